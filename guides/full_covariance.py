@@ -1,0 +1,48 @@
+"""Full covariance: the latents of a cell may be correlated given its counts.
+
+    h = f(log(1 + x))
+    q(z | x) = Normal(mu(h), L L'),   L = diag(sigma(h)) (I + T(h)),   T strictly lower triangular
+
+Scaling a unit triangular factor, rather than predicting L entry by entry, keeps the scales apart from the correlations and
+makes T = 0 the mean-field guide exactly. T may have any sign, and so may the correlations.
+
+References
+    Tan, L. S. L. & Nott, D. J. (2018) Gaussian variational approximation with sparse precision matrices. Stat Comput 28,
+    259-275. doi:10.1007/s11222-017-9729-7
+"""
+
+import pyro.distributions as dist
+import torch
+from torch import nn
+from torch.nn.functional import softplus
+
+from pyroscvi.program import Guide
+
+__all__ = ["FullCovariance"]
+
+
+class FullCovariance(Guide):
+    def head(self, width, size):
+        return Factor(width, size)
+
+    def posterior(self, parameters):
+        mu, scale_tril = parameters
+        return dist.MultivariateNormal(mu, scale_tril=scale_tril)
+
+
+class Factor(nn.Module):
+    """mu [..., size] and L [..., size, size] from h [..., width]."""
+
+    def __init__(self, width: int, size: int):
+        super().__init__()
+        self.size = size
+        rows, columns = torch.tril_indices(size, size, offset=-1)
+        self.register_buffer("rows", rows)
+        self.register_buffer("columns", columns)
+        self.out = nn.Linear(width, 2 * size + len(rows))
+
+    def forward(self, h):
+        mu, raw_sigma, below = self.out(h).split([self.size, self.size, len(self.rows)], -1)
+        unit = torch.eye(self.size, dtype=h.dtype, device=h.device).repeat(*h.shape[:-1], 1, 1)
+        unit[..., self.rows, self.columns] = below
+        return mu, (softplus(raw_sigma) + 1e-4).unsqueeze(-1) * unit

@@ -1,0 +1,52 @@
+"""CVAE: counts given what was done to a cell and where: its type, its perturbation, its experiment.
+
+    plate "cells", n = 1 .. N
+        z ~ Normal(0, I)                                  what the conditions do not say
+        x ~ NB(l softmax(f(z, d)), theta)                 its counts
+
+Plate diagram:
+
+        +------------------------------- cells --+
+        |  (z) ----> [[x]] <---- d <---- c       |  <---- f, theta
+        |               ^                        |
+        |               +------- l               |
+        +----------------------------------------+
+
+The design row d is made of any number of categories c, one-hot or embedded:
+
+    CVAE(condition=Embedding("label", 32) + Embedding("perturbation", 32) + OneHot("batch"))
+
+Conditions are read, not sampled, and reading is an effect. ``Fit.generate(cells, perturbation="control")`` answers it by
+hand: the same cell under another condition. ``Fit.probabilities(cells, "perturbation")`` makes it a latent instead and sums
+it out: which condition explains a cell best, by Bayes' rule. Evidence is p(x | l), given the conditions as well.
+
+References
+    Sohn, K. et al. (2015) Learning structured output representation using deep conditional generative models. NeurIPS.
+    Lotfollahi, M. et al. (2019) scGen predicts single-cell perturbation responses. Nature Methods 16, 715-721.
+    doi:10.1038/s41592-019-0494-8
+"""
+
+import pyro
+
+from pyroscvi.parts import MLP, NB, Condition, Decoder, Likelihood, ObservedSize, OneHot, Prior, Size, StandardNormal
+from pyroscvi.program import Model
+
+__all__ = ["CVAE"]
+
+
+class CVAE(Model):
+    latent: int = 10
+    prior: Prior = StandardNormal()
+    condition: Condition = OneHot("label") + OneHot("batch")
+    size: Size = ObservedSize()
+    decoder: Decoder = MLP(everywhere=True)
+    likelihood: Likelihood = NB()
+
+    def model(self, cells):
+        log_theta = self.likelihood.dispersion(cells)
+        with cells.plate():
+            d = self.condition(cells)
+            l = self.size(cells)
+            z = self.prior()
+            eta = self.decoder(z, d)
+            pyro.sample("x", self.likelihood(l, log_theta, **eta), obs=cells.x)

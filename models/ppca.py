@@ -1,0 +1,60 @@
+"""Probabilistic PCA of log counts: the one model here whose evidence is known in closed form.
+
+    plate "cells", n = 1 .. N
+        z ~ Normal(0, I)                              the state of the cell
+        x ~ Log1pNormal(W z + c, sigma)               log(1 + x) is Gaussian about a plane
+
+Plate diagram:
+
+        +----------------- cells --+
+        |  (z) ----> [[x]]         |  <---- W, c, sigma
+        +--------------------------+
+
+With y = log(1 + x), p(y) = Normal(c, W W' + sigma^2 I), and the posterior of z is Gaussian too. Whatever estimates an
+evidence or a posterior can be held against ``log_evidence`` and ``posterior``. The evidence is p(x), a density of y: it is
+not on the scale of a probability of counts.
+
+References
+    Tipping, M. E. & Bishop, C. M. (1999) Probabilistic principal component analysis. J R Stat Soc B 61, 611-622.
+    doi:10.1111/1467-9868.00196
+"""
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from pyroscvi.distributions import Log1pNormal
+from pyroscvi.parts import Prior, StandardNormal
+from pyroscvi.program import Model
+
+__all__ = ["PPCA"]
+
+
+class PPCA(Model):
+    latent: int = 10
+    prior: Prior = StandardNormal()
+
+    def build(self, dims):
+        super().build(dims)
+        self.W = nn.Parameter(0.1 * torch.randn(dims.genes, self.latent))
+        self.c = nn.Parameter(softplus(dims.profile.log() + dims.log_size[:, 0].mean()))  # log(1 + an average cell)
+        self.log_sigma = nn.Parameter(torch.zeros(()))
+
+    def model(self, cells):
+        with cells.plate():
+            z = self.prior()
+            pyro.sample("x", Log1pNormal(z @ self.W.T + self.c, self.log_sigma), obs=cells.x)
+
+    def log_evidence(self, x: Tensor) -> Tensor:
+        """log p(x_n), exactly [n], for counts x [n, g] under the standard normal prior."""
+        noise = (2 * self.log_sigma).exp().expand(self.c.shape)
+        return dist.LowRankMultivariateNormal(self.c, self.W, noise).log_prob(x.log1p())
+
+    def posterior(self, x: Tensor) -> dist.MultivariateNormal:
+        """p(z_n | x_n), exactly: batch shape [n], for counts x [n, g] under the standard normal prior."""
+        tau = (-2 * self.log_sigma).exp()
+        precision = torch.eye(self.latent).to(self.W) + tau * self.W.T @ self.W
+        mean = torch.linalg.solve(precision, tau * self.W.T @ (x.log1p() - self.c).unsqueeze(-1)).squeeze(-1)
+        return dist.MultivariateNormal(mean, precision_matrix=precision)

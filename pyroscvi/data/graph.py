@@ -1,0 +1,62 @@
+"""Graphs of neighbouring cells: who lies beside whom, and how far away.
+
+A graph is a CSR matrix whose entry (target, source) is a distance. Distances do not change when the tissue is turned,
+mirrored or shifted, and coordinates do: that is why nothing else of the tissue is kept.
+"""
+
+import numpy as np
+from scipy import sparse
+from scipy.spatial import cKDTree
+
+__all__ = ["nearest", "neighbourhood"]
+
+
+def nearest(coordinates: np.ndarray, neighbours: int = 6, section: np.ndarray | None = None) -> sparse.csr_matrix:
+    """Every cell's nearest neighbours within its own section; distances in units of that section's median [n, n].
+
+    coordinates  positions in two or three dimensions   [n, 2 or 3]
+    section      code of the tissue section of each cell [n]; cells of different sections are never joined
+    """
+    n = len(coordinates)
+    section = np.zeros(n, dtype=int) if section is None else np.asarray(section)
+    rows, columns, lengths = [], [], []
+    for level in np.unique(section):
+        members = np.flatnonzero(section == level)
+        k = min(neighbours, len(members) - 1)
+        if k < 1:
+            continue
+        distance, near = cKDTree(coordinates[members]).query(coordinates[members], k=k + 1)
+        # A cell is usually, but with coincident cells not always, the first of its own neighbours.
+        other = near != np.arange(len(members))[:, None]
+        other[other.all(1), -1] = False
+        distance, near = distance[other].reshape(-1, k), near[other].reshape(-1, k)
+        rows.append(np.repeat(members, k))
+        columns.append(members[near].ravel())
+        lengths.append((distance / (np.median(distance) or 1.0)).ravel())
+    if not rows:
+        return sparse.csr_matrix((n, n))
+    triplets = np.concatenate(lengths), (np.concatenate(rows), np.concatenate(columns))
+    return sparse.csr_matrix(triplets, shape=(n, n))
+
+
+def neighbourhood(graph: sparse.csr_matrix, index: np.ndarray, hops: int) -> tuple[sparse.csr_matrix, np.ndarray]:
+    """The edges that ``hops`` rounds of message passing into ``index`` use, and the nodes outside it, renumbered after it."""
+    frontier = index
+    into = np.zeros(graph.shape[0], dtype=bool)
+    seen = np.zeros(graph.shape[0], dtype=bool)
+    seen[index] = True
+    for _ in range(hops):
+        into[frontier] = True
+        sources = np.unique(graph[frontier].indices)
+        frontier = sources[~seen[sources]]
+        seen[frontier] = True
+    seen[index] = False
+    outside = np.flatnonzero(seen)
+    nodes = np.concatenate([index, outside])
+    place = np.full(graph.shape[0], -1)
+    place[nodes] = np.arange(len(nodes))
+    targets = nodes[into[nodes]]
+    picked = graph[targets].tocoo()
+    rows, columns = place[targets][picked.coords[0]], place[picked.coords[1]]
+    shape = (len(nodes), len(nodes))
+    return sparse.csr_matrix((picked.data, (rows, columns)), shape=shape), outside

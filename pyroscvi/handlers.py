@@ -1,0 +1,115 @@
+"""Effect handlers: what is not the model, and so is written beside it rather than into it.
+
+    with temper(0.3):                          KL warm-up: log-densities of latents count for 0.3
+    with intervene(perturbation=2):            every cell as if its perturbation had been level 2
+    with unknown("perturbation", log_prior):   the condition as a latent, summed out exactly
+
+A condition of a cell (its batch, its perturbation) is not sampled but *read*: ``read(cells, "batch")``. Reading is an
+effect like sampling is, and so a handler can answer it.
+"""
+
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import effectful
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+__all__ = ["Tempered", "intervene", "read", "temper", "unknown"]
+
+
+@effectful(type="read")
+def _read(cells: Any, name: str) -> Tensor:
+    if name not in cells.categories:  # nobody told: unknown for every cell
+        return torch.full((len(cells),), -1, device=cells.device)
+    return cells.categories[name]
+
+
+def read(cells: Any, name: str) -> Tensor:
+    """The code of every cell in the categorical field ``name`` [n], -1 where unknown, as the handlers around us have it."""
+    return _read(cells, name, name=f"read {name}")
+
+
+class intervene(Messenger):
+    """Set a condition by hand: ``intervene(batch=0)`` gives every cell the first batch [Pearl's do-operator]."""
+
+    def __init__(self, **levels: int | Tensor):
+        super().__init__()
+        self.levels = levels
+
+    def _pyro_read(self, message: dict) -> None:
+        cells, name = message["args"]
+        if name in self.levels:
+            message["value"] = torch.as_tensor(self.levels[name], device=cells.device).expand(len(cells))
+            message["done"] = True
+
+
+class unknown(Messenger):
+    """Make a condition a latent, c ~ Categorical(w), enumerated in parallel: its posterior is then Bayes' rule."""
+
+    def __init__(self, name: str, log_prior: Tensor):
+        super().__init__()
+        self.name, self.log_prior = name, log_prior
+
+    def _pyro_read(self, message: dict) -> None:
+        if message["args"][1] == self.name:
+            prior = dist.Categorical(logits=self.log_prior)
+            message["value"] = pyro.sample(self.name, prior, infer={"enumerate": "parallel"})
+            message["done"] = True
+
+
+class temper(Messenger):
+    """Count the log-density of every latent ``beta`` times, inside any sum over enumerated sites.
+
+    Around model and guide together this is the usual KL warm-up. Scaling densities rather than Pyro's ``scale`` keeps
+    an observation and the discrete site it depends on in one factor, which Pyro refuses for unequal scales.
+    """
+
+    def __init__(self, beta: float):
+        super().__init__()
+        self.beta = beta
+
+    def _pyro_sample(self, message: dict) -> None:
+        if self.beta != 1 and not message["is_observed"] and not site_is_subsample(message):
+            message["fn"] = Tempered(message["fn"], self.beta)
+
+
+class Tempered(TorchDistribution):
+    """``base`` with log-density ``beta * base.log_prob``: a power of a density, left unnormalised."""
+
+    arg_constraints: dict = {}
+
+    def __init__(self, base: Any, beta: float):
+        self.base, self.beta = base, beta
+        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        return self.base.has_rsample
+
+    @property
+    def has_enumerate_support(self) -> bool:  # type: ignore[override]
+        return self.base.has_enumerate_support
+
+    @property
+    def support(self) -> Any:
+        return self.base.support
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "Tempered":
+        return Tempered(self.base.expand(batch_shape), self.beta)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        return self.base.sample(sample_shape)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        return self.base.rsample(sample_shape)
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        return self.base.enumerate_support(expand=expand)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.beta * self.base.log_prob(value)

@@ -1,0 +1,58 @@
+"""Parts: the declared pieces that a model or a guide is made of.
+
+A part is written once and used twice. First it is *declared*: ``Mixture(components=8)`` is a cheap value that prints as
+it was typed and knows nothing of any data. Then it is *sized*: ``part.sized(latent=10)`` returns a copy that owns
+parameters. Declaring is what people swap; sizing is what the library does once it has seen the cells.
+
+    >>> from pyroscvi.parts import Mixture
+    >>> Mixture(components=5)
+    Mixture(components=5)
+    >>> sum(p.numel() for p in Mixture(components=5).sized(latent=10).parameters())
+    105
+"""
+
+import copy
+from dataclasses import Field, dataclass, fields
+from typing import Any, Self, dataclass_transform
+
+from torch import nn
+
+__all__ = ["Part"]
+
+
+@dataclass_transform(eq_default=False)
+class Part(nn.Module):
+    """An ``nn.Module`` whose hyperparameters are dataclass fields.
+
+    A subclass annotates its fields, gives them defaults, and creates its parameters in ``build``. The representation of
+    a part is its configuration: there is nothing else to save, to print or to compare.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        part = super().__new__(cls)
+        nn.Module.__init__(part)  # before the dataclass __init__ assigns submodules
+        return part
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        dataclass(cls, eq=False, repr=False)
+        for field in fields(cls):  # type: ignore[arg-type]  # a class attribute would hide the registered submodule
+            if isinstance(field.default, nn.Module) and field.name in vars(cls):
+                delattr(cls, field.name)
+
+    def build(self, *args: Any, **kwargs: Any) -> None:
+        """Create the parameters; the arguments are the sizes that this part needs to know."""
+
+    def sized(self, *args: Any, **kwargs: Any) -> Self:
+        """A copy of this declaration that owns parameters."""
+        part = copy.deepcopy(self)
+        part.build(*args, **kwargs)
+        return part
+
+    def __repr__(self) -> str:
+        stated = (f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if not _is_default(self, f))  # type: ignore[arg-type]
+        return f"{type(self).__name__}({', '.join(stated)})"
+
+
+def _is_default(part: Part, field: Field) -> bool:
+    return repr(getattr(part, field.name)) == repr(field.default)

@@ -1,0 +1,58 @@
+"""The slots of the zoo: what a page is assembled from."""
+
+from pyroscvi.parts.conditions import Condition, Continuous, Embedding, Nothing, OneHot
+from pyroscvi.parts.decoders import MLP, Decoder, Linear
+from pyroscvi.parts.dispersions import Dispersion, PerBatch, PerCell, PerGene, PerLabel, RandomDispersion
+from pyroscvi.parts.encoders import Counts, Encoder, Features, Log1p, LogShare, ReadCell
+from pyroscvi.parts.likelihoods import NB, ZINB, ZIP, Likelihood, Log1pNormal, Poisson
+from pyroscvi.parts.links import Exponential, Link, Softmax, Softplus
+from pyroscvi.parts.norms import BatchNorm, LayerNorm, NoNorm, Norm
+from pyroscvi.parts.priors import Laplace, LogisticNormal, Mixture, Prior, StandardNormal, VampPrior
+from pyroscvi.parts.sizes import LatentSize, ObservedSize, Size, SizeFactor
+
+__all__ = [
+    "MLP",
+    "NB",
+    "ZINB",
+    "ZIP",
+    "BatchNorm",
+    "Condition",
+    "Continuous",
+    "Counts",
+    "Decoder",
+    "Dispersion",
+    "Embedding",
+    "Encoder",
+    "Exponential",
+    "Features",
+    "Laplace",
+    "LatentSize",
+    "LayerNorm",
+    "Likelihood",
+    "Linear",
+    "Link",
+    "Log1p",
+    "Log1pNormal",
+    "LogShare",
+    "LogisticNormal",
+    "Mixture",
+    "NoNorm",
+    "Norm",
+    "Nothing",
+    "ObservedSize",
+    "OneHot",
+    "PerBatch",
+    "PerCell",
+    "ReadCell",
+    "PerGene",
+    "PerLabel",
+    "Poisson",
+    "Prior",
+    "RandomDispersion",
+    "Size",
+    "SizeFactor",
+    "Softmax",
+    "Softplus",
+    "StandardNormal",
+    "VampPrior",
+]

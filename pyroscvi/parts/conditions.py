@@ -1,0 +1,100 @@
+"""Conditions: what the generative process is told about a cell, as a design row d_n.
+
+    >>> OneHot("batch") + Embedding("perturbation", width=16) + Continuous()
+    OneHot(field='batch') + Embedding(field='perturbation', width=16) + Continuous()
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from pyroscvi.data.cells import Cells, Dims
+from pyroscvi.handlers import read
+from pyroscvi.part import Part
+
+__all__ = ["Condition", "Continuous", "Embedding", "Nothing", "OneHot", "Together"]
+
+
+class Condition(Part):
+    """A slot from cells to design rows d [n, width]; ``+`` puts conditions beside each other."""
+
+    def build(self, dims: Dims) -> None:
+        self.width = 0
+
+    def forward(self, cells: Cells) -> Tensor:
+        return torch.zeros(len(cells), 0, dtype=cells.dtype, device=cells.device)
+
+    def __add__(self, other: "Condition") -> "Together":
+        return Together((*self.parts(), *other.parts()))
+
+    def parts(self) -> tuple["Condition", ...]:
+        return (self,)
+
+
+class Nothing(Condition):
+    """No condition."""
+
+
+class OneHot(Condition):
+    """Indicator columns of a categorical field; equal parts of all levels where the level is unknown.
+
+    No column where all cells are of one level.
+    """
+
+    field: str = "batch"
+
+    def build(self, dims):
+        self.levels = dims.count(self.field)
+        self.width = self.levels if self.levels > 1 else 0
+
+    def forward(self, cells):
+        if not self.width:
+            return super().forward(cells)
+        code = read(cells, self.field)
+        row = one_hot(code.clamp(min=0), self.levels).to(cells.dtype)
+        return torch.where((code >= 0).unsqueeze(-1), row, 1 / self.levels)
+
+
+class Embedding(Condition):
+    """A learned vector for every level of a categorical field; their mean where the level is unknown."""
+
+    field: str = "batch"
+    width: int = 8
+
+    def build(self, dims):
+        self.table = nn.Embedding(dims.count(self.field), self.width)
+
+    def forward(self, cells):
+        code = read(cells, self.field)
+        return torch.where((code >= 0).unsqueeze(-1), self.table(code.clamp(min=0)), self.table.weight.mean(0))
+
+
+class Continuous(Condition):
+    """The continuous covariates as they are (``Fields`` has standardised them)."""
+
+    def build(self, dims):
+        self.width = dims.covariates
+
+    def forward(self, cells):
+        return super().forward(cells) if cells.covariates is None else cells.covariates
+
+
+class Together(Condition):
+    """Several conditions beside each other: (d_1, d_2, ...)."""
+
+    conditions: tuple[Condition, ...] = ()
+
+    def build(self, dims):
+        self.members = nn.ModuleList([condition.sized(dims) for condition in self.conditions])
+        self.width = sum(member.width for member in self.members)
+
+    def forward(self, cells):
+        rows = [member(cells) for member in self.members]
+        shape = torch.broadcast_shapes(*(row.shape[:-1] for row in rows))
+        return torch.cat([row.expand(*shape, row.shape[-1]) for row in rows], -1)
+
+    def parts(self):
+        return self.conditions
+
+    def __repr__(self):
+        return " + ".join(map(repr, self.conditions))

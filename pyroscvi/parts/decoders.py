@@ -1,0 +1,62 @@
+"""Decoders: linear predictors eta for every head that the likelihood asks for."""
+
+import torch
+from torch import Tensor, nn
+
+from pyroscvi.data.cells import Dims
+from pyroscvi.part import Part
+from pyroscvi.parts.layers import Layers, beside
+from pyroscvi.parts.norms import LayerNorm, Norm, NoNorm
+
+__all__ = ["MLP", "Decoder", "Linear"]
+
+
+class Decoder(Part):
+    """A slot from a state z [..., latent] and a design row d [n, c] to predictors {head: eta [..., g]}."""
+
+    def build(self, dims: Dims, *, latent: int, conditions: int, heads: tuple[str, ...]) -> None: ...
+
+    def forward(self, z: Tensor, d: Tensor) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+
+class Linear(Decoder):
+    """eta = W (z, d) + b: one loading for every gene and latent dimension [Svensson et al., 2020]."""
+
+    bias: bool = True
+    norm: Norm = NoNorm()
+
+    def build(self, dims, *, latent, conditions, heads):
+        self.heads = nn.ModuleDict({head: nn.Linear(latent + conditions, dims.genes, self.bias) for head in heads})
+        self.norms = nn.ModuleDict({head: self.norm.sized(dims.genes) for head in heads})
+        if self.bias:
+            _start_at_profile(self.heads["rho"], dims)
+
+    def forward(self, z, d):
+        h = beside(z, d)
+        return {head: self.norms[head](layer(h)) for head, layer in self.heads.items()}
+
+
+class MLP(Decoder):
+    """eta = W h(z, d) + b, with hidden layers h."""
+
+    widths: int | tuple[int, ...] = 128
+    norm: Norm = LayerNorm()
+    dropout: float = 0.0
+    everywhere: bool = False
+
+    def build(self, dims, *, latent, conditions, heads):
+        self.layers = Layers(self.widths, self.norm, self.dropout, self.everywhere).sized(latent, conditions)
+        self.heads = nn.ModuleDict({head: nn.Linear(self.layers.width, dims.genes) for head in heads})
+        _start_at_profile(self.heads["rho"], dims)
+
+    def forward(self, z, d):
+        h = self.layers(z, d)
+        return {head: layer(h) for head, layer in self.heads.items()}
+
+
+def _start_at_profile(layer: nn.Linear, dims: Dims) -> None:
+    """Begin with every cell at the average profile: what a network would spend its first epochs on."""
+    if dims.profile is not None:
+        with torch.no_grad():
+            layer.bias.copy_(dims.profile.log())

@@ -1,0 +1,102 @@
+"""Likelihoods: p(x | l, eta), from a cell's size l, its dispersion and the decoder's linear predictors eta.
+
+A likelihood names the heads that it needs from the decoder, applies its own links to them, and returns a distribution
+over the whole count vector of a cell. A page samples the dispersion outside the plate, for it may be shared by all cells:
+
+    log_theta = self.likelihood.dispersion(cells)
+    with cells.plate():
+        ...
+        pyro.sample("x", self.likelihood(l, log_theta, **eta), obs=cells.x)
+"""
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from pyroscvi import distributions
+from pyroscvi.data.cells import Cells, Dims
+from pyroscvi.part import Part
+from pyroscvi.parts.dispersions import Dispersion, PerGene
+from pyroscvi.parts.links import Link, Softmax
+
+__all__ = ["NB", "ZINB", "ZIP", "Likelihood", "Log1pNormal", "Poisson"]
+
+
+class Likelihood(Part):
+    """A slot from size l [..., 1], log theta and predictors [..., g] to a distribution with event [g]."""
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return ("rho",)
+
+    def build(self, dims: Dims) -> None: ...
+
+    def dispersion(self, cells: Cells) -> Tensor | None:
+        """log theta, [g] or [n, g]; None where the distribution has no such parameter or the decoder predicts it."""
+        return None
+
+    def forward(self, l: Tensor, log_theta: Tensor | None, **eta: Tensor) -> Any:
+        raise NotImplementedError
+
+
+class Poisson(Likelihood):
+    """x_ng ~ Poisson(mu_ng)."""
+
+    link: Link = Softmax()
+
+    def forward(self, l, log_theta, *, rho):
+        return distributions.Poisson(self.link(l.log(), rho))
+
+
+class ZIP(Likelihood):
+    """x_ng = 0 with probability sigmoid(gate_ng), otherwise x_ng ~ Poisson(mu_ng)."""
+
+    link: Link = Softmax()
+
+    @property
+    def heads(self):
+        return ("rho", "gate")
+
+    def forward(self, l, log_theta, *, rho, gate):
+        return distributions.ZeroInflatedPoisson(self.link(l.log(), rho), gate)
+
+
+class NB(Likelihood):
+    """x_ng ~ NB(mu_ng, theta): mean mu, variance mu + mu^2 / theta."""
+
+    dispersion: Dispersion = PerGene()  # type: ignore[assignment]
+    link: Link = Softmax()
+
+    @property
+    def heads(self):
+        return ("rho", *self.dispersion.heads)
+
+    def build(self, dims):
+        self.dispersion = self.dispersion.sized(dims)
+
+    def forward(self, l, log_theta, *, rho, theta=None):
+        log_theta = theta if log_theta is None else log_theta
+        return distributions.NegativeBinomial(self.link(l.log(), rho), log_theta)
+
+
+class ZINB(NB):
+    """x_ng = 0 with probability sigmoid(gate_ng), otherwise x_ng ~ NB(mu_ng, theta)."""
+
+    @property
+    def heads(self):
+        return ("rho", "gate", *self.dispersion.heads)
+
+    def forward(self, l, log_theta, *, rho, gate, theta=None):
+        log_theta = theta if log_theta is None else log_theta
+        return distributions.ZeroInflatedNegativeBinomial(self.link(l.log(), rho), log_theta, gate)
+
+
+class Log1pNormal(NB):
+    """log(1 + x_ng) ~ Normal(log(1 + mu_ng), theta): a density on log1p counts, with scale theta."""
+
+    def forward(self, l, log_theta, *, rho, theta=None):
+        log_theta = theta if log_theta is None else log_theta
+        log_mu = self.link(l.log(), rho)
+        log_mu = log_mu.log_mu if isinstance(log_mu, distributions.Shares) else log_mu
+        return distributions.Log1pNormal(softplus(log_mu), log_theta)  # log(1 + mu) = softplus(log mu)

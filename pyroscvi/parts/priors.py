@@ -1,0 +1,134 @@
+"""Priors: p(z), as programs that sample z (and whatever z depends on)."""
+
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from pyroscvi.data.cells import Cells
+from pyroscvi.part import Part
+
+__all__ = ["Laplace", "LogisticNormal", "Mixture", "Prior", "StandardNormal", "VampPrior"]
+
+
+class Prior(Part):
+    """A slot that samples z [..., latent] inside the plate over cells."""
+
+    def build(self, latent: int) -> None: ...
+
+    def forward(self) -> Tensor:
+        raise NotImplementedError
+
+
+class StandardNormal(Prior):
+    """z ~ Normal(0, I)."""
+
+    def build(self, latent):
+        self.register_buffer("loc", torch.zeros(latent))
+
+    def forward(self):
+        return pyro.sample("z", dist.Normal(self.loc, 1.0).to_event(1))
+
+
+class Laplace(Prior):
+    """z ~ Laplace(0, b): few dimensions far from zero."""
+
+    b: float = 1.0
+
+    def build(self, latent):
+        self.register_buffer("loc", torch.zeros(latent))
+
+    def forward(self):
+        return pyro.sample("z", dist.Laplace(self.loc, self.b).to_event(1))
+
+
+class LogisticNormal(Prior):
+    """z ~ Normal(0, I), handed on as softmax(z): proportions of topics. The site z is the Gaussian [Aitchison, 1982]."""
+
+    def build(self, latent):
+        self.register_buffer("loc", torch.zeros(latent))
+
+    def forward(self):
+        return pyro.sample("z", dist.Normal(self.loc, 1.0).to_event(1)).softmax(-1)
+
+
+class Mixture(Prior):
+    """A Gaussian mixture; the component is summed out exactly.
+
+    k ~ Categorical(w)
+    z ~ Normal(m[k], s[k])
+    """
+
+    components: int = 8
+
+    def build(self, latent):
+        self.w = nn.Parameter(torch.zeros(self.components))
+        self.m = nn.Parameter(torch.randn(self.components, latent))
+        self.raw_s = nn.Parameter(torch.zeros(self.components, latent))
+
+    @property
+    def s(self) -> Tensor:
+        return softplus(self.raw_s) + 1e-3
+
+    def forward(self):
+        k = pyro.sample("k", dist.Categorical(logits=self.w), infer={"enumerate": "parallel"})
+        return pyro.sample("z", dist.Normal(self.m[k], self.s[k]).to_event(1))
+
+
+class VampPrior(Prior):
+    """A mixture of the guide's own posteriors at learned pseudo-cells u [Tomczak & Welling, 2018, arXiv:1705.07120].
+
+    k ~ Categorical(w)
+    z ~ q(z | u[k])
+
+    It follows the guide that is sized on its model; until then its components are standard normal.
+    """
+
+    components: int = 32
+
+    def build(self, latent):
+        self.w = nn.Parameter(torch.zeros(self.components))
+        self.register_buffer("loc", torch.zeros(self.components, latent))
+        object.__setattr__(self, "guide", None)  # the guide keeps its own parameters: not a submodule of ours
+
+    def follow(self, guide: Any, cells: Cells) -> None:
+        """Read pseudo-cells with this guide, starting from cells of the data."""
+        object.__setattr__(self, "guide", guide)
+        chosen = cells.subset(torch.linspace(0, len(cells) - 1, self.components).long())
+        self.raw_u = nn.Parameter(chosen.x.log1p())
+        self.conditions = list(chosen.categories)  # what an encoder may be told of a cell
+        for field, codes in chosen.categories.items():
+            self.register_buffer(f"code_{field}", codes)
+        self.register_buffer("covariates", chosen.covariates)
+
+    @property
+    def u(self) -> Tensor:
+        """Pseudo-counts [k, g]."""
+        return softplus(self.raw_u, beta=8.0).expm1()
+
+    def forward(self):
+        k = pyro.sample("k", dist.Categorical(logits=self.w), infer={"enumerate": "parallel"})
+        if self.guide is None:
+            return pyro.sample("z", dist.Normal(self.loc[k], 1.0).to_event(1))
+        told = {field: getattr(self, f"code_{field}") for field in self.conditions}
+        pseudo = Cells(self.u, told, self.covariates, dtype=self.u.dtype, device=self.u.device)
+        q = self.guide.posteriors(pseudo)["z"]
+        return pyro.sample("z", _pick(q, k))
+
+
+def _pick(q: Any, k: Tensor) -> Any:
+    """The k-th of a batch of distributions: every parameter that has a batch dimension, at k."""
+    if isinstance(q, dist.Independent):
+        return dist.Independent(_pick_base(q.base_dist, k), q.reinterpreted_batch_ndims)
+    return _pick_base(q, k)
+
+
+def _pick_base(q: Any, k: Tensor) -> Any:
+    if isinstance(q, dist.Normal):
+        return dist.Normal(q.loc[k], q.scale[k])
+    if isinstance(q, dist.LowRankMultivariateNormal):
+        return dist.LowRankMultivariateNormal(q.loc[k], q._unbroadcasted_cov_factor[k], q._unbroadcasted_cov_diag[k])
+    return dist.MultivariateNormal(q.loc[k], scale_tril=q.scale_tril[k])

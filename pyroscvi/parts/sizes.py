@@ -1,0 +1,56 @@
+"""Sizes: l_n, how much of a cell was sequenced. What the size is decides what an evidence is a probability of."""
+
+from typing import ClassVar
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyroscvi.data.cells import Cells, Dims
+from pyroscvi.handlers import read
+from pyroscvi.part import Part
+
+__all__ = ["LatentSize", "ObservedSize", "Size", "SizeFactor"]
+
+
+class Size(Part):
+    """A slot from cells to sizes l [n, 1]; ``given`` is what the evidence is conditional on."""
+
+    given: ClassVar[str] = ""
+
+    def build(self, dims: Dims) -> None: ...
+
+    def forward(self, cells: Cells) -> Tensor:
+        raise NotImplementedError
+
+
+class ObservedSize(Size):
+    """l_n = sum_g x_ng, the cell's own total. The evidence is then p(x | l), which is no density over x."""
+
+    given: ClassVar[str] = "l"
+
+    def forward(self, cells):
+        return cells.library
+
+
+class SizeFactor(Size):
+    """l_n read from a column: spike-ins, or the total over genes that are not modelled. The evidence is p(x)."""
+
+    def forward(self, cells):
+        if cells.size_factor is None:
+            raise ValueError('no size factor was read: name its column, Fields(size_factor="...")')
+        return cells.size_factor.unsqueeze(-1)
+
+
+class LatentSize(Size):
+    """l_n ~ LogNormal(m_b, s_b), with the moments of the log totals of its batch b. The evidence is p(x)."""
+
+    def build(self, dims):
+        moments = torch.tensor([[0.0, 1.0]]) if dims.log_size is None else dims.log_size
+        self.register_buffer("m", moments[:, 0].clone())
+        self.register_buffer("s", moments[:, 1].clamp(min=1e-4).sqrt())
+
+    def forward(self, cells):
+        b = read(cells, "batch") if len(self.m) > 1 else torch.zeros(len(cells), dtype=torch.long, device=cells.device)
+        return pyro.sample("l", dist.LogNormal(self.m[b].unsqueeze(-1), self.s[b].unsqueeze(-1)).to_event(1))

@@ -1,0 +1,158 @@
+"""The two kinds of page in the zoo: models and guides.
+
+A program announces its parameters to Pyro when it is called, so that plain ``pyro.infer.SVI`` trains it, and leaves the
+global parameter store alone: two programs in one session never share, freeze or overwrite each other's parameters.
+"""
+
+from typing import Any, ClassVar, NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.poutine.runtime import effectful
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+from torch.distributions import biject_to, constraints
+
+from pyroscvi.data.cells import Cells, Dims
+from pyroscvi.part import Part
+from pyroscvi.parts.encoders import Encoder, ReadCell
+
+__all__ = ["Guide", "Model", "Program", "Site", "free_sites"]
+
+
+class Program(Part):
+    """A part that is a whole Pyro program."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        for name, parameter in self.named_parameters():
+            _announce(name, parameter)
+        return super().__call__(*args, **kwargs)
+
+
+def _announce(name: str, parameter: nn.Parameter) -> None:
+    """``pyro.param`` without the store: a message that SVI reads the parameter from."""
+
+    def value(*_: Any, **__: Any) -> Tensor:
+        seen = parameter.view_as(parameter)
+        seen.unconstrained = lambda: parameter  # type: ignore[attr-defined]
+        return seen
+
+    effectful(type="param")(value)(name, name=name, constraint=constraints.real)
+
+
+class Model(Program):
+    """A generative process: ``model(cells)`` samples every latent and observes ``cells.x``.
+
+    A page declares slots and tells its story in ``model``. Slots with the usual names (``prior``, ``condition``, ``size``,
+    ``decoder``, ``likelihood``, and ``latent``, the width of z) are sized here.
+    """
+
+    observes: ClassVar[str] = "x"
+
+    @property
+    def estimand(self) -> str:
+        """``p(x)``, or ``p(x | l)`` where the size of a cell is its own observed total: no density over x then."""
+        given = "".join(getattr(part, "given", "") for part in self.children())
+        return f"p({self.observes}{' | ' + given if given else ''})"
+
+    def build(self, dims: Dims) -> None:
+        """Size the slots that this page has; a page with parameters of its own adds them after ``super().build(dims)``."""
+        for name in ("condition", "size", "likelihood"):
+            if hasattr(self, name):
+                setattr(self, name, getattr(self, name).sized(dims))
+        if hasattr(self, "prior"):
+            self.prior = self.prior.sized(self.latent)
+        if hasattr(self, "decoder"):
+            width = self.condition.width if hasattr(self, "condition") else 0
+            self.decoder = self.decoder.sized(dims, latent=self.latent, conditions=width, heads=self.likelihood.heads)
+
+    def model(self, cells: Cells) -> None:
+        raise NotImplementedError
+
+    def forward(self, cells: Cells) -> None:
+        return self.model(cells)
+
+
+class Guide(Program):
+    """An amortised posterior: ``guide(cells)`` samples the latents that a model leaves free.
+
+    A guide is an encoder, which reads cells, and a family, which a page states by ``head`` (what the family's parameters
+    are) and ``posterior`` (the distribution they make). The sites to cover are found by running the model once, so any
+    guide serves any model. Latents shared by all cells are covered by the same family, amortised over nothing.
+    """
+
+    encoder: Encoder = ReadCell()
+
+    def build(self, model: Model, cells: Cells) -> None:
+        self.encoder = self.encoder.sized(cells.dims)
+        self.sites = free_sites(model, cells)
+        widths = {name: self.encoder.width if site.local else 1 for name, site in self.sites.items()}
+        self.heads = nn.ModuleDict({name: self.head(widths[name], site.size) for name, site in self.sites.items()})
+        for part in model.modules():
+            if hasattr(part, "follow"):  # a prior that is made of posteriors
+                part.follow(self, cells)
+
+    def head(self, width: int, size: int) -> nn.Module:
+        """A module from what the encoder read [..., width] to the family's parameters of a site of ``size`` numbers."""
+        raise NotImplementedError
+
+    def posterior(self, parameters: Any) -> dist.TorchDistribution:
+        """The distribution that these parameters make, over unconstrained vectors."""
+        raise NotImplementedError
+
+    def posteriors(self, cells: Cells) -> dict[str, dist.TorchDistribution]:
+        """q of every site, over unconstrained vectors; batch shape [n], or [] for a latent that cells share."""
+        nothing = torch.ones(1, dtype=cells.dtype, device=cells.device)
+        h = self.encoder(cells)
+        return {
+            name: self.posterior(self.heads[name](h if site.local else nothing)) for name, site in self.sites.items()
+        }
+
+    def guide(self, cells: Cells) -> None:
+        q = {name: onto(self.sites[name].support, posterior) for name, posterior in self.posteriors(cells).items()}
+        for name, site in self.sites.items():
+            if not site.local:
+                pyro.sample(name, q[name])
+        with cells.plate():
+            for name, site in self.sites.items():
+                if site.local:
+                    pyro.sample(name, q[name])
+
+    def forward(self, cells: Cells) -> None:
+        return self.guide(cells)
+
+
+class Site(NamedTuple):
+    """A continuous latent: where it lives, how many unconstrained numbers it takes, one per cell or shared."""
+
+    support: constraints.Constraint
+    size: int
+    local: bool
+
+
+def free_sites(model: Model, cells: Cells) -> dict[str, Site]:
+    """The continuous latents of a model, found by running it once on two cells."""
+    with torch.random.fork_rng(), torch.no_grad(), poutine.block():
+        trace = poutine.trace(model).get_trace(cells.take(torch.arange(min(2, len(cells)))))
+    sites = {}
+    for name, site in trace.nodes.items():
+        latent = site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
+        if not latent or site["infer"].get("enumerate"):
+            continue
+        support = site["fn"].support
+        if support.is_discrete:
+            raise ValueError(f'site {name!r} is discrete: sum it out with infer={{"enumerate": "parallel"}} in the model')
+        if support.event_dim != 1:
+            raise ValueError(f"site {name!r}: a guide covers vectors; call .to_event(1) or reshape it")
+        size = biject_to(support).inverse_shape(site["fn"].event_shape).numel()
+        sites[name] = Site(support, size, local=any(frame.name == "cells" for frame in site["cond_indep_stack"]))
+    return sites
+
+
+def onto(support: constraints.Constraint, q: dist.TorchDistribution) -> dist.TorchDistribution:
+    """Push an unconstrained posterior onto the support of its site."""
+    if getattr(support, "base_constraint", support) is constraints.real:
+        return q
+    return dist.TransformedDistribution(q, [biject_to(support)])
