@@ -1,0 +1,58 @@
+"""A zoo of probabilistic programs, in Pyro, for single-cell and spatial counts.
+
+    import pyroscvi as ps
+    from pyroscvi.models import SCVI
+    from pyroscvi.guides import MeanField
+    from pyroscvi.parts import NB
+
+    cells = ps.Fields(counts="counts", batch="donor").read(adata)
+    train, held_out = cells.split(0.1, by="batch", seed=0)
+    nb = ps.fit(SCVI(likelihood=NB()), MeanField(), train)
+    ps.compare({"nb": nb}, held_out)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Torch alone takes seconds to import: names are looked up when they are first used (PEP 562).
+_HOME = {
+    "Cells": "data.cells",
+    "Fields": "data.fields",
+    "Fit": "inference.result",
+    "compare": "evidence.compare",
+    "create": "registry",
+    "fit": "inference.fit",
+    "from_scvi": "interop",
+    "list_guides": "registry",
+    "list_models": "registry",
+    "load": "inference.checkpoints",
+    "log_evidence": "evidence.importance",
+}
+
+__all__ = [*_HOME, "data", "distributions", "guides", "handlers", "models", "parts"]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from pyroscvi import data, distributions, guides, handlers, models, parts
+    from pyroscvi.data.cells import Cells
+    from pyroscvi.data.fields import Fields
+    from pyroscvi.evidence.compare import compare
+    from pyroscvi.evidence.importance import log_evidence
+    from pyroscvi.inference.checkpoints import load
+    from pyroscvi.inference.fit import fit
+    from pyroscvi.inference.result import Fit
+    from pyroscvi.interop import from_scvi
+    from pyroscvi.registry import create, list_guides, list_models
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"pyroscvi.{_HOME[name]}"), name)
+    if name in __all__:
+        return import_module(f"pyroscvi.{name}")
+    raise AttributeError(f"module 'pyroscvi' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
