@@ -1,0 +1,28 @@
+"""Distributions over the whole count vector of a cell, exact at every count, mean and dispersion.
+
+    Poisson, NegativeBinomial, ZeroInflatedPoisson, ZeroInflatedNegativeBinomial    counts
+    Log1pNormal                                                                     a Gaussian on log(1 + x)
+    Annotation                                                                      what was said of a cell
+
+``kernel`` takes blocks of cells, ``terms`` their genes, ``deviance`` the counts above zero, ``stirling`` what is left;
+``plain`` has the same in textbook form.
+"""
+
+from pyroscvi.distributions.annotation import Annotation
+from pyroscvi.distributions.count_vector import CountVector
+from pyroscvi.distributions.log1p_normal import Log1pNormal
+from pyroscvi.distributions.negative_binomial import NegativeBinomial
+from pyroscvi.distributions.poisson import Poisson
+from pyroscvi.distributions.shares import Shares
+from pyroscvi.distributions.zero_inflated import ZeroInflatedNegativeBinomial, ZeroInflatedPoisson
+
+__all__ = [
+    "Annotation",
+    "CountVector",
+    "Log1pNormal",
+    "NegativeBinomial",
+    "Poisson",
+    "Shares",
+    "ZeroInflatedNegativeBinomial",
+    "ZeroInflatedPoisson",
+]

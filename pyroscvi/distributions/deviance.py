@@ -1,0 +1,86 @@
+r"""The Poisson and the negative binomial at counts above zero, in deviance form (Loader 2000).
+
+A textbook log-probability is a sum of terms near x log x that cancel to something near log x: in float32 the sum over a
+cell is then wrong by whole nats. Loader's form measures the distance to the best fit instead, where nothing cancels:
+
+    log Poisson(x | mu)    = - x h(u) - J(x) - log(2 pi x) / 2                                       u = (x - mu) / x
+    log NB(x | mu, theta)  = - x h(u) - J(x) - log(2 pi x) / 2
+                             - theta h(w) + J(x + theta) - J(theta) - log(1 + x/theta) / 2
+                                                u = theta (x - mu) / ((theta + mu) x),  w = (mu - x) / (theta + mu)
+
+where h(u) = -log(1 - u) - u >= 0 vanishes like u^2 / 2, and J is what Stirling's formula leaves out (``stirling``). As theta
+grows the second line of the negative binomial vanishes, and the first becomes the Poisson, digit for digit.
+
+The slopes cancel nothing either, since u and w are stationary at the best fit:
+
+    d/d log mu     = theta (x - mu) / (theta + mu)
+    d/d log theta  = - theta h(w) + x / (2 (x + theta)) + theta (J'(x + theta) - J'(theta))
+
+Loader, C. (2000) Fast and accurate computation of binomial probabilities.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyroscvi.distributions.stirling import binet, binet_slope, horner
+
+__all__ = ["Slopes", "negative_binomial", "poisson"]
+
+# 1/3 + s/5 + s^2/7 + ..., as long as the precision of the dtype asks for where s = v^2 < 0.09.
+ATANH_TAIL = {dtype: [1 / (2 * k + 3) for k in range(n)] for dtype, n in ((torch.float32, 6), (torch.float64, 14))}
+
+FAINT = 2.0**-90  # below this mean x / mu might overflow: its logarithm is taken apart
+
+
+class Slopes(NamedTuple):
+    """A log-probability and its slopes, all of one shape."""
+
+    log_p: Tensor
+    log_mu: Tensor
+    log_theta: Tensor | None = None
+
+
+def poisson(x: Tensor, log_mu: Tensor, mu: Tensor) -> Slopes:
+    """log Poisson(x | mu) at x > 0; mu is exp(log_mu), and may have underflowed."""
+    excess = x - mu
+    log_p = _below_the_peak(x).addcmul_(x, _h(excess / x, _log_ratio(x, log_mu, mu)), value=-1)
+    return Slopes(log_p, excess)
+
+
+def negative_binomial(x: Tensor, log_mu: Tensor, mu: Tensor, theta: Tensor) -> Slopes:
+    """log NB(x | mu, theta) at x > 0, for finite theta > 0; mu is exp(log_mu), and may have underflowed."""
+    total, fitted = theta + x, theta + mu
+    shrink = theta / fitted
+    excess = x - mu
+    log_shift = (fitted / total).log_()
+    u, w = shrink * (excess / x), -excess / fitted
+    theta_h = _h(w, log_shift).mul_(theta)
+    log_p = _below_the_peak(x).addcmul_(x, _h(u, _log_ratio(x, log_mu, mu) + log_shift), value=-1)
+    log_p += binet(total) - binet(theta) - theta_h - 0.5 * torch.log1p(x / theta)
+    slope = 0.5 * x / total + theta * (binet_slope(total) - binet_slope(theta)) - theta_h
+    return Slopes(log_p, excess.mul_(shrink), slope)
+
+
+def _below_the_peak(x: Tensor) -> Tensor:
+    """log Poisson(x | x): how high the pmf is where its mean is the count."""
+    return (x * (2 * math.pi)).log_().mul_(-0.5).sub_(binet(x))
+
+
+def _log_ratio(x: Tensor, log_mu: Tensor, mu: Tensor) -> Tensor:
+    """log(x / mu), for a mu that may have underflowed."""
+    return torch.where(mu > FAINT, (x / mu).log_(), x.log() - log_mu)
+
+
+def _h(u: Tensor, minus_log: Tensor) -> Tensor:
+    """h(u) = -log(1 - u) - u for u < 1, given its logarithm -log(1 - u).
+
+    Near zero the two agree, and their difference is a series: with v = u / (2 - u), -log(1 - u) = 2 atanh(v), and so
+    h(u) = u v + 2 (v^3/3 + v^5/5 + ...).
+    """
+    v = u / (2 - u)
+    s = v * v
+    near = horner(ATANH_TAIL[u.dtype], s).mul_(s).mul_(2).add_(u).mul_(v)
+    return torch.where(v.abs() < 0.3, near, minus_log - u)

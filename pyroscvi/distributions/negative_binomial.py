@@ -1,0 +1,41 @@
+"""The negative binomial: a Poisson whose rate varies as a Gamma."""
+
+import torch
+from torch import Size, Tensor
+
+from pyroscvi.distributions.count_vector import CountVector
+from pyroscvi.distributions.kernel import THETA_MAX, THETA_MIN
+from pyroscvi.distributions.shares import Shares
+
+__all__ = ["NegativeBinomial"]
+
+
+class NegativeBinomial(CountVector):
+    """x_g ~ NB(mu_g, theta_g): mean mu, variance mu + mu^2 / theta; theta = infinity is the Poisson.
+
+    log_mu     log mean, or the ``Shares`` it is made of  [..., g]
+    log_theta  log inverse dispersion                     broadcasts to [..., g]
+    """
+
+    def __init__(self, log_mu: Tensor | Shares, log_theta: Tensor):
+        super().__init__(log_mu, log_theta)
+
+    @property
+    def log_theta(self) -> Tensor:
+        return self._log_theta
+
+    @property
+    def theta(self) -> Tensor:
+        return self._log_theta.exp()
+
+    def _draw(self, shape: Size) -> Tensor:
+        theta = self.theta.clamp(THETA_MIN, THETA_MAX).expand(shape)
+        return torch.poisson(torch._standard_gamma(theta) * (self.mu / theta))
+
+    @property
+    def mean(self) -> Tensor:
+        return self.mu.expand(self.batch_shape + self.event_shape)
+
+    @property
+    def variance(self) -> Tensor:
+        return self.mean + self.mean**2 / self.theta
