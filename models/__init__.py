@@ -1,11 +1,25 @@
 """The zoo of models: one generative process a file."""
 
-from pyroscvi.models.annotated import Annotated
-from pyroscvi.models.cvae import CVAE
-from pyroscvi.models.gmvae import GMVAE
-from pyroscvi.models.ldvae import LDVAE
-from pyroscvi.models.poisson_lognormal import PoissonLognormal
-from pyroscvi.models.ppca import PPCA
-from pyroscvi.models.scvi import SCVI
+import re
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["CVAE", "GMVAE", "LDVAE", "PPCA", "SCVI", "Annotated", "PoissonLognormal"]
+if TYPE_CHECKING:
+    from pyroscvi.models.annotated import Annotated as Annotated
+    from pyroscvi.models.cvae import CVAE as CVAE
+    from pyroscvi.models.gmvae import GMVAE as GMVAE
+    from pyroscvi.models.ldvae import LDVAE as LDVAE
+    from pyroscvi.models.poisson_lognormal import PoissonLognormal as PoissonLognormal
+    from pyroscvi.models.ppca import PPCA as PPCA
+    from pyroscvi.models.scvi import SCVI as SCVI
+
+
+def __getattr__(name: str) -> Any:
+    """A page is imported when it is asked for: one of them needs a library that takes seconds to load."""
+    module = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    try:
+        return getattr(import_module(f"{__name__}.{module}"), name)
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}.{module}":
+            raise
+    raise AttributeError(f"module {__name__!r} has no page {name!r}")

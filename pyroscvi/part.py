@@ -39,6 +39,8 @@ class Part(nn.Module):
         for field in fields(cls):  # type: ignore[arg-type]  # a class attribute would hide the registered submodule
             if isinstance(field.default, nn.Module) and field.name in vars(cls):
                 delattr(cls, field.name)
+                if hasattr(cls, field.name):
+                    raise TypeError(f"{cls.__name__}.{field.name}: a base class has an attribute of this name, which hides it")
 
     def build(self, *args: Any, **kwargs: Any) -> None:
         """Create the parameters; the arguments are the sizes that this part needs to know."""

@@ -90,12 +90,18 @@ class Guide(Program):
         self.sites = free_sites(model, cells)
         widths = {name: self.encoder.width if site.local else 1 for name, site in self.sites.items()}
         self.heads = nn.ModuleDict({name: self.head(widths[name], site.size) for name, site in self.sites.items()})
+        for name, site in self.sites.items():
+            if not _is_real(site.support):
+                _start_at(self.heads[name], site.start)
         for part in model.modules():
             if hasattr(part, "follow"):  # a prior that is made of posteriors
                 part.follow(self, cells)
 
     def head(self, width: int, size: int) -> nn.Module:
-        """A module from what the encoder read [..., width] to the family's parameters of a site of ``size`` numbers."""
+        """A module from what the encoder read [..., width] to the family's parameters of a site of ``size`` numbers.
+
+        Its last linear layer puts out the location first, so that a site can start where its prior is.
+        """
         raise NotImplementedError
 
     def posterior(self, parameters: Any) -> dist.TorchDistribution:
@@ -125,11 +131,12 @@ class Guide(Program):
 
 
 class Site(NamedTuple):
-    """A continuous latent: where it lives, how many unconstrained numbers it takes, one per cell or shared."""
+    """A continuous latent: where it lives, how many unconstrained numbers it takes and about which, one per cell or shared."""
 
     support: constraints.Constraint
     size: int
     local: bool
+    start: Tensor
 
 
 def free_sites(model: Model, cells: Cells) -> dict[str, Site]:
@@ -146,13 +153,36 @@ def free_sites(model: Model, cells: Cells) -> dict[str, Site]:
             raise ValueError(f'site {name!r} is discrete: sum it out with infer={{"enumerate": "parallel"}} in the model')
         if support.event_dim != 1:
             raise ValueError(f"site {name!r}: a guide covers vectors; call .to_event(1) or reshape it")
-        size = biject_to(support).inverse_shape(site["fn"].event_shape).numel()
-        sites[name] = Site(support, size, local=any(frame.name == "cells" for frame in site["cond_indep_stack"]))
+        start = _middle(site["fn"])
+        local = any(frame.name == "cells" for frame in site["cond_indep_stack"])
+        sites[name] = Site(support, len(start), local, start)
     return sites
+
+
+def _middle(prior: dist.TorchDistribution) -> Tensor:
+    """Where a prior is in unconstrained space: zero for a vector that is real already, else the mean of a few draws."""
+    if _is_real(prior.support):
+        return torch.zeros(prior.event_shape)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        draws = biject_to(prior.support).inv(prior.sample(torch.Size([100])))
+    return draws.flatten(0, -2).mean(0)
+
+
+def _start_at(head: nn.Module, location: Tensor) -> None:
+    """Begin with a posterior that is about its prior: an exponential link does not forgive a random start."""
+    *_, last = (module for module in head.modules() if isinstance(module, nn.Linear))
+    with torch.no_grad():
+        last.weight *= 0.1
+        last.bias[: len(location)] += location
+
+
+def _is_real(support: constraints.Constraint) -> bool:
+    return getattr(support, "base_constraint", support) is constraints.real
 
 
 def onto(support: constraints.Constraint, q: dist.TorchDistribution) -> dist.TorchDistribution:
     """Push an unconstrained posterior onto the support of its site."""
-    if getattr(support, "base_constraint", support) is constraints.real:
+    if _is_real(support):
         return q
     return dist.TransformedDistribution(q, [biject_to(support)])

@@ -14,7 +14,7 @@ from pyroscvi.data.cells import Cells, Dims
 from pyroscvi.handlers import read
 from pyroscvi.part import Part
 
-__all__ = ["Dispersion", "PerBatch", "PerCell", "PerGene", "PerLabel", "RandomDispersion"]
+__all__ = ["Dispersion", "Equidispersed", "PerBatch", "PerCell", "PerGene", "PerLabel", "RandomDispersion"]
 
 
 class Dispersion(Part):
@@ -26,6 +26,13 @@ class Dispersion(Part):
 
     def forward(self, cells: Cells) -> Tensor | None:
         raise NotImplementedError
+
+
+class Equidispersed(Dispersion):
+    """theta is infinite: counts scatter no more than a Poisson does."""
+
+    def forward(self, cells):
+        return None
 
 
 class PerGene(Dispersion):

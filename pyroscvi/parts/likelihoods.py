@@ -9,32 +9,31 @@ over the whole count vector of a cell. A page samples the dispersion outside the
         pyro.sample("x", self.likelihood(l, log_theta, **eta), obs=cells.x)
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from pyroscvi import distributions
-from pyroscvi.data.cells import Cells, Dims
+from pyroscvi.data.cells import Dims
 from pyroscvi.part import Part
-from pyroscvi.parts.dispersions import Dispersion, PerGene
+from pyroscvi.parts.dispersions import Dispersion, Equidispersed, PerGene
 from pyroscvi.parts.links import Link, Softmax
 
 __all__ = ["NB", "ZINB", "ZIP", "Likelihood", "Log1pNormal", "Poisson"]
 
 
 class Likelihood(Part):
-    """A slot from size l [..., 1], log theta and predictors [..., g] to a distribution with event [g]."""
+    """A slot from size l [..., 1], log theta and predictors [..., g] to a distribution with event [g].
+
+    ``dispersion`` gives log theta, [g] or [n, g]; or None where there is no such parameter or the decoder predicts it.
+    """
 
     @property
     def heads(self) -> tuple[str, ...]:
         return ("rho",)
 
     def build(self, dims: Dims) -> None: ...
-
-    def dispersion(self, cells: Cells) -> Tensor | None:
-        """log theta, [g] or [n, g]; None where the distribution has no such parameter or the decoder predicts it."""
-        return None
 
     def forward(self, l: Tensor, log_theta: Tensor | None, **eta: Tensor) -> Any:
         raise NotImplementedError
@@ -43,6 +42,7 @@ class Likelihood(Part):
 class Poisson(Likelihood):
     """x_ng ~ Poisson(mu_ng)."""
 
+    dispersion: ClassVar[Dispersion] = Equidispersed()
     link: Link = Softmax()
 
     def forward(self, l, log_theta, *, rho):
@@ -52,6 +52,7 @@ class Poisson(Likelihood):
 class ZIP(Likelihood):
     """x_ng = 0 with probability sigmoid(gate_ng), otherwise x_ng ~ Poisson(mu_ng)."""
 
+    dispersion: ClassVar[Dispersion] = Equidispersed()
     link: Link = Softmax()
 
     @property
@@ -65,7 +66,7 @@ class ZIP(Likelihood):
 class NB(Likelihood):
     """x_ng ~ NB(mu_ng, theta): mean mu, variance mu + mu^2 / theta."""
 
-    dispersion: Dispersion = PerGene()  # type: ignore[assignment]
+    dispersion: Dispersion = PerGene()
     link: Link = Softmax()
 
     @property

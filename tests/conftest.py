@@ -1,0 +1,31 @@
+import pyro
+import pytest
+import torch
+
+from pyroscvi.data.cells import Cells
+from pyroscvi.data.graph import nearest
+
+
+@pytest.fixture(autouse=True)
+def _deterministic():
+    torch.manual_seed(0)
+    pyro.clear_param_store()
+    pyro.enable_validation(True)
+
+
+@pytest.fixture
+def cells() -> Cells:
+    """Sixty cells of three types in two batches, half of them annotated, on a piece of tissue; twelve genes."""
+    n, g = 60, 12
+    generator = torch.Generator().manual_seed(1)
+    kind = torch.arange(n) % 3
+    rate = torch.rand(3, g, generator=generator)[kind] * 10
+    annotated = torch.rand(n, generator=generator) < 0.5
+    place = torch.rand(n, 2, generator=generator).numpy()
+    return Cells(
+        torch.poisson(rate, generator=generator),
+        {"batch": torch.arange(n) % 2, "label": torch.where(annotated, kind, -1), "drug": torch.arange(n) // 2 % 4},
+        graph=nearest(place, neighbours=4, section=(torch.arange(n) % 2).numpy()),
+        levels={"batch": ("a", "b"), "label": ("B", "NK", "T"), "drug": ("control", "x", "y", "z")},
+        genes=tuple(f"gene{i}" for i in range(g)),
+    )

@@ -1,0 +1,67 @@
+"""Imports run one way. This table is the architecture; ARCHITECTURE.md tells it in words."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FLOORS = [  # a file may import from floors below its own, and from its own where that is said
+    {"part", "distributions", "handlers"},
+    {"data"},
+    {"parts"},
+    {"program"},
+    {"models", "guides"},
+    {"inference", "evidence", "analysis", "report", "interop", "registry"},
+    {"demo", "sugar"},
+    {"cli"},
+]
+FLOOR = {room: level for level, floor in enumerate(FLOORS) for room in floor}
+SOURCES = sorted([*(ROOT / "pyroscvi").rglob("*.py"), *(ROOT / "models").glob("*.py"), *(ROOT / "guides").glob("*.py")])
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports(path: Path):
+    """Absolute names that a file imports from the package, anywhere in it, type checking aside."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "pyroscvi":
+            if node.module == "pyroscvi":
+                yield from (f"pyroscvi.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "pyroscvi")
+
+
+def name(path: Path) -> str:
+    relative = path.relative_to(ROOT)
+    parts = relative.with_suffix("").parts
+    return ".".join(parts if parts[0] == "pyroscvi" else ("pyroscvi", *parts))
+
+
+FILES = {name(path): path for path in SOURCES if path.name != "__init__.py" or path.parent.name != "pyroscvi"}
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_imports_run_one_way(module):
+    here = room(module)
+    assert here in FLOOR, f"{module} has no floor: say in FLOORS where it belongs"
+    for other in imports(FILES[module]):
+        there = room(other)
+        if there and there != here:
+            assert FLOOR[there] <= FLOOR[here], f"{module} (floor {FLOOR[here]}) imports {other} (floor {FLOOR[there]})"
+
+
+@pytest.mark.parametrize("module", [m for m in FILES if m.startswith("pyroscvi.models.") and not m.endswith("__")])
+def test_a_model_page_stands_alone(module):
+    for other in imports(FILES[module]):
+        assert not other.startswith(("pyroscvi.models", "pyroscvi.guides", "pyroscvi.inference")), other
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_files_are_short(module):
+    assert len(FILES[module].read_text().splitlines()) <= 400
