@@ -20,58 +20,48 @@ Loader, C. (2000) Fast and accurate computation of binomial probabilities.
 """
 
 import math
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from pyroscvi.distributions.stirling import binet, binet_slope, horner
 
-__all__ = ["Slopes", "negative_binomial", "poisson"]
+__all__ = ["negative_binomial", "poisson"]
 
 # 1/3 + s/5 + s^2/7 + ..., as long as the precision of the dtype asks for where s = v^2 < 0.09.
 ATANH_TAIL = {dtype: [1 / (2 * k + 3) for k in range(n)] for dtype, n in ((torch.float32, 6), (torch.float64, 14))}
 
-FAINT = 2.0**-90  # below this mean x / mu might overflow: its logarithm is taken apart
+FAINT = 2.0**-90  # below this mean x / mu might overflow
+LOG_FAINT = math.log(FAINT)
 
 
-class Slopes(NamedTuple):
-    """A log-probability and its slopes, all of one shape."""
-
-    log_p: Tensor
-    log_mu: Tensor
-    log_theta: Tensor | None = None
-
-
-def poisson(x: Tensor, log_mu: Tensor, mu: Tensor) -> Slopes:
-    """log Poisson(x | mu) at x > 0; mu is exp(log_mu), and may have underflowed."""
+def poisson(x: Tensor, log_mu: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+    """log Poisson(x | mu) and its slope in log mu, at x > 0; mu is exp(log_mu), and may have underflowed."""
     excess = x - mu
-    log_p = _below_the_peak(x).addcmul_(x, _h(excess / x, _log_ratio(x, log_mu, mu)), value=-1)
-    return Slopes(log_p, excess)
+    return _likelihood(x, excess / x, _log_ratio(x, log_mu, mu)), excess
 
 
-def negative_binomial(x: Tensor, log_mu: Tensor, mu: Tensor, theta: Tensor) -> Slopes:
-    """log NB(x | mu, theta) at x > 0, for finite theta > 0; mu is exp(log_mu), and may have underflowed."""
+def negative_binomial(x: Tensor, log_mu: Tensor, mu: Tensor, theta: Tensor, slopes: bool = True) -> tuple[Tensor, ...]:
+    """log NB(x | mu, theta), and its slopes in log mu and log theta, at x > 0 and for finite theta > 0."""
     total, fitted = theta + x, theta + mu
-    shrink = theta / fitted
-    excess = x - mu
+    shrink, excess = theta / fitted, x - mu
     log_shift = (fitted / total).log_()
-    u, w = shrink * (excess / x), -excess / fitted
-    theta_h = _h(w, log_shift).mul_(theta)
-    log_p = _below_the_peak(x).addcmul_(x, _h(u, _log_ratio(x, log_mu, mu) + log_shift), value=-1)
-    log_p += binet(total) - binet(theta) - theta_h - 0.5 * torch.log1p(x / theta)
-    slope = 0.5 * x / total + theta * (binet_slope(total) - binet_slope(theta)) - theta_h
-    return Slopes(log_p, excess.mul_(shrink), slope)
+    theta_h = _h(-excess / fitted, log_shift).mul_(theta)
+    log_p = _likelihood(x, excess / x * shrink, _log_ratio(x, log_mu, mu).add_(log_shift))
+    log_p += binet(total).sub_(binet(theta)).sub_(theta_h).sub_((x / theta).log1p_(), alpha=0.5)
+    if not slopes:
+        return (log_p,)
+    slope = binet_slope(total).sub_(binet_slope(theta)).mul_(theta).sub_(theta_h).add_(x / total, alpha=0.5)
+    return log_p, excess.mul_(shrink), slope
 
 
-def _below_the_peak(x: Tensor) -> Tensor:
-    """log Poisson(x | x): how high the pmf is where its mean is the count."""
-    return (x * (2 * math.pi)).log_().mul_(-0.5).sub_(binet(x))
+def _likelihood(x: Tensor, u: Tensor, minus_log: Tensor) -> Tensor:
+    """- x h(u) - J(x) - log(2 pi x) / 2, given also -log(1 - u)."""
+    return (x * (2 * math.pi)).log_().mul_(-0.5).sub_(binet(x)).addcmul_(x, _h(u, minus_log), value=-1)
 
 
 def _log_ratio(x: Tensor, log_mu: Tensor, mu: Tensor) -> Tensor:
     """log(x / mu), for a mu that may have underflowed."""
-    return torch.where(mu > FAINT, (x / mu).log_(), x.log() - log_mu)
+    return (x / mu.clamp(min=FAINT)).log_().add_((LOG_FAINT - log_mu).clamp_(min=0))
 
 
 def _h(u: Tensor, minus_log: Tensor) -> Tensor:
@@ -83,4 +73,5 @@ def _h(u: Tensor, minus_log: Tensor) -> Tensor:
     v = u / (2 - u)
     s = v * v
     near = horner(ATANH_TAIL[u.dtype], s).mul_(s).mul_(2).add_(u).mul_(v)
-    return torch.where(v.abs() < 0.3, near, minus_log - u)
+    close = v.abs_().lt_(0.3)
+    return near.mul_(close).addcmul_(minus_log - u, 1 - close)

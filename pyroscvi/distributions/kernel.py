@@ -1,37 +1,33 @@
 """One pass over the counts: log p(x | mu, theta, gate) of every cell, and its gradients on the way.
 
-The work is cut into blocks of cells that stay in a processor's cache. In each block the softmax is taken, every gene's
-term and slope are found (``terms``), and the terms are summed. Gradients are complete when the forward pass ends, as in
-a fused cross-entropy: nothing but they is kept, and when no gradient is asked for, nothing is.
+In each block of cells the softmax is taken, every gene's term and slope are found (``terms``), and the terms are summed.
+Gradients are complete when the forward pass ends, as in a fused cross-entropy: nothing but they is kept, and when no
+gradient is asked for nothing is, so that a thousand particles need no more memory than one block and their answer.
 """
 
-from collections.abc import Iterator
 from functools import reduce
-from itertools import product
 from typing import Any
 
 import torch
 from torch import Size, Tensor
 from torch.autograd.function import once_differentiable
 
+from pyroscvi.distributions.blocks import blocks
+from pyroscvi.distributions.counts import NonZero
 from pyroscvi.distributions.shares import Shares
-from pyroscvi.distributions.terms import Means, Where, terms
+from pyroscvi.distributions.terms import Means, Slopes, terms
 
-__all__ = ["log_prob"]
+__all__ = ["MU_MAX", "THETA_MAX", "THETA_MIN", "log_prob"]
 
-# Counts in a block: a megabyte of float32 on a processor; on an accelerator, where each call costs more, much more.
-BLOCK = {"cpu": 2**18}
-LARGE_BLOCK = 2**26
-
-# Beyond these the limit is reached in either precision. They are powers of two, so that dividing by theta and multiplying
-# by it again is exact, and theta = infinity is the Poisson exactly.
+# Beyond these the limit has been reached in either precision. They are powers of two, so that to divide by theta and to
+# multiply by it again is exact, and theta = infinity is the Poisson, digit for digit.
 THETA_MIN, THETA_MAX, MU_MAX = 2.0**-60, 2.0**80, 2.0**60
 
 
 def log_prob(
     x: Tensor, log_mu: Tensor | Shares, log_theta: Tensor | None = None, gate: Tensor | None = None
 ) -> Tensor:
-    """log p(x) of whole count vectors [...]; x, log_mu, log_theta and gate broadcast to [..., g].
+    """log p(x) of whole count vectors [...]; x and the parameters broadcast to [..., g].
 
     log_mu     log mean, or the shares it is made of
     log_theta  log inverse dispersion; None is the Poisson
@@ -40,94 +36,69 @@ def log_prob(
     logits, log_size = log_mu if isinstance(log_mu, Shares) else (log_mu, None)
     given = [t for t in (logits, log_size, log_theta, gate) if t is not None]
     dtype = reduce(torch.promote_types, (t.dtype for t in given), torch.float32)
-    logits, log_size, log_theta, gate = (
-        None if t is None else t.to(dtype) for t in (logits, log_size, log_theta, gate)
-    )
     slopes = torch.is_grad_enabled() and any(t.requires_grad for t in given)
-    return CountLogProb.apply(x.detach().to(dtype), logits, log_size, log_theta, gate, slopes)
+    parameters = (None if t is None else t.to(dtype) for t in (logits, log_size, log_theta, gate))
+    return CountLogProb.apply(x.detach().to(dtype), *parameters, slopes)
 
 
 class CountLogProb(torch.autograd.Function):
+    """x, logits, log_size, log_theta, gate, are slopes wanted -> log p(x) [...]."""
+
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, logits: Tensor, log_size: Tensor | None, log_theta: Tensor | None, gate: Tensor | None,
-        slopes: bool,
+        wanted: bool,
     ) -> Tensor:  # fmt: skip
-        given = [t for t in (x, logits, log_size, log_theta, gate) if t is not None]
-        shape = torch.broadcast_shapes(*(t.shape for t in given))
-        theta = None if log_theta is None else log_theta.exp().clamp_(THETA_MIN, THETA_MAX).expand(shape)
-        x, h = x.expand(shape), logits.expand(shape)
-        total = h.new_empty(shape[:-1])
-        d_logits = h.new_empty(shape) if slopes else None
-        d_log_size = h.new_empty(shape[:-1]) if slopes and log_size is not None else None
-        d_log_theta = h.new_empty(shape) if slopes and theta is not None else None
-        d_gate = h.new_empty(shape) if slopes and gate is not None else None
-        size = None if log_size is None else log_size.expand(*shape[:-1], 1)
-        gate_full = None if gate is None else gate.expand(shape)
+        shape = torch.broadcast_shapes(*(t.shape for t in (x, logits, log_size, log_theta, gate) if t is not None))
+        theta = None if log_theta is None else log_theta.exp().clamp_(THETA_MIN, THETA_MAX)
+        x, logits_, theta, gate_ = (None if t is None else t.expand(shape) for t in (x, logits, theta, gate))
+        log_size_ = None if log_size is None else log_size.expand(*shape[:-1], 1)
 
-        found: dict[Any, Where] = {}  # particles share their counts: these are searched for once
-        for block in blocks(shape, BLOCK.get(h.device.type, LARGE_BLOCK)):
-            x_b, h_b = x[block], h[block]
-            key = (x_b.storage_offset(), x_b.shape)
-            where = found.get(key) or found.setdefault(key, Where.of(x_b))
-            if size is None:
-                rho, means = None, Means(h_b.clamp(max=41).exp_(), h_b, None)
-            else:
-                rho = torch.softmax(h_b, -1)
-                # log sum exp, from the largest share
-                offset = size[block] - (h_b.amax(-1, keepdim=True) - rho.amax(-1, keepdim=True).log_())
-                means = Means(rho * size[block].exp().clamp_(max=MU_MAX), h_b, offset)
-            t = terms(
-                where,
-                means,
-                None if theta is None else theta[block],
-                None if gate_full is None else gate_full[block],
-                slopes,
-            )
-            total[block] = t.log_p.sum(-1)
-            if not slopes:
-                continue
-            d = t.log_mu
-            if rho is not None:
-                s = d.sum(-1, keepdim=True)
-                d_log_size[block] = s.squeeze(-1)
-                d = torch.addcmul(d, rho, s, value=-1, out=d_logits[block])
-            else:
-                d_logits[block] = d
-            if d_log_theta is not None:
-                d_log_theta[block] = t.log_theta
-            if d_gate is not None:
-                d_gate[block] = t.gate
+        log_p = logits.new_empty(shape[:-1])
+        slopes, d_log_size = None, None
+        if wanted:
+            slopes = Slopes(*(None if t is None else logits.new_empty(shape) for t in (logits_, theta, gate_)))
+            d_log_size = None if log_size is None else logits.new_empty(*shape[:-1], 1)
+
+        found: dict[Any, NonZero] = {}  # particles share their counts, which are searched for once
+        for block in blocks(shape, logits.device):
+
+            def part(t: Tensor | None, block: tuple[slice, ...] = block) -> Any:
+                return None if t is None else t[block]
+
+            x_, key = x[block], (x[block].storage_offset(), x[block].shape)
+            counts = found.get(key) or found.setdefault(key, NonZero.of(x_))
+            here = Slopes(*map(part, slopes)) if slopes else None
+            rho, means = _means(logits_[block], part(log_size_))
+            log_p[block] = terms(counts, means, part(theta), part(gate_), here).sum(-1)
+            if here and rho is not None:  # through the softmax: d/d logits = d/d log mu - rho sum(d/d log mu)
+                total = torch.sum(here.log_mu, -1, keepdim=True, out=d_log_size[block])
+                here.log_mu.addcmul_(rho, total, value=-1)
+
         ctx.shapes = [None if t is None else t.shape for t in (logits, log_size, log_theta, gate)]
-        ctx.save_for_backward(d_logits, None if d_log_size is None else d_log_size.unsqueeze(-1), d_log_theta, d_gate)
-        return total
+        if slopes:
+            ctx.save_for_backward(slopes.log_mu, d_log_size, slopes.log_theta, slopes.gate)
+        return log_p
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
-        needed = ctx.needs_input_grad[1:5]
-        gradients = [
-            weigh(weight, d, shape) if need else None
-            for d, shape, need in zip(ctx.saved_tensors, ctx.shapes, needed)
-        ]
-        return None, *gradients, None
+        every = zip(ctx.saved_tensors, ctx.shapes, ctx.needs_input_grad[1:], strict=False)
+        return None, *(_weighted(weight, slope, shape) if need else None for slope, shape, need in every), None
 
 
-def weigh(weight: Tensor, slope: Tensor, shape: Size) -> Tensor:
-    """weight [...] times slope [..., g], summed over the axes that were broadcast from ``shape``."""
-    if shape.numel() == slope.shape[-1]:  # one value for each gene: a matrix-vector product
-        return (weight.reshape(-1) @ slope.reshape(-1, slope.shape[-1])).reshape(shape)
+def _means(logits: Tensor, log_size: Tensor | None) -> tuple[Tensor | None, Means]:
+    """rho and mu = l rho of a block, where rho = softmax(logits); without a size, mu = exp(logits) and no rho."""
+    if log_size is None:
+        return None, Means(logits.exp().clamp_(max=MU_MAX), logits)
+    rho = torch.softmax(logits, -1)
+    log_sum_exp = logits.amax(-1, keepdim=True) - rho.amax(-1, keepdim=True).log_()  # the largest share says it
+    return rho, Means(rho * log_size.exp().clamp_(max=MU_MAX), logits, log_size - log_sum_exp)
+
+
+def _weighted(weight: Tensor, slope: Tensor, shape: Size) -> Tensor:
+    """weight [...] times slope [..., g], summed over the axes that had been broadcast from ``shape``."""
+    genes = slope.shape[-1]
+    if shape.numel() == genes:  # one value for each gene
+        return (weight.reshape(-1) @ slope.reshape(-1, genes)).reshape(shape)
     return (weight.unsqueeze(-1) * slope).sum_to_size(shape)
-
-
-def blocks(shape: Size, limit: int) -> Iterator[tuple[slice, ...]]:
-    """Slices that cut the leading axes of ``shape`` into blocks of about ``limit`` counts, whole cells each."""
-    room = max(1, limit // max(1, shape[-1]))
-    cuts = []
-    for size in reversed(shape[:-1]):
-        pieces = -(-size // room)
-        step = -(-size // max(1, pieces))
-        room //= max(1, step)
-        room = max(1, room)
-        cuts.append([slice(i, min(i + step, size)) for i in range(0, size, max(1, step))])
-    return product(*reversed(cuts))

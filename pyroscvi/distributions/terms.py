@@ -1,12 +1,16 @@
-r"""Every gene's term of a log-probability, and its slopes: zeros densely, the other counts where they are.
+r"""Every gene's term of a log-probability, and its slopes.
 
 Nine counts in ten are zero, and there the formulas are short:
 
+    log Poisson(0 | mu)   = -mu                            d/d log mu    = -mu
     log NB(0 | mu, theta) = -theta log(1 + mu/theta)       d/d log mu    = -mu / (1 + mu/theta)
                                                            d/d log theta = log NB(0) - d/d log mu
-    log Poisson(0 | mu)   = -mu                            d/d log mu    = -mu
 
-so they are written for the whole block, and what ``deviance`` says is then put where x > 0.
+so they are evaluated for all genes, and what ``deviance`` says of the other counts is then put in its place. An extra
+zero, of probability pi = sigmoid(gate), mixes with the zeros of the count: with w = P(not extra | x), which is 1 above zero,
+
+    log P(0) = log(pi + (1 - pi) p(0))      slopes of log p times w, and d/d gate = (1 - pi) - w
+    log P(x) = log(1 - pi) + log p(x)
 """
 
 from typing import NamedTuple
@@ -16,94 +20,73 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from pyroscvi.distributions import deviance
+from pyroscvi.distributions.counts import NonZero
 
-__all__ = ["Means", "Terms", "Where", "terms"]
-
-
-class Where(NamedTuple):
-    """The counts of a block that are not zero."""
-
-    at: Tensor  # their flat positions in the block  [k]
-    x: Tensor  # their values                         [k]
-
-    @classmethod
-    def of(cls, x: Tensor) -> "Where":
-        flat = x.reshape(-1)
-        at = flat.nonzero().squeeze(-1)
-        return cls(at, flat[at])
-
-    def __call__(self, t: Tensor) -> Tensor:  # type: ignore[override]
-        """The values of t [..., g] at these positions [k]."""
-        return t.reshape(-1).index_select(0, self.at)
-
-    def put(self, t: Tensor, values: Tensor) -> None:
-        """Write the values [k] into t [..., g], which must be contiguous."""
-        t.view(-1).index_copy_(0, self.at, values)
+__all__ = ["Means", "Slopes", "terms"]
 
 
 class Means(NamedTuple):
-    """mu of a block, and log mu = logits + offset where it is asked for."""
+    """mu, which may underflow, and log mu = logits + offset, which does not."""
 
     mu: Tensor  # [..., g]
     logits: Tensor  # [..., g]
-    offset: Tensor | None  # [..., 1]
+    offset: Tensor | None = None  # [..., 1]
 
-    def log_mu(self, where: Where) -> Tensor:
-        log_mu = where(self.logits)
-        if self.offset is None:
-            return log_mu
-        row = where.at // self.logits.shape[-1]
-        return log_mu + self.offset.reshape(-1)[row]
+    def log_mu(self, counts: NonZero) -> Tensor:
+        logits = counts.take(self.logits)
+        return logits if self.offset is None else logits.add_(counts.take_cell(self.offset))
 
 
-class Terms(NamedTuple):
-    """A block's log-probabilities and their slopes, all [..., g]; slopes are None where nobody asked."""
+class Slopes(NamedTuple):
+    """d log p / d (log mu, log theta, gate), for every gene [..., g]; None for what is not there."""
 
-    log_p: Tensor
-    log_mu: Tensor | None
+    log_mu: Tensor
     log_theta: Tensor | None
     gate: Tensor | None
 
 
-def terms(where: Where, means: Means, theta: Tensor | None, gate: Tensor | None, slopes: bool) -> Terms:
-    """The terms of a block of counts.
+def terms(counts: NonZero, means: Means, theta: Tensor | None, gate: Tensor | None, slopes: Slopes | None) -> Tensor:
+    """log p of every gene [..., g], and its slopes, written into ``slopes``, which is None where nobody asked.
 
-    theta  finite and above zero, or None for the Poisson  [..., g]
-    gate   logits of an extra zero, or None                [..., g]
+    theta  inverse dispersion, finite and above zero; None is the Poisson  [..., g]
+    gate   logits of an extra zero; None is no zero inflation              [..., g]
     """
-    mu, x = means.mu, where.x
-    d_log_mu = d_log_theta = d_gate = None
+    x, mu = counts.x, counts.take(means.mu)
     if theta is None:
-        log_p = -mu
-        above = deviance.poisson(x, means.log_mu(where), where(mu))
+        log_p = -means.mu
+        above, *d_above = deviance.poisson(x, means.log_mu(counts), mu)
         if slopes:
-            d_log_mu = log_p.clone()
+            slopes.log_mu.copy_(log_p)
     else:
-        r = mu / theta
-        log_p = torch.log1p(r).mul_(-theta)
-        above = deviance.negative_binomial(x, means.log_mu(where), where(mu), where(theta))
+        r = means.mu / theta
+        log_p = torch.log1p(r).mul_(theta).neg_()
+        above, *d_above = deviance.negative_binomial(
+            x, means.log_mu(counts), mu, counts.take(theta), slopes=slopes is not None
+        )
         if slopes:
-            d_log_mu = mu / torch.rsub(r, -1)
-            d_log_theta = log_p - d_log_mu
-    log_p_above = above.log_p
-
+            torch.div(means.mu, torch.rsub(r, -1), out=slopes.log_mu)
+            torch.sub(log_p, slopes.log_mu, out=slopes.log_theta)
     if gate is not None:
-        kept = logsigmoid(-gate)
-        log_p = log_p.add_(kept)  # log P(not an extra zero, 0)
-        mixed = torch.logaddexp(log_p, logsigmoid(gate))
-        log_p_above = log_p_above + where(kept)
-        if slopes:
-            weight = log_p.sub_(mixed).exp_()  # P(not an extra zero | 0)
-            where.put(weight, torch.ones_like(x))
-            d_gate = kept.exp_().sub_(weight)
-            d_log_mu.mul_(weight)
-            if d_log_theta is not None:
-                d_log_theta.mul_(weight)
-        log_p = mixed
+        log_p, above = _with_extra_zeros(counts, log_p, above, gate, slopes)
+    counts.put(log_p, above)
+    if slopes:
+        for slope, value in zip(slopes, d_above, strict=False):
+            counts.put(slope, value)
+    return log_p
 
-    where.put(log_p, log_p_above)
-    if d_log_mu is not None:
-        where.put(d_log_mu, above.log_mu)
-    if d_log_theta is not None:
-        where.put(d_log_theta, above.log_theta)
-    return Terms(log_p, d_log_mu, d_log_theta, d_gate)
+
+def _with_extra_zeros(
+    counts: NonZero, log_p: Tensor, above: Tensor, gate: Tensor, slopes: Slopes | None
+) -> tuple[Tensor, Tensor]:
+    """From log p(0) [..., g] and log p(x > 0) [k] to the same with extra zeros; the slopes at zero are weighted."""
+    tail = logsigmoid(gate.abs())
+    extra, kept = tail + gate.clamp(max=0), tail.sub_(gate.clamp(min=0))  # log pi, log(1 - pi)
+    above = above + counts.take(kept)
+    if slopes:
+        weight = torch.sub(log_p, gate, out=slopes.gate).sigmoid_()
+        slopes.log_mu.mul_(weight)
+        if slopes.log_theta is not None:
+            slopes.log_theta.mul_(weight)
+        counts.put(weight, torch.ones_like(above))
+        torch.sub(torch.sigmoid(-gate), weight, out=weight)
+    return torch.logaddexp(extra, kept.add_(log_p)), above
