@@ -3,17 +3,17 @@
     h = f(log(1 + x))
     q(z | x) = Normal(mu(h), L L'),   L = diag(sigma(h)) (I + T(h)),   T strictly lower triangular
 
-Scaling a unit triangular factor, rather than predicting L entry by entry, keeps the scales apart from the correlations and
-makes T = 0 the mean-field guide exactly. T may have any sign, and so may the correlations.
+Scaling a unit triangular factor, rather than predicting L entry by entry, keeps the scales apart from the correlations
+and makes T = 0 the mean-field guide exactly. T may have any sign, and so may the correlations.
 
 References
-    Tan, L. S. L. & Nott, D. J. (2018) Gaussian variational approximation with sparse precision matrices. Stat Comput 28,
-    259-275. doi:10.1007/s11222-017-9729-7
+    Tan, L. S. L. & Nott, D. J. (2018) Gaussian variational approximation with sparse precision matrices. Stat Comput
+    28, 259-275. doi:10.1007/s11222-017-9729-7
 """
 
 import pyro.distributions as dist
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from pyroscvi.program import Guide
@@ -32,6 +32,9 @@ class FullCovariance(Guide):
 
 class Factor(nn.Module):
     """mu [..., size] and L [..., size, size] from h [..., width]."""
+
+    rows: Tensor
+    columns: Tensor
 
     def __init__(self, width: int, size: int):
         super().__init__()

@@ -3,12 +3,12 @@
     h = f(log(1 + x))
     q(z | x) = Normal(mu(h), diag(sigma(h)^2) + U(h) U(h)'),   U with ``rank`` columns
 
-Between mean field (rank 0) and full covariance: the encoder's last layer grows with rank x latent rather than latent^2, which
-matters for tens of latent dimensions and for shared latents with one dimension a gene.
+Between mean field (rank 0) and full covariance: the encoder's last layer grows with rank x latent rather than latent^2,
+which matters for tens of latent dimensions and for shared latents with one dimension a gene.
 
 References
-    Ong, V. M.-H. et al. (2018) Gaussian variational approximation with a factor covariance structure. J Comput Graph Stat
-    27, 465-478. doi:10.1080/10618600.2017.1390472
+    Ong, V. M.-H. et al. (2018) Gaussian variational approximation with a factor covariance structure. J Comput Graph
+    Stat 27, 465-478. doi:10.1080/10618600.2017.1390472
 """
 
 import pyro.distributions as dist

@@ -3,8 +3,8 @@
     h = f(log(1 + x))
     q(z | x) = Normal(mu(h), diag(sigma(h)^2))
 
-The evidence lower bound prefers it too narrow where the posterior is correlated: it fits along the shortest axes. Compare
-with ``FullCovariance`` before trusting its intervals.
+The evidence lower bound prefers it too narrow where the posterior is correlated: it fits along the shortest axes.
+Compare with ``FullCovariance`` before trusting its intervals.
 
 References
     Kingma, D. P. & Welling, M. (2014) Auto-encoding variational Bayes. ICLR. arXiv:1312.6114

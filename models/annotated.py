@@ -14,10 +14,10 @@ Plate diagram:
         |                               d, l ---+      |
         +----------------------------------------------+
 
-C[y] is the annotator: right with probability ``trust``, otherwise any other type. A label may be a type, a row of weights
-(a softmax, say), or missing, in which case every type is as well said as any other. ``y`` is never sampled; its posterior
-is exact given z, so that ``Fit.probabilities(cells, "y")`` is calibrated as far as the model is right. Labels are scored:
-the evidence is p(x, label | l).
+C[y] is the annotator: right with probability ``trust``, otherwise any other type. A label may be a type, a row of
+weights (a softmax, say), or missing, in which case every type is as well said as any other. ``y`` is never sampled; its
+posterior is exact given z, so that ``Fit.probabilities(cells, "y")`` is calibrated as far as the model is right. Labels
+are scored: the evidence is p(x, label | l).
 
 References
     Kingma, D. P. et al. (2014) Semi-supervised learning with deep generative models. NeurIPS. arXiv:1406.5298
@@ -54,8 +54,8 @@ class Annotated(Model):
         self.w = nn.Parameter(torch.zeros(types))
         self.m = nn.Parameter(torch.randn(types, self.latent))
         self.raw_s = nn.Parameter(torch.zeros(types, self.latent))
-        doubt = (1 - self.trust) / max(types - 1, 1)
-        self.register_buffer("C", torch.full((types, types), doubt).fill_diagonal_(self.trust))
+        wrong = (1 - self.trust) / max(types - 1, 1)
+        self.register_buffer("C", torch.full((types, types), wrong).fill_diagonal_(1 - wrong * (types - 1)))
 
     @property
     def s(self):

@@ -16,9 +16,10 @@ The design row d is made of any number of categories c, one-hot or embedded:
 
     CVAE(condition=Embedding("label", 32) + Embedding("perturbation", 32) + OneHot("batch"))
 
-Conditions are read, not sampled, and reading is an effect. ``Fit.generate(cells, perturbation="control")`` answers it by
-hand: the same cell under another condition. ``Fit.probabilities(cells, "perturbation")`` makes it a latent instead and sums
-it out: which condition explains a cell best, by Bayes' rule. Evidence is p(x | l), given the conditions as well.
+Conditions are read, not sampled, and reading is an effect. ``Fit.generate(cells, perturbation="control")`` answers it
+by hand: the same cell under another condition. ``Fit.probabilities(cells, "perturbation")`` makes it a latent instead
+and sums it out: which condition explains a cell best, by Bayes' rule. Evidence is p(x | l), given the conditions as
+well.
 
 References
     Sohn, K. et al. (2015) Learning structured output representation using deep conditional generative models. NeurIPS.

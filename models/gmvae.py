@@ -11,9 +11,9 @@ Plate diagram:
         |  (k) ----> (z) ----> [[x]] <---- d, l  |  <---- w, m, s, W, c, theta
         +----------------------------------------+
 
-``k`` is never sampled: the ELBO sums over it, so that a guide needs q(z | x) only, and p(k | z) follows from Bayes' rule
-(``responsibilities``). With ``SCVI(prior=Mixture(...), decoder=Linear(), likelihood=NB())`` this is the same model, written
-out. The size is the observed total of the cell, and the evidence p(x | l).
+``k`` is never sampled: the ELBO sums over it, so that a guide needs q(z | x) only, and p(k | z) follows from Bayes'
+rule (``responsibilities``). With ``SCVI(prior=Mixture(...), decoder=Linear(), likelihood=NB())`` this is the same
+model, written out. The size is the observed total of the cell, and the evidence p(x | l).
 
 References
     Gronbech, C. H. et al. (2020) scVAE: variational auto-encoders for single-cell gene expression data. Bioinformatics

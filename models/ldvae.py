@@ -14,8 +14,8 @@ Plate diagram:
         +----------------------------------------+
 
 Adding one to z_j adds W_gj to the log share of gene g, up to the normalisation that all genes have in common: read the
-columns of ``Fit.loadings``. The factors may be rotated into each other without changing p(x); a ``Laplace`` prior prefers
-axes. The size is latent, so the evidence is p(x).
+columns of ``Fit.loadings``. The factors may be rotated into each other without changing p(x); a ``Laplace`` prior
+prefers axes. The size is latent, so the evidence is p(x).
 
 References
     Svensson, V. et al. (2020) Interpretable factor models of single-cell RNA-seq via variational autoencoders.

@@ -10,9 +10,9 @@ Plate diagram:
         |  (z) ----> [[x]] <---- d, l    |  <---- W, V, c
         +--------------------------------+
 
-The log rates of a cell are Normal(V d + c, W W'): a covariance of low rank over genes, which all of their over-dispersion
-comes from. The rate of one gene does not take from another's, as it does under a softmax. The size is the observed total of
-the cell, and the evidence p(x | l).
+The log rates of a cell are Normal(V d + c, W W'): a covariance of low rank over genes, which all of their
+over-dispersion comes from. The rate of one gene does not take from another's, as it does under a softmax. The size is
+the observed total of the cell, and the evidence p(x | l).
 
 References
     Aitchison, J. & Ho, C. H. (1989) The multivariate Poisson-log normal distribution. Biometrika 76, 643-653.

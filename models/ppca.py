@@ -11,8 +11,8 @@ Plate diagram:
         +--------------------------+
 
 With y = log(1 + x), p(y) = Normal(c, W W' + sigma^2 I), and the posterior of z is Gaussian too. Whatever estimates an
-evidence or a posterior can be held against ``log_evidence`` and ``posterior``. The evidence is p(x), a density of y: it is
-not on the scale of a probability of counts.
+evidence or a posterior can be held against ``log_evidence`` and ``posterior``. The evidence is p(x), a density of y: it
+is not on the scale of a probability of counts.
 
 References
     Tipping, M. E. & Bishop, C. M. (1999) Probabilistic principal component analysis. J R Stat Soc B 61, 611-622.

@@ -30,7 +30,7 @@ def _read(cells: Any, name: str) -> Tensor:
 
 
 def read(cells: Any, name: str) -> Tensor:
-    """The code of every cell in the categorical field ``name`` [n], -1 where unknown, as the handlers around us have it."""
+    """Codes of the cells in the categorical field ``name`` [n], -1 where unknown, as the handlers around us have it."""
     return _read(cells, name, name=f"read {name}")
 
 
@@ -102,11 +102,11 @@ class Tempered(TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Tempered":
         return Tempered(self.base.expand(batch_shape), self.beta)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        return self.base.sample(sample_shape)
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        return self.base.sample(torch.Size(sample_shape))
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        return self.base.rsample(sample_shape)
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        return self.base.rsample(torch.Size(sample_shape))
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         return self.base.enumerate_support(expand=expand)

@@ -13,7 +13,7 @@ parameters. Declaring is what people swap; sizing is what the library does once 
 
 import copy
 from dataclasses import Field, dataclass, fields
-from typing import Any, Self, dataclass_transform
+from typing import TYPE_CHECKING, Any, Self, dataclass_transform
 
 from torch import nn
 
@@ -28,6 +28,10 @@ class Part(nn.Module):
     a part is its configuration: there is nothing else to save, to print or to compare.
     """
 
+    if TYPE_CHECKING:  # torch says Tensor | Module, of which a checker can call and index neither
+
+        def __getattr__(self, name: str) -> Any: ...
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         part = super().__new__(cls)
         nn.Module.__init__(part)  # before the dataclass __init__ assigns submodules
@@ -40,7 +44,9 @@ class Part(nn.Module):
             if isinstance(field.default, nn.Module) and field.name in vars(cls):
                 delattr(cls, field.name)
                 if hasattr(cls, field.name):
-                    raise TypeError(f"{cls.__name__}.{field.name}: a base class has an attribute of this name, which hides it")
+                    raise TypeError(
+                        f"{cls.__name__}.{field.name}: a base class has an attribute of this name, which hides it"
+                    )
 
     def build(self, *args: Any, **kwargs: Any) -> None:
         """Create the parameters; the arguments are the sizes that this part needs to know."""
@@ -52,8 +58,8 @@ class Part(nn.Module):
         return part
 
     def __repr__(self) -> str:
-        stated = (f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if not _is_default(self, f))  # type: ignore[arg-type]
-        return f"{type(self).__name__}({', '.join(stated)})"
+        told = (field for field in fields(self) if not _is_default(self, field))  # type: ignore[arg-type]
+        return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in told)})"
 
 
 def _is_default(part: Part, field: Field) -> bool:

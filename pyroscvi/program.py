@@ -45,8 +45,8 @@ def _announce(name: str, parameter: nn.Parameter) -> None:
 class Model(Program):
     """A generative process: ``model(cells)`` samples every latent and observes ``cells.x``.
 
-    A page declares slots and tells its story in ``model``. Slots with the usual names (``prior``, ``condition``, ``size``,
-    ``decoder``, ``likelihood``, and ``latent``, the width of z) are sized here.
+    A page declares slots and tells its story in ``model``. Slots with the usual names (``prior``, ``condition``,
+    ``size``, ``decoder``, ``likelihood``, and ``latent``, the width of z) are sized here.
     """
 
     observes: ClassVar[str] = "x"
@@ -58,15 +58,19 @@ class Model(Program):
         return f"p({self.observes}{' | ' + given if given else ''})"
 
     def build(self, dims: Dims) -> None:
-        """Size the slots that this page has; a page with parameters of its own adds them after ``super().build(dims)``."""
+        """Size the slots of this page; a page with parameters of its own adds them after ``super().build(dims)``."""
+        slots: dict[str, Any] = dict(self.named_children())
         for name in ("condition", "size", "likelihood"):
-            if hasattr(self, name):
-                setattr(self, name, getattr(self, name).sized(dims))
-        if hasattr(self, "prior"):
-            self.prior = self.prior.sized(self.latent)
-        if hasattr(self, "decoder"):
-            width = self.condition.width if hasattr(self, "condition") else 0
-            self.decoder = self.decoder.sized(dims, latent=self.latent, conditions=width, heads=self.likelihood.heads)
+            if name in slots:
+                slots[name] = slots[name].sized(dims)
+        if "prior" in slots:
+            slots["prior"] = slots["prior"].sized(self.latent)
+        if "decoder" in slots:
+            width = slots["condition"].width if "condition" in slots else 0
+            heads = slots["likelihood"].heads
+            slots["decoder"] = slots["decoder"].sized(dims, latent=self.latent, conditions=width, heads=heads)
+        for name, part in slots.items():
+            setattr(self, name, part)
 
     def model(self, cells: Cells) -> None:
         raise NotImplementedError
@@ -78,9 +82,10 @@ class Model(Program):
 class Guide(Program):
     """An amortised posterior: ``guide(cells)`` samples the latents that a model leaves free.
 
-    A guide is an encoder, which reads cells, and a family, which a page states by ``head`` (what the family's parameters
-    are) and ``posterior`` (the distribution they make). The sites to cover are found by running the model once, so any
-    guide serves any model. Latents shared by all cells are covered by the same family, amortised over nothing.
+    A guide is an encoder, which reads cells, and a family, which a page states by ``head`` (what the family's
+    parameters are) and ``posterior`` (the distribution they make). The sites to cover are found by running the model
+    once, so any guide serves any model. Latents shared by all cells are covered by the same family, amortised over
+    nothing.
     """
 
     encoder: Encoder = ReadCell()
@@ -94,8 +99,9 @@ class Guide(Program):
             if not _is_real(site.support):
                 _start_at(self.heads[name], site.start)
         for part in model.modules():
-            if hasattr(part, "follow"):  # a prior that is made of posteriors
-                part.follow(self, cells)
+            follow: Any = getattr(part, "follow", None)  # of a prior that is made of posteriors
+            if follow is not None:
+                follow(self, cells)
 
     def head(self, width: int, size: int) -> nn.Module:
         """A module from what the encoder read [..., width] to the family's parameters of a site of ``size`` numbers.
@@ -131,7 +137,7 @@ class Guide(Program):
 
 
 class Site(NamedTuple):
-    """A continuous latent: where it lives, how many unconstrained numbers it takes and about which, one per cell or shared."""
+    """A continuous latent: its support, how many unconstrained numbers it takes, one a cell or shared, and where about."""
 
     support: constraints.Constraint
     size: int
@@ -143,14 +149,17 @@ def free_sites(model: Model, cells: Cells) -> dict[str, Site]:
     """The continuous latents of a model, found by running it once on two cells."""
     with torch.random.fork_rng(), torch.no_grad(), poutine.block():
         trace = poutine.trace(model).get_trace(cells.take(torch.arange(min(2, len(cells)))))
-    sites = {}
-    for name, site in trace.nodes.items():
+    sites: dict[str, Site] = {}
+    nodes: dict[str, Any] = trace.nodes
+    for name, site in nodes.items():
         latent = site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
         if not latent or site["infer"].get("enumerate"):
             continue
         support = site["fn"].support
         if support.is_discrete:
-            raise ValueError(f'site {name!r} is discrete: sum it out with infer={{"enumerate": "parallel"}} in the model')
+            raise ValueError(
+                f'site {name!r} is discrete: sum it out with infer={{"enumerate": "parallel"}} in the model'
+            )
         if support.event_dim != 1:
             raise ValueError(f"site {name!r}: a guide covers vectors; call .to_event(1) or reshape it")
         start = _middle(site["fn"])
@@ -159,7 +168,7 @@ def free_sites(model: Model, cells: Cells) -> dict[str, Site]:
     return sites
 
 
-def _middle(prior: dist.TorchDistribution) -> Tensor:
+def _middle(prior: Any) -> Tensor:
     """Where a prior is in unconstrained space: zero for a vector that is real already, else the mean of a few draws."""
     if _is_real(prior.support):
         return torch.zeros(prior.event_shape)

@@ -1,4 +1,4 @@
-"""The catalogue: every file in models/ and guides/ is an entry by existing, and so is every entry point of a plug-in."""
+"""The catalogue: every file in models/ and guides/ is an entry by existing, and so is every plug-in's entry point."""
 
 from importlib import import_module
 from importlib.metadata import entry_points

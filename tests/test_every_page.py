@@ -47,7 +47,9 @@ SLOTS = {
     "condition": [OneHot("batch") + Embedding("drug", width=3), Embedding("label", width=2)],
 }
 DISPERSIONS = [PerGene(), PerBatch(), PerLabel(), PerCell(), RandomDispersion()]
-SWAPS = [(model, slot, part) for model in MODELS for slot in SLOTS for part in SLOTS[slot] if hasattr(ps.create(model), slot)]
+SWAPS = [
+    (model, slot, part) for model in MODELS for slot in SLOTS for part in SLOTS[slot] if hasattr(ps.create(model), slot)
+]
 
 
 def enumerating():

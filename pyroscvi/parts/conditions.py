@@ -1,7 +1,7 @@
 """Conditions: what the generative process is told about a cell, as a design row d_n.
 
-    >>> OneHot("batch") + Embedding("perturbation", width=16) + Continuous()
-    OneHot(field='batch') + Embedding(field='perturbation', width=16) + Continuous()
+>>> OneHot("batch") + Embedding("perturbation", width=16) + Continuous()
+OneHot(field='batch') + Embedding(field='perturbation', width=16) + Continuous()
 """
 
 import torch
@@ -85,8 +85,9 @@ class Together(Condition):
     conditions: tuple[Condition, ...] = ()
 
     def build(self, dims):
-        self.members = nn.ModuleList([condition.sized(dims) for condition in self.conditions])
-        self.width = sum(member.width for member in self.members)
+        members = [condition.sized(dims) for condition in self.conditions]
+        self.members = nn.ModuleList(members)
+        self.width = sum(member.width for member in members)
 
     def forward(self, cells):
         rows = [member(cells) for member in self.members]

@@ -1,12 +1,14 @@
 """Decoders: linear predictors eta for every head that the likelihood asks for."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from pyroscvi.data.cells import Dims
 from pyroscvi.part import Part
 from pyroscvi.parts.layers import Layers, beside
-from pyroscvi.parts.norms import LayerNorm, Norm, NoNorm
+from pyroscvi.parts.norms import LayerNorm, NoNorm, Norm
 
 __all__ = ["MLP", "Decoder", "Linear"]
 
@@ -55,7 +57,7 @@ class MLP(Decoder):
         return {head: layer(h) for head, layer in self.heads.items()}
 
 
-def _start_at_profile(layer: nn.Linear, dims: Dims) -> None:
+def _start_at_profile(layer: Any, dims: Dims) -> None:
     """Begin with every cell at the average profile: what a network would spend its first epochs on."""
     if dims.profile is not None:
         with torch.no_grad():

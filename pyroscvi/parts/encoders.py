@@ -64,7 +64,9 @@ class ReadCell(Encoder):
 
     def build(self, dims):
         self.condition = self.condition.sized(dims)
-        self.layers = Layers(self.widths, self.norm, self.dropout, self.everywhere).sized(dims.genes, self.condition.width)
+        self.layers = Layers(self.widths, self.norm, self.dropout, self.everywhere).sized(
+            dims.genes, self.condition.width
+        )
         self.width = self.layers.width
 
     def forward(self, cells):

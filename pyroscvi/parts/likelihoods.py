@@ -1,7 +1,8 @@
 """Likelihoods: p(x | l, eta), from a cell's size l, its dispersion and the decoder's linear predictors eta.
 
 A likelihood names the heads that it needs from the decoder, applies its own links to them, and returns a distribution
-over the whole count vector of a cell. A page samples the dispersion outside the plate, for it may be shared by all cells:
+over the whole count vector of a cell. A page samples the dispersion outside the plate, for it may be shared by all
+cells:
 
     log_theta = self.likelihood.dispersion(cells)
     with cells.plate():
@@ -9,9 +10,8 @@ over the whole count vector of a cell. A page samples the dispersion outside the
         pyro.sample("x", self.likelihood(l, log_theta, **eta), obs=cells.x)
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from torch import Tensor
 from torch.nn.functional import softplus
 
 from pyroscvi import distributions
@@ -24,7 +24,7 @@ __all__ = ["NB", "ZINB", "ZIP", "Likelihood", "Log1pNormal", "Poisson"]
 
 
 class Likelihood(Part):
-    """A slot from size l [..., 1], log theta and predictors [..., g] to a distribution with event [g].
+    """A slot: ``(l, log_theta, **eta)``, size [..., 1], dispersion and predictors [..., g], to a distribution over [g].
 
     ``dispersion`` gives log theta, [g] or [n, g]; or None where there is no such parameter or the decoder predicts it.
     """
@@ -34,9 +34,6 @@ class Likelihood(Part):
         return ("rho",)
 
     def build(self, dims: Dims) -> None: ...
-
-    def forward(self, l: Tensor, log_theta: Tensor | None, **eta: Tensor) -> Any:
-        raise NotImplementedError
 
 
 class Poisson(Likelihood):
@@ -88,7 +85,7 @@ class ZINB(NB):
     def heads(self):
         return ("rho", "gate", *self.dispersion.heads)
 
-    def forward(self, l, log_theta, *, rho, gate, theta=None):
+    def forward(self, l, log_theta, *, rho, gate, theta=None):  # type: ignore[override]
         log_theta = theta if log_theta is None else log_theta
         return distributions.ZeroInflatedNegativeBinomial(self.link(l.log(), rho), log_theta, gate)
 

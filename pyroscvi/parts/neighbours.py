@@ -11,7 +11,7 @@ __all__ = ["Attention", "Convolution", "ReadNeighbours"]
 
 
 class Convolution(Part):
-    """A slot from hidden rows h [n, width] of nodes to messages [n, width], given edges [2, e] and their lengths [e]."""
+    """A slot from hidden rows h [n, width] to messages [n, width], given edges [2, e] and their lengths [e]."""
 
     def build(self, width: int) -> None: ...
 

@@ -36,7 +36,8 @@ class LayerNorm(Norm):
 class BatchNorm(Norm):
     """(h - mean h) / sd h over the cells of a minibatch, scaled and shifted [Ioffe & Szegedy, 2015].
 
-    Leading dimensions (particles, enumerated components) count as cells. A lone row is normalised by the running moments.
+    Leading dimensions (particles, enumerated components) count as cells. A lone row is normalised by the running
+    moments.
     """
 
     momentum: float = 0.01

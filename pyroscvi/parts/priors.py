@@ -46,7 +46,7 @@ class Laplace(Prior):
 
 
 class LogisticNormal(Prior):
-    """z ~ Normal(0, I), handed on as softmax(z): proportions of topics. The site z is the Gaussian [Aitchison, 1982]."""
+    """z ~ Normal(0, I), handed on as softmax(z): proportions. The site z is the Gaussian [Aitchison, 1982]."""
 
     def build(self, latent):
         self.register_buffer("loc", torch.zeros(latent))
