@@ -1,0 +1,138 @@
+"""The joint density of a cell's counts and latents, as a function of its latents: what every estimate of evidence integrates.
+
+    p(x_n) = int p(x_n, u_n) du_n,      p(x, u) = sum_k p(x, z(u), k) |dz / du|
+
+The latents u of a cell are its continuous sites laid end to end, each on the whole real line, so that a sampler need not
+know what they are. Discrete sites k are enumerated and summed exactly.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.distributions import biject_to
+
+from pyroscvi.data.cells import Cells
+from pyroscvi.program import Site
+
+__all__ = ["Joint"]
+
+
+class Joint:
+    """log p(x_n, u_n) of every cell, for latents u [s, n, size].
+
+    model   a Pyro program of cells, everything in it inside one plate "cells"
+    sites   its continuous latents, as ``Guide.sites`` has them
+    """
+
+    def __init__(self, model: Callable[[Cells], Any], sites: Mapping[str, Site], cells: Cells):
+        for name, site in sites.items():
+            if not site.local:
+                raise ValueError(_shared(name))
+        self.model, self.sites, self.cells = model, sites, cells
+        self.size = sum(site.size for site in sites.values())
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """log p(x_n, u_n) [s, n]."""
+        return _summed(_log_p(self.trace(u), u)) + self.log_volume(u)
+
+    def by_level(self, u: Tensor, site: str) -> Tensor:
+        """log p(x_n, u_n, k_n) for every level k of an enumerated site [levels, s, n]."""
+        trace = self.trace(u)
+        levels = _enumerated(trace)
+        if site not in levels:
+            raise KeyError(f"the model enumerates no site {site!r}; it enumerates {', '.join(levels) or 'nothing'}")
+        log_p = _log_p(trace, u).movedim(levels[site], 0)
+        while log_p.dim() > 3:
+            log_p = log_p.logsumexp(1)
+        return log_p + self.log_volume(u)
+
+    def log_likelihood(self, u: Tensor, site: str = "x") -> Tensor:
+        """log p(x_n | u_n) of an observed site [s, n]; what is enumerated is summed over."""
+        trace = self.trace(u)
+        latent = [name for name in _sampled(trace) if name in self.sites or not trace.nodes[name]["is_observed"]]
+        return _summed(_log_p(trace, u, [*latent, site])) - _summed(_log_p(trace, u, latent))
+
+    def base_measures(self) -> dict[str, tuple[str, str]]:
+        """What the probability of every observed site is a density against, and over which values."""
+        trace = self.trace(torch.zeros(1, len(self.cells), self.size, dtype=self.cells.dtype, device=self.cells.device))
+        found = {}
+        for name in _sampled(trace):
+            if name not in self.sites and trace.nodes[name]["is_observed"]:
+                fn = trace.nodes[name]["fn"]
+                natural = "counting" if fn.support.is_discrete else "lebesgue"
+                found[name] = getattr(fn, "base_measure", natural), str(fn.support)
+        return found
+
+    def states(self) -> int:
+        """How many joint levels the enumerated sites have: 1 where there are none."""
+        u = torch.zeros(1, len(self.cells), self.size, dtype=self.cells.dtype, device=self.cells.device)
+        return _log_p(self.trace(u), u)[..., 0, 0].numel()
+
+    def values(self, u: Tensor) -> dict[str, Tensor]:
+        """Every site where it lives [s, n, ...]."""
+        return {name: biject_to(site.support)(part) for name, site, part in self._parts(u)}
+
+    def log_volume(self, u: Tensor) -> Tensor:
+        """log |dz / du| [s, n]."""
+        total = u.new_zeros(u.shape[:-1])
+        for _, site, part in self._parts(u):
+            onto = biject_to(site.support)
+            total = total + onto.log_abs_det_jacobian(part, onto(part))
+        return total
+
+    def trace(self, u: Tensor) -> poutine.Trace:
+        """The model run at these latents, everything discrete enumerated on the left of [s, n]."""
+        held = poutine.condition(self.model, data=self.values(u))
+        trace = poutine.trace(poutine.enum(held, first_available_dim=-3)).get_trace(self.cells)
+        levels = _enumerated(trace)
+        for name in _sampled(trace):
+            node = trace.nodes[name]
+            if not any(frame.name == "cells" for frame in node["cond_indep_stack"]):
+                raise ValueError(_shared(name))
+            if not node["is_observed"] and name not in levels:
+                raise ValueError(
+                    f"site {name!r} is covered by no site of the guide and is not enumerated: "
+                    'size the guide on this model, or mark the site infer={"enumerate": "parallel"}'
+                )
+        trace.compute_log_prob()
+        return trace
+
+    def _parts(self, u: Tensor) -> Iterable[tuple[str, Site, Tensor]]:
+        parts = u.split([site.size for site in self.sites.values()], -1) if self.sites else ()
+        return [(name, site, part) for (name, site), part in zip(self.sites.items(), parts, strict=True)]
+
+
+def _sampled(trace: poutine.Trace) -> list[str]:
+    return [name for name, node in trace.nodes.items() if node["type"] == "sample" and not site_is_subsample(node)]
+
+
+def _enumerated(trace: poutine.Trace) -> dict[str, int]:
+    """The dimension, counted from the right, on which every enumerated site has its levels."""
+    axes = {name: trace.nodes[name]["infer"].get("_enumerate_dim") for name in _sampled(trace)}
+    return {name: axis for name, axis in axes.items() if axis is not None}
+
+
+def _log_p(trace: poutine.Trace, u: Tensor, names: Iterable[str] | None = None) -> Tensor:
+    """Sum of the log-densities of the sites [..., s, n], masked, and not scaled to the size of a data set."""
+    total = u.new_zeros(u.shape[:-1])
+    for name in _sampled(trace) if names is None else names:
+        node = trace.nodes[name]
+        total = total + scale_and_mask(node["unscaled_log_prob"], mask=node["mask"])
+    return total
+
+
+def _summed(log_p: Tensor) -> Tensor:
+    """Enumerated levels summed out: [..., s, n] to [s, n]."""
+    return log_p if log_p.dim() == 2 else log_p.flatten(0, -3).logsumexp(0)
+
+
+def _shared(name: str) -> str:
+    return (
+        f"site {name!r} is shared by all cells, so that they are not independent and log p(x_n) is not defined cell by "
+        "cell. Use a part that has a parameter there (PerGene() instead of RandomDispersion(), say)"
+    )

@@ -1,0 +1,40 @@
+"""Random numbers of a cell's own: what an estimate says of a cell depends on no other cell of its minibatch.
+
+Every cell draws from generators that are seeded by its row in the data set. They hand out their numbers one after the
+other, so that neither minibatches nor the pieces in which particles are drawn can be seen in a result.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Streams"]
+
+
+class Streams:
+    """One stream of normal and one of chi-square numbers for each cell.
+
+    seed    seed of the whole estimate
+    rows    row of each cell in the data set   [n]
+    """
+
+    def __init__(self, seed: int, rows: Tensor):
+        self.seed, self.rows = seed, rows.tolist()
+        self.generators: dict[int, list[np.random.Generator]] = {}
+
+    def normal(self, s: int, d: int) -> Tensor:
+        """The next s vectors of standard normal numbers of every cell [s, n, d]."""
+        return _side_by_side([g.standard_normal((s, d)) for g in self._of(0)])
+
+    def chi2(self, df: float, s: int) -> Tensor:
+        """The next s chi-square numbers of every cell [s, n]."""
+        return _side_by_side([g.chisquare(df, s) for g in self._of(1)])
+
+    def _of(self, kind: int) -> list[np.random.Generator]:
+        if kind not in self.generators:
+            self.generators[kind] = [np.random.default_rng((self.seed, kind, row)) for row in self.rows]
+        return self.generators[kind]
+
+
+def _side_by_side(numbers: list[np.ndarray]) -> Tensor:
+    return torch.as_tensor(np.stack(numbers, 1))
