@@ -73,7 +73,7 @@ class temper(Messenger):
         super().__init__()
         self.beta = beta
 
-    def _pyro_sample(self, message: dict) -> None:
+    def _pyro_sample(self, message: Any) -> None:
         if self.beta != 1 and not message["is_observed"] and not site_is_subsample(message):
             message["fn"] = Tempered(message["fn"], self.beta)
 

@@ -137,7 +137,7 @@ class Guide(Program):
 
 
 class Site(NamedTuple):
-    """A continuous latent: its support, how many unconstrained numbers it takes, one a cell or shared, and where about."""
+    """A continuous latent: its support, how many unconstrained numbers it takes, one a cell or not, where to start."""
 
     support: constraints.Constraint
     size: int

@@ -103,7 +103,7 @@ def test_a_guide_refuses_a_discrete_site_that_nobody_sums(cells):
 
 @pytest.mark.parametrize("model", [GMVAE(latent=3), Annotated(latent=3), SCVI(latent=3, prior=Mixture(components=3))])
 def test_tempering_beside_enumeration(model, cells):
-    """A KL weight of one is no handler at all; of one half it is the sum of tempered terms. Pyro's scale would raise."""
+    """A KL weight of one is no handler at all; of one half it a sum of tempered terms. Pyro's scale would raise."""
     model, guide = pair(cells, model)
     model.eval(), guide.eval()
 

@@ -60,7 +60,7 @@ class PerBatch(Dispersion):
 
 
 class PerLabel(PerBatch):
-    """theta_gy, a parameter for every gene in every cell type; where none is known, the mean of log theta over types."""
+    """theta_gy, a parameter for every gene in every type; where none is known, log theta averaged over types."""
 
     field: ClassVar[str] = "label"
 
