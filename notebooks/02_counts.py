@@ -1,0 +1,172 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 2. Counts, from Poisson to negative binomial
+#
+# A sequencer draws molecules from a cell and tells us how many of each gene it saw. This chapter asks what such a count
+# is distributed like, one assumption at a time. Every claim is checked, either against a sum that can be done exactly
+# or against a simulation.
+
+# %%
+import matplotlib.pyplot as plt
+import torch
+from torch.testing import assert_close
+
+from pyroscvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+
+rng = torch.Generator().manual_seed(0)
+
+# %% [markdown]
+# ## Catching molecules: the Poisson
+#
+# Suppose a gene has $M$ molecules in a cell and each is caught independently with a small probability $p$. The count is
+# Binomial$(M, p)$. Let $M$ grow and $p$ shrink with $Mp = \mu$ fixed:
+#
+# $$\binom{M}{x} p^x (1-p)^{M-x} \;\longrightarrow\; \frac{\mu^x e^{-\mu}}{x!}.$$
+#
+# The limit is the Poisson. How large must $M$ be?
+
+# %%
+x = torch.arange(15.0).double()
+mu = 3.0
+
+
+def log_pmf(distribution):
+    """Log-probability of each count in x, one gene at a time: our distributions are over vectors of genes."""
+    return distribution.log_prob(x.unsqueeze(-1))
+
+
+poisson = log_pmf(Poisson(torch.tensor([mu]).double().log()))
+gaps = {}
+for molecules in (10, 100, 1000, 10_000):
+    binomial = torch.distributions.Binomial(molecules, torch.tensor(mu / molecules).double())
+    inside = x[x <= molecules]
+    gaps[molecules] = (binomial.log_prob(inside).exp() - poisson[: len(inside)].exp()).abs().max().item()
+    print(f"{molecules:6d} molecules: largest difference of a probability {gaps[molecules]:.1e}")
+
+# Le Cam's inequality bounds the total variation by M p^2 = mu^2 / M, so the difference falls tenfold with every tenfold M.
+assert gaps[10_000] < gaps[1000] / 9 < gaps[100] / 80
+
+# %% [markdown]
+# A Poisson has one parameter, so that its variance *is* its mean. That is a strong claim, and it is easy to test.
+
+# %%
+mu_g = torch.logspace(-1, 2, 40)
+technical = torch.poisson(mu_g.expand(5000, -1), generator=rng)
+fano = technical.var(0) / technical.mean(0)
+print(f"variance / mean, over 40 genes of a Poisson: {fano.min():.2f} to {fano.max():.2f}")
+assert_close(fano.mean(), torch.tensor(1.0), atol=0.02, rtol=0)
+
+# %% [markdown]
+# ## Cells differ: a Gamma over rates
+#
+# Two cells of one type do not have the same number of molecules of a gene, for genes are transcribed in bursts. Let the
+# rate $\lambda$ itself vary from cell to cell, $\lambda \sim \text{Gamma}(\theta, \theta/\mu)$, with mean $\mu$ and
+# variance $\mu^2/\theta$. Then
+#
+# $$p(x) = \int \frac{\lambda^x e^{-\lambda}}{x!}\,
+#          \frac{(\theta/\mu)^\theta \lambda^{\theta-1} e^{-\lambda\theta/\mu}}{\Gamma(\theta)}\, d\lambda .$$
+#
+# Collect the powers of $\lambda$. What is left under the integral is a Gamma density without its constant, with shape
+# $x+\theta$ and rate $1 + \theta/\mu$, so that the integral is $\Gamma(x+\theta) / (1 + \theta/\mu)^{x+\theta}$ and
+#
+# $$p(x) = \frac{\Gamma(x+\theta)}{\Gamma(\theta)\,x!}
+#          \left(\frac{\theta}{\theta+\mu}\right)^{\theta} \left(\frac{\mu}{\theta+\mu}\right)^{x} ,$$
+#
+# which is the negative binomial. By the law of total variance its variance is $\mu + \mu^2/\theta$: what catching adds,
+# and what cells add. Both are checked, the derivation by doing the integral numerically.
+
+# %%
+theta = 1.7
+rate = torch.linspace(1e-4, 120, 400_001).double()
+density = torch.distributions.Gamma(torch.tensor(theta).double(), theta / mu).log_prob(rate).exp()
+mixed = torch.stack([
+    torch.trapezoid(torch.distributions.Poisson(rate).log_prob(k).exp() * density, rate) for k in x
+])  # fmt: skip
+
+nb = NegativeBinomial(torch.tensor([mu]).double().log(), torch.tensor([theta]).double().log())
+print(f"integral against formula, largest difference: {(mixed - log_pmf(nb).exp()).abs().max():.1e}")
+assert_close(log_pmf(nb).exp(), mixed, atol=1e-6, rtol=0)
+assert_close(nb.variance, torch.tensor([mu + mu**2 / theta]).double())
+
+# %%
+torch.manual_seed(1)
+draws = NegativeBinomial(mu_g.log(), torch.tensor(theta).log().expand(40)).sample((5000,))
+
+figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+axes[0].bar(x - 0.2, poisson.exp(), width=0.4, label="Poisson")
+axes[0].bar(x + 0.2, log_pmf(nb).exp(), width=0.4, label=rf"NB, $\theta$ = {theta}")
+axes[0].set(xlabel="count", ylabel="probability", title=f"The same mean, {mu:g}")
+axes[0].legend(frameon=False)
+axes[1].loglog(technical.mean(0), technical.var(0), ".", label="Poisson draws")
+axes[1].loglog(draws.mean(0), draws.var(0), ".", label="NB draws")
+axes[1].loglog(mu_g, mu_g, "C0-", lw=1, label=r"$\mu$")
+axes[1].loglog(mu_g, mu_g + mu_g**2 / theta, "C1-", lw=1, label=r"$\mu + \mu^2/\theta$")
+axes[1].set(xlabel="mean", ylabel="variance", title="Mean and variance over genes")
+axes[1].legend(frameon=False)
+plt.show()
+
+expected = mu_g + mu_g**2 / theta
+assert ((draws.var(0) / expected).log().abs() < 0.25).all()
+
+# %% [markdown]
+# ## Back to the Poisson
+#
+# As $\theta$ grows cells become alike and the negative binomial becomes a Poisson. On a computer this limit is where
+# formulas break: $\log\Gamma(x+\theta) - \log\Gamma(\theta)$ is a small difference of huge numbers. Ours is written so
+# that the huge parts cancel on paper, and the limit is exact.
+
+# %%
+for log10_theta in (0, 2, 4, 6, 8):
+    log_theta = torch.full((1,), float(log10_theta)).double() * torch.log(torch.tensor(10.0).double())
+    gap = (log_pmf(NegativeBinomial(torch.tensor([mu]).double().log(), log_theta)) - poisson).abs().max()
+    print(f"theta = 1e{log10_theta}: largest difference of a log-probability {gap:.1e}")
+infinite = NegativeBinomial(torch.tensor([mu]).double().log(), torch.tensor([torch.inf]).double())
+assert_close(log_pmf(infinite), poisson)
+
+single = torch.arange(15.0)  # float32, theta = 1e7: the textbook formula has nothing left here
+log_mu, log_theta = torch.tensor([mu]).log(), torch.tensor([1e7]).log()
+big = log_theta.exp()
+textbook = (
+    torch.lgamma(single + big) - torch.lgamma(big) - torch.lgamma(single + 1)
+    + big * (log_theta - (big + mu).log()) + single * (log_mu - (big + mu).log())
+)  # fmt: skip
+ours = NegativeBinomial(log_mu, log_theta).log_prob(single.unsqueeze(-1))
+print(f"float32, theta = 1e7: textbook off by {(textbook - poisson).abs().max():.2f} nats, ours by {(ours - poisson).abs().max():.0e}")
+assert (ours - poisson).abs().max() < 1e-4 < 0.1 < (textbook - poisson).abs().max()
+
+# %% [markdown]
+# ## Are there too many zeros?
+#
+# Nine counts in ten of a single-cell matrix are zero, and it is tempting to add a second way of being zero: with
+# probability $\pi$ the gene is off, else the count is negative binomial. Before doing so, ask how many zeros the negative
+# binomial predicts by itself: $(\theta/(\theta+\mu))^\theta$.
+
+# %%
+zeros = (draws == 0).double().mean(0)
+predicted = (theta / (theta + mu_g)) ** theta
+print(f"zeros at mean 1: Poisson {torch.exp(torch.tensor(-1.0)):.2f}, NB {(theta / (theta + 1)) ** theta:.2f}")
+assert_close(zeros, predicted.double(), atol=0.03, rtol=0)
+
+gate = torch.tensor([-1.0]).double()  # the logit of pi
+zinb = ZeroInflatedNegativeBinomial(nb.log_mu, nb.log_theta, gate)
+pi = torch.sigmoid(gate)
+assert_close(log_pmf(zinb).exp()[0], (pi + (1 - pi) * log_pmf(nb).exp()[0]).squeeze())
+assert_close(zinb.mean, (1 - pi) * nb.mean)
+
+# %% [markdown]
+# Zeros alone do not call for a second mechanism: a smaller $\theta$ makes zeros too. Whether the extra parameter earns its
+# place is a question of evidence, and the next chapter says what that is.
+#
+# **Try it.** Draw counts from a mixture of two Poissons with means 1 and 6, and fit one negative binomial by matching mean
+# and variance. Where does its probability of zero go wrong, and why is that a question about *cells*, not about zeros?
