@@ -1,0 +1,154 @@
+"""Fits on disk: one safetensors file whose header holds the declaration as JSON. Nothing in it can execute.
+
+A file is written beside its place, flushed to the disk, and renamed into it; the one that was there before is kept as
+``<name>.previous``. Whatever kills the writer, a whole file is there. A checksum over everything tells a whole one from
+a torn or altered one, and then the previous one is read instead.
+"""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pyroscvi.data.cells import Cells, Dims
+from pyroscvi.data.fields import Fields
+from pyroscvi.inference.declarations import declaration, declared
+from pyroscvi.inference.result import Fit
+from pyroscvi.part import Part
+
+__all__ = ["load", "read", "save", "write"]
+
+FORMAT = 1
+
+
+def save(fit: Fit, path: str | Path) -> None:
+    """Write a fit; see the module for what makes it safe."""
+    tensors = {f"model.{name}": t for name, t in fit.model.state_dict().items()}
+    tensors |= {f"guide.{name}": t for name, t in fit.guide.state_dict().items()}
+    tensors |= {f"dims.{name}": t for name in ("profile", "log_size") if (t := getattr(fit.dims, name)) is not None}
+    about = {
+        "model": declaration(fit.model),
+        "guide": declaration(fit.guide),
+        "fields": None if fit.fields is None else fit.fields.to_dict(),
+        "dims": {"genes": fit.dims.genes, "levels": dict(fit.dims.levels), "covariates": fit.dims.covariates},
+        "history": fit.history.to_dict("list"),
+        "record": fit.record,
+    }
+    write(path, tensors, about)
+
+
+def load(path: str | Path, parts: Iterable[type[Part]] = ()) -> Fit:
+    """The fit in a file, on the processor.
+
+    parts   classes of your own that it was declared with; none is ever imported because a file says so
+    """
+    tensors, about = read(path)
+    model, guide = declared(about["model"], parts), declared(about["guide"], parts)
+    moments = {name: tensors.get(f"dims.{name}") for name in ("profile", "log_size")}
+    dims = Dims(**about["dims"], **moments)
+    model = model.sized(dims)
+    guide = guide.sized(model, _stand_in(dims))
+    for name, program in (("model", model), ("guide", guide)):
+        state = {k.removeprefix(f"{name}."): t for k, t in tensors.items() if k.startswith(f"{name}.")}
+        program.to(next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32))
+        program.load_state_dict(state)
+        program.eval()
+    fields = None if about["fields"] is None else Fields.from_dict(about["fields"])
+    return Fit(model, guide, fields, dims, pd.DataFrame(about["history"]), about["record"])
+
+
+def _stand_in(dims: Dims, cells: int = 2) -> Cells:
+    """Cells as bare as can be, from which a guide learns shapes and nothing else."""
+    return Cells(
+        torch.ones(cells, dims.genes),
+        {name: torch.zeros(cells, dtype=torch.long) for name in dims.levels},
+        covariates=torch.zeros(cells, dims.covariates) if dims.covariates else None,
+        size_factor=torch.ones(cells),
+    )
+
+
+def write(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Tensors and a JSON value into one file, atomically."""
+    path = _file(path)
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    text = json.dumps({"format": FORMAT, **about})
+    beside = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, beside, {"about": text, "checksum": _checksum(tensors, text)})
+        _flush(beside)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    if path.exists():
+        os.replace(path, _previous(path))
+    os.replace(beside, path)
+    _flush(path.parent)
+
+
+def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What ``write`` wrote; from the previous file, with a warning, where the newest is not whole."""
+    path = _file(path)
+    if not path.exists() and not _previous(path).exists():
+        raise FileNotFoundError(f"there is no fit at {path}")
+    try:
+        return _read(path)
+    except (ValueError, OSError) as error:
+        try:
+            found = _read(_previous(path))
+        except (ValueError, OSError):
+            raise ValueError(f"{path} cannot be read, and there is no whole file before it: {error}") from error
+        warnings.warn(f"{path} cannot be read ({error}); the one before it was taken", stacklevel=3)
+        return found
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+    except SafetensorError as error:
+        raise ValueError(f"it is not a whole file: {error}") from error
+    if header.get("checksum") != _checksum(tensors, header.get("about", "")):
+        raise ValueError("its checksum does not agree with its contents")
+    about = json.loads(header["about"])
+    if about.pop("format") != FORMAT:
+        raise ValueError("a newer pyroscvi wrote it")
+    return tensors, about
+
+
+def _checksum(tensors: dict[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        t = tensors[name]
+        digest.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
+        digest.update(np.ascontiguousarray(t.numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def _file(path: str | Path) -> Path:
+    path = Path(path)
+    return path / "fit.safetensors" if path.is_dir() else path
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(path.name + ".previous")
+
+
+def _flush(path: Path) -> None:
+    """Have the disk say that it has it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,60 @@
+"""Declarations as JSON and back: a class by its name, and its fields. A name is looked up, never imported."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from importlib import import_module
+from importlib.metadata import entry_points
+from pkgutil import iter_modules
+from typing import Any
+
+from pyroscvi.part import Part
+
+__all__ = ["declaration", "declared"]
+
+HOMES = ("pyroscvi", "pyroscvi.models", "pyroscvi.guides", "pyroscvi.parts")
+
+
+def declaration(value: Any) -> Any:
+    """A JSON value from which ``declared`` makes the same declaration again."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple | list):
+        return {"tuple" if isinstance(value, tuple) else "list": [declaration(item) for item in value]}
+    if isinstance(value, Part):
+        stated = {f.name: declaration(getattr(value, f.name)) for f in fields(value) if f.init}  # type: ignore[arg-type]
+        return {"class": _name(type(value)), "fields": stated}
+    raise TypeError(
+        f"{value!r} cannot be written down: a declaration is made of parts, numbers, words and tuples of them"
+    )
+
+
+def declared(value: Any, parts: Iterable[type] = ()) -> Any:
+    """The declaration that a JSON value states, made only of classes of pyroscvi, of plug-ins, and of ``parts``."""
+    return _declared(value, {_name(part): part for part in parts})
+
+
+def _declared(value: Any, known: Mapping[str, type]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if "tuple" in value:
+        return tuple(_declared(item, known) for item in value["tuple"])
+    if "list" in value:
+        return [_declared(item, known) for item in value["list"]]
+    name = value["class"]
+    part = known.get(name) or _trusted(name)
+    if part is None:
+        raise ValueError(f"made with {name}, which pyroscvi does not know: load(path, parts=[{name.split('.')[-1]}])")
+    return part(**{field: _declared(item, known) for field, item in value["fields"].items()})
+
+
+def _trusted(name: str) -> type[Part] | None:
+    """The part of this name, of the library or of a plug-in that registered itself; no other module is imported."""
+    module, _, word = name.rpartition(".")
+    plugged = {entry.module for kind in ("models", "guides") for entry in entry_points(group=f"pyroscvi.{kind}")}
+    ours = {m.name for home in HOMES for m in iter_modules(import_module(home).__path__, f"{home}.")}
+    found = getattr(import_module(module), word, None) if module in ours | plugged else None
+    return found if isinstance(found, type) and issubclass(found, Part) and _name(found) == name else None
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

@@ -1,0 +1,52 @@
+"""Kullback-Leibler divergences in closed form, where torch has none of its own or falls back to a draw.
+
+For a Gaussian q with any covariance and a prior p whose coordinates are independent,
+
+    KL(q || p) = sum_j KL(q_j || p_j) + sum_j H[q_j] - H[q]
+
+q_j being the margins of q: what the margins cost, and what is left, the information that they share.
+"""
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import kl_divergence
+from torch.distributions.transforms import ExpTransform, IndependentTransform
+
+from pyroscvi.handlers import Tempered
+
+__all__ = ["divergence"]
+
+
+def divergence(q: Any, p: Any) -> Tensor | None:
+    """KL(q || p) over the event of both, in nats; None where no closed form is known. Tempered alike, it is tempered."""
+    if isinstance(q, Tempered) and isinstance(p, Tempered) and q.beta == p.beta:
+        kl = divergence(q.base, p.base)
+        return None if kl is None else q.beta * kl
+    if isinstance(q, Tempered) or isinstance(p, Tempered):
+        return None
+    q, p = _logs(q, p)
+    correlated = isinstance(q, dist.MultivariateNormal | dist.LowRankMultivariateNormal)
+    if correlated and isinstance(p, dist.Independent) and p.reinterpreted_batch_ndims == 1:
+        margins = dist.Normal(q.mean, q.variance.sqrt()).to_event(1)
+        kl = divergence(margins, p)
+        return None if kl is None else kl + margins.entropy() - q.entropy()
+    try:
+        return kl_divergence(q, p)
+    except NotImplementedError:
+        return None
+
+
+def _logs(q: Any, p: Any) -> tuple[Any, Any]:
+    """A divergence is the same before and after a one-to-one map: log-normals are compared as the normals they are."""
+    if not isinstance(q, torch.distributions.TransformedDistribution) or len(q.transforms) != 1:
+        return q, p
+    t = q.transforms[0]
+    exponential = isinstance(t.base_transform if isinstance(t, IndependentTransform) else t, ExpTransform)
+    inner = p.base_dist if isinstance(p, dist.Independent) else p
+    if not exponential or not isinstance(inner, torch.distributions.LogNormal):
+        return q, p
+    events = p.reinterpreted_batch_ndims if isinstance(p, dist.Independent) else 0
+    return q.base_dist, inner.base_dist.to_event(events)

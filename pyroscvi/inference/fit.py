@@ -1,0 +1,151 @@
+"""``fit``: a guide is fitted to a model by stochastic variational inference."""
+
+import copy
+import math
+from collections.abc import Sequence
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from pyroscvi.data.cells import Cells
+from pyroscvi.inference.run import Objective, Run
+from pyroscvi.inference.schedules import Linear, Patience, Schedule
+from pyroscvi.inference.seeds import seeded
+from pyroscvi.inference.result import Fit
+from pyroscvi.program import Guide, Model, Program
+
+__all__ = ["default_epochs", "fit"]
+
+
+def fit(
+    model: Model,
+    guide: Guide,
+    cells: Cells,
+    *,
+    epochs: int | None = None,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    warmup: float | Schedule = 0.25,
+    early_stopping: bool | Patience = True,
+    validation: float = 0.1,
+    clip: float = 100.0,
+    objectives: Sequence[Objective] = (),
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+    folder: str | Path | None = None,
+) -> Fit:
+    """Fit a guide to a model.
+
+    model, guide    declarations, sized here on the cells; or sized ones, which go on from their parameters (in a copy)
+    cells           what to fit to
+    epochs          passes over the cells; by default as many as ``default_epochs`` says
+    batch_size      cells in a minibatch
+    lr              learning rate of Adam
+    warmup          KL weight: a fraction of the run over which it rises from 0 to 1, or a ``Schedule``
+    early_stopping  stop, once the warm-up is over, when the held-out ELBO has not improved, and keep the best state
+    validation      fraction of the cells that is held out for that, of every batch where there are batches
+    clip            largest norm of the gradient of the loss per cell
+    objectives      callables (model, guide, cells) -> [n], whose mean is added to the loss
+    seed            of everything random; no global generator is touched
+    device          "cpu", "cuda", "mps", or "auto" for the best there is
+    progress        show a progress bar
+    folder          write checkpoints here, and go on from the one that is there
+    """
+    if not isinstance(cells, Cells):
+        raise TypeError(f"fit takes Cells, not {type(cells).__name__}: read them first, Fields(...).read(adata)")
+    place = _device(device)
+    cells = cells.to(place)
+    with seeded(seed, place):
+        model, guide = _sized(model, guide, cells)
+        train, held_out = _split(cells, validation, seed)
+        epochs = default_epochs(len(train), batch_size) if epochs is None else epochs
+        warmup = warmup if isinstance(warmup, Schedule) else Linear(warmup)
+        patience = _patience(early_stopping, epochs)
+        run = Run(model, guide, train, held_out, epochs, batch_size, lr, warmup, patience, clip, objectives, seed)
+        while not run.done:
+            run.advance()
+        run.finish()
+    return _result(run, cells)
+
+
+def default_epochs(cells: int, batch_size: int = 128) -> int:
+    """400 epochs up to 20,000 cells, then fewer in proportion; never fewer than it takes for 2,000 steps."""
+    steps = math.ceil(cells / batch_size)
+    return max(min(round(20_000 / cells * 400), 400), math.ceil(2_000 / steps))
+
+
+def _sized(model: Model, guide: Guide, cells: Cells) -> tuple[Model, Guide]:
+    """Both with parameters on the device of the cells; what the user holds is left as it is."""
+    if _is_sized(guide) and not _is_sized(model):
+        raise ValueError(
+            "this guide was sized on a model that owns parameters: hand over that model, not a declaration"
+        )
+    model, guide = copy.deepcopy((model, guide))
+    if not _is_sized(model):
+        model = model.sized(cells.dims)
+    model = model.to(cells.device, cells.dtype)
+    if not _is_sized(guide):
+        guide = guide.sized(model, cells)
+    return model.to(cells.device, cells.dtype), guide.to(cells.device, cells.dtype)
+
+
+def _is_sized(program: Program) -> bool:
+    return next(chain(program.parameters(), program.buffers()), None) is not None
+
+
+def _split(cells: Cells, validation: float, seed: int) -> tuple[Cells, Cells | None]:
+    """Cells to fit to, and cells to stop by if there are enough of them."""
+    if round(validation * len(cells)) < 1:
+        return cells, None
+    return cells.split(validation, by=None if cells.batch is None else "batch", seed=seed)
+
+
+def _patience(early_stopping: bool | Patience, epochs: int) -> Patience | None:
+    if isinstance(early_stopping, Patience):
+        return early_stopping
+    return Patience(max(epochs // 10, 10)) if early_stopping else None
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if str(device) != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _result(run: Run, cells: Cells) -> Fit:
+    """What a finished run has to show."""
+    last = run.history[-1] if run.history else {}
+    record = {
+        "seed": run.seed,
+        "epochs": run.epoch,
+        "kl_weight": last.get("kl_weight"),
+        "best_epoch": run.best_epoch,
+        "stopped_early": run.stopped_early,
+        "seconds": run.seconds,
+        "cells": {"train": len(run.train), "held_out": 0 if run.held_out is None else len(run.held_out)},
+        "settings": run.settings(),
+        "levels": _level_counts(cells),
+        "genes": None if cells.genes is None else [str(gene) for gene in cells.genes],
+        "versions": versions(),
+    }
+    return Fit(run.model, run.guide, cells.fields, cells.dims, pd.DataFrame(run.history), record)
+
+
+def _level_counts(cells: Cells) -> dict[str, dict[str, int]]:
+    """How many cells there are of every level of every categorical field."""
+    counts = {}
+    for field, codes in cells.categories.items():
+        names = cells.levels.get(field) or tuple(map(str, range(cells.dims.levels[field])))
+        counts[field] = {str(name): int((codes == code).sum()) for code, name in enumerate(names)}
+    return counts
+
+
+def versions() -> dict[str, str]:
+    """Versions of what made a fit."""
+    return {name: version(name) for name in ("pyroscvi", "torch", "pyro-ppl", "numpy")}
