@@ -4,10 +4,10 @@
 looked at: ``cells.x`` is dense, so ask it of a minibatch.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pyro
@@ -17,9 +17,16 @@ from torch import Tensor
 
 from pyroscvi.data.graph import neighbourhood
 
+if TYPE_CHECKING:
+    from pyroscvi.data.fields import Fields
+
 __all__ = ["Cells", "Dims"]
 
 Counts = Tensor | sparse.csr_matrix
+Rows = Tensor | np.ndarray | Sequence[int] | slice
+
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,9 @@ class Dims:
     def count(self, name: str) -> int:
         """Levels of a categorical field; 1 where cells are not told apart by ``batch`` or ``label``."""
         if name not in self.levels and name not in ("batch", "label"):
-            raise KeyError(f"no categorical field {name!r} was read; there are {sorted(self.levels)}: name it in Fields(...)")
+            raise KeyError(
+                f"no categorical field {name!r} was read; there are {sorted(self.levels)}: name it in Fields(...)"
+            )
         return self.levels.get(name, 1)
 
 
@@ -60,7 +69,10 @@ class Cells:
     index        row of each cell in the whole data set                                   [n]
     total        number of cells in the whole data set
     levels       the names behind the codes: {"batch": ("a", "b")}
-    genes        names of genes;  names: names of cells
+    genes        names of genes
+    names        names of cells                                                           [n]
+    hops         rounds of message passing into these cells that the graph carries; None: any number
+    fields       the fields that these cells were read through: ``cells.fields.read(query)`` reads others the same way
     """
 
     counts: Counts
@@ -75,14 +87,22 @@ class Cells:
     levels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     genes: tuple[str, ...] | None = None
     names: np.ndarray | None = None
+    hops: int | None = None
+    fields: "Fields | None" = field(default=None, repr=False)
     dtype: torch.dtype = torch.float32
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
+
+    def __post_init__(self) -> None:
+        levels = {name: self.levels.get(name) or _numbered(codes) for name, codes in self.categories.items()}
+        if self.belief is not None:
+            levels.setdefault("label", self.levels.get("label") or tuple(map(str, range(self.belief.shape[-1]))))
+        object.__setattr__(self, "levels", levels)  # so that a minibatch knows of levels that none of its cells has
 
     def __len__(self) -> int:
         return self.counts.shape[0]
 
     def __repr__(self) -> str:
-        told = "".join(f", {name}: {self.dims.levels[name]}" for name in self.categories)
+        told = "".join(f", {name}: {len(levels)}" for name, levels in self.levels.items())
         return f"Cells({len(self):,} cells, {self.counts.shape[1]:,} genes{told})"
 
     # What models and guides look at
@@ -106,7 +126,7 @@ class Cells:
         return self.categories.get("label")
 
     def said(self, types: int) -> Tensor:
-        """What annotators said of every cell: one-hot where they chose a type, all ones where they said nothing [n, y]."""
+        """What annotators said of every cell: one-hot where they chose a type, ones where they said nothing [n, y]."""
         if self.belief is not None:
             return self.belief
         said = torch.ones(len(self), types, dtype=self.dtype, device=self.device)
@@ -131,7 +151,11 @@ class Cells:
 
     def with_halo(self) -> "Cells":
         """These cells and then their halo, as one data set of n + h cells without a graph."""
-        alone = replace(self, graph=None, halo=None)
+        return self._everyone
+
+    @cached_property
+    def _everyone(self) -> "Cells":
+        alone = replace(self, graph=None, halo=None, hops=None)
         return alone if self.halo is None else _stacked(alone, self.halo)
 
     @cached_property
@@ -146,49 +170,55 @@ class Cells:
 
     # What loaders do
 
-    def take(self, index: Tensor, hops: int = 1) -> Self:
-        """The minibatch of these rows; with a graph, their neighbours ``hops`` away come along as the halo."""
+    def take(self, index: Rows, hops: int | None = 1) -> Self:
+        """The minibatch of these rows; with a graph, their neighbours ``hops`` away come along as the halo.
+
+        Rows are numbers, in any order, or a mask; ``hops=None`` brings everything along that can be reached.
+        """
+        index = torch.arange(len(self))[index]
         near = {} if self.graph is None else _halo(self, index.numpy(), hops)
         whole = index if self.index is None else self.index[index]
         total = len(self) if self.total is None else self.total
         return replace(self, **_rows(self, index), **near, index=whole, total=total)
 
-    def subset(self, index: Tensor, hops: int = 1) -> Self:
-        """These rows as a data set of their own."""
+    def subset(self, index: Rows, hops: int | None = None) -> Self:
+        """These rows as a data set of their own; with a graph, its halo is everything that can be reached."""
         return replace(self.take(index, hops), index=None, total=None)
 
-    def minibatches(self, size: int, generator: torch.Generator | None = None, hops: int = 1) -> Iterator[Self]:
-        """One shuffled pass over the cells; without a generator, in order."""
+    def minibatches(self, size: int, generator: torch.Generator | None = None, hops: int | None = 1) -> Iterator[Self]:
+        """One pass over the cells, each exactly once, in the generator's order; without one, as they stand."""
         order = torch.arange(len(self)) if generator is None else torch.randperm(len(self), generator=generator)
-        if self.graph is not None:
-            yield from (self.take(index, hops) for index in order.split(size))
-            return
-        shuffled = self.take(order)  # permuted once, so that every minibatch is a contiguous slice
-        for start in range(0, len(self), size):
-            yield shuffled.take(torch.arange(start, min(start + size, len(self))))
+        for index in order.split(size):
+            yield self.take(index, hops)
 
-    def split(self, fraction: float, by: str | None = None, seed: int = 0, hops: int = 1) -> tuple[Self, Self]:
+    def split(self, fraction: float, by: str | None = None, seed: int = 0) -> tuple[Self, Self]:
         """Two data sets, the second with ``fraction`` of the cells, of each level of the field ``by`` if one is named.
 
-        With a graph the first keeps the edges among its own cells; the second may look at all its neighbours, because
-        they only help its guide to read it: they do not enter the probability of its counts.
+        Of every level the second has the fraction to within one cell. With a graph the first keeps the edges among its
+        own cells; the second may look at all its neighbours, because they only help its guide to read it: they do not
+        enter the probability of its counts.
         """
         if not 0 < fraction < 1:
             raise ValueError(f"fraction must lie between 0 and 1, not {fraction}")
+        if by is not None and by not in self.categories:
+            raise KeyError(f"cells have no categorical field {by!r} to split by; there are {sorted(self.categories)}")
         generator = torch.Generator().manual_seed(seed)
         group = torch.zeros(len(self), dtype=torch.long) if by is None else self.categories[by].cpu()
+        _, group = group.unique(return_inverse=True)
+        group = torch.randperm(int(group.max()) + 1, generator=generator)[group]
         order = torch.randperm(len(self), generator=generator)
+        order = order[group[order].argsort(stable=True)]
+        # Every (1 / fraction)-th cell, in random order within a level, level after level: each level has its share.
+        due = (torch.arange(len(self) + 1, dtype=torch.float64) * fraction + 0.5).floor()
         held = torch.zeros(len(self), dtype=torch.bool)
-        for level in group.unique():
-            members = order[group[order] == level]
-            held[members[: round(fraction * len(members))]] = True
+        held[order[due.diff() > 0]] = True
         if held.all() or not held.any():
             raise ValueError(f"splitting off {fraction} of {len(self)} cells leaves one side empty")
-        first = self.subset((~held).nonzero().squeeze(-1))
-        if first.graph is not None:
-            own = first.graph[: len(first), : len(first)]
-            first = replace(first, graph=sparse.csr_matrix(own), halo=None)
-        return first, self.subset(held.nonzero().squeeze(-1), hops)
+        first = replace(self, graph=None, halo=None).subset(~held)
+        if self.graph is not None:
+            own = (~held).nonzero().squeeze(-1).numpy()
+            first = replace(first, graph=sparse.csr_matrix(self.graph[own][:, own]), hops=None)
+        return first, self.subset(held)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """The same cells, seen on another device or in another precision; sparse counts stay where they are."""
@@ -229,7 +259,6 @@ def _rows(cells: Cells, index: Tensor) -> dict:
         "belief": at(cells.belief),
         "size_factor": at(cells.size_factor),
         "names": None if cells.names is None else cells.names[index.numpy()],
-        "levels": cells.levels or {name: tuple(map(str, range(k))) for name, k in cells.dims.levels.items()},
     }
 
 
@@ -238,13 +267,19 @@ def _csr_rows(counts: sparse.csr_matrix, index: np.ndarray) -> sparse.csr_matrix
     return counts[index[0] : index[-1] + 1] if contiguous else counts[index]
 
 
-def _halo(cells: Cells, index: np.ndarray, hops: int) -> dict:
+def _numbered(codes: Tensor) -> tuple[str, ...]:
+    """Names for levels that came without: "0", "1", ..."""
+    return tuple(map(str, range(int(codes.max()) + 1))) if len(codes) else ()
+
+
+def _halo(cells: Cells, index: np.ndarray, hops: int | None) -> dict:
     """The graph of the chosen rows, renumbered: chosen cells first, then the halo that they bring along."""
     assert cells.graph is not None
     graph, outside = neighbourhood(cells.graph, index, hops)
     everyone = cells.with_halo()
     halo = replace(everyone, **_rows(everyone, torch.as_tensor(outside)), index=None, total=None)
-    return {"graph": graph, "halo": halo}
+    reach = [rounds for rounds in (hops, cells.hops) if rounds is not None]
+    return {"graph": graph, "halo": halo, "hops": min(reach, default=None)}
 
 
 def _stacked(first: Cells, second: Cells) -> Cells:
@@ -256,7 +291,9 @@ def _stacked(first: Cells, second: Cells) -> Cells:
     dense = isinstance(first.counts, Tensor)
     return replace(
         first,
-        counts=join(first.counts, second.counts) if dense else sparse.vstack([first.counts, second.counts], format="csr"),
+        counts=join(first.counts, second.counts)
+        if dense
+        else sparse.vstack([first.counts, second.counts], format="csr"),
         categories={name: torch.cat([codes, second.categories[name]]) for name, codes in first.categories.items()},
         covariates=join(first.covariates, second.covariates),
         belief=join(first.belief, second.belief),
@@ -270,16 +307,15 @@ def _stacked(first: Cells, second: Cells) -> Cells:
 def _totals(counts: Counts, axis: int) -> Tensor:
     """Sums over an axis, in double precision: a float32 stops counting at 2^24."""
     if isinstance(counts, Tensor):
-        return counts.sum(axis, dtype=torch.float64).cpu()
-    return torch.as_tensor(np.asarray(counts.sum(axis, dtype=np.float64)).ravel())
+        return counts.cpu().sum(axis, dtype=torch.float64)
+    # Not ``counts.sum(axis, dtype=...)``: scipy adds up in float32 and converts afterwards.
+    along = counts if axis == 1 else counts.T
+    return torch.as_tensor(along @ np.ones(along.shape[1]))
 
 
 def _survey(cells: Cells) -> Dims:
     """Sizes and moments of a data set."""
-    levels = {
-        name: len(cells.levels[name]) if name in cells.levels else max(int(codes.max()) + 1, 0)
-        for name, codes in cells.categories.items()
-    }
+    levels = {name: len(names) for name, names in cells.levels.items()}
     per_gene = _totals(cells.counts, 0)
     log_total = _totals(cells.counts, 1).clamp(min=1).log()
     batch = torch.zeros(len(cells), dtype=torch.long) if cells.batch is None else cells.batch.cpu()

@@ -39,24 +39,31 @@ def nearest(coordinates: np.ndarray, neighbours: int = 6, section: np.ndarray | 
     return sparse.csr_matrix(triplets, shape=(n, n))
 
 
-def neighbourhood(graph: sparse.csr_matrix, index: np.ndarray, hops: int) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """The edges that ``hops`` rounds of message passing into ``index`` use, and the nodes outside it, renumbered after it."""
-    frontier = index
-    into = np.zeros(graph.shape[0], dtype=bool)
+def neighbourhood(
+    graph: sparse.csr_matrix, index: np.ndarray, hops: int | None
+) -> tuple[sparse.csr_matrix, np.ndarray]:
+    """The edges that ``hops`` rounds of message passing into ``index`` use, and the nodes outside, numbered after it.
+
+    With ``hops=None`` as many rounds as there can be: everything that reaches ``index`` at all.
+    """
     seen = np.zeros(graph.shape[0], dtype=bool)
     seen[index] = True
-    for _ in range(hops):
+    if seen.sum() < len(index):
+        raise ValueError("a cell was chosen twice: with a graph the rows of a minibatch must differ")
+    into = np.zeros_like(seen)  # the nodes whose incoming edges some round needs
+    frontier, rounds = index, 0
+    while len(frontier) and rounds != hops:
         into[frontier] = True
         sources = np.unique(graph[frontier].indices)
         frontier = sources[~seen[sources]]
         seen[frontier] = True
+        rounds += 1
     seen[index] = False
     outside = np.flatnonzero(seen)
     nodes = np.concatenate([index, outside])
-    place = np.full(graph.shape[0], -1)
+    place = np.full(len(seen), -1)
     place[nodes] = np.arange(len(nodes))
     targets = nodes[into[nodes]]
     picked = graph[targets].tocoo()
     rows, columns = place[targets][picked.coords[0]], place[picked.coords[1]]
-    shape = (len(nodes), len(nodes))
-    return sparse.csr_matrix((picked.data, (rows, columns)), shape=shape), outside
+    return sparse.csr_matrix((picked.data, (rows, columns)), shape=(len(nodes), len(nodes))), outside

@@ -1,0 +1,218 @@
+"""Fields: where the counts of cells, and what is known about them, lie in an AnnData."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scipy import sparse
+from torch import Tensor
+
+from pyroscvi.data.cells import Cells
+from pyroscvi.data.checks import check_cells, check_genes, check_numbers, counts_of, listed, precision
+from pyroscvi.data.columns import codes, column, numbers, standardised, weights
+from pyroscvi.data.genes import match
+from pyroscvi.data.graph import nearest
+from pyroscvi.data.merge import merged
+
+__all__ = ["Fields"]
+
+Levels = Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Where the counts of cells, and what is known about them, lie in an AnnData.
+
+        cells = Fields(counts="counts", batch="donor", label="cell_type").read(adata)
+        query = cells.fields.read(other)        # the same genes, levels and moments
+
+    counts       a layer; None is X
+    batch        column of obs: the batch that a model corrects for
+    label        column of obs: the type of a cell, where somebody gave one
+    unlabelled   the label that means that nobody did, beside missing values
+    categories   columns of obs: other categories that a model may be conditioned on
+    covariates   columns of obs: continuous; standardised
+    size_factor  column of obs: sizes that do not come from these counts, positive
+    belief       key of obsm: weights over labels, one column each; a row of NaN says nothing
+    spatial      key of obsm: coordinates, in which the nearest ``neighbours`` of each cell are looked up
+    section      column of obs: cells of different sections are never neighbours
+    genes        names of the genes to read, in their order; None reads all
+
+    ``cells.fields`` are these fields and what they have learnt: ``genes``, ``levels`` (names of the levels of every
+    category) and ``moments`` (mean and sd of every covariate). It is plain data: ``to_dict`` and ``from_dict`` go
+    through JSON.
+    """
+
+    counts: str | None = None
+    batch: str | None = None
+    label: str | None = None
+    categories: tuple[str, ...] = ()
+    covariates: tuple[str, ...] = ()
+    size_factor: str | None = None
+    belief: str | None = None
+    spatial: str | None = None
+    section: str | None = None
+    neighbours: int = 6
+    unlabelled: str | None = None
+    genes: tuple[str, ...] | None = field(default=None, repr=False)
+    chosen: bool | None = field(default=None, repr=False)  # genes were named by hand: others are no surprise
+    levels: Levels | None = field(default=None, repr=False)
+    moments: Mapping[str, tuple[float, float]] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        def names(several: Any) -> tuple[str, ...]:
+            return (several,) if isinstance(several, str) else tuple(map(str, several))
+
+        def tuples(table: Mapping[str, Any] | None) -> dict | None:
+            return None if table is None else {name: tuple(values) for name, values in table.items()}
+
+        canonical = {
+            "categories": names(self.categories),
+            "covariates": names(self.covariates),
+            "genes": None if self.genes is None else names(self.genes),
+            "chosen": self.genes is not None if self.chosen is None else self.chosen,
+            "levels": tuples(self.levels),
+            "moments": tuples(self.moments),
+        }
+        for name, value in canonical.items():
+            object.__setattr__(self, name, value)
+        if clash := {"batch", "label"} & set(self.categories):
+            raise ValueError(f"categories hold {listed(sorted(clash))}: say batch=... or label=... instead")
+
+    def read(
+        self,
+        adata: AnnData | Sequence[AnnData] | Mapping[str, AnnData],
+        *,
+        genes: Literal["intersection", "union"] = "intersection",
+        missing: Literal["error", "zero"] = "error",
+        unknown: Literal["error", "allow"] = "error",
+        empty: Literal["error", "drop"] = "error",
+    ) -> Cells:
+        """The cells of an AnnData, or of several of them one after the other; every count is looked at.
+
+        genes    of several AnnData: the genes that all have, or those that any has (a gene counts as zero elsewhere)
+        missing  "zero" lets genes be missing that were there at first, and counts them as zero
+        unknown  "allow" reads levels that were not there at first, and missing values, as unknown (-1)
+        empty    "drop" leaves out cells without counts, with a warning that lists them
+
+        Counts are copied, and stay sparse where they are. Values that are no counts, unknown levels, missing genes and
+        whatever else cannot be trained on raise a ``ValueError`` (``TypeError`` for a column of the wrong kind,
+        ``KeyError`` for a name that is not there) saying what, where and what to do. Genes without counts, and genes
+        that had to be matched (extra, in another order, repeated), are a ``UserWarning``.
+        """
+        if not isinstance(adata, AnnData):
+            adata = merged(adata, self, genes)
+        if not adata.n_obs or not adata.n_vars:
+            raise ValueError(f"nothing to read: {adata.n_obs:,} cells and {adata.n_vars:,} genes")
+        names, picked = match(adata.var_names, self.genes, missing, extra=not self.chosen)
+        counts = counts_of(adata, self.counts, picked, names)
+        filled = check_cells(counts, adata.obs_names, empty)
+        if not filled.all():
+            adata, counts = adata[filled], counts[filled]
+        if self.levels is None:  # later on, genes are those of the model whatever these cells have
+            check_genes(counts, names)
+        exact = precision(counts)
+        counts = counts.astype(exact)
+        dtype = torch.float32 if exact is np.float32 else torch.float64
+
+        belief, labels = self._belief(adata)
+        categories, levels = self._categories(adata.obs, labels, unknown)
+        covariates, moments = self._covariates(adata.obs)
+        cells = Cells(
+            counts if sparse.issparse(counts) else torch.from_numpy(counts),
+            categories={name: torch.from_numpy(code) for name, code in categories.items()},
+            covariates=None if covariates is None else torch.from_numpy(covariates).to(dtype),
+            size_factor=self._sizes(adata.obs, dtype),
+            graph=self._graph(adata),
+            levels=levels,
+            genes=names,
+            names=adata.obs_names.to_numpy(dtype=object),
+            fields=replace(self, genes=names, levels=levels, moments=moments),
+            dtype=dtype,
+        )
+        if belief is None:
+            return cells
+        weights = torch.from_numpy(belief).to(dtype)
+        return replace(cells, belief=torch.where(weights.isnan(), cells.said(weights.shape[1]), weights))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Self:
+        """The fields that ``to_dict`` told, through JSON or not."""
+        return cls(**table)
+
+    def _categories(self, obs: pd.DataFrame, labels: tuple[str, ...] | None, unknown: str) -> tuple[dict, dict]:
+        """Codes and levels by field."""
+        known = dict(self.levels or {})
+        if labels is not None:
+            known["label"] = labels
+        told, levels = {}, dict(known)
+        where = {"batch": self.batch, "label": self.label} | {name: name for name in self.categories}
+        for name, key in where.items():
+            if key is None:
+                continue
+            is_label = name == "label"
+            if key not in obs and name in known and (is_label or unknown == "allow"):
+                told[name] = np.full(len(obs), -1)  # of new cells nobody need know it
+                continue
+            values = column(obs, key, name)
+            if is_label and self.unlabelled is not None:
+                values = values.mask(values.astype(str) == self.unlabelled)
+            told[name], levels[name] = codes(
+                values, f"{name} (obs[{key!r}])", known.get(name), unknown, missing=is_label
+            )
+        return told, levels
+
+    def _belief(self, adata: AnnData) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
+        """Weights over labels, and the labels' names in the order of the columns."""
+        known = (self.levels or {}).get("label")
+        if self.belief is None or (self.belief not in adata.obsm and known is not None):
+            return None, None
+        table = _obsm(adata, self.belief, "belief")
+        if known is not None and isinstance(table, pd.DataFrame):
+            table = table.reindex(columns=list(known), fill_value=0)
+        told, names = weights(table, adata.obs_names, f"belief (obsm[{self.belief!r}])")
+        names = names or known or tuple(map(str, range(told.shape[1])))
+        if len(names) != told.shape[1]:
+            raise ValueError(f"belief has {told.shape[1]} columns for the {len(names)} labels {listed(names)}")
+        return told, names
+
+    def _covariates(self, obs: pd.DataFrame) -> tuple[np.ndarray | None, dict[str, tuple[float, float]]]:
+        moments, told = {}, []
+        for name in self.covariates:
+            values = numbers(column(obs, name, "covariate"), f"covariate {name!r}")
+            scaled, moments[name] = standardised(values, (self.moments or {}).get(name))
+            told.append(scaled)
+        return (np.stack(told, 1) if told else None), moments
+
+    def _sizes(self, obs: pd.DataFrame, dtype: torch.dtype) -> Tensor | None:
+        if self.size_factor is None:
+            return None
+        role = f"size factor {self.size_factor!r}"
+        sizes = numbers(column(obs, self.size_factor, "size factor"), role)
+        check_numbers(sizes, obs.index, role, "positive", sizes > 0)
+        return torch.from_numpy(sizes).to(dtype)
+
+    def _graph(self, adata: AnnData) -> sparse.csr_matrix | None:
+        if self.spatial is None:
+            return None
+        role = f"coordinates (obsm[{self.spatial!r}])"
+        coordinates = np.asarray(_obsm(adata, self.spatial, "coordinates"), dtype=np.float64)
+        check_numbers(coordinates, adata.obs_names, role, "finite", np.isfinite(coordinates))
+        if self.section is None:
+            return nearest(coordinates, self.neighbours)
+        section, _ = codes(column(adata.obs, self.section, "section"), f"section (obs[{self.section!r}])")
+        return nearest(coordinates, self.neighbours, section)
+
+
+def _obsm(adata: AnnData, key: str, role: str) -> Any:
+    if key not in adata.obsm:
+        raise KeyError(f"obsm has no {key!r} ({role}); it has {listed(adata.obsm) or 'nothing'}")
+    return adata.obsm[key]

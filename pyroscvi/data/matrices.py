@@ -1,0 +1,51 @@
+"""Matrices as AnnData keeps them (csr, csc, dense, views, on disk), brought into memory as CSR or a dense array."""
+
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+__all__ = ["Matrix", "gather"]
+
+Matrix = sparse.csr_matrix | np.ndarray
+
+ROWS = 4096  # read from disk at once
+
+
+def gather(source: Any, columns: np.ndarray | None = None) -> Matrix:
+    """These columns, in this order, as CSR where the source is sparse and an array where it is dense; always a copy.
+
+    A copy, because people go on to normalise the AnnData in place. A column of -1 is filled with zeros. CSR comes in
+    canonical form: sorted, without duplicates or stored zeros.
+    """
+    if sparse.issparse(source) or isinstance(source, np.ndarray):
+        return _select(source, columns)
+    if not hasattr(source, "shape") or not hasattr(source, "__getitem__"):
+        raise TypeError(
+            f"counts of type {type(source).__name__} cannot be read: give a scipy sparse matrix or an array"
+        )
+    if getattr(source, "format", None) == "csc":  # rows of a csc on disk would be read once for every block
+        return _select(source.to_memory(), columns)
+    blocks = [_select(source[start : start + ROWS], columns) for start in range(0, source.shape[0], ROWS)]
+    if not blocks:
+        return np.zeros((0, source.shape[1] if columns is None else len(columns)))
+    return sparse.vstack(blocks, format="csr") if sparse.issparse(blocks[0]) else np.concatenate(blocks)
+
+
+def _select(source: Any, columns: np.ndarray | None) -> Matrix:
+    """The columns of a matrix in memory."""
+    everything = columns is None or np.array_equal(columns, np.arange(source.shape[1]))
+    if not sparse.issparse(source):
+        dense = np.asarray(source)
+        picked = dense if everything else np.where(columns >= 0, dense[:, columns], 0)
+        return np.array(picked, order="C")
+    if everything:
+        picked = sparse.csr_matrix(source, copy=True)
+    else:
+        found = np.flatnonzero(columns >= 0)
+        chosen = sparse.csr_matrix(source[:, columns[found]])
+        shape = (chosen.shape[0], len(columns))
+        picked = sparse.csr_matrix((chosen.data, found[chosen.indices], chosen.indptr), shape=shape)
+    picked.sum_duplicates()
+    picked.eliminate_zeros()
+    return picked
