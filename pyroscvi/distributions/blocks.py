@@ -11,9 +11,9 @@ __all__ = ["blocks"]
 ON_PROCESSOR, ON_ACCELERATOR = 2**18, 2**26
 
 
-def blocks(shape: Size, where: device) -> Iterator[tuple[slice, ...]]:
-    """Slices of the leading axes of ``shape`` [..., g]: whole cells, and contiguous in a contiguous tensor."""
-    room = max(1, (ON_PROCESSOR if where.type == "cpu" else ON_ACCELERATOR) // max(1, shape[-1]))  # cells in a block
+def blocks(shape: Size, device: device) -> Iterator[tuple[slice, ...]]:
+    """Slices of the leading axes of ``shape`` [..., g]: whole cells, contiguous in a contiguous tensor."""
+    room = max(1, (ON_PROCESSOR if device.type == "cpu" else ON_ACCELERATOR) // max(1, shape[-1]))  # cells in a block
     cuts: list[list[slice]] = []
     for size in reversed(shape[:-1]):  # axes that fit are taken whole, the next is cut evenly, the rest one at a time
         step = -(-size // -(-size // room)) if size else 1

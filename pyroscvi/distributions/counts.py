@@ -1,43 +1,89 @@
 """Where the counts are: nine in ten are zero, and the costly formulas are for the others."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-__all__ = ["NonZero"]
+__all__ = ["Counts", "Everywhere", "NonZero", "find", "traced"]
+
+
+class Counts(Protocol):
+    """The counts of a block [..., g] that are not zero, in whichever shape [k] they are worked on."""
+
+    @property
+    def x(self) -> Tensor:
+        """The counts themselves [k]."""
+
+    def take(self, t: Tensor) -> Tensor:
+        """The values of t [..., g] at the counts [k]."""
+
+    def take_cell(self, t: Tensor) -> Tensor:
+        """The value of t [..., 1] for the cell of each count [k]."""
+
+    def put(self, t: Tensor, values: Tensor) -> None:
+        """Write values [k] into t [..., g], which is contiguous."""
 
 
 @dataclass(frozen=True)
 class NonZero:
-    """The k counts of a block [..., g] that are not zero."""
+    """The k counts that are not zero, gathered in one line."""
 
+    x: Tensor
     at: Tensor  # flat positions in the block  [k]
-    x: Tensor  # values                        [k]
     genes: int
 
     @classmethod
     def of(cls, x: Tensor) -> "NonZero":
         flat = x.reshape(-1)
         at = _positions(flat)
-        return cls(at, flat.index_select(0, at), x.shape[-1])
+        return cls(flat.index_select(0, at), at, x.shape[-1])
 
     def take(self, t: Tensor) -> Tensor:
-        """The values of t [..., g] at the counts [k]."""
         return t.reshape(-1).index_select(0, self.at)
 
     def take_cell(self, t: Tensor) -> Tensor:
-        """The value of t [..., 1] for the cell of each count [k]."""
         return t.reshape(-1).index_select(0, self.at // self.genes)
 
     def put(self, t: Tensor, values: Tensor) -> None:
-        """Write values [k] into t [..., g], which is contiguous."""
         t.view(-1).scatter_(0, self.at, values)
+
+
+@dataclass(frozen=True)
+class Everywhere:
+    """All places, with a one where the count is zero: for a compiled graph, whose shapes must not depend on x."""
+
+    x: Tensor
+    counted: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor) -> "Everywhere":
+        counted = x != 0
+        return cls(torch.where(counted, x, 1.0), counted)
+
+    def take(self, t: Tensor) -> Tensor:
+        return t
+
+    take_cell = take
+
+    def put(self, t: Tensor, values: Tensor) -> None:
+        t.copy_(torch.where(self.counted, values, t))
+
+
+def find(x: Tensor) -> Counts:
+    return Everywhere.of(x) if traced() else NonZero.of(x)
+
+
+def traced() -> bool:
+    """Is this call being recorded, for a compiler, to be run again on other counts?"""
+    return torch.compiler.is_compiling() or get_proxy_mode() is not None
 
 
 def _positions(x: Tensor) -> Tensor:
     nonzero = x.bool()
-    if x.device.type == "cpu":  # numpy reads a byte a branch: several times as fast as torch
+    if x.device.type == "cpu":  # numpy skips zeros eight bytes at a time: several times as fast as torch
         return torch.from_numpy(np.flatnonzero(nonzero.numpy()))
     return nonzero.nonzero().squeeze(-1)

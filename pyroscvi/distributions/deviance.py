@@ -8,8 +8,8 @@ cell is then wrong by whole nats. Loader's form measures the distance to the bes
                              - theta h(w) + J(x + theta) - J(theta) - log(1 + x/theta) / 2
                                                 u = theta (x - mu) / ((theta + mu) x),  w = (mu - x) / (theta + mu)
 
-where h(u) = -log(1 - u) - u >= 0 vanishes like u^2 / 2, and J is what Stirling's formula leaves out (``stirling``). As theta
-grows the second line of the negative binomial vanishes, and the first becomes the Poisson, digit for digit.
+where h(u) = -log(1 - u) - u >= 0 vanishes like u^2 / 2, and J is what Stirling's formula leaves out (``stirling``). As
+theta grows the second line of the negative binomial vanishes, and the first becomes the Poisson, digit for digit.
 
 The slopes cancel nothing either, since u and w are stationary at the best fit:
 
@@ -20,6 +20,7 @@ Loader, C. (2000) Fast and accurate computation of binomial probabilities.
 """
 
 import math
+
 import torch
 from torch import Tensor
 

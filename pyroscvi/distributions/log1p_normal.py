@@ -64,7 +64,7 @@ class Log1pNormal(TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Log1pNormal":
         return Log1pNormal(self.loc.expand(Size(batch_shape) + self.event_shape), self.log_scale)
 
-    def sample(self, sample_shape: Any = Size()) -> Tensor:
+    def sample(self, sample_shape: Any = ()) -> Tensor:
         """exp(y) - 1 for a normal y, not rounded; what falls below zero is zero."""
         with torch.no_grad():
             shape = self._extended_shape(Size(sample_shape))

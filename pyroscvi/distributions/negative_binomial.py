@@ -20,14 +20,6 @@ class NegativeBinomial(CountVector):
     def __init__(self, log_mu: Tensor | Shares, log_theta: Tensor):
         super().__init__(log_mu, log_theta)
 
-    @property
-    def log_theta(self) -> Tensor:
-        return self._log_theta
-
-    @property
-    def theta(self) -> Tensor:
-        return self._log_theta.exp()
-
     def _draw(self, shape: Size) -> Tensor:
         theta = self.theta.clamp(THETA_MIN, THETA_MAX).expand(shape)
         return torch.poisson(torch._standard_gamma(theta) * (self.mu / theta))

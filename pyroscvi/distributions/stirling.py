@@ -12,6 +12,8 @@ coefficients, so that nothing cancels in them. From a = 2 on they are right to 1
 the recurrence of the gamma function climbs there first.
 """
 
+from itertools import zip_longest
+
 import torch
 from torch import Tensor
 
@@ -28,10 +30,7 @@ def _convergent(c: tuple[float, ...]) -> tuple[list[float], list[float]]:
     """The polynomials P, Q (constant term first) with P(z) / Q(z) = c0 / (1 + c1 z / (1 + c2 z / ...))."""
     p, q = [1.0], [1.0]
     for ck in reversed(c[1:]):  # 1 + ck z / (p / q) = (p + ck z q) / p
-        shifted = [0.0, *(ck * b for b in q)]
-        size = max(len(p), len(shifted))
-        total = [sum(pair) for pair in zip(p + [0.0] * (size - len(p)), shifted + [0.0] * (size - len(shifted)))]
-        p, q = total, p
+        p, q = [a + ck * b for a, b in zip_longest(p, [0.0, *q], fillvalue=0.0)], p
     return [c[0] * b for b in q], p
 
 

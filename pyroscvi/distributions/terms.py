@@ -7,7 +7,7 @@ Nine counts in ten are zero, and there the formulas are short:
                                                            d/d log theta = log NB(0) - d/d log mu
 
 so they are evaluated for all genes, and what ``deviance`` says of the other counts is then put in its place. An extra
-zero, of probability pi = sigmoid(gate), mixes with the zeros of the count: with w = P(not extra | x), which is 1 above zero,
+zero, of probability pi = sigmoid(gate), mixes with the zeros of the count: with w = P(not extra | x), 1 above zero,
 
     log P(0) = log(pi + (1 - pi) p(0))      slopes of log p times w, and d/d gate = (1 - pi) - w
     log P(x) = log(1 - pi) + log p(x)
@@ -20,9 +20,12 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from pyroscvi.distributions import deviance
-from pyroscvi.distributions.counts import NonZero
+from pyroscvi.distributions.counts import Counts
+from pyroscvi.distributions.parameters import Parameters
 
-__all__ = ["Means", "Slopes", "terms"]
+__all__ = ["MU_MAX", "Means", "terms"]
+
+MU_MAX = 2.0**60  # beyond it a mean is as good as infinite: every count has lost
 
 
 class Means(NamedTuple):
@@ -31,62 +34,67 @@ class Means(NamedTuple):
     mu: Tensor  # [..., g]
     logits: Tensor  # [..., g]
     offset: Tensor | None = None  # [..., 1]
+    rho: Tensor | None = None  # softmax(logits), where there is a size  [..., g]
 
-    def log_mu(self, counts: NonZero) -> Tensor:
+    @classmethod
+    def of(cls, logits: Tensor, log_size: Tensor | None) -> "Means":
+        if log_size is None:
+            return cls(logits.exp().clamp_(max=MU_MAX), logits)
+        rho = torch.softmax(logits, -1)
+        log_sum_exp = logits.amax(-1, keepdim=True) - rho.amax(-1, keepdim=True).log_()  # the largest share tells it
+        return cls(rho * log_size.exp().clamp_(max=MU_MAX), logits, log_size - log_sum_exp, rho)
+
+    def log_mu(self, counts: Counts) -> Tensor:
         logits = counts.take(self.logits)
-        return logits if self.offset is None else logits.add_(counts.take_cell(self.offset))
+        return logits if self.offset is None else logits + counts.take_cell(self.offset)
 
 
-class Slopes(NamedTuple):
-    """d log p / d (log mu, log theta, gate), for every gene [..., g]; None for what is not there."""
-
-    log_mu: Tensor
-    log_theta: Tensor | None
-    gate: Tensor | None
-
-
-def terms(counts: NonZero, means: Means, theta: Tensor | None, gate: Tensor | None, slopes: Slopes | None) -> Tensor:
-    """log p of every gene [..., g], and its slopes, written into ``slopes``, which is None where nobody asked.
-
-    theta  inverse dispersion, finite and above zero; None is the Poisson  [..., g]
-    gate   logits of an extra zero; None is no zero inflation              [..., g]
-    """
-    x, mu = counts.x, counts.take(means.mu)
+def terms(counts: Counts, means: Means, theta: Tensor | None, gate: Tensor | None, slopes: Parameters | None) -> Tensor:
+    """log p of every gene [..., g]; its slopes in log mu, log theta and gate are written into ``slopes``, if any."""
     if theta is None:
-        log_p = -means.mu
-        above, *d_above = deviance.poisson(x, means.log_mu(counts), mu)
-        if slopes:
-            slopes.log_mu.copy_(log_p)
+        log_p, above = _poisson(counts, means, slopes)
     else:
-        r = means.mu / theta
-        log_p = torch.log1p(r).mul_(theta).neg_()
-        above, *d_above = deviance.negative_binomial(
-            x, means.log_mu(counts), mu, counts.take(theta), slopes=slopes is not None
-        )
-        if slopes:
-            torch.div(means.mu, torch.rsub(r, -1), out=slopes.log_mu)
-            torch.sub(log_p, slopes.log_mu, out=slopes.log_theta)
+        log_p, above = _negative_binomial(counts, means, theta, slopes)
     if gate is not None:
-        log_p, above = _with_extra_zeros(counts, log_p, above, gate, slopes)
-    counts.put(log_p, above)
-    if slopes:
-        for slope, value in zip(slopes, d_above, strict=False):
+        log_p, above[0] = _with_extra_zeros(counts, log_p, above[0], gate, slopes)
+    counts.put(log_p, above[0])
+    for slope, value in zip((slopes.mean, slopes.dispersion) if slopes else (), above[1:], strict=False):
+        if slope is not None:
             counts.put(slope, value)
     return log_p
 
 
-def _with_extra_zeros(
-    counts: NonZero, log_p: Tensor, above: Tensor, gate: Tensor, slopes: Slopes | None
-) -> tuple[Tensor, Tensor]:
-    """From log p(0) [..., g] and log p(x > 0) [k] to the same with extra zeros; the slopes at zero are weighted."""
-    tail = logsigmoid(gate.abs())
-    extra, kept = tail + gate.clamp(max=0), tail.sub_(gate.clamp(min=0))  # log pi, log(1 - pi)
-    above = above + counts.take(kept)
+def _poisson(counts: Counts, means: Means, slopes: Parameters | None) -> tuple[Tensor, list[Tensor]]:
+    """log p(0) [..., g], and log p(x) with its slopes where x > 0 [k]; the slopes at zero go into ``slopes``."""
+    log_p = -means.mu
     if slopes:
-        weight = torch.sub(log_p, gate, out=slopes.gate).sigmoid_()
-        slopes.log_mu.mul_(weight)
-        if slopes.log_theta is not None:
-            slopes.log_theta.mul_(weight)
+        slopes.mean.copy_(log_p)
+    return log_p, list(deviance.poisson(counts.x, means.log_mu(counts), counts.take(means.mu)))
+
+
+def _negative_binomial(
+    counts: Counts, means: Means, theta: Tensor, slopes: Parameters | None
+) -> tuple[Tensor, list[Tensor]]:
+    r = means.mu / theta
+    log_p = torch.log1p(r).mul_(theta).neg_()
+    if slopes:
+        torch.div(means.mu, torch.rsub(r, -1), out=slopes.mean)
+        torch.sub(log_p, slopes.mean, out=slopes.dispersion)
+    mu, theta = counts.take(means.mu), counts.take(theta)
+    return log_p, list(deviance.negative_binomial(counts.x, means.log_mu(counts), mu, theta, slopes is not None))
+
+
+def _with_extra_zeros(
+    counts: Counts, log_p: Tensor, above: Tensor, gate: Tensor, slopes: Parameters | None
+) -> tuple[Tensor, Tensor]:
+    """log p(0) [..., g] and log p(x > 0) [k], with extra zeros; the slopes at zero are weighted."""
+    tail = logsigmoid(gate.abs())
+    extra, kept = tail + gate.clamp(max=0), tail - gate.clamp(min=0)  # log pi, log(1 - pi): both keep their digits
+    if slopes:
+        weight = torch.sub(log_p, gate, out=slopes.gate).sigmoid_()  # P(not extra | x)
+        slopes.mean.mul_(weight)
+        if slopes.dispersion is not None:
+            slopes.dispersion.mul_(weight)
         counts.put(weight, torch.ones_like(above))
         torch.sub(torch.sigmoid(-gate), weight, out=weight)
-    return torch.logaddexp(extra, kept.add_(log_p)), above
+    return torch.logaddexp(extra, kept + log_p), above + counts.take(kept)

@@ -17,10 +17,6 @@ class _ZeroInflated(CountVector):
     mean (1 - pi) m,  variance (1 - pi) (v + pi m^2)
     """
 
-    @property
-    def gate(self) -> Tensor:
-        return self._gate
-
     def _draw(self, shape: Size) -> Tensor:
         kept = torch.bernoulli(torch.sigmoid(-self.gate).expand(shape))
         return kept * super()._draw(shape)
