@@ -1,9 +1,9 @@
-"""The joint density of a cell's counts and latents, as a function of its latents: what every estimate of evidence integrates.
+"""The joint density of a cell's counts and latents, as a function of its latents: what an evidence is the integral of.
 
     p(x_n) = int p(x_n, u_n) du_n,      p(x, u) = sum_k p(x, z(u), k) |dz / du|
 
-The latents u of a cell are its continuous sites laid end to end, each on the whole real line, so that a sampler need not
-know what they are. Discrete sites k are enumerated and summed exactly.
+The latents u of a cell are its continuous sites laid end to end, each on the whole real line, so that a sampler need
+not know what they are. Discrete sites k are enumerated and summed exactly.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -57,13 +57,13 @@ class Joint:
         latent = [name for name in _sampled(trace) if name in self.sites or not trace.nodes[name]["is_observed"]]
         return _summed(_log_p(trace, u, [*latent, site])) - _summed(_log_p(trace, u, latent))
 
-    def base_measures(self) -> dict[str, tuple[str, str]]:
-        """What the probability of every observed site is a density against, and over which values."""
+    def observed(self) -> dict[str, tuple[str, str]]:
+        """Base measure and support of every observed site: what kind of number its probability is."""
         trace = self.trace(torch.zeros(1, len(self.cells), self.size, dtype=self.cells.dtype, device=self.cells.device))
         found = {}
         for name in _sampled(trace):
             if name not in self.sites and trace.nodes[name]["is_observed"]:
-                fn = trace.nodes[name]["fn"]
+                fn: Any = trace.nodes[name]["fn"]
                 natural = "counting" if fn.support.is_discrete else "lebesgue"
                 found[name] = getattr(fn, "base_measure", natural), str(fn.support)
         return found
@@ -113,7 +113,7 @@ def _sampled(trace: poutine.Trace) -> list[str]:
 
 def _enumerated(trace: poutine.Trace) -> dict[str, int]:
     """The dimension, counted from the right, on which every enumerated site has its levels."""
-    axes = {name: trace.nodes[name]["infer"].get("_enumerate_dim") for name in _sampled(trace)}
+    axes: dict[str, Any] = {name: (trace.nodes[name]["infer"] or {}).get("_enumerate_dim") for name in _sampled(trace)}
     return {name: axis for name, axis in axes.items() if axis is not None}
 
 

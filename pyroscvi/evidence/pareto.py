@@ -11,9 +11,9 @@ __all__ = ["k_hat"]
 def k_hat(log_weight: Tensor) -> Tensor:
     """The shape of a generalised Pareto fitted to the largest weights of every cell [n], from log weights [s, n].
 
-    Below 0.5 the weights have a variance; above 0.7 neither estimate nor standard error mean much [Vehtari et al., 2024,
-    JMLR 25, 1-58]. NaN for fewer than 25 draws, minus infinity where weights do not vary. A mode that no draw has
-    seen does not show.
+    Below 0.5 the weights have a variance; above 0.7 neither an estimate nor its standard error means much [Vehtari et
+    al., 2024, JMLR 25, 1-58]. NaN for fewer than 25 draws, minus infinity where weights do not vary. A mode that no
+    draw has seen does not show.
     """
     s = len(log_weight)
     tail = ceil(min(0.2 * s, 3 * sqrt(s)))
@@ -29,10 +29,10 @@ def k_hat(log_weight: Tensor) -> Tensor:
 
 
 def _shape(x: Tensor) -> Tensor:
-    """The shape of a generalised Pareto [n], for excesses x [m, n] in rising order [Zhang & Stephens, 2009, Technometrics 51].
+    """The shape of a generalised Pareto [n], for excesses x [m, n] in rising order.
 
-    The estimate averages over a grid of b = -k / sigma, by the profile likelihood of each, and is drawn to 1/2 as by ten
-    more observations.
+    An average over a grid of b = -k / sigma, weighed by profile likelihood [Zhang & Stephens, 2009, Technometrics 51,
+    316-325], and drawn to 1/2 as by ten more excesses.
     """
     m = len(x)
     grid = 30 + int(sqrt(m))

@@ -17,6 +17,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.streams import Streams
 from pyroscvi.part import Part
 
@@ -77,7 +78,7 @@ class GuideDraws(Proposal):
 
 
 class StudentT(Proposal):
-    """The guide's Gaussian with Student-t tails and its scale widened: weights stay bounded where it is a little too narrow."""
+    """The guide's Gaussian, widened and with Student-t tails: weights stay bounded where the guide is too narrow."""
 
     df: float = 5.0
     widen: float = 1.15
@@ -86,19 +87,18 @@ class StudentT(Proposal):
         return Elliptical(q.loc, self.widen * q.scale_tril, self.df)
 
 
-def together(posteriors: dict[str, Any], cells: int) -> Elliptical:
+def together(posteriors: dict[str, Any], cells: Cells) -> Elliptical:
     """One Gaussian for all latents of a cell, laid end to end, from a guide's posterior of every site."""
-    if not posteriors:
-        nothing = torch.zeros(cells, 0, dtype=torch.float64)
-        return Elliptical(nothing, nothing.unsqueeze(-1))
     moments = [_moments(name, q) for name, q in posteriors.items()]
-    loc = torch.cat([loc for loc, _ in moments], -1)
-    scale_tril = loc.new_zeros(*loc.shape, loc.shape[-1])
+    size = sum(loc.shape[-1] for loc, _ in moments)
+    loc = torch.zeros(len(cells), size, dtype=cells.dtype, device=cells.device)
+    scale_tril = torch.zeros(len(cells), size, size, dtype=cells.dtype, device=cells.device)
     start = 0
-    for _, factor in moments:
-        stop = start + factor.shape[-1]
-        scale_tril[:, start:stop, start:stop] = factor
-        start = stop
+    for mean, factor in moments:
+        block = slice(start, start + mean.shape[-1])
+        loc[:, block] = mean
+        scale_tril[:, block, block] = factor
+        start = block.stop
     return Elliptical(loc, scale_tril)
 
 
