@@ -1,0 +1,322 @@
+"""Models trained by scvi-tools, carried over: the same networks made of our parts, with the trained weights in them.
+
+    peer = scvi.model.SCVI(adata, gene_likelihood="nb")
+    peer.train()
+    ps.compare({"ours": ours, "scvi-tools": ps.from_scvi(peer)}, held_out)
+
+Read are the attributes and the layers of the peer's module, so that scvi-tools need not be installed. The densities are
+those of scvi-tools 1.4 up to the 1e-8 that it adds inside logarithms.
+
+References
+    Gayoso, A. et al. (2022) A Python library for probabilistic analysis of single-cell omics data. Nat Biotechnol 40,
+    163-166. doi:10.1038/s41587-021-01206-w
+"""
+
+from functools import reduce
+from operator import add
+from typing import Any
+
+import pandas as pd
+import pyro.distributions as dist
+import torch
+from torch import nn
+
+from pyroscvi.data.cells import Cells
+from pyroscvi.data.fields import Fields
+from pyroscvi.inference.result import Fit
+from pyroscvi.models import LDVAE, SCVI
+from pyroscvi.parts import (
+    MLP,
+    NB,
+    ZINB,
+    BatchNorm,
+    Condition,
+    Continuous,
+    Counts,
+    Embedding,
+    Encoder,
+    LatentSize,
+    LayerNorm,
+    Linear,
+    Log1p,
+    LogisticNormal,
+    NoNorm,
+    Norm,
+    Nothing,
+    ObservedSize,
+    OneHot,
+    PerBatch,
+    PerCell,
+    PerGene,
+    PerLabel,
+    Poisson,
+    ReadCell,
+    SizeFactor,
+    Softmax,
+    Softplus,
+    StandardNormal,
+)
+from pyroscvi.program import Guide, Model
+
+__all__ = ["ScviMeanField", "from_scvi"]
+
+
+class ScviMeanField(Guide):
+    """q(z | x) = Normal(m(h), v(h)) with variance v = exp(.) + 1e-4; a latent size has an encoder of its own."""
+
+    encoder: Encoder = ReadCell(norm=BatchNorm())
+    size_encoder: Encoder = ReadCell(norm=BatchNorm())
+
+    def build(self, model, cells):
+        super().build(model, cells)
+        if "l" in self.sites:
+            self.size_encoder = self.size_encoder.sized(cells.dims)
+
+    def head(self, width, size):
+        return nn.Linear(width, 2 * size)
+
+    def posterior(self, parameters):
+        m, log_v = parameters.chunk(2, -1)
+        return dist.Normal(m, (log_v.exp() + 1e-4).sqrt()).to_event(1)
+
+    def posteriors(self, cells):
+        readers = {"z": self.encoder, "l": self.size_encoder}
+        return {name: self.posterior(self.heads[name](readers[name](cells))) for name in self.sites}
+
+
+def from_scvi(peer: Any) -> Fit:
+    """The fit of a page, ``SCVI`` or ``LDVAE``, with the architecture and the weights of a model of scvi-tools.
+
+    peer  an ``SCVI`` or a ``LinearSCVI``, whose fields come along; or its bare module, a ``VAE`` or an ``LDVAE``
+
+    Raises TypeError for another class, and ValueError for an option of it that has no counterpart here.
+    """
+    module = getattr(peer, "module", peer)
+    _check(module)
+    fields = None if peer is module else _fields(peer)
+    cells = _example(module, fields)
+    model = _declared_model(module, cells).sized(cells.dims)
+    guide = _declared_guide(module, model.condition).sized(model, cells)
+    with torch.no_grad():
+        _carry_model(module, model)
+        _carry_guide(module, guide)
+    return Fit(model.eval(), guide.eval(), fields, cells.dims, pd.DataFrame(), _record(peer))
+
+
+# What the peer is
+
+
+def _check(module: Any) -> None:
+    """Refuse whatever would be carried over wrongly."""
+    kind = type(module).__name__
+    if kind not in ("VAE", "LDVAE"):
+        raise TypeError(f"from_scvi: only SCVI and LinearSCVI (modules VAE and LDVAE) are carried over, not {kind}")
+    stacks = [module.z_encoder.encoder, _decoder_layers(module)]
+    known = nn.Linear, nn.BatchNorm1d, nn.LayerNorm, nn.ReLU, nn.Dropout
+    parts = [part for layers in stacks for block in layers.fc_layers for part in block if part is not None]
+    encoder = module.z_encoder
+    refused = {
+        f"gene_likelihood={module.gene_likelihood!r}": module.gene_likelihood not in ("nb", "zinb", "poisson"),
+        "dispersion='gene-cell' with a linear decoder": _is_linear(module) and module.dispersion == "gene-cell",
+        "a variance other than exp(.) + 1e-4": encoder.var_activation is not torch.exp or encoder.var_eps != 1e-4,
+        "batch norm and layer norm in one layer": any(
+            len(_norms(block)) > 1 for layers in stacks for block in layers.fc_layers
+        ),
+        **{f"a layer {part}": not isinstance(part, known) for part in parts},
+    }
+    for option, found in refused.items():
+        if found:
+            raise ValueError(f"from_scvi: {option} has no counterpart here")
+
+
+def _is_linear(module: Any) -> bool:
+    return hasattr(module.decoder, "factor_regressor")
+
+
+def _decoder_layers(module: Any) -> Any:
+    return module.decoder.factor_regressor if _is_linear(module) else module.decoder.px_decoder
+
+
+def _norms(block: nn.Sequential) -> list[nn.Module]:
+    return [part for part in block if isinstance(part, (nn.BatchNorm1d, nn.LayerNorm))]
+
+
+def _embedding(module: Any) -> nn.Embedding | None:
+    """The table of batches, where they are embedded rather than one-hot."""
+    return module.get_embedding("batch") if module.batch_representation == "embedding" else None
+
+
+def _fields(peer: Any) -> Fields:
+    """Where a model read its data, with the genes and the levels that it knows."""
+    told = peer.registry_["setup_args"]
+    state = {name: field["state_registry"] for name, field in peer.registry_["field_registries"].items()}
+    covariates = tuple(told.get("continuous_covariate_keys") or ())
+    levels = dict(state.get("extra_categorical_covs", {}).get("mappings", {}))
+    levels |= {"batch": state["batch"]["categorical_mapping"]} if told["batch_key"] else {}
+    levels |= {"label": state["labels"]["categorical_mapping"]} if told["labels_key"] else {}
+    return Fields(
+        counts=told["layer"],
+        batch=told["batch_key"],
+        label=told["labels_key"],
+        categories=tuple(told.get("categorical_covariate_keys") or ()),
+        covariates=covariates,
+        size_factor=told.get("size_factor_key"),
+        genes=tuple(state["X"]["column_names"]),
+        levels={field: tuple(map(str, names)) for field, names in levels.items()},
+        moments=dict.fromkeys(covariates, (0.0, 1.0)),  # the peer takes them as they are
+    )
+
+
+def _example(module: Any, fields: Fields | None) -> Cells:
+    """Two cells with the fields that the module was made for, under names of ours where it has none."""
+    layers, embedding = _decoder_layers(module), _embedding(module)
+    if fields is None:
+        counts = layers.n_cat_list[0 if embedding else 1 :]
+        counts = {"batch": module.n_batch, "label": module.n_labels} | {
+            f"category_{i}": n for i, n in enumerate(counts)
+        }
+        levels = {field: tuple(map(str, range(max(n, 1)))) for field, n in counts.items()}
+    else:
+        levels = dict(fields.levels or {})
+    covariates = layers.fc_layers[0][0].in_features - module.n_latent - sum(layers.n_cat_list)
+    covariates -= embedding.embedding_dim if embedding else 0
+    return Cells(
+        torch.ones(2, module.n_input),
+        {field: torch.zeros(2, dtype=torch.long) for field in levels},
+        torch.zeros(2, covariates) if covariates else None,
+        size_factor=torch.ones(2),
+        levels=levels,
+    )
+
+
+def _record(peer: Any) -> dict[str, Any]:
+    """How it was made, as far as the peer remembers."""
+    plan = getattr(getattr(peer, "trainer", None), "lightning_module", None)
+    return {"made_by": "scvi-tools", "kl_weight": None if plan is None else float(plan.kl_weight)}
+
+
+# The same architecture, declared
+
+
+def _declared_model(module: Any, cells: Cells) -> Model:
+    page, decoder = (
+        (LDVAE, _declared_linear(module)) if _is_linear(module) else (SCVI, MLP(**_hidden(module.decoder.px_decoder)))
+    )
+    return page(
+        latent=module.n_latent,
+        prior=LogisticNormal() if module.latent_distribution == "ln" else StandardNormal(),
+        condition=_declared_condition(module, cells),
+        size=SizeFactor()
+        if module.use_size_factor_key
+        else ObservedSize()
+        if module.use_observed_lib_size
+        else LatentSize(),
+        decoder=decoder,
+        likelihood=_declared_likelihood(module),
+    )
+
+
+def _declared_linear(module: Any) -> Linear:
+    (block,) = module.decoder.factor_regressor.fc_layers
+    return Linear(bias=block[0].bias is not None, norm=_declared_norm(block))
+
+
+def _declared_condition(module: Any, cells: Cells) -> Condition:
+    """The design row in the order of the peer's columns: continuous, batch, other categories."""
+    embedding = _embedding(module)
+    batch = Embedding("batch", embedding.embedding_dim) if embedding else OneHot("batch")
+    others = [OneHot(field) for field in cells.categories if field not in ("batch", "label")]
+    return reduce(add, [*([Continuous()] if cells.covariates is not None else []), batch, *others])
+
+
+def _declared_likelihood(module: Any) -> Poisson | NB:
+    link = Softplus() if module.use_size_factor_key and not _is_linear(module) else Softmax()
+    if module.gene_likelihood == "poisson":
+        return Poisson(link=link)
+    dispersions = {"gene": PerGene(), "gene-batch": PerBatch(), "gene-label": PerLabel(), "gene-cell": PerCell()}
+    return {"nb": NB, "zinb": ZINB}[module.gene_likelihood](dispersion=dispersions[module.dispersion], link=link)
+
+
+def _declared_guide(module: Any, condition: Condition) -> ScviMeanField:
+    features = Log1p() if module.log_variational else Counts()
+    told = module.z_encoder.encoder.fc_layers[0][0].in_features > module.n_input
+    rest: dict[str, Any] = {"condition": condition if told else Nothing(), "features": features}
+    guide = ScviMeanField(encoder=ReadCell(**_hidden(module.z_encoder.encoder), **rest))
+    if not module.use_observed_lib_size:
+        guide.size_encoder = ReadCell(**_hidden(module.l_encoder.encoder), **rest)
+    return guide
+
+
+def _hidden(layers: Any) -> dict[str, Any]:
+    """Widths, norm, dropout of a stack of hidden layers, and whether the design row enters them all."""
+    first, *deeper = layers.fc_layers
+    widths = tuple(block[0].out_features for block in layers.fc_layers)
+    return {
+        "widths": widths if deeper else widths[0],
+        "norm": _declared_norm(first),
+        "dropout": next((part.p for part in first if isinstance(part, nn.Dropout)), 0.0),
+        "everywhere": any(block[0].in_features > first[0].out_features for block in deeper),
+    }
+
+
+def _declared_norm(block: nn.Sequential) -> Norm:
+    for norm in _norms(block):
+        return BatchNorm(norm.momentum or 0.0, norm.eps) if isinstance(norm, nn.BatchNorm1d) else LayerNorm()
+    return NoNorm()
+
+
+# The weights
+
+
+HEADS = {"rho": "px_scale_decoder.0", "gate": "px_dropout_decoder", "theta": "px_r_decoder"}  # names of the peer
+LINEAR_HEADS = {"rho": "factor_regressor.fc_layers.Layer 0", "gate": "px_dropout_decoder.fc_layers.Layer 0"}
+
+
+def _carry_model(module: Any, model: Any) -> None:
+    for head, layer in model.decoder.heads.items():
+        if _is_linear(module):
+            block = module.decoder.get_submodule(LINEAR_HEADS[head])
+            layer.load_state_dict(block[0].state_dict())
+            _carry_norm(block, model.decoder.norms[head])
+        else:
+            layer.load_state_dict(module.decoder.get_submodule(HEADS[head]).state_dict())
+    if not _is_linear(module):
+        _carry_layers(module.decoder.px_decoder, model.decoder.layers)
+    if hasattr(model.likelihood.dispersion, "log_theta"):
+        model.likelihood.dispersion.log_theta.copy_(module.px_r.T if module.px_r.dim() == 2 else module.px_r)
+    if isinstance(model.size, LatentSize):
+        model.size.m.copy_(module.library_log_means[0])
+        model.size.s.copy_(module.library_log_vars[0].sqrt())
+    _carry_embedding(module, model)
+
+
+def _carry_guide(module: Any, guide: Any) -> None:
+    for site, head in guide.heads.items():
+        theirs, ours = (module.z_encoder, guide.encoder) if site == "z" else (module.l_encoder, guide.size_encoder)
+        _carry_layers(theirs.encoder, ours.layers)
+        for name, own in (("weight", head.weight), ("bias", head.bias)):
+            own.copy_(torch.cat([getattr(theirs.mean_encoder, name), getattr(theirs.var_encoder, name)]))
+    _carry_embedding(module, guide)
+
+
+def _carry_layers(theirs: Any, ours: Any) -> None:
+    for block, linear, norm in zip(theirs.fc_layers, ours.linear, ours.norms, strict=True):
+        weight = block[0].weight
+        into = linear.in_features - weight.shape[1]  # deeper layers of the peer see categories only
+        before = block[0].out_features if into else 0
+        blank = weight.new_zeros(len(weight), into)
+        linear.weight.copy_(torch.cat([weight[:, :before], blank, weight[:, before:]], 1))
+        linear.bias.copy_(block[0].bias)
+        _carry_norm(block, norm)
+
+
+def _carry_norm(block: nn.Sequential, ours: Any) -> None:
+    for norm in _norms(block):
+        if isinstance(norm, nn.BatchNorm1d):  # its layer norm has no weights: ours starts at one and zero
+            ours.norm.load_state_dict(norm.state_dict())
+
+
+def _carry_embedding(module: Any, program: nn.Module) -> None:
+    for part in program.modules():
+        if isinstance(part, Embedding):
+            part.table.weight.copy_(module.get_embedding("batch").weight)

@@ -1,0 +1,235 @@
+"""A model of scvi-tools carried over has the loss that it had there.
+
+``reference/make_scvi.py`` has saved weights, draws and losses, so that this is seen where scvi-tools is not installed;
+where it is, live modules with more of its options are carried over too.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from anndata import AnnData
+from pyro import poutine
+from safetensors.torch import load_file
+from torch import nn
+from torch.distributions import Normal, kl_divergence
+
+from pyroscvi.data.cells import Cells
+from pyroscvi.inference.checkpoints import load
+from pyroscvi.interop import from_scvi
+
+HERE = Path(__file__).parent / "reference"
+RECORD = json.loads((HERE / "scvi.json").read_text())
+TENSORS = load_file(HERE / "scvi.safetensors")
+CASES = RECORD["cases"]
+
+
+def saved(prefix):
+    return {name.removeprefix(f"{prefix}/"): t for name, t in TENSORS.items() if name.startswith(f"{prefix}/")}
+
+
+def read(x):
+    """Cells from the tensors that a module of scvi-tools is given."""
+    categories = {"batch": x["batch"], "label": x["labels"]}
+    if "extra_categorical_covs" in x:
+        categories |= {f"category_{i}": c for i, c in enumerate(x["extra_categorical_covs"].T)}
+    return Cells(
+        x["X"],
+        {name: codes.flatten() for name, codes in categories.items()},
+        x.get("extra_continuous_covs"),
+        size_factor=x["size_factor"].flatten() if "size_factor" in x else None,
+    )
+
+
+def loss(fit, cells, z, log_l, beta):
+    """mean_n[-log p(x | z, l) + beta KL(z) + KL(l)] of our model and guide."""
+    told = {"z": z, "l": log_l.exp()}
+    with torch.no_grad():
+        q = {name: posterior.base_dist for name, posterior in fit.guide.posteriors(cells).items()}
+        sites = poutine.trace(poutine.condition(fit.model, told)).get_trace(cells).nodes
+        total = -sites["x"]["fn"].log_prob(cells.x) + beta * kl_divergence(q["z"], sites["z"]["fn"].base_dist).sum(-1)
+        if "l" in q:
+            prior = sites["l"]["fn"].base_dist
+            total = total + kl_divergence(q["l"], Normal(prior.loc, prior.scale)).sum(-1)
+    return total.mean().item()
+
+
+def stand_in(name, case):
+    """A module with the layers and the attributes that a module of scvi-tools would have."""
+    root = type(case["kind"], (nn.Sequential,), {})()
+    weights = saved(f"{name}/module")
+    leaves = {}
+    for key, t in weights.items():
+        *path, weight = key.split(".")
+        leaves.setdefault(tuple(path), {})[weight] = t
+    for path, own in leaves.items():
+        place = root
+        for step in path[:-1]:
+            if step not in place._modules:
+                place.add_module(step, nn.Sequential())
+            place = place._modules[step]
+        if path:
+            place.add_module(path[-1], leaf(own))
+    for weight, t in leaves.get((), {}).items():
+        root.register_buffer(weight, t)
+    for attribute, value in case["attributes"].items():
+        setattr(root, attribute, value)
+    for encoder in (root.z_encoder, getattr(root, "l_encoder", root.z_encoder)):
+        encoder.var_activation, encoder.var_eps = torch.exp, 1e-4
+    first = root.decoder.factor_regressor if case["kind"] == "LDVAE" else root.decoder.px_decoder
+    first.n_cat_list = case["n_cat_list"]
+    return root
+
+
+def leaf(own):
+    rows = len(own["weight"])
+    if "running_mean" in own:
+        part = nn.BatchNorm1d(rows, eps=1e-3, momentum=0.01)
+    else:
+        part = nn.Linear(own["weight"].shape[1], rows, bias="bias" in own)
+    part.load_state_dict(own, strict=False)
+    return part
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_losses_that_scvi_tools_had(name):
+    case = CASES[name]
+    x = (
+        saved("inputs")
+        if len(case["n_cat_list"]) > 1
+        else {k: t for k, t in saved("inputs").items() if "extra" not in k}
+    )
+    draw = saved(f"{name}/draw")
+    fit = from_scvi(stand_in(name, case))
+    ours = loss(fit, read(x), draw["z"], draw["log_l"], RECORD["beta"])
+    assert ours == pytest.approx(case["loss"], rel=1e-5)
+
+
+def test_the_architecture_is_declared_in_our_words():
+    fit = from_scvi(stand_in("VAE zinb gene-cell", CASES["VAE zinb gene-cell"]))
+    assert repr(fit.model) == (
+        "SCVI(latent=5, decoder=MLP(widths=16, norm=BatchNorm()), likelihood=ZINB(dispersion=PerCell()))"
+    )
+    assert fit.fields is None
+    assert not fit.model.training
+    assert not fit.guide.training
+
+
+def test_a_carried_fit_is_saved_and_loaded(tmp_path):
+    name = "LDVAE nb False"
+    fit = from_scvi(stand_in(name, CASES[name]))
+    fit.save(tmp_path / "fit.safetensors")
+    loaded = load(tmp_path / "fit.safetensors")
+    cells = read({k: t for k, t in saved("inputs").items() if "extra" not in k})
+    np.testing.assert_array_equal(loaded.latent(cells), fit.latent(cells))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        (lambda m: setattr(m, "gene_likelihood", "normal"), ValueError, "gene_likelihood='normal'"),
+        (lambda m: setattr(m.z_encoder, "var_activation", torch.nn.functional.softplus), ValueError, "variance"),
+        (lambda m: m.z_encoder.encoder.fc_layers[0].append(nn.Tanh()), ValueError, "Tanh"),
+        (lambda m: m.z_encoder.encoder.fc_layers[0].append(nn.LayerNorm(16)), ValueError, "batch norm and layer norm"),
+        (lambda m: setattr(m, "__class__", type("SCANVAE", (nn.Sequential,), {})), TypeError, "not SCANVAE"),
+    ],
+)
+def test_what_has_no_counterpart_is_refused_by_name(change, error, said):
+    module = stand_in("VAE nb True", CASES["VAE nb True"])
+    change(module)
+    with pytest.raises(error, match=said):
+        from_scvi(module)
+
+
+def test_a_linear_decoder_has_no_dispersion_of_its_own_for_every_cell():
+    module = stand_in("LDVAE nb True", CASES["LDVAE nb True"])
+    module.dispersion = "gene-cell"
+    with pytest.raises(ValueError, match="gene-cell"):
+        from_scvi(module)
+
+
+# With scvi-tools itself
+
+CATEGORIES = {"n_cats_per_cov": [2, 4], "n_continuous_cov": 2}
+LIVE = {
+    "defaults": {},
+    "deep": {"n_layers": 3},
+    "deep, covariates in every place": {"n_layers": 2, "encode_covariates": True, **CATEGORIES},
+    "deep, covariates at the entrance": {
+        "n_layers": 2,
+        "encode_covariates": True,
+        "deeply_inject_covariates": False,
+        **CATEGORIES,
+    },
+    "batches embedded": {"batch_representation": "embedding", "n_layers": 2, "encode_covariates": True, **CATEGORIES},
+    "batches embedded, in the decoder alone": {"batch_representation": "embedding", "use_observed_lib_size": False},
+    "layer norm": {"use_batch_norm": "none", "use_layer_norm": "both"},
+    "batch norm in the encoder alone": {"use_batch_norm": "encoder"},
+    "size factor": {"use_size_factor_key": True},
+    "counts as they are": {"log_variational": False, "use_observed_lib_size": False},
+    "no dropout": {"dropout_rate": 0.0},
+    "one batch": {"n_batch": 1},
+    "logistic normal": {"latent_distribution": "ln"},
+    **{f"dispersion {kind}": {"dispersion": kind} for kind in ("gene-batch", "gene-label", "gene-cell")},
+}
+LINEAR = {
+    "linear": {},
+    "linear, bias": {"bias": True},
+    "linear, no norm": {"use_batch_norm": False},
+    "linear, deep encoder": {"n_layers_encoder": 2},
+    "linear, dispersion": {"dispersion": "gene-batch", "latent_distribution": "ln"},
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson"])
+@pytest.mark.parametrize("name", [*LIVE, *LINEAR])
+def test_the_losses_that_scvi_tools_has(name, likelihood):
+    peers = pytest.importorskip("scvi.module")
+    options = {"n_batch": 3, "n_labels": 2, "n_latent": 5, "n_hidden": 16, "gene_likelihood": likelihood}
+    options |= LIVE[name] if name in LIVE else LINEAR[name]
+    batches = options["n_batch"]
+    options |= {"library_log_means": np.full((1, batches), 4.0), "library_log_vars": np.full((1, batches), 0.2)}
+    module = (peers.VAE if name in LIVE else peers.LDVAE)(30, **options)
+    x = {"X": torch.poisson(torch.rand(40, 30) * 6), "batch": torch.randint(batches, (40, 1))}
+    x["labels"] = torch.randint(2, (40, 1))
+    if "n_cats_per_cov" in options:
+        x["extra_categorical_covs"] = torch.stack([torch.randint(2, (40,)), torch.randint(4, (40,))], 1)
+        x["extra_continuous_covs"] = torch.randn(40, 2)
+    if "use_size_factor_key" in options:
+        x["size_factor"] = torch.rand(40, 1) * 50
+    optimiser = torch.optim.Adam(module.parameters(), lr=0.01)
+    for _ in range(3):
+        optimiser.zero_grad()
+        module(x)[2].loss.backward()
+        optimiser.step()
+    module.eval()
+    with torch.no_grad():
+        inference, _ = module(x, compute_loss=False)
+        z = inference["qz"].sample()
+        inference["z"] = z.softmax(-1) if module.latent_distribution == "ln" else z
+        generative = module.generative(**module._get_generative_input(x, inference))
+        theirs = module.loss(x, inference, generative, kl_weight=0.37).loss.item()
+    ours = loss(from_scvi(module), read(x), z, inference["library"], beta=0.37)
+    assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_brings_its_fields():
+    scvi = pytest.importorskip("scvi")
+    rng = np.random.default_rng(0)
+    obs = {"donor": rng.choice(["b", "a", "c"], 60), "age": rng.normal(40, 9, 60), "sex": rng.choice(["m", "f"], 60)}
+    adata = AnnData(np.zeros((60, 12), np.float32), pd.DataFrame(obs, index=[f"cell{i}" for i in range(60)]))
+    adata.layers["counts"] = rng.poisson(3, (60, 12)).astype(np.float32)
+    keys = {"batch_key": "donor", "continuous_covariate_keys": ["age"], "categorical_covariate_keys": ["sex"]}
+    scvi.model.SCVI.setup_anndata(adata, layer="counts", **keys)
+    peer = scvi.model.SCVI(adata, n_hidden=16, n_latent=3, encode_covariates=True)
+    peer.train(1, accelerator="cpu", enable_progress_bar=False, logger=False)
+    fit = from_scvi(peer)
+    assert (fit.fields.batch, fit.fields.categories, fit.fields.covariates) == ("donor", ("sex",), ("age",))
+    few = adata[adata.obs["donor"] != "a"].copy()  # without one of the levels
+    np.testing.assert_allclose(fit.latent(few[:, ::-1]), peer.get_latent_representation(few), atol=1e-5)
+    assert fit.record["kl_weight"] == pytest.approx(1 / 400)  # where its warm-up ended
