@@ -1,8 +1,8 @@
 """Sugar: short names for declared parts, for the places where an object cannot be typed.
 
     >>> from pyroscvi.parts import Condition, Decoder, Likelihood, Prior
-    >>> parse(Prior, "mixture:8")
-    Mixture()
+    >>> parse(Prior, "mixture:12")
+    Mixture(components=12)
     >>> parse(Decoder, "mlp:256,128:dropout=0.1")
     MLP(widths=(256, 128), dropout=0.1)
     >>> parse(Likelihood, "zinb:per_batch")
@@ -10,131 +10,107 @@
     >>> parse(Condition, "one_hot:batch + embedding:perturbation:16")
     OneHot() + Embedding(field='perturbation', width=16)
 
-A name is the snake case of a class, and the name of its slot may be left off: ``latent`` is ``LatentSize`` where a size is
-asked for. What follows a colon are the fields, in their order or as ``field=value``; a field that is a part is written in the
-same way, in parentheses if it has fields of its own: ``nb:(random_dispersion:0:0.5)``.
+A name is the snake case of a class, and the name of its slot may be left off: ``latent`` is ``LatentSize`` where a size
+is asked for. What follows a colon are the fields, in their order or as ``field=value``. A field that is a part is
+written in the same way, in parentheses if it has fields of its own: ``nb:(random:0:0.5)``.
 """
 
-import re
 from dataclasses import fields
-from difflib import get_close_matches
 from functools import reduce
 from operator import add
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pyroscvi import parts
+import pyroscvi.parts  # noqa: F401  # so that every part is known
+from pyroscvi.names import among, letters, snake
 from pyroscvi.part import Part
+from pyroscvi.parts.conditions import Together
 
-__all__ = ["among", "known", "parse", "snake"]
+__all__ = ["fill", "known", "parse", "split"]
 
 P = TypeVar("P", bound=Part)
-T = TypeVar("T")
 
 
 def parse(slot: type[P], text: str) -> P:
-    """The part that ``text`` names, for a slot of this type; a sum of them where the slot can add.
+    """The part that ``text`` names for a slot of this type, or a sum of them where parts of the slot add up.
 
-    Raises ValueError for a name, a field or a value that is not known, naming those that are.
+    Raises ValueError for a name, a field or a value that is not known, and lists those that are.
     """
-    terms = _split(text, "+")
+    terms = split(text, "+")
     if len(terms) > 1 and not hasattr(slot, "__add__"):
         raise ValueError(f"{text!r}: a {_words(slot)} is one part, not a sum")
     return reduce(add, (_term(slot, term) for term in terms))  # type: ignore[type-var]
 
 
 def known(slot: type[P]) -> dict[str, type[P]]:
-    """The parts that fit a slot, by name."""
-    found = (getattr(parts, name) for name in parts.__all__)
-    return {_short(part, slot): part for part in found if issubclass(part, slot) and part is not slot}
-
-
-def among(name: str, choices: dict[str, T], what: str) -> T:
-    """``choices[name]``, however the name is spelt; or an error that lists the names there are and guesses at the one meant."""
-    by_letters = {_letters(choice): choice for choice in choices}
-    if _letters(name) in by_letters:
-        return choices[by_letters[_letters(name)]]
-    near = get_close_matches(_letters(name), by_letters, n=1)
-    guess = f"; did you mean {by_letters[near[0]]!r}?" if near else ""
-    raise ValueError(f"no {what} {name!r}{guess} (known: {', '.join(sorted(choices)) or 'none'})")
-
-
-def snake(name: str) -> str:
-    """``VampPrior`` to ``vamp_prior``, ``SpatialGNN`` to ``spatial_gnn``, ``NB`` to ``nb``.
-
-    >>> snake("Log1pNormal"), snake("SpatialGNN"), snake("MLP")
-    ('log1p_normal', 'spatial_gnn', 'mlp')
-    """
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+    """The parts that fit a slot, by name: all that are imported by now, those of a user's own file among them."""
+    return {_short(part, slot): part for part in sorted(_below(slot), key=lambda part: part.__name__)}
 
 
 def fill(cls: type[P], arguments: list[str]) -> P:
-    """``cls`` with these fields, each ``value`` or ``field=value``."""
+    """``cls`` with these fields, each of them ``value`` (in the order of the fields) or ``field=value``."""
     kinds = {field.name: get_type_hints(cls)[field.name] for field in fields(cls)}  # type: ignore[arg-type]
-    stated: dict[str, Any] = {}
+    name, stated = snake(cls.__name__), {}
     for place, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if not equals or "(" in name:
-            if place >= len(kinds):
-                raise ValueError(f"{snake(cls.__name__)!r} takes {len(kinds)} fields ({', '.join(kinds)}), not {argument!r} too")
-            name, value = list(kinds)[place], argument
-        name = among(name.strip(), {field: field for field in kinds}, f"field of {snake(cls.__name__)}")
-        stated[name] = _value(kinds[name], value.strip(), f"{snake(cls.__name__)}:{name}")
+        field, *rest = split(argument, "=")
+        if rest:
+            field, value = among(field, {kind: kind for kind in kinds}, f"field of {name}"), "=".join(rest)
+        elif place < len(kinds):
+            field, value = list(kinds)[place], argument
+        else:
+            raise ValueError(f"{argument!r} is one too many: {name} takes {', '.join(kinds) or 'no fields'}")
+        stated[field] = _value(kinds[field], value.strip(), f"{field} of {name}")
     return cls(**stated)
 
 
-def _term(slot: type[P], text: str) -> P:
-    text = text.strip()
-    if text.startswith("(") and text.endswith(")"):
-        return parse(slot, text[1:-1])
-    name, *arguments = _split(text, ":")
-    names = known(slot)
-    whole = {snake(part.__name__): part for part in names.values()}
-    if _letters(name) in {_letters(choice) for choice in whole}:
-        names = whole
-    return fill(among(name.strip(), names, _words(slot)), arguments)
-
-
-def _value(kind: Any, text: str, where: str) -> Any:
-    """``text`` read as a type: a part, a number, yes or no, a list of numbers, or itself."""
-    if get_origin(kind) in (Union, UnionType):
-        for choice in sorted(get_args(kind), key=lambda choice: get_origin(choice) is not tuple or "," not in text):
-            try:
-                return _value(choice, text, where)
-            except ValueError:
-                continue
-        raise ValueError(f"{where} cannot be {text!r}")
-    if isinstance(kind, type) and issubclass(kind, Part):
-        return parse(kind, text)
-    try:
-        if get_origin(kind) is tuple:
-            return tuple(get_args(kind)[0](item) for item in text.split(","))
-        if kind is bool:
-            return among(text, {"true": True, "yes": True, "false": False, "no": False}, f"value of {where}")
-        return kind(text)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where} cannot be {text!r}: it takes {getattr(kind, '__name__', kind)}") from error
-
-
-def _split(text: str, by: str) -> list[str]:
-    """Split at a sign, outside of parentheses."""
+def split(text: str, by: str) -> list[str]:
+    """Split at a sign that stands outside of parentheses."""
     depth, pieces = 0, [""]
     for letter in text:
         depth += (letter == "(") - (letter == ")")
         if depth < 0:
             break
-        pieces = [*pieces, ""] if letter == by and depth == 0 else [*pieces[:-1], pieces[-1] + letter]
+        if letter == by and depth == 0:
+            pieces.append("")
+        else:
+            pieces[-1] += letter
     if depth:
         raise ValueError(f"{text!r}: parentheses do not match")
-    return pieces
+    return [piece.strip() for piece in pieces]
 
 
-def _letters(name: str) -> str:
-    return re.sub(r"[\s_-]", "", name).lower()
+def _term(slot: type[P], text: str) -> P:
+    if text.startswith("(") and text.endswith(")"):
+        return parse(slot, text[1:-1])
+    name, *arguments = split(text, ":")
+    names = known(slot)
+    in_full = {letters(part.__name__): part for part in names.values()}
+    return fill(in_full.get(letters(name)) or among(name, names, _words(slot)), arguments)
+
+
+def _value(kind: Any, text: str, where: str) -> Any:
+    """``text`` read as a type: a part, numbers, yes or no, or itself."""
+    if isinstance(kind, type) and issubclass(kind, Part):
+        return parse(kind, text)
+    if kind is bool:
+        return among(text, {"yes": True, "no": False, "true": True, "false": False}, f"value for {where}:")
+    for choice in get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,):
+        try:
+            if get_origin(choice) is tuple:
+                return tuple(get_args(choice)[0](item) for item in text.split(","))
+            return choice(text)
+        except (TypeError, ValueError):
+            continue
+    raise ValueError(f"{where} cannot be {text!r}: it takes {getattr(kind, '__name__', kind)}")
+
+
+def _below(slot: type[P]) -> set[type[P]]:
+    own = {part for part in slot.__subclasses__() if part is not Together}  # a sum is written with +
+    return own.union(*(_below(part) for part in own))
 
 
 def _short(part: type[Part], slot: type[Part]) -> str:
-    """The snake case of a part, without the name of its slot: ``latent`` for ``LatentSize``, ``per_gene`` for ``PerGene``."""
+    """The snake case of a part without the name of its slot: ``latent`` for ``LatentSize``."""
     return snake(part.__name__).removesuffix(f"_{snake(slot.__name__)}")
 
 

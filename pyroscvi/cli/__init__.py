@@ -1,0 +1,50 @@
+"""The command line: ``pyroscvi list | show | copy | demo | fit | embed | compare``.
+
+A thin layer: each command reads its arguments, calls what a Python user would call, and writes what came of it. Torch
+and scanpy take seconds to import, and so every command imports what it needs when it runs.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from pyroscvi.cli.app import app
+
+__all__ = ["app", "main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status; an error is one line on stderr, never a traceback."""
+    warnings.showwarning = _say  # type: ignore[assignment]
+    if os.environ.get("PYROSCVI_TRACEBACK"):
+        return app(args=arguments, prog_name="pyroscvi", standalone_mode=False) or 0
+    try:
+        return app(args=arguments, prog_name="pyroscvi", standalone_mode=False) or 0
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader had enough: pyroscvi list | head -1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        return _fail(_line(error), getattr(error, "exit_code", 1))
+
+
+def _line(error: Exception) -> str:
+    if hasattr(error, "format_message"):  # of the command-line parser
+        return error.format_message()
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    expected = isinstance(error, (ValueError, KeyError, TypeError, OSError)) and text
+    return text if expected else f"{type(error).__name__}: {text} (set PYROSCVI_TRACEBACK=1 to see where)"
+
+
+def _fail(message: str, status: int) -> int:
+    if message:  # asked for nothing at all, the parser has printed its help already
+        print(f"pyroscvi: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _say(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    print(f"pyroscvi: warning: {' '.join(str(message).split())}", file=sys.stderr)

@@ -1,0 +1,74 @@
+"""Reading the zoo at the command line: the list of pages, a page, a copy of a page."""
+
+import re
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.syntax import Syntax
+from rich.table import Table
+
+from pyroscvi.cli.files import free
+from pyroscvi.cli.pages import Page, find, pages
+
+__all__ = ["copy_page", "print_catalogue", "print_page"]
+
+
+def print_catalogue() -> None:
+    console = _console()
+    for kind in ("models", "guides"):
+        table = Table(box=None, show_header=False, title=kind, title_justify="left", title_style="bold", pad_edge=False)
+        table.add_column(style="cyan", no_wrap=True)
+        table.add_column()
+        for page in pages().values():
+            if page.kind == kind:
+                table.add_row(page.name, page.headline)
+        console.print(table, "")
+    console.print("[dim]pyroscvi show PAGE[/dim] prints one in full.", highlight=False)
+
+
+def print_page(name: str, source: bool = False) -> None:
+    page, console = find(name), _console()
+    if source:
+        console.print(Syntax(page.text.rstrip(), "python", theme="ansi_dark", background_color="default"))
+        return
+    headline, _, story = page.docstring.partition("\n")
+    console.print(f"[bold]{escape(headline)}[/bold]", highlight=False, soft_wrap=True)
+    for line in story.splitlines():
+        console.print(_styled(line), highlight=False, soft_wrap=True)
+    if page.slots:
+        console.print("", _slots(page))
+
+
+def copy_page(name: str, file: Path, force: bool = False) -> None:
+    page = find(name)
+    if file.suffix != ".py":
+        raise ValueError(f"{file} is no Python file: name it {file.stem}.py")
+    free(file, force).write_text(page.text, "utf-8")
+    option = "--model" if page.kind == "models" else "--guide"
+    print(
+        f"{file}: a copy of {page.name}, to edit. Fit it with `pyroscvi fit DATA.h5ad {option} ./{file.name} --out RUN`"
+    )
+
+
+def _console() -> Console:
+    """As wide as the terminal; wide enough to keep an entry on one line where there is none."""
+    return Console() if Console().is_terminal else Console(width=160)
+
+
+def _styled(line: str) -> str:
+    """What is sampled stands out, the headings are bold, and the diagram is left in peace."""
+    sampled = re.match(r"( *)(\w+)( ~ )(.*?)(\s{2,}.*)?$", line)
+    if sampled:
+        indent, site, follows, law, meaning = (escape(group or "") for group in sampled.groups())
+        return f"{indent}[bold cyan]{site}[/bold cyan]{follows}[cyan]{law}[/cyan]{meaning}"
+    heading = re.match(r"(References|Plate diagram:?)$", line)
+    return f"[bold]{line}[/bold]" if heading else escape(line)
+
+
+def _slots(page: Page) -> Table:
+    table = Table("slot", "takes", "default", box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for name, kind, default in page.slots:
+        table.add_row(f"[cyan]{name}[/cyan]", escape(kind), escape(default))
+    return table

@@ -1,0 +1,173 @@
+"""Pictures of what a fit found. They are drawn without pyplot: no window, and no figure kept alive behind one's back.
+
+latents({"scvi": z, "gmvae": w}, adata.obs["cell_type"]).savefig("latents.png")
+comparison(ps.compare(fits, held_out)).figure.savefig("comparison.png")
+"""
+
+import math
+import warnings
+from collections.abc import Mapping
+from itertools import cycle, product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import color_sequences
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+__all__ = ["comparison", "embedding", "history", "latents", "umap"]
+
+COLOURS = color_sequences["petroff10"]  # ten that stay apart under colour-vision deficiencies [Petroff, 2021]
+MARKS = "o^sDvPX*"  # past ten groups the colours come round again, in another shape
+INK, FAINT = "#333333", "#9a9a9a"
+VERDICTS: dict[str, dict[str, Any]] = {
+    "best": {"fmt": "D", "color": INK},
+    "told apart": {"fmt": "o", "color": "#e76300"},
+    "indistinguishable": {"fmt": "o", "color": "#3f90da", "markerfacecolor": "white", "markeredgewidth": 1.4},
+}
+
+
+def umap(z: np.ndarray, neighbours: int = 15, seed: int = 0) -> np.ndarray:
+    """Two dimensions [n, 2] that keep the neighbours of z [n, d] [McInnes et al., 2018, arXiv:1802.03426]."""
+    import scanpy as sc
+    from anndata import AnnData
+
+    cells = AnnData(obsm={"z": np.asarray(z, dtype=np.float32)})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "n_jobs value", UserWarning)  # said of every seeded UMAP
+        sc.pp.neighbors(cells, n_neighbors=min(neighbours, len(z) - 1), use_rep="z", random_state=seed)
+        sc.tl.umap(cells, random_state=seed)
+    return np.asarray(cells.obsm["X_umap"])
+
+
+def embedding(xy: np.ndarray, groups: Any = None, *, ax: Axes | None = None, legend: bool = True) -> Axes:
+    """Cells at xy [n, 2], coloured by group [n]."""
+    ax = _axes(ax, 4.8, 2.9)
+    codes, names = _groups(groups, len(xy))
+    colours, marks = (np.array(column, dtype=object)[codes] for column in zip(*_styles(names), strict=True))
+    order = np.random.default_rng(0).permutation(len(xy))  # so that no group lies on top of the others
+    size = float(np.clip(8000 / max(len(xy), 1), 2, 16))
+    for mark in np.unique(marks):
+        here = order[marks[order] == mark]
+        ax.scatter(*xy[here].T, s=size, c=list(colours[here]), marker=mark, linewidths=0, alpha=0.85)
+    ax.set(xticks=[], yticks=[])
+    ax.set_box_aspect(1)
+    ax.margins(0.06)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(FAINT)
+    ax.set_xlabel("UMAP 1", loc="left", fontsize=7, color=FAINT)
+    ax.set_ylabel("UMAP 2", loc="bottom", fontsize=7, color=FAINT)
+    if legend and groups is not None:
+        ax.legend(
+            handles=_handles(names),
+            loc="center left",
+            bbox_to_anchor=(1, 0.5),
+            frameon=False,
+            fontsize=8,
+            handletextpad=0.2,
+        )
+    return ax
+
+
+def latents(z: Mapping[str, np.ndarray], groups: Any = None, *, seed: int = 0) -> Figure:
+    """The UMAP of every latent space [n, d], side by side with one legend."""
+    columns = min(math.ceil(math.sqrt(len(z))), 3)
+    rows = math.ceil(len(z) / columns)
+    figure = Figure(figsize=(2.6 * columns + 1.6, 2.75 * rows), dpi=200, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel, (name, points) in zip(panels, z.items(), strict=False):
+        embedding(umap(points, seed=seed), groups, ax=panel, legend=False)
+        panel.set_title(name, fontsize=9, color=INK, loc="left")
+    for panel in panels[len(z) :]:
+        panel.set_axis_off()
+    if groups is not None:
+        _, names = _groups(groups, len(next(iter(z.values()))))
+        figure.legend(handles=_handles(names), loc="outside right center", frameon=False, fontsize=8, handletextpad=0.2)
+    return figure
+
+
+def comparison(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """What ``compare`` found: differences to the best fit in nats a cell, each with two standard errors to either side.
+
+    A filled mark can be told apart from the best, an open one cannot.
+    """
+    ax = _axes(ax, 5.6, 1.1 + 0.36 * len(table))
+    beside = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 8}
+    for row, (_, fit) in enumerate(table.iterrows()):
+        reach = 0.0 if fit["verdict"] == "best" else 2 * fit["standard_error"]
+        ax.errorbar(fit["difference"], row, xerr=reach, elinewidth=1.6, markersize=6, **VERDICTS[fit["verdict"]])
+        ax.annotate(f"{fit['evidence']:.1f}".replace("-", "\N{MINUS SIGN}"), (1.02, row), color=INK, **beside)
+    ax.annotate("evidence", (1.02, -0.7), color=FAINT, **beside)
+    ax.axvline(0, color=FAINT, linewidth=0.8, zorder=0)
+    _plain(ax)
+    ax.set_yticks(range(len(table)), [str(name) for name in table.index])
+    ax.set_ylim(len(table) - 0.5, -0.9)
+    ax.tick_params(axis="y", length=0, labelsize=9)
+    ax.set_xlabel(f"difference in held-out log {table['estimand'].iloc[0]}, nats a cell (bars: 2 s.e.)", fontsize=9)
+    seen = [verdict for verdict in VERDICTS if verdict in set(table["verdict"])]
+    handles = [Line2D([], [], linestyle="", markersize=5, label=verdict, **_mark(verdict)) for verdict in seen]
+    ax.figure.legend(handles=handles, loc="outside upper left", ncols=3, frameon=False, fontsize=8, handletextpad=0.2)
+    return ax
+
+
+def history(histories: Mapping[str, pd.DataFrame], *, ax: Axes | None = None) -> Axes:
+    """The held-out bound of every fit against its epochs, and the bound on what it was fitted to, thin."""
+    ax = _axes(ax, 5.2, 3.4)
+    lowest = []
+    for (name, run), colour in zip(histories.items(), _colours(len(histories)), strict=True):
+        kept = run["elbo_held_out"].notna().any()
+        shown = run["elbo_held_out" if kept else "elbo_train"]
+        ax.plot(run["epoch"], run["elbo_train"], color=colour, linewidth=0.7, alpha=0.5)
+        ax.plot(run["epoch"], shown, color=colour, linewidth=1.6, label=name)
+        lowest.append(shown.quantile(0.1) if len(shown) > 10 else shown.min())  # the first epochs tell nothing
+    top = max(max(run["elbo_train"].max(), run["elbo_held_out"].max()) for run in histories.values())
+    ax.set_ylim(min(lowest) - 0.1 * (top - min(lowest)), top + 0.05 * (top - min(lowest)))
+    _plain(ax)
+    ax.set_xlabel("epoch", color=INK)
+    ax.set_ylabel("ELBO a cell (nats)", color=INK)
+    ax.legend(frameon=False, fontsize=8, loc="lower right", title="held out (thin: fitted)", title_fontsize=8)
+    return ax
+
+
+def _axes(ax: Axes | None, width: float, height: float) -> Axes:
+    return Figure(figsize=(width, height), dpi=200, layout="constrained").subplots() if ax is None else ax
+
+
+def _plain(ax: Axes) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(FAINT)
+    ax.tick_params(colors=INK, labelsize=8, color=FAINT)
+
+
+def _groups(groups: Any, n: int) -> tuple[np.ndarray, list[str]]:
+    """Codes [n] and the names behind them; a missing value is a group of its own, drawn first."""
+    if groups is None:
+        return np.zeros(n, dtype=int), [""]
+    kind = pd.Categorical(groups)
+    names = [str(name) for name in kind.categories]
+    return (np.asarray(kind.codes), names) if (kind.codes >= 0).all() else (kind.codes + 1, ["not known", *names])
+
+
+def _styles(names: list[str]) -> list[tuple[str, str]]:
+    """Colour and mark of every group."""
+    styles = cycle((to_hex(colour), mark) for mark, colour in product(MARKS, COLOURS))
+    return [(FAINT, "o") if name == "not known" else next(styles) for name in names]
+
+
+def _mark(verdict: str) -> dict[str, Any]:
+    style = dict(VERDICTS[verdict])
+    return {"marker": style.pop("fmt"), **style}
+
+
+def _colours(n: int) -> list[Any]:
+    return [COLOURS[i % len(COLOURS)] for i in range(n)]
+
+
+def _handles(names: list[str]) -> list[Line2D]:
+    return [
+        Line2D([], [], linestyle="", marker=mark, color=colour, markersize=5, markeredgewidth=0, label=name)
+        for name, (colour, mark) in zip(names, _styles(names), strict=True)
+    ]
