@@ -26,7 +26,7 @@ from pyroscvi.inference.declarations import declaration, declared
 from pyroscvi.inference.result import Fit
 from pyroscvi.part import Part
 
-__all__ = ["load", "read", "save", "write"]
+__all__ = ["exists", "load", "read", "save", "write"]
 
 FORMAT = 1
 
@@ -80,7 +80,7 @@ def _stand_in(dims: Dims, cells: int = 2) -> Cells:
 def write(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
     """Tensors and a JSON value into one file, atomically."""
     path = _file(path)
-    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    tensors = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
     text = json.dumps({"format": FORMAT, **about})
     beside = path.with_name(path.name + ".partial")
     try:
@@ -96,10 +96,16 @@ def write(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -
     _flush(path.parent)
 
 
+def exists(path: str | Path) -> bool:
+    """Whether there is something to read."""
+    path = _file(path)
+    return path.exists() or _previous(path).exists()
+
+
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What ``write`` wrote; from the previous file, with a warning, where the newest is not whole."""
     path = _file(path)
-    if not path.exists() and not _previous(path).exists():
+    if not exists(path):
         raise FileNotFoundError(f"there is no fit at {path}")
     try:
         return _read(path)

@@ -1,5 +1,6 @@
 """A loss that is not a number: which site, which parameter, which cell and which gene it comes from."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,72 +14,78 @@ __all__ = ["NonFiniteLoss", "explain"]
 
 
 class NonFiniteLoss(ValueError):
-    """Training stopped before the step that would have spoilt the parameters; ``fit`` holds the last good state."""
+    """Training stopped before the step that would have spoilt the parameters; ``fit`` is the last good state."""
 
     fit: Any = None
 
 
-def explain(model: Model, guide: Guide, cells: Cells, trained: nn.Module, loss: float, epoch: int, step: int) -> str:
-    """One message that names what is not finite in this minibatch."""
-    found = [*_sites(model, guide, cells), *_parameters(trained)] or ["it did not happen again when looked into"]
-    where = f"at epoch {epoch + 1}, minibatch {step + 1}"
-    what = (
-        f"the loss became {loss} {where}"
-        if not torch.isfinite(torch.tensor(loss))
-        else f"a gradient became infinite {where}"
-    )
-    return (
-        f"{what}: {'; '.join(found)}. No parameter was changed by it: the last good state is in the error's .fit. "
-        "Look at the counts of that cell, or lower lr or clip."
-    )
+@torch.no_grad()
+def explain(model: Model, guide: Guide, cells: Cells, trained: nn.Module) -> str:
+    """What is not finite in this minibatch: of its data, its sites, and the parameters."""
+    found = [*_data(cells), *_sites(model, guide, cells), *_parameters(trained)]
+    return "; ".join(found) or "it did not happen again when looked into"
 
 
-def _sites(model: Model, guide: Guide, cells: Cells) -> list[str]:
-    found = []
-    with torch.no_grad():
-        p, q = joint(model, guide, cells)
-        for whose, sites in (("guide", q), ("model", p)):
-            for name, site in sites.items():
-                log_p = site["fn"].log_prob(site["value"])
-                if not torch.isfinite(log_p).all():
-                    found.append(
-                        f"site {name!r} of the {whose} has log-density {_first(log_p)}{_place(site, log_p, cells)}"
-                    )
-    return found
+def _data(cells: Cells) -> Iterator[str]:
+    told = {"counts": cells.x, "covariates": cells.covariates, "size factor": cells.size_factor}
+    for name, values in told.items():
+        if values is not None and not torch.isfinite(values).all():
+            n, *rest = (~torch.isfinite(values)).nonzero()[0].tolist()
+            gene = f", gene {_gene(cells, rest[0])}" if name == "counts" else ""
+            yield f"{name} of cell {_cell(cells, n)}{gene} are {values[(n, *rest)].item()}"
 
 
-def _first(t: Tensor) -> float:
-    return t[~torch.isfinite(t)][0].item()
+def _sites(model: Model, guide: Guide, cells: Cells) -> Iterator[str]:
+    p, q = joint(model, guide, cells)
+    for whose, sites in (("guide", q), ("model", p)):
+        for name, site in sites.items():
+            log_p = site["fn"].log_prob(site["value"])
+            wrong = ~torch.isfinite(log_p)
+            if wrong.any():
+                where = _place(site, wrong, cells) if log_p.dim() else ""
+                yield f"site {name!r} of the {whose} has log-density {log_p[wrong][0].item()}{where}"
 
 
-def _place(site: dict, log_p: Tensor, cells: Cells) -> str:
-    """The first cell of a site that is not finite, and at counts its first such gene."""
-    if not site["cond_indep_stack"]:
-        return ""
-    bad = ~torch.isfinite(log_p).reshape(-1, log_p.shape[-1]).all(0)
-    bad = bad.expand(len(cells))
-    n = int(bad.nonzero()[0])
-    row = n if cells.index is None else int(cells.index[n])
-    place = f" in {int(bad.sum())} of {len(cells)} cells, first " + (
-        f"{cells.names[n]!r}" if cells.names is not None else f"cell {row}"
-    )
+def _place(site: Any, wrong: Tensor, cells: Cells) -> str:
+    """The first cell where a site is not finite, and of counts the first such gene."""
+    rows = wrong.reshape(-1, wrong.shape[-1]).any(0).expand(len(cells))
+    n = int(rows.nonzero()[0])
+    place = f" in {int(rows.sum())} of {len(cells)} cells of the minibatch, first in cell {_cell(cells, n)}"
     if not hasattr(site["fn"], "log_pmf"):
         return place
-    per_gene = site["fn"].log_pmf(site["value"])
-    wrong = ~torch.isfinite(per_gene).reshape(-1, *per_gene.shape[-2:]).all(0)
-    wrong = wrong.expand(len(cells), wrong.shape[-1])[n]
-    if not wrong.any():
+    by_gene = ~torch.isfinite(site["fn"].log_pmf(site["value"]))
+    columns = by_gene.reshape(-1, *by_gene.shape[-2:]).any(0).expand(len(cells), -1)[n]
+    if not columns.any():
         return place
-    g = int(wrong.nonzero()[0])
-    gene = f"{cells.genes[g]!r}" if cells.genes is not None else str(g)
-    return f"{place}, gene {gene} with count {site['value'][n, g].item():g}"
+    g = int(columns.nonzero()[0])
+    return f"{place}, gene {_gene(cells, g)} with count {site['value'][n, g].item():g}"
 
 
-def _parameters(trained: nn.Module) -> list[str]:
-    found = []
-    for name, parameter in trained.named_parameters():
-        if not torch.isfinite(parameter).all():
-            found.append(f"parameter {name!r} is not finite")
-        elif parameter.grad is not None and not torch.isfinite(parameter.grad).all():
-            found.append(f"the gradient of parameter {name!r} is not finite")
-    return found[:5]
+def _parameters(trained: nn.Module) -> Iterator[str]:
+    """Parameters that are not finite; else those whose gradient is not, if some still are; else the largest."""
+    named = dict(trained.named_parameters())
+    spoilt = [name for name, p in named.items() if not torch.isfinite(p).all()]
+    steep = [name for name, p in named.items() if p.grad is not None and not torch.isfinite(p.grad).all()]
+    if spoilt:
+        yield f"not finite themselves: {_several(spoilt)}"
+    elif 0 < len(steep) < len(named):
+        yield f"gradients are not finite for {_several(steep)}"
+    largest = max(
+        (name for name in named if name not in spoilt), key=lambda name: named[name].abs().max(), default=None
+    )
+    if largest is not None:
+        yield f"the largest parameter is {largest}, {named[largest].abs().max().item():.3g}"
+
+
+def _several(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _cell(cells: Cells, n: int) -> str:
+    if cells.names is not None:
+        return repr(str(cells.names[n]))
+    return str(n if cells.index is None else int(cells.index[n]))
+
+
+def _gene(cells: Cells, g: int) -> str:
+    return str(g) if cells.genes is None else repr(cells.genes[g])

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from itertools import chain
@@ -11,10 +12,13 @@ import pandas as pd
 import torch
 
 from pyroscvi.data.cells import Cells
+from pyroscvi.inference.diagnosis import NonFiniteLoss
+from pyroscvi.inference.progress import watched
+from pyroscvi.inference.result import Fit
+from pyroscvi.inference.resume import Folder
 from pyroscvi.inference.run import Objective, Run
 from pyroscvi.inference.schedules import Linear, Patience, Schedule
 from pyroscvi.inference.seeds import seeded
-from pyroscvi.inference.result import Fit
 from pyroscvi.program import Guide, Model, Program
 
 __all__ = ["default_epochs", "fit"]
@@ -36,7 +40,7 @@ def fit(
     seed: int = 0,
     device: str | torch.device = "auto",
     progress: bool = True,
-    folder: str | Path | None = None,
+    folder: str | Path | Folder | None = None,
 ) -> Fit:
     """Fit a guide to a model.
 
@@ -55,21 +59,55 @@ def fit(
     progress        show a progress bar
     folder          write checkpoints here, and go on from the one that is there
     """
+    _check(cells, epochs, batch_size, lr, validation)
+    place = _device(device)
+    with seeded(seed, place):
+        model, guide = _sized(model, guide, cells, place)
+        train, held_out = _split(cells.to(place), validation, seed)
+        epochs = default_epochs(len(train), batch_size) if epochs is None else epochs
+        schedule = warmup if isinstance(warmup, Schedule) else Linear(warmup)
+        patience = _patience(early_stopping, epochs)
+        run = Run(model, guide, train, held_out, epochs, batch_size, lr, schedule, patience, clip, objectives, seed)
+        place_to_write = folder if isinstance(folder, Folder | None) else Folder(folder)
+        if place_to_write is not None:
+            place_to_write.open(run, cells)
+        trouble = _train(run, place_to_write, progress)
+        run.finish()
+    result = _result(run, cells, interrupted=trouble is not None)
+    if place_to_write is not None:
+        result.save(Path(place_to_write.path) / "fit.safetensors")
+    if isinstance(trouble, NonFiniteLoss):
+        trouble.fit = result
+        raise trouble
+    return result
+
+
+def _train(run: Run, folder: Folder | None, progress: bool) -> BaseException | None:
+    """Step by step to the end, or to what came in between: it is handed back, once what there is has been kept."""
+    with watched(run, progress) as look:
+        try:
+            while not run.done:
+                run.advance()
+                look()
+                if folder is not None:
+                    folder.keep(run)
+        except NonFiniteLoss as error:
+            return error
+        except KeyboardInterrupt as error:
+            warnings.warn(f"interrupted in epoch {run.epoch + 1} of {run.epochs}: the fit is as it was", stacklevel=3)
+            return error
+    return None
+
+
+def _check(cells: Cells, epochs: int | None, batch_size: int, lr: float, validation: float) -> None:
     if not isinstance(cells, Cells):
         raise TypeError(f"fit takes Cells, not {type(cells).__name__}: read them first, Fields(...).read(adata)")
-    place = _device(device)
-    cells = cells.to(place)
-    with seeded(seed, place):
-        model, guide = _sized(model, guide, cells)
-        train, held_out = _split(cells, validation, seed)
-        epochs = default_epochs(len(train), batch_size) if epochs is None else epochs
-        warmup = warmup if isinstance(warmup, Schedule) else Linear(warmup)
-        patience = _patience(early_stopping, epochs)
-        run = Run(model, guide, train, held_out, epochs, batch_size, lr, warmup, patience, clip, objectives, seed)
-        while not run.done:
-            run.advance()
-        run.finish()
-    return _result(run, cells)
+    if not len(cells):
+        raise ValueError("there are no cells to fit to")
+    if (epochs is not None and epochs < 1) or batch_size < 1 or not lr > 0:
+        raise ValueError(f"epochs, batch_size and lr must be positive, not {epochs}, {batch_size} and {lr}")
+    if not 0 <= validation < 1:
+        raise ValueError(f"validation is the fraction of cells that is held out, in [0, 1), not {validation}")
 
 
 def default_epochs(cells: int, batch_size: int = 128) -> int:
@@ -78,19 +116,20 @@ def default_epochs(cells: int, batch_size: int = 128) -> int:
     return max(min(round(20_000 / cells * 400), 400), math.ceil(2_000 / steps))
 
 
-def _sized(model: Model, guide: Guide, cells: Cells) -> tuple[Model, Guide]:
-    """Both with parameters on the device of the cells; what the user holds is left as it is."""
+def _sized(model: Model, guide: Guide, cells: Cells, device: torch.device) -> tuple[Model, Guide]:
+    """Both with parameters, on a device, in the precision of the cells; what the user holds is left as it is."""
     if _is_sized(guide) and not _is_sized(model):
         raise ValueError(
             "this guide was sized on a model that owns parameters: hand over that model, not a declaration"
         )
-    model, guide = copy.deepcopy((model, guide))
+    model, guide = copy.deepcopy((model, guide))  # at once: a prior may be made of the guide's posteriors
+    cells = cells.to("cpu")
     if not _is_sized(model):
         model = model.sized(cells.dims)
-    model = model.to(cells.device, cells.dtype)
+    model = model.to("cpu", cells.dtype)
     if not _is_sized(guide):
         guide = guide.sized(model, cells)
-    return model.to(cells.device, cells.dtype), guide.to(cells.device, cells.dtype)
+    return model.to(device), guide.to(device, cells.dtype)
 
 
 def _is_sized(program: Program) -> bool:
@@ -118,7 +157,7 @@ def _device(device: str | torch.device) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _result(run: Run, cells: Cells) -> Fit:
+def _result(run: Run, cells: Cells, interrupted: bool) -> Fit:
     """What a finished run has to show."""
     last = run.history[-1] if run.history else {}
     record = {
@@ -127,9 +166,10 @@ def _result(run: Run, cells: Cells) -> Fit:
         "kl_weight": last.get("kl_weight"),
         "best_epoch": run.best_epoch,
         "stopped_early": run.stopped_early,
+        "interrupted": interrupted,
         "seconds": run.seconds,
         "cells": {"train": len(run.train), "held_out": 0 if run.held_out is None else len(run.held_out)},
-        "settings": run.settings(),
+        "settings": run.settings,
         "levels": _level_counts(cells),
         "genes": None if cells.genes is None else [str(gene) for gene in cells.genes],
         "versions": versions(),

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from pyroscvi.data.cells import Cells, Dims
 from pyroscvi.program import Guide, Model
 
@@ -16,7 +14,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from pyroscvi.analysis.describe import Description
 
 __all__ = ["Fit"]
 

@@ -1,8 +1,8 @@
-"""One run of training: everything that changes while a guide is fitted, so that it can be written down and taken up again."""
+"""One run of training: all that changes while a guide is fitted, so that it can be written down and taken up again."""
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -24,11 +24,11 @@ __all__ = ["Objective", "Run", "evaluate"]
 Objective = Callable[[Model, Guide, Cells], Tensor]
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
-    """The state of a fit, and how it takes one step and one epoch.
+    """The state of a fit, and how it takes a step. Everything happens inside ``seeded``.
 
-    ``train`` and ``held_out`` lie on the device of model and guide. Call everything inside ``seeded``.
+    train, held_out   cells to fit to, and cells to stop by, on the device of model and guide
     """
 
     model: Model
@@ -44,108 +44,101 @@ class Run:
     objectives: Sequence[Objective]
     seed: int
 
-    epoch: int = 0  # epochs finished
-    step: int = 0  # minibatches done in the epoch that is under way
-    loss: float = 0.0  # their summed loss
+    epoch: int = 0  # epochs behind us
+    step: int = 0  # minibatches behind us in the epoch that is under way
+    beta: float = math.nan  # KL weight of the last step
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
-    best: dict[str, Tensor] | None = None
     best_epoch: int | None = None
     stopped_early: bool = False
 
     def __post_init__(self) -> None:
         extra = [objective for objective in self.objectives if isinstance(objective, nn.Module)]
-        self.trained = nn.ModuleDict({"model": self.model, "guide": self.guide, "objectives": nn.ModuleList(extra)})
+        modules = {"model": self.model, "guide": self.guide, "objectives": nn.ModuleList(extra)}
+        self.trained = nn.ModuleDict(modules)
         self.parameters = [p for p in self.trained.parameters() if p.requires_grad]
         self.optimiser = torch.optim.Adam(self.parameters, lr=self.lr, fused=True)
+        n = len(self.train)
+        self.size = math.ceil(n / math.ceil(n / self.batch_size))  # of one size, rather than a small one at the end
+        self.steps = math.ceil(n / self.size)
         self.shuffle = torch.Generator().manual_seed(self.seed)
-        self.shuffled_from = self.shuffle.get_state()
-        steps = math.ceil(len(self.train) / self.batch_size)
-        self.size = math.ceil(len(self.train) / steps)  # minibatches of one size, rather than a small one at the end
-        self.steps = math.ceil(len(self.train) / self.size)
-        self.glance = self.train.subset(
-            torch.randperm(len(self.train), generator=self.shuffle)[: max(len(self.train) // 10, 1)]
-        )
+        self.sample = self.train.subset(torch.randperm(n, generator=self.shuffle)[: max(n // 10, 1)])
+        self.summed = torch.zeros((), dtype=self.train.dtype, device=self.train.device)  # loss of the epoch under way
+        self.best: dict[str, Tensor] | None = None
+        self._minibatches: Iterator[Cells] | None = None
 
     @property
     def progress(self) -> float:
         return (self.epoch + self.step / self.steps) / self.epochs
 
     @property
-    def beta(self) -> float:
-        return self.warmup(self.progress)
-
-    @property
     def done(self) -> bool:
         return self.epoch >= self.epochs or self.stopped_early
 
     def advance(self) -> None:
-        """One epoch, or what is left of it."""
-        began = time.monotonic() - self.seconds
-        hops = self.guide.encoder.hops
-        if self.step == 0:
-            self.shuffled_from = self.shuffle.get_state()
-            self.loss = 0.0
-        self.trained.train()
-        beta = self.beta
-        total = torch.zeros((), dtype=self.train.dtype, device=self.train.device)
-        batches = self.train.minibatches(self.size, self.shuffle, hops)
-        for batch in islice(batches, self.step, None):
-            beta = self.beta
-            total += self._descend(batch, beta) * len(batch)
-            self.step += 1
-        self.loss += total.item()
-        self.step = 0
-        self.epoch += 1
-        self.seconds = time.monotonic() - began
-        self._look(beta)
-        self.seconds = time.monotonic() - began
+        """One minibatch; with the last of an epoch, what there is to do at its end."""
+        began = time.monotonic()
+        if self._minibatches is None:
+            self._begin()
+        minibatch = next(self._minibatches)  # type: ignore[arg-type]
+        self.beta = self.warmup(self.progress)
+        self.summed += self._descend(minibatch) * len(minibatch)
+        self.step += 1
+        if self.step == self.steps:
+            self._end(self.seconds + time.monotonic() - began)
+        self.seconds += time.monotonic() - began
 
-    def _descend(self, batch: Cells, beta: float) -> Tensor:
-        """One step of the optimiser on one minibatch; its loss per cell."""
-        with temper(beta), pyro.validation_enabled(False):
-            loss = negative_elbo(self.model, self.guide, batch) / len(self.train)
+    def _begin(self) -> None:
+        self.trained.train()
+        self.shuffled_from = self.shuffle.get_state()
+        everything = self.train.minibatches(self.size, self.shuffle, hops=self.guide.encoder.hops)
+        self._minibatches = islice(everything, self.step, None)
+
+    def _descend(self, cells: Cells) -> Tensor:
+        """One step of the optimiser on one minibatch; its loss per cell []."""
+        before = generator_state(self.train.device)
+        with temper(self.beta), pyro.validation_enabled(False):
+            loss = negative_elbo(self.model, self.guide, cells) / len(self.train)
         for objective in self.objectives:
-            loss = loss + objective(self.model, self.guide, batch).mean()
+            loss = loss + objective(self.model, self.guide, cells).mean()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        if not torch.isfinite(loss.detach() + norm):
+        loss = loss.detach()
+        if not torch.isfinite(loss + norm):
+            set_generator_state(self.train.device, before)  # so that what is explained is what happened
+            what = (
+                f"the loss became {loss.item()}" if not torch.isfinite(loss) else f"the gradient became {norm.item()}"
+            )
+            why = explain(self.model, self.guide, cells, self.trained)
             raise NonFiniteLoss(
-                explain(self.model, self.guide, batch, self.trained, float(loss), self.epoch, self.step)
+                f"{what} at epoch {self.epoch + 1}, minibatch {self.step + 1}: {why}. No parameter was changed by it, and "
+                "the error's .fit is the last good state. Look at the counts of that cell, or lower lr"
             )
         self.optimiser.step()
-        return loss.detach()
+        return loss
 
-    def _look(self, beta: float) -> None:
-        """What this epoch did to the bound, un-annealed and without dropout, on cells seen and unseen."""
-        row = {
-            "epoch": self.epoch,
-            "loss": self.loss / len(self.train),
-            "elbo_train": evaluate(self.model, self.guide, self.glance, len(self.train), self.seed),
-            "elbo_held_out": math.nan,
-            "kl_weight": beta,
-            "seconds": self.seconds,
-        }
-        settled = self.epoch / self.epochs >= self.warmup.settled
-        if self.held_out is not None:
-            row["elbo_held_out"] = evaluate(self.model, self.guide, self.held_out, len(self.train), self.seed)
-        self.history.append(row)
-        if self.patience is None or self.held_out is None or not settled:
-            return
-        if self.best_epoch is None or row["elbo_held_out"] > self._best_bound() + self.patience.least:
+    def _end(self, seconds: float) -> None:
+        """The end of an epoch: what it did to the bound, un-annealed and without dropout, on cells seen and unseen."""
+        loss = self.summed.item() / len(self.train)
+        self.epoch, self.step, self._minibatches = self.epoch + 1, 0, None
+        self.summed.zero_()
+        bounds = [
+            math.nan if cells is None else evaluate(self.model, self.guide, cells, len(self.train), self.seed)
+            for cells in (self.sample, self.held_out)
+        ]
+        row = {"epoch": self.epoch, "loss": loss, "elbo_train": bounds[0], "elbo_held_out": bounds[1]}
+        self.history.append({**row, "kl_weight": self.beta, "seconds": seconds})
+        if self.patience is not None and not math.isnan(bounds[1]) and self.progress >= self.warmup.settled:
+            self._judge(self.patience)
+
+    def _judge(self, patience: Patience) -> None:
+        """Keep the state if it is the best since the warm-up, and see whether waiting any longer is worth it."""
+        now = self.history[-1]["elbo_held_out"]
+        if self.best_epoch is None or now > self.history[self.best_epoch - 1]["elbo_held_out"] + patience.least:
             self.best_epoch = self.epoch
             self.best = {name: t.detach().clone() for name, t in self.trained.state_dict().items()}
-        self.stopped_early = self.epoch - self.best_epoch >= self.patience.epochs and self.epoch < self.epochs
-
-    def _best_bound(self) -> float:
-        assert self.best_epoch is not None
-        return self.history[self.best_epoch - 1]["elbo_held_out"]
-
-    def settings(self) -> dict[str, Any]:
-        """What the run was asked for; two runs that agree in it, and in their cells, are the same run."""
-        asked = ("epochs", "batch_size", "lr", "warmup", "patience", "clip", "seed")
-        return {name: value if isinstance(value := getattr(self, name), int | float) else repr(value) for name in asked}
+        self.stopped_early = self.epoch - self.best_epoch >= patience.epochs and self.epoch < self.epochs
 
     def finish(self) -> None:
         """Take up the best state, if one was kept."""
@@ -153,33 +146,43 @@ class Run:
             self.trained.load_state_dict(self.best)
         self.trained.eval()
 
-    # Written down and taken up again
+    # Written down, and taken up again
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was asked for, in plain values."""
+        asked = ("epochs", "batch_size", "lr", "clip", "seed")
+        shown = {name: repr(getattr(self, name)) for name in ("warmup", "patience")}
+        names = [getattr(o, "__qualname__", None) or repr(o) for o in self.objectives]
+        return {name: getattr(self, name) for name in asked} | shown | {"objectives": names}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and plain numbers from which ``restore`` goes on bitwise as if nothing had happened (on a processor)."""
+        """Tensors and plain values from which ``restore`` goes on, on a processor bitwise, as if it had never stopped."""
         tensors = {f"trained.{name}": t for name, t in self.trained.state_dict().items()}
         tensors |= {f"best.{name}": t for name, t in (self.best or {}).items()}
         for i, moments in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{i}.{name}": t for name, t in moments.items()}
-        tensors["generator.shuffle"] = self.shuffled_from if self.step else self.shuffle.get_state()
+        tensors["summed"] = self.summed
+        tensors["generator.shuffle"] = self.shuffle.get_state() if self._minibatches is None else self.shuffled_from
         tensors["generator.cpu"] = torch.get_rng_state()
         tensors["generator.device"] = generator_state(self.train.device)
-        names = ("epoch", "step", "loss", "seconds", "history", "best_epoch", "stopped_early")
+        names = ("epoch", "step", "beta", "seconds", "history", "best_epoch", "stopped_early")
         return tensors, {name: getattr(self, name) for name in names}
 
-    def restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+    def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         def under(prefix: str) -> dict[str, Tensor]:
             return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
         self.trained.load_state_dict(under("trained."))
-        self.best = under("best.") or None
+        self.best = {name: t.to(self.train.device) for name, t in under("best.").items()} or None
         moments: dict[int, dict[str, Tensor]] = {}
         for name, t in under("optimiser.").items():
             i, moment = name.split(".", 1)
             moments.setdefault(int(i), {})[moment] = t
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
-        for name, value in numbers.items():
+        for name, value in values.items():
             setattr(self, name, value)
+        self.summed.copy_(tensors["summed"])
         self.shuffle.set_state(tensors["generator.shuffle"])
         torch.set_rng_state(tensors["generator.cpu"])
         set_generator_state(self.train.device, tensors["generator.device"])
@@ -187,12 +190,15 @@ class Run:
 
 @torch.no_grad()
 def evaluate(model: Model, guide: Guide, cells: Cells, total: int, seed: int, batch_size: int = 1024) -> float:
-    """The un-annealed ELBO per cell, the same draws every time; shared latents count as in a data set of ``total`` cells."""
-    training = model.training, guide.training
-    model.eval(), guide.eval()
-    summed = torch.zeros((), dtype=torch.float64)
+    """The un-annealed ELBO per cell, from the same draws every time, as if the data set were of ``total`` cells."""
+    programs = (model, guide)
+    training = [program.training for program in programs]
+    for program in programs:
+        program.eval()
+    summed = 0.0
     with seeded(seed, cells.device), pyro.validation_enabled(False):
-        for batch in replace(cells, total=total).minibatches(batch_size, hops=guide.encoder.hops):
-            summed -= negative_elbo(model, guide, batch).cpu().double() * len(batch) / total
-    model.train(training[0]), guide.train(training[1])
-    return summed.item() / len(cells)
+        for minibatch in replace(cells, total=total).minibatches(batch_size, hops=guide.encoder.hops):
+            summed -= negative_elbo(model, guide, minibatch).item() / total * len(minibatch)
+    for program, was in zip(programs, training, strict=True):
+        program.train(was)
+    return summed / len(cells)

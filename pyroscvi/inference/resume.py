@@ -1,0 +1,92 @@
+"""A folder in which a run is written down as it goes, so that a run that was killed goes on where it was."""
+
+import hashlib
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from torch import Tensor
+
+from pyroscvi.data.cells import Cells
+from pyroscvi.inference.checkpoints import exists, read, write
+from pyroscvi.inference.declarations import declaration
+from pyroscvi.inference.run import Run
+
+__all__ = ["Folder"]
+
+
+@dataclass
+class Folder:
+    """Where to write a run down, and how often.
+
+    seconds   at least so many between two checkpoints; the end of a run is always written
+    """
+
+    path: Path | str
+    seconds: float = 30.0
+    identity: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def file(self) -> Path:
+        return Path(self.path) / "run.safetensors"
+
+    def open(self, run: Run, cells: Cells) -> None:
+        """Take the run up where it was left; ValueError if what lies here is another run."""
+        self.identity = identity(run, cells)
+        self.written = time.monotonic()
+        if not exists(self.file):
+            return
+        tensors, about = read(self.file)
+        other = about["identity"]
+        differing = [name for name in self.identity if other.get(name) != self.identity[name]]
+        if differing:
+            raise ValueError(f"{self.path} holds another run: {_told(differing, other, self.identity)}. "
+                             "Ask for that one, or choose another folder")  # fmt: skip
+        run.restore(tensors, about["values"])
+
+    def keep(self, run: Run) -> None:
+        """Write the run down, if it is time to."""
+        if run.done or time.monotonic() - self.written >= self.seconds:
+            tensors, values = run.state()
+            write(self.file, tensors, {"identity": self.identity, "values": values})
+            self.written = time.monotonic()
+
+
+def identity(run: Run, cells: Cells) -> dict[str, Any]:
+    """What makes a run this run: settings, declarations, the parameters that it starts from, the cells."""
+    return {
+        **run.settings,
+        "model": declaration(run.model),
+        "guide": declaration(run.guide),
+        "start": _digest(*run.trained.state_dict().values()),
+        "cells": _digest(*_told_of(cells)),
+    }
+
+
+def _told_of(cells: Cells) -> list[Any]:
+    told: list[Any] = [cells.counts, *cells.categories.values(), cells.covariates, cells.belief, cells.size_factor]
+    return [*told, cells.graph, *(cells.genes or ())]
+
+
+def _digest(*values: Any) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for value in values:
+        if isinstance(value, Tensor):
+            value = value.detach().cpu().numpy()
+        pieces = [value.data, value.indices, value.indptr] if sparse.issparse(value) else [value]
+        for piece in pieces:
+            if isinstance(piece, np.ndarray):
+                digest.update(f"{piece.dtype}{piece.shape}".encode())
+                digest.update(np.ascontiguousarray(piece).tobytes())
+            else:
+                digest.update(repr(piece).encode())
+    return digest.hexdigest()
+
+
+def _told(names: list[str], there: dict[str, Any], here: dict[str, Any]) -> str:
+    plain = [name for name in names if name not in ("model", "guide", "start", "cells")]
+    told = [f"{name} was {there.get(name)!r} and is {here[name]!r}" for name in plain]
+    return "; ".join(told + [f"the {name} differ{'s' * (name != 'cells')}" for name in names if name not in plain])
