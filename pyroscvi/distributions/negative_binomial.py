@@ -30,4 +30,4 @@ class NegativeBinomial(CountVector):
 
     @property
     def variance(self) -> Tensor:
-        return self.mean + self.mean**2 / self.theta
+        return (self.mu + self.mu**2 / self.theta).expand(self.batch_shape + self.event_shape)

@@ -27,4 +27,4 @@ class Poisson(CountVector):
 
     @property
     def variance(self) -> Tensor:
-        return self.mean
+        return self.mu.expand(self.batch_shape + self.event_shape)

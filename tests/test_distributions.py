@@ -1,0 +1,521 @@
+"""The distributions against exact values, against each other, and against what they promise about memory."""
+
+import csv
+import math
+import runpy
+from pathlib import Path
+
+import mpmath as mp
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from scipy.stats import chisquare
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pyroscvi.distributions import (
+    Log1pNormal,
+    NegativeBinomial,
+    Poisson,
+    Shares,
+    ZeroInflatedNegativeBinomial,
+    ZeroInflatedPoisson,
+    blocks,
+    plain,
+    stirling,
+)
+
+REFERENCE = Path(__file__).parent / "reference"
+COUNTS = {
+    "poisson": Poisson,
+    "nb": NegativeBinomial,
+    "zip": ZeroInflatedPoisson,
+    "zinb": ZeroInflatedNegativeBinomial,
+}
+every_count = pytest.mark.parametrize("name", COUNTS)
+
+
+def made(name: str, log_mu: Tensor | Shares, log_theta: Tensor, gate: Tensor):
+    """The distribution of that name, from those of the parameters that it has."""
+    return COUNTS[name](log_mu, *([log_theta] if "nb" in name else []), *([gate] if name[0] == "z" else []))
+
+
+def draws(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Counts of which most are zero, a few are large, and one is huge."""
+    x = torch.poisson(torch.randn(shape, dtype=torch.float64).mul(2).exp() / 3)
+    x.view(-1)[0] = 30_000
+    return x.to(dtype)
+
+
+def parameters(*shapes: tuple[int, ...]) -> tuple[Tensor, ...]:
+    return tuple(torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
+
+
+# Exactness
+
+
+def test_the_reference_is_what_its_script_makes():
+    script = runpy.run_path(str(REFERENCE / "make_logprob.py"))
+    with mp.workdps(50):
+        made = [script["COLUMNS"], *script["rows"]()]
+    with (REFERENCE / "logprob.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == made
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, dict[str, Tensor]]:
+    with (REFERENCE / "logprob.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {
+        name: {
+            key: torch.tensor(
+                [float(row[key]) for row in rows if row["dist"] == name and row[key]], dtype=torch.float64
+            )
+            for key in rows[0]
+            if key != "dist"
+        }
+        for name in COUNTS
+    }
+
+
+@every_count
+@pytest.mark.parametrize(
+    ("dtype", "value_within", "slope_within"),
+    [(torch.float32, 5e-6, 1e-5), (torch.float64, 1e-13, 1e-12)],
+    ids=["float32", "float64"],
+)
+def test_every_reference_value_and_slope(name, dtype, value_within, slope_within, reference):
+    row = reference[name]
+    given = {"mu": row["mu"].log(), "theta": row["theta"].log(), "gate": row["gate_logit"]}
+    given = {key: t.to(dtype).requires_grad_() for key, t in given.items() if len(t)}
+    log_p = COUNTS[name](*given.values()).log_pmf(row["x"].to(dtype))
+    slopes = dict(zip(given, torch.autograd.grad(log_p.sum(), given.values()), strict=True))
+
+    def off(got: Tensor, exact: Tensor) -> Tensor:
+        return (got.double() - exact).abs() / (1 + exact.abs())
+
+    assert off(log_p, row["logprob"]).max() < value_within
+    for key, slope in slopes.items():
+        exact = row[f"dlogp_d{key}"]
+        wrong = off(slope if key == "gate" else slope / row[key], exact)
+        if key == "theta":
+            # Where d/d log theta is nearly zero and theta is tiny, d/d theta = (d/d log theta) / theta magnifies what
+            # rounding log theta itself has already cost: there the slope in log theta is what can be asked for.
+            wrong = torch.minimum(wrong, off(slope, exact * row[key]))
+            assert (off(slope / row[key], exact) > slope_within)[row["theta"] > 0.02].sum() == 0
+        assert wrong.max() < slope_within, key
+
+
+@pytest.mark.parametrize("theta", [1e-8, 1e-3, 0.3, 1.0, 7.0, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10])
+@pytest.mark.parametrize("size", [1_000, 30_000])
+def test_a_cell_of_two_thousand_genes_is_exact_in_float32(theta, size):
+    log_mu = (torch.log_softmax(torch.randn(2000) * 2, -1) + math.log(size)).requires_grad_()
+    log_theta = torch.tensor(theta).log()
+    with torch.no_grad():
+        x = NegativeBinomial(log_mu, log_theta.clamp(min=-1)).sample()
+    got = NegativeBinomial(log_mu, log_theta).log_prob(x)
+    t, total = mp.exp(mp.mpf(log_theta.item())), mp.mpf(0)
+    with mp.workdps(40):
+        for count, m in zip(x.tolist(), log_mu.tolist(), strict=True):
+            mu = mp.exp(mp.mpf(m))
+            total -= t * mp.log1p(mu / t)
+            if count:
+                total += (
+                    mp.loggamma(count + t) - mp.loggamma(t) - mp.loggamma(count + 1) + count * mp.log(mu / (t + mu))
+                )
+    # three roundings of the answer itself come on top where it is thousands of nats
+    assert abs(got.item() - float(total)) < max(1e-3, 3 * 2**-24 * abs(float(total)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_stirling_leaves_out(dtype):
+    a = torch.logspace(-8, 10, 200, dtype=torch.float64).to(dtype)
+    left, slope = [], []
+    with mp.workdps(60):
+        for v in map(mp.mpf, a.tolist()):
+            left.append(float(mp.loggamma(v) - (v - 0.5) * mp.log(v) + v - mp.log(2 * mp.pi) / 2))
+            slope.append(float(v * (mp.digamma(v) - mp.log(v) + 1 / (2 * v))))
+    within = {"rtol": 5e-6, "atol": 0} if dtype == torch.float32 else {"rtol": 2e-13, "atol": 0}
+    torch.testing.assert_close(stirling.binet(a).double(), torch.tensor(left, dtype=torch.float64), **within)
+    torch.testing.assert_close(
+        (a * stirling.binet_slope(a)).double(), torch.tensor(slope, dtype=torch.float64), **within
+    )
+
+
+@every_count
+def test_no_nan_on_any_valid_input(name):
+    x = torch.tensor([0.0, 1, 2, 7, 1e3, 2**24, 1e12])
+    log_mu = torch.tensor([-math.inf, -1e4, -200, -90, -20, 0, 20, 50, 85, 200])
+    log_theta = torch.tensor([-math.inf, -300, -40, -18, 0, 5, 40, 90, math.inf])
+    gate = torch.tensor([-math.inf, -200, -30, 0, 30, 200, math.inf])
+    grid = torch.cartesian_prod(x, log_mu, log_theta, gate).T
+    for dtype in (torch.float32, torch.float64):
+        x, *given = (t.to(dtype).requires_grad_(i > 0) for i, t in enumerate(grid))
+        log_p = made(name, *given).log_pmf(x)
+        assert not log_p.isnan().any()
+        assert (log_p <= 1e-4).all()
+        log_p.sum().backward()
+        assert not any(t.grad.isnan().any() for t in given if t.grad is not None)
+
+
+@every_count
+def test_what_is_not_a_count_is_not_given_a_probability(name):
+    zero = torch.zeros(2)
+    assert made(name, zero, zero, zero).log_pmf(torch.tensor([-1.0, math.nan])).isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_infinite_theta_is_the_poisson_digit_for_digit(dtype):
+    x = torch.cat([draws(4, 60, dtype=dtype), torch.zeros(4, 60, dtype=dtype)], -1)
+    logits = torch.randn(4, 120, dtype=dtype).mul(4).requires_grad_()
+    log_size = torch.full((4, 1), 9.0, dtype=dtype)
+    shares = Shares(logits, log_size)
+    log_theta = torch.full((120,), math.inf, dtype=dtype, requires_grad=True)
+    limit, poisson = NegativeBinomial(shares, log_theta).log_prob(x), Poisson(shares).log_prob(x)
+    assert torch.equal(limit, poisson)
+    through_limit, d_theta = torch.autograd.grad(limit.sum(), (logits, log_theta))
+    assert torch.equal(through_limit, torch.autograd.grad(poisson.sum(), logits)[0])
+    assert d_theta.abs().max() < 1e-12
+    assert torch.equal(NegativeBinomial(log_size, log_theta).log_pmf(x), Poisson(log_size).log_pmf(x))
+
+
+@every_count
+@pytest.mark.parametrize("mu", [0.02, 6.0, 400.0])
+@pytest.mark.parametrize("theta", [0.4, 20.0])
+def test_the_pmf_sums_to_one_and_has_the_moments_it_says(name, mu, theta):
+    log_mu, log_theta = torch.tensor([mu, theta], dtype=torch.float64).log()
+    d = made(name, log_mu[None], log_theta, torch.tensor(-0.7, dtype=torch.float64))
+    x = torch.arange(60_000, dtype=torch.float64)
+    p = d.log_pmf(x.unsqueeze(-1)).squeeze(-1).exp()
+    assert abs(p.sum() - 1) < 1e-10
+    mean = (p * x).sum()
+    torch.testing.assert_close(d.mean[0], mean, rtol=1e-9, atol=0)
+    torch.testing.assert_close(d.variance[0], (p * (x - mean) ** 2).sum(), rtol=1e-9, atol=0)
+
+
+@every_count
+@pytest.mark.parametrize("mu", [0.3, 4.0, 60.0])
+def test_samples_are_of_the_pmf(name, mu):
+    log_mu, log_theta = torch.tensor([mu, 0.8]).log()
+    d = made(name, log_mu.expand(1), log_theta, torch.tensor(-1.0))
+    n = 50_000
+    drawn = torch.bincount(d.sample((n,)).long().flatten()).double()
+    expected = n * d.log_pmf(torch.arange(len(drawn)).double().unsqueeze(-1)).squeeze(-1).exp()
+    bins = (expected.cumsum(0) / 25).floor()  # neighbours are pooled until each bin expects 25 or so
+    pooled = [torch.zeros(int(bins.max()) + 1).double().index_add(0, bins.long(), t) for t in (drawn, expected)]
+    kept = pooled[1] > 0
+    observed, expected = (t[kept].numpy() for t in pooled)
+    observed, expected = np.append(observed, 0.0), np.append(expected, max(n - expected.sum(), 1e-9))  # the tail
+    assert chisquare(observed, expected * n / expected.sum(), sum_check=False).pvalue > 1e-3
+
+
+# Agreement
+
+
+@every_count
+def test_plain_and_fast_agree(name):
+    log_mu, log_theta, gate = parameters((6, 40), (40,), (6, 1))
+    x = draws(6, 40).clamp(max=500)
+    if "nb" in name:
+        slow, at_zero = (plain.negative_binomial_log_pmf(t, log_mu, log_theta) for t in (x, torch.zeros_like(x)))
+    else:
+        slow, at_zero = (plain.poisson_log_pmf(t, log_mu) for t in (x, torch.zeros_like(x)))
+    if name[0] == "z":
+        slow = plain.zero_inflated(x, slow, at_zero, gate)
+    d = made(name, log_mu, log_theta, gate)
+    torch.testing.assert_close(d.log_pmf(x), slow, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(d.log_prob(x), slow.sum(-1), rtol=1e-10, atol=1e-9)
+    weights = torch.randn(6, dtype=torch.float64)
+    for values in (d.log_prob(x), (d.log_pmf(x)).sum(-1)):
+        for wanted in [t for t in d.parameters if t is not None]:
+            got, expected = (
+                torch.autograd.grad(v @ weights, wanted, retain_graph=True)[0] for v in (values, slow.sum(-1))
+            )
+            torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-8)
+
+
+def test_pyro_agrees_where_it_is_exact():
+    log_mu, log_theta, gate = (t.detach() for t in parameters((6, 40), (40,), (6, 40)))
+    x = draws(6, 40).clamp(max=500)
+    theta = log_theta.exp()
+    torch.testing.assert_close(
+        NegativeBinomial(log_mu, log_theta).log_pmf(x),
+        dist.GammaPoisson(theta, theta / log_mu.exp()).log_prob(x),
+        rtol=1e-9,
+        atol=1e-9,
+    )
+    torch.testing.assert_close(
+        ZeroInflatedNegativeBinomial(log_mu, log_theta, gate).log_pmf(x),
+        dist.ZeroInflatedNegativeBinomial(theta, logits=log_mu - log_theta, gate_logits=gate).log_prob(x),
+        rtol=1e-9,
+        atol=1e-9,
+    )
+
+
+@pytest.mark.parametrize(("inflated", "name"), [("zinb", "nb"), ("zip", "poisson")])
+def test_without_extra_zeros_zero_inflation_is_gone(inflated, name):
+    log_mu, log_theta = (t.detach() for t in parameters((6, 40), (40,)))
+    x, shut = draws(6, 40), torch.tensor(-math.inf)
+    open_, closed = made(name, log_mu, log_theta, shut), made(inflated, log_mu, log_theta, shut)
+    assert torch.equal(closed.log_prob(x), open_.log_prob(x))
+
+
+def test_shares_are_a_softmax_of_the_size():
+    logits, log_size, log_theta = parameters((3, 5, 30), (5, 1), (30,))
+    x = draws(5, 30)
+    shares = Shares(logits, log_size)
+    torch.testing.assert_close(shares.log_mu, log_size + torch.log_softmax(logits, -1))
+    fused, apart = NegativeBinomial(shares, log_theta), NegativeBinomial(shares.log_mu, log_theta)
+    torch.testing.assert_close(fused.log_prob(x), apart.log_prob(x), rtol=1e-12, atol=1e-12)
+    weights = torch.randn(3, 5, dtype=torch.float64)
+    for parameter in (logits, log_size, log_theta):
+        got, expected = (torch.autograd.grad((d.log_prob(x) * weights).sum(), parameter)[0] for d in (fused, apart))
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_softmax_that_underflows_still_tells_unlikely_from_impossible():
+    logits = torch.tensor([[0.0, -200, -1e4, -math.inf]], requires_grad=True)
+    x = torch.tensor([[9.0, 1, 2, 0]])
+    log_p = Poisson(Shares(logits, torch.zeros(1, 1))).log_pmf(x)
+    exact = [-1 - math.lgamma(10), -200, -2e4 - math.log(2), 0]
+    torch.testing.assert_close(log_p, torch.tensor([exact]))
+    Poisson(Shares(logits, torch.zeros(1, 1))).log_prob(x).sum().backward()
+    torch.testing.assert_close(logits.grad, torch.tensor([[9.0 - 12, 1, 2, 0]]))
+
+
+# Differentiation
+
+
+@every_count
+@pytest.mark.parametrize("shared", [False, True], ids=["log_mu", "shares"])
+def test_gradcheck(name, shared):
+    logits, log_size, log_theta, gate = parameters((2, 1, 3, 5), (3, 1), (5,), (2, 1, 1))
+    x = torch.tensor([0.0, 1, 0, 4, 0]) * torch.arange(3.0).unsqueeze(-1)
+    assert gradcheck(
+        lambda h, l, t, g: made(name, Shares(h, l) if shared else h + l, t, g).log_prob(x),
+        (logits, log_size, log_theta, gate),
+    )
+
+
+def test_plain_is_twice_differentiable():
+    log_mu, log_theta, gate = parameters((3,), (3,), (3,))
+    x = torch.tensor([0.0, 1, 6], dtype=torch.float64)
+
+    def zinb(m: Tensor, t: Tensor, g: Tensor) -> Tensor:
+        log_p, at_zero = (plain.negative_binomial_log_pmf(v, m, t) for v in (x, torch.zeros_like(x)))
+        return plain.zero_inflated(x, log_p, at_zero, g)
+
+    assert gradgradcheck(zinb, (log_mu, log_theta, gate))
+    assert gradgradcheck(lambda m: plain.poisson_log_pmf(x, m), (log_mu,))
+
+
+def test_a_graph_may_be_walked_twice():
+    logits, log_size, log_theta = parameters((5, 30), (5, 1), (30,))
+    total = NegativeBinomial(Shares(logits, log_size), log_theta).log_prob(draws(5, 30)).sum()
+    first = torch.autograd.grad(total, (logits, log_theta), retain_graph=True)
+    assert all(map(torch.equal, first, torch.autograd.grad(total, (logits, log_theta))))
+
+
+# Shapes
+
+
+@every_count
+def test_broadcasting_is_looping(name):
+    k, s, n, g = 2, 3, 4, 6
+    logits, log_size, log_theta, gate = parameters((k, 1, n, g), (n, 1), (s, 1, g), (n, g))
+    x = draws(n, g)
+    whole = made(name, Shares(logits, log_size), log_theta, gate).log_prob(x)
+    assert whole.shape == ((k, s, n) if "nb" in name else (k, 1, n))
+    single = torch.stack(
+        [
+            made(name, Shares(logits[i, 0, c], log_size[c]), log_theta[j, 0], gate[c]).log_prob(x[c])
+            for i in range(k)
+            for j in range(whole.shape[1])
+            for c in range(n)
+        ]
+    ).reshape(whole.shape)
+    torch.testing.assert_close(whole, single, rtol=1e-13, atol=1e-13)
+    weights = torch.randn(whole.shape, dtype=torch.float64)
+    used = (logits, log_size, log_theta, gate)
+    for got, expected in zip(
+        *(torch.autograd.grad((v * weights).sum(), used, allow_unused=True) for v in (whole, single)), strict=True
+    ):
+        torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-11)
+
+
+@every_count
+def test_particles_of_counts_and_one_cell_of_many_particles(name):
+    log_mu, log_theta, gate = (t.detach() for t in parameters((30,), (30,), (30,)))
+    x = draws(7, 4, 30)
+    d = made(name, log_mu, log_theta, gate)
+    torch.testing.assert_close(d.log_prob(x), d.log_pmf(x).sum(-1))
+    assert d.log_prob(x).shape == (7, 4)
+    assert d.expand((7, 4)).log_prob(x[0, 0]).shape == (7, 4)
+    assert d.log_prob(x[:0]).shape == (0, 4)
+    assert made(name, log_mu.expand(0, 30), log_theta, gate).log_prob(x[0, 0]).shape == (0,)
+
+
+@every_count
+def test_shapes_and_names(name):
+    logits, log_size, log_theta, gate = (t.detach().float() for t in parameters((4, 6), (4, 1), (6,), (6,)))
+    d = made(name, Shares(logits, log_size), log_theta, gate)
+    assert (d.batch_shape, d.event_shape) == ((4,), (6,))
+    assert d.mean.shape == d.variance.shape == d.mu.shape == (4, 6)
+    wide = d.expand((3, 4))
+    assert type(wide) is type(d)
+    assert wide.sample((2,)).shape == (2, 3, 4, 6)
+    assert d.support.check(d.sample()).all()
+    assert (d.base_measure, d.has_rsample) == ("counting", False)
+    assert repr(d) == f"{type(d).__name__}(batch_shape=(4,), genes=6)"
+    assert hasattr(d, "theta") == ("nb" in name)
+    assert hasattr(d, "gate") == (name[0] == "z")
+
+
+def test_in_a_plate_under_a_mask_and_with_whole_numbers():
+    logits, log_size, log_theta = (t.detach().float() for t in parameters((4, 6), (4, 1), (6,)))
+    x, keep = draws(4, 6).long(), torch.tensor([True, False, True, True])
+    d = NegativeBinomial(Shares(logits, log_size), log_theta)
+
+    def model():
+        with pyro.plate("cells", 4), pyro.poutine.mask(mask=keep):
+            pyro.sample("x", d, obs=x)
+
+    trace = pyro.poutine.trace(model).get_trace()
+    torch.testing.assert_close(trace.log_prob_sum(), d.log_prob(x.float())[keep].sum())
+
+
+# Cost
+
+
+class Watch(TorchDispatchMode):
+    """Which operations run, and the size of the largest tensor that any of them makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations, self.largest = set(), 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        self.operations.add(operation.overloadpacket.__name__)
+        given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        for t in tree_leaves(result):
+            if isinstance(t, Tensor) and t.untyped_storage().data_ptr() not in given:
+                self.largest = max(self.largest, t.numel())
+        return result
+
+
+@every_count
+def test_particles_cost_a_block_and_not_a_batch(name, monkeypatch):
+    s, n, g = 40, 8, 50
+    logits, log_size, log_theta, gate = (t.detach().float() for t in parameters((s, n, g), (n, 1), (g,), (g,)))
+    d, x = made(name, Shares(logits, log_size), log_theta, gate), draws(n, g, dtype=torch.float32)
+    whole = d.log_prob(x)
+    monkeypatch.setattr(blocks, "ON_PROCESSOR", n * g)
+    with Watch() as watch:
+        cut = d.log_prob(x)
+    assert watch.largest <= n * g < logits.numel()
+    assert not {"lgamma", "digamma"} & watch.operations
+    torch.testing.assert_close(cut, whole, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(7, 5, 3, 11), (64, 11), (1, 11), (11,), (3, 0, 11), (200, 1, 11)])
+@pytest.mark.parametrize("room", [1, 4, 9, 10_000])
+def test_blocks_cover_everything_once_and_in_one_piece(shape, room, monkeypatch):
+    monkeypatch.setattr(blocks, "ON_PROCESSOR", room * shape[-1])
+    seen = torch.zeros(shape)
+    for block in blocks.blocks(seen.shape, seen.device):
+        assert seen[block].is_contiguous()
+        assert seen[block].numel() <= room * shape[-1]
+        seen[block] += 1
+    assert (seen == 1).all()
+
+
+@every_count
+def test_the_same_twice(name):
+    logits, log_size, log_theta, gate = parameters((64, 300), (64, 1), (300,), (64, 300))
+    x = draws(64, 300)
+
+    def run() -> list[Tensor]:
+        d = made(name, Shares(logits, log_size), log_theta, gate)
+        log_p = d.log_prob(x)
+        return [log_p, *torch.autograd.grad(log_p.sum(), [t for t in d.parameters if t is not None])]
+
+    assert all(map(torch.equal, run(), run()))
+
+
+@every_count
+def test_a_compiled_graph_is_right_on_other_counts(name):
+    logits, log_size, log_theta, gate = parameters((4, 30), (4, 1), (30,), (4, 30))
+
+    def step(x: Tensor, h: Tensor, t: Tensor, z: Tensor) -> list[Tensor]:
+        log_p = made(name, Shares(h, log_size.detach()), t, z).log_prob(x)
+        return [log_p.detach(), *torch.autograd.grad(log_p.sum(), h)]
+
+    graph = make_fx(step)(torch.zeros(4, 30, dtype=torch.float64), logits, log_theta, gate)
+    x = draws(4, 30)
+    with torch.no_grad():
+        recorded = graph(x, logits, log_theta, gate)
+    for got, expected in zip(recorded, step(x, logits, log_theta, gate), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+# A Gaussian on log counts
+
+
+def test_log1p_normal_is_a_normal_of_log1p():
+    loc, log_scale = (t.detach() for t in parameters((4, 6), (6,)))
+    d, x = Log1pNormal(loc, log_scale), draws(4, 6)
+    normal = torch.distributions.Normal(loc, log_scale.exp())
+    torch.testing.assert_close(d.log_prob(x), normal.log_prob(x.log1p()).sum(-1))
+    assert d.base_measure == "log1p"
+    assert d.expand((3, 4)).sample((2,)).shape == (2, 3, 4, 6)
+    assert d.support.check(d.sample()).all()
+    # moments, by the trapezoid rule over forty standard deviations
+    y = torch.linspace(-20, 20, 20_001, dtype=torch.float64)[:, None, None]
+    weight = torch.exp(-0.5 * y**2)
+    weight, value = weight / weight.sum(), torch.expm1(loc + log_scale.exp() * y)
+    torch.testing.assert_close(d.mean, (weight * value).sum(0), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(d.variance, (weight * (value - d.mean) ** 2).sum(0), rtol=1e-7, atol=1e-12)
+
+
+def test_log1p_normal_samples():
+    d = Log1pNormal(torch.tensor([1.5]), torch.tensor([-0.7]))
+    x = d.sample((40_000,))
+    probabilities = torch.linspace(0.05, 0.95, 19)
+    expected = torch.distributions.Normal(1.5, math.exp(-0.7)).icdf(probabilities).expm1().clamp(min=0)
+    torch.testing.assert_close(torch.quantile(x[:, 0], probabilities), expected, rtol=0.05, atol=0.02)
+    assert (x > 0).any()
+    assert (x >= 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_log1p_mass_is_a_probability_of_counts(dtype):
+    d = Log1pNormal(torch.tensor([-2.0, 0.1, 1.5, 3.0], dtype=dtype), torch.tensor([0.0, -3.0, 0.2, -0.5], dtype=dtype))
+    x = torch.arange(50_000, dtype=dtype)
+    p = d.log_pmf(x.unsqueeze(-1)).double().exp()
+    torch.testing.assert_close(p.sum(0), torch.ones(4).double(), rtol=0, atol=1e-10 if dtype == torch.float64 else 1e-6)
+    torch.testing.assert_close(d.log_mass(torch.tensor([0, 1, 5, 20])), d.log_pmf(torch.tensor([0, 1, 5, 20])).sum(-1))
+
+
+def test_log1p_mass_keeps_its_digits_in_the_tails():
+    x = torch.tensor([0.0, 1, 2, 30, 1e4, 1e6]).double()
+    loc = torch.tensor([-30.0, -3, 0, 2, 9, 40]).double().unsqueeze(-1).requires_grad_()
+    log_scale = torch.tensor(0.1).double().log().requires_grad_()
+    got = Log1pNormal(loc.expand(6, 6), log_scale).log_pmf(x)
+    with mp.workdps(60):
+        for i, row in enumerate(got.tolist()):
+            for j, value in enumerate(row):
+                m, s, count = mp.mpf(loc[i].item()), mp.exp(mp.mpf(log_scale.item())), mp.mpf(x[j].item())
+                high = (mp.log1p(count + 0.5) - m) / (s * mp.sqrt(2))
+                low = (mp.log1p(count - 0.5) - m) / (s * mp.sqrt(2)) if count else -mp.inf
+                twice = mp.erfc(low) - mp.erfc(high) if low > 0 else mp.erfc(-high) - mp.erfc(-low)
+                exact = mp.log(twice / 2)
+                assert abs(value - exact) < 1e-7 * (1 + abs(exact))
+    got.sum().backward()
+    assert loc.grad.isfinite().all()
+    assert log_scale.grad.isfinite()
