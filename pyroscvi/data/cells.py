@@ -7,7 +7,7 @@ looked at: ``cells.x`` is dense, so ask it of a minibatch.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 import numpy as np
 import pyro
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Cells", "Dims"]
 
-Counts = Tensor | sparse.csr_matrix
-Rows = Tensor | np.ndarray | Sequence[int] | slice
+Counts: TypeAlias = Tensor | sparse.csr_matrix
+Rows: TypeAlias = Tensor | np.ndarray | Sequence[int] | slice
 
 
 CPU = torch.device("cpu")
@@ -187,6 +187,8 @@ class Cells:
 
     def minibatches(self, size: int, generator: torch.Generator | None = None, hops: int | None = 1) -> Iterator[Self]:
         """One pass over the cells, each exactly once, in the generator's order; without one, as they stand."""
+        if size < 1:
+            raise ValueError(f"a minibatch has at least one cell, not {size}")
         order = torch.arange(len(self)) if generator is None else torch.randperm(len(self), generator=generator)
         for index in order.split(size):
             yield self.take(index, hops)
@@ -194,7 +196,7 @@ class Cells:
     def split(self, fraction: float, by: str | None = None, seed: int = 0) -> tuple[Self, Self]:
         """Two data sets, the second with ``fraction`` of the cells, of each level of the field ``by`` if one is named.
 
-        Of every level the second has the fraction to within one cell. With a graph the first keeps the edges among its
+        With a graph the first keeps the edges among its
         own cells; the second may look at all its neighbours, because they only help its guide to read it: they do not
         enter the probability of its counts.
         """
@@ -202,16 +204,8 @@ class Cells:
             raise ValueError(f"fraction must lie between 0 and 1, not {fraction}")
         if by is not None and by not in self.categories:
             raise KeyError(f"cells have no categorical field {by!r} to split by; there are {sorted(self.categories)}")
-        generator = torch.Generator().manual_seed(seed)
         group = torch.zeros(len(self), dtype=torch.long) if by is None else self.categories[by].cpu()
-        _, group = group.unique(return_inverse=True)
-        group = torch.randperm(int(group.max()) + 1, generator=generator)[group]
-        order = torch.randperm(len(self), generator=generator)
-        order = order[group[order].argsort(stable=True)]
-        # Every (1 / fraction)-th cell, in random order within a level, level after level: each level has its share.
-        due = (torch.arange(len(self) + 1, dtype=torch.float64) * fraction + 0.5).floor()
-        held = torch.zeros(len(self), dtype=torch.bool)
-        held[order[due.diff() > 0]] = True
+        held = _stratified(group, fraction, torch.Generator().manual_seed(seed))
         if held.all() or not held.any():
             raise ValueError(f"splitting off {fraction} of {len(self)} cells leaves one side empty")
         first = replace(self, graph=None, halo=None).subset(~held)
@@ -253,7 +247,7 @@ def _rows(cells: Cells, index: Tensor) -> dict:
 
     counts = cells.counts
     return {
-        "counts": at(counts) if isinstance(counts, Tensor) else _csr_rows(counts, index.numpy()),
+        "counts": at(counts) if isinstance(counts, Tensor) else counts[index.numpy()],
         "categories": {name: at(codes) for name, codes in cells.categories.items()},
         "covariates": at(cells.covariates),
         "belief": at(cells.belief),
@@ -262,9 +256,21 @@ def _rows(cells: Cells, index: Tensor) -> dict:
     }
 
 
-def _csr_rows(counts: sparse.csr_matrix, index: np.ndarray) -> sparse.csr_matrix:
-    contiguous = len(index) > 0 and index[-1] - index[0] + 1 == len(index) and bool((np.diff(index) == 1).all())
-    return counts[index[0] : index[-1] + 1] if contiguous else counts[index]
+def _stratified(group: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
+    """A random ``fraction`` of every group, to within one, as a mask [n]; of all, to the nearest."""
+    n = len(group)
+    _, group = group.unique(return_inverse=True)
+    group = torch.randperm(int(group.max()) + 1, generator=generator)[group]
+    order = torch.randperm(n, generator=generator)
+    order = order[group[order].argsort(stable=True)]
+    # Systematic sampling: group after group, in random order within, every (1 / fraction)-th from a random start.
+    rest = n * fraction % 1
+    start = torch.rand((), dtype=torch.float64, generator=generator)
+    start = 1 - rest + rest * start if rest >= 0.5 else (1 - rest) * start
+    due = (torch.arange(n + 1, dtype=torch.float64) * fraction + start).floor()
+    chosen = torch.zeros(n, dtype=torch.bool)
+    chosen[order[due.diff() > 0]] = True
+    return chosen
 
 
 def _numbered(codes: Tensor) -> tuple[str, ...]:

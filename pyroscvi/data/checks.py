@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from anndata import AnnData
-from scipy import sparse
 
 from pyroscvi.data.matrices import Matrix, gather
 
@@ -135,7 +134,7 @@ def _holds_counts(source: Any) -> bool:
 
 
 def _values(matrix: Matrix) -> np.ndarray:
-    return matrix.data if sparse.issparse(matrix) else matrix.reshape(-1)
+    return matrix.reshape(-1) if isinstance(matrix, np.ndarray) else matrix.data
 
 
 def _blocks(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -162,13 +161,13 @@ def _kinds(values: np.ndarray) -> dict[str, int]:
 
 def _position(matrix: Matrix, flat: int) -> tuple[int, int]:
     """Row and column of a stored value."""
-    if sparse.issparse(matrix):
-        return int(np.searchsorted(matrix.indptr, flat, side="right")) - 1, int(matrix.indices[flat])
-    return divmod(flat, matrix.shape[1])
+    if isinstance(matrix, np.ndarray):
+        return divmod(flat, matrix.shape[1])
+    return int(np.searchsorted(matrix.indptr, flat, side="right")) - 1, int(matrix.indices[flat])
 
 
 def _any(matrix: Matrix, axis: int) -> np.ndarray:
-    if not sparse.issparse(matrix):
+    if isinstance(matrix, np.ndarray):
         return (matrix != 0).any(axis)
     if axis == 1:
         return np.diff(matrix.indptr) > 0

@@ -61,7 +61,8 @@ def numbers(values: pd.Series, role: str) -> np.ndarray:
 
 def standardised(values: np.ndarray, moments: tuple[float, float] | None) -> tuple[np.ndarray, tuple[float, float]]:
     """(value - mean) / sd, and the mean and sd; they are those of the values unless given. A constant becomes zeros."""
-    mean, sd = moments or (float(values.mean()), float(values.std()))
+    spread = float(values.std()) if np.ptp(values) else 0.0
+    mean, sd = moments or (float(values.mean()), spread)
     return (values - mean) / (sd or 1.0), (mean, sd)
 
 
@@ -69,11 +70,11 @@ def weights(values: pd.DataFrame | np.ndarray, cells: pd.Index, role: str) -> tu
     """What is believed of every label [n, y], and the labels' names; a row is all NaN where nothing is said."""
     names = tuple(map(str, values.columns)) if isinstance(values, pd.DataFrame) else None
     floats = np.array(values, dtype=np.float64)
-    silent = np.isnan(floats).all(1, keepdims=True)
+    silent = np.isnan(floats).all(axis=1, keepdims=True)
     wanted = "a weight, finite and not negative (of logits, take the softmax)"
     check_numbers(floats, cells, role, wanted, silent | ((floats >= 0) & np.isfinite(floats)))
-    total = floats.sum(1)
-    check_numbers(total, cells, f"the sum of a row of {role}", "positive", silent[:, 0] | (total > 0))
+    total = floats.sum(1, keepdims=True)
+    check_numbers(total, cells, f"the sum of a row of {role}", "positive", silent | (total > 0))
     return floats, names
 
 

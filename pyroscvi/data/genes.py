@@ -31,8 +31,8 @@ def match(
         absent = np.asarray(wanted, dtype=object)[columns < 0]
         if len(absent) and missing != "zero":
             raise ValueError(
-                f"{len(absent):,} of {len(wanted):,} genes are missing: {listed(absent)}. Name genes as they were at first, "
-                f"or read with missing='zero' to count none of them"
+                f"{len(absent):,} of {len(wanted):,} genes are missing: {listed(absent)}. Name them as they were at "
+                f"first, or read with missing='zero' to count none of them"
             )
         if len(absent) == len(wanted):
             raise ValueError(

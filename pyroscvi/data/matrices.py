@@ -1,13 +1,13 @@
 """Matrices as AnnData keeps them (csr, csc, dense, views, on disk), brought into memory as CSR or a dense array."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy import sparse
 
 __all__ = ["Matrix", "gather"]
 
-Matrix = sparse.csr_matrix | np.ndarray
+Matrix: TypeAlias = sparse.csr_matrix | np.ndarray
 
 ROWS = 4096  # read from disk at once
 
@@ -34,7 +34,9 @@ def gather(source: Any, columns: np.ndarray | None = None) -> Matrix:
 
 def _select(source: Any, columns: np.ndarray | None) -> Matrix:
     """The columns of a matrix in memory."""
-    everything = columns is None or np.array_equal(columns, np.arange(source.shape[1]))
+    everyone = np.arange(source.shape[1])
+    columns = everyone if columns is None else columns
+    everything = np.array_equal(columns, everyone)
     if not sparse.issparse(source):
         dense = np.asarray(source)
         picked = dense if everything else np.where(columns >= 0, dense[:, columns], 0)
