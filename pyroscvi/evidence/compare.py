@@ -4,8 +4,8 @@
     show(table)
 
 Differences are taken cell by cell, because cells differ among each other by far more than models do. Three errors are
-kept apart: that of the Monte Carlo draws, that of having seen these cells and not others (by donor or batch, where cells
-of one are alike), and that of having fitted with this seed and not another.
+kept apart: that of the Monte Carlo draws, that of having seen these cells and not others (by donor or batch, where the
+cells of one are alike), and that of having fitted with this seed and not another.
 """
 
 from collections.abc import Mapping, Sequence
@@ -100,7 +100,7 @@ def compare(
         )
     result = pd.DataFrame(rows, index=pd.Index(order, name="fit"))
     result.attrs = {
-        "note": note(questions[best].estimand) + ", mean over cells",
+        "note": note(questions[best].estimand),
         "cells": [str(cell) for cell in per_cell.index],
         "log_evidence": {name: per_cell[name].tolist() for name in order},
         "monte_carlo_se": {name: noise[name].tolist() for name in order},
@@ -116,19 +116,20 @@ def show(table: pd.DataFrame) -> Any:
 
     draws = table["monte_carlo"].max()
     picture = Table(
-        title=f"{len(table.attrs['cells']):,} cells, {table.attrs['note']}",
+        title=f"{len(table.attrs['cells']):,} cells, mean {table.attrs['note']}",
         caption=f"Of the standard errors, Monte Carlo is {draws:.2g} at most." if draws > 0 else None,
         box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
         title_justify="left",
         caption_justify="left",
     )
     picture.add_column("fit")
     for heading in ("evidence", "difference", "± s.e."):
         picture.add_column(heading, justify="right", no_wrap=True)
-    picture.add_column("verdict")
-    for heading in ("KL", "parameters", "seconds"):
-        picture.add_column(heading, justify="right")
-    picture.add_column("certificate")
+    picture.add_column("verdict", no_wrap=True)
+    picture.add_column("KL", justify="right", no_wrap=True)
+    picture.add_column("certificate", no_wrap=True)
     for name, row in table.iterrows():
         best = row["verdict"] == "best"
         picture.add_row(
@@ -137,9 +138,7 @@ def show(table: pd.DataFrame) -> Any:
             "" if best else f"{row['difference']:.3f}",
             "" if best else f"{row['standard_error']:.3f}",
             row["verdict"],
-            _number(row["kl_weight"], ".2f"),
-            f"{row['parameters']:,}",
-            _number(row["seconds"], ".0f"),
+            "" if np.isnan(row["kl_weight"]) else f"{row['kl_weight']:.2f}",
             row["certificate"],
             style="bold" if best else None,
         )
@@ -185,7 +184,3 @@ def _recorded(fit: Any) -> dict[str, Any]:
 def _one(certificates: pd.Series) -> str:
     """The weakest of the certificates of all cells."""
     return "exact" if (certificates == "exact").all() else "uncertified"
-
-
-def _number(value: float, form: str) -> str:
-    return "" if np.isnan(value) else format(value, form)

@@ -19,6 +19,7 @@ References
     Owen, A. B. (2013) Monte Carlo theory, methods and examples. Chapter 9.
 """
 
+from collections.abc import Iterator
 from math import log
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ from pyroscvi.evidence.reading import Read, as_cells, pair, reading
 from pyroscvi.evidence.streams import Streams
 from pyroscvi.parts.priors import StandardNormal
 
-__all__ = ["Estimate", "estimate", "evidence_table", "log_evidence", "log_weights"]
+__all__ = ["Estimate", "drawn", "estimate", "evidence_table", "log_evidence", "log_weights", "sampled"]
 
 
 def log_evidence(
@@ -116,18 +117,20 @@ def log_weights(
     log_joint: LogJoint, draws: Draws, streams: Streams, particles: int, chunk: int | None = None
 ) -> Tensor:
     """log p(x_n, u_s) - log q(u_s) for draws u_s of every cell [particles, n], ``chunk`` of them at a time."""
-    if particles < 1:
-        raise ValueError(f"particles must be at least 1, not {particles}")
-    step = chunk or particles
-    pieces = []
-    for start in range(0, particles, step):
-        u = draws.sample(streams, min(step, particles - start))
-        pieces.append(log_joint(u) - draws.log_prob(u))
-    log_w = torch.cat(pieces)
+    log_w = torch.cat([log_joint(u) - draws.log_prob(u) for u in drawn(draws, streams, particles, chunk)])
     if log_w.isnan().any():
         row = streams.rows[int(log_w.isnan().any(0).nonzero()[0])]
         raise ValueError(f"log p(x, z) is not a number for cell {row}: its counts or the parameters are not finite")
     return log_w
+
+
+def drawn(draws: Draws, streams: Streams, particles: int, chunk: int | None = None) -> Iterator[Tensor]:
+    """The draws u [<= chunk, n, d] of every cell, piece by piece."""
+    if particles < 1:
+        raise ValueError(f"particles must be at least 1, not {particles}")
+    step = chunk or particles
+    for start in range(0, particles, step):
+        yield draws.sample(streams, min(step, particles - start))
 
 
 def estimate(log_w: Tensor) -> Estimate:
@@ -160,5 +163,9 @@ def certain(log_p: Tensor) -> Estimate:
 
 def note(estimand: str) -> str:
     """What to print beside an evidence."""
-    given = ", conditional on the observed total: no density over x" if "| l" in estimand else ""
-    return f"log {estimand} in nats{given}"
+    if "| l" not in estimand:
+        return f"log {estimand} in nats a cell"
+    return (
+        f"log {estimand} in nats a cell, conditional on the observed total: no density over x "
+        "(size=LatentSize() gives one)"
+    )

@@ -14,7 +14,7 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import Categorical, biject_to
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.program import Site
@@ -57,9 +57,21 @@ class Joint:
         latent = [name for name in _sampled(trace) if name in self.sites or not trace.nodes[name]["is_observed"]]
         return _summed(_log_p(trace, u, [*latent, site])) - _summed(_log_p(trace, u, latent))
 
+    def predicted(self, u: Tensor, site: str = "x") -> Tensor:
+        """Draws of an observed site at these latents [s, n, ...]; what is enumerated is drawn from its posterior."""
+        trace = self.trace(u)
+        fn: Any = trace.nodes[site]["fn"]
+        draws = fn.expand(torch.broadcast_shapes(fn.batch_shape, u.shape[:-1])).sample()
+        batch = draws.shape[: draws.dim() - fn.event_dim]
+        if len(batch) == 2:
+            return draws
+        levels = _log_p(trace, u).expand(batch).flatten(0, -3).movedim(0, -1)  # [s, n, levels]
+        chosen = Categorical(logits=levels).sample().reshape(1, *batch[-2:], *(1,) * fn.event_dim)
+        return torch.take_along_dim(draws.flatten(0, len(batch) - 3), chosen, 0)[0]
+
     def observed(self) -> dict[str, tuple[str, str]]:
         """Base measure and support of every observed site: what kind of number its probability is."""
-        trace = self.trace(torch.zeros(1, len(self.cells), self.size, dtype=self.cells.dtype, device=self.cells.device))
+        trace = self.trace(self._origin())
         found = {}
         for name in _sampled(trace):
             if name not in self.sites and trace.nodes[name]["is_observed"]:
@@ -68,10 +80,14 @@ class Joint:
                 found[name] = getattr(fn, "base_measure", natural), str(fn.support)
         return found
 
-    def states(self) -> int:
-        """How many joint levels the enumerated sites have: 1 where there are none."""
-        u = torch.zeros(1, len(self.cells), self.size, dtype=self.cells.dtype, device=self.cells.device)
-        return _log_p(self.trace(u), u)[..., 0, 0].numel()
+    def levels(self) -> dict[str, int]:
+        """How many levels every enumerated site has."""
+        trace = self.trace(self._origin())
+        shape = _log_p(trace, self._origin()).shape
+        return {name: shape[axis] for name, axis in _enumerated(trace).items()}
+
+    def _origin(self) -> Tensor:
+        return torch.zeros(1, len(self.cells), self.size, dtype=self.cells.dtype, device=self.cells.device)
 
     def values(self, u: Tensor) -> dict[str, Tensor]:
         """Every site where it lives [s, n, ...]."""
@@ -90,6 +106,8 @@ class Joint:
         held = poutine.condition(self.model, data=self.values(u))
         trace = poutine.trace(poutine.enum(held, first_available_dim=-3)).get_trace(self.cells)
         levels = _enumerated(trace)
+        if strangers := set(self.sites) - set(_sampled(trace)):
+            raise ValueError(f"the guide covers {sorted(strangers)}, which the model has not: size it on this model")
         for name in _sampled(trace):
             node = trace.nodes[name]
             if not any(frame.name == "cells" for frame in node["cond_indep_stack"]):

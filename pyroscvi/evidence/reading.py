@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -37,8 +38,8 @@ def reading(
     model, guide, cells = doubled(*pair(fit), cells)
     hops = getattr(getattr(guide, "encoder", None), "hops", 0)
     with torch.no_grad():
-        states = Joint(model, guide.sites, cells.take(torch.arange(1), hops)).states()
-    width = cells.counts.shape[1] * states
+        levels = Joint(model, guide.sites, cells.take(torch.arange(1), hops)).levels()
+    width = cells.counts.shape[1] * prod(levels.values())
     for minibatch in cells.minibatches(batch_size or max(1, min(CELLS, ROOM // width)), hops=hops):
         joint = Joint(model, guide.sites, minibatch)
         with torch.no_grad():
