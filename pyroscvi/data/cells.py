@@ -93,10 +93,12 @@ class Cells:
     device: torch.device = CPU
 
     def __post_init__(self) -> None:
-        levels = {name: self.levels.get(name) or _numbered(codes) for name, codes in self.categories.items()}
-        if self.belief is not None:
-            levels.setdefault("label", self.levels.get("label") or tuple(map(str, range(self.belief.shape[-1]))))
-        object.__setattr__(self, "levels", levels)  # so that a minibatch knows of levels that none of its cells has
+        """Give names to levels that came without, so that a minibatch knows of levels that none of its cells has."""
+        unnamed = {name: int(codes.max()) + 1 for name, codes in self.categories.items() if name not in self.levels}
+        if self.belief is not None and "label" not in self.levels:
+            unnamed["label"] = self.belief.shape[-1]
+        named = {name: tuple(map(str, range(count))) for name, count in unnamed.items()}
+        object.__setattr__(self, "levels", {**self.levels, **named})
 
     def __len__(self) -> int:
         return self.counts.shape[0]
@@ -271,11 +273,6 @@ def _stratified(group: Tensor, fraction: float, generator: torch.Generator) -> T
     chosen = torch.zeros(n, dtype=torch.bool)
     chosen[order[due.diff() > 0]] = True
     return chosen
-
-
-def _numbered(codes: Tensor) -> tuple[str, ...]:
-    """Names for levels that came without: "0", "1", ..."""
-    return tuple(map(str, range(int(codes.max()) + 1))) if len(codes) else ()
 
 
 def _halo(cells: Cells, index: np.ndarray, hops: int | None) -> dict:

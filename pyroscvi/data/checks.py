@@ -52,8 +52,8 @@ def check_counts(
     row, column = _position(matrix, first)
     tally = ", ".join(f"{found:,} {kind}" for kind, found in kinds.items() if found)
     raise ValueError(
-        f"{place} holds {sum(kinds.values()):,} values that are no counts ({tally}); the first is "
-        f"{_values(matrix)[first]} of gene {genes[column]!r} in cell {cells[row]!r}. {remedy()}"
+        f"{place} holds values that are no counts: {tally}. The first is {_values(matrix)[first]}, "
+        f"of gene {genes[column]!r} in cell {cells[row]!r}. {remedy()}"
     )
 
 

@@ -119,7 +119,7 @@ class Fields:
         counts = counts.astype(exact)
         dtype = torch.float32 if exact is np.float32 else torch.float64
 
-        belief, labels = self._belief(adata)
+        belief, labels = self._belief(adata, unknown)
         categories, levels = self._categories(adata.obs, labels, unknown)
         covariates, moments = self._covariates(adata.obs)
         cells = Cells(
@@ -170,19 +170,13 @@ class Fields:
             )
         return told, levels
 
-    def _belief(self, adata: AnnData) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
+    def _belief(self, adata: AnnData, unknown: str) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
         """Weights over labels, and the labels' names in the order of the columns."""
         known = (self.levels or {}).get("label")
         if self.belief is None or (self.belief not in adata.obsm and known is not None):
             return None, None
         table = _obsm(adata, self.belief, "belief")
-        if known is not None and isinstance(table, pd.DataFrame):
-            table = table.reindex(columns=list(known), fill_value=0)
-        told, names = weights(table, adata.obs_names, f"belief (obsm[{self.belief!r}])")
-        names = names or known or tuple(map(str, range(told.shape[1])))
-        if len(names) != told.shape[1]:
-            raise ValueError(f"belief has {told.shape[1]} columns for the {len(names)} labels {listed(names)}")
-        return told, names
+        return weights(table, adata.obs_names, f"belief (obsm[{self.belief!r}])", known, unknown)
 
     def _covariates(self, obs: pd.DataFrame) -> tuple[np.ndarray | None, dict[str, tuple[float, float]]]:
         moments, told = {}, []

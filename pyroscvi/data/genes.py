@@ -60,5 +60,5 @@ def _numbered(names: pd.Index) -> tuple[pd.Index, list[str]]:
     if names.is_unique:
         return names, []
     repeated = names[names.duplicated()].unique()
-    note = f"{len(repeated):,} names stand for several genes, which are numbered in order of appearance ('G', 'G-1'): "
-    return make_index_unique(names), [note + listed(repeated)]
+    note = f"names that stand for several genes are numbered in order of appearance ('G', 'G-1'): {listed(repeated)}"
+    return make_index_unique(names), [note]
