@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyroscvi.inference.seeds import seeded
+from pyroscvi.analysis.posterior import each
+from pyroscvi.data.cells import Cells
 from pyroscvi.program import onto
 
 if TYPE_CHECKING:
@@ -16,30 +17,31 @@ if TYPE_CHECKING:
 
 __all__ = ["latent"]
 
-MANY = 256  # draws for the mean of a site that is not Gaussian
+MANY = 256  # draws for the mean of a posterior that has none in closed form
 
 
-@torch.no_grad()
 def latent(
     fit: Fit, cells: Any, samples: int | None = None, site: str = "z", *, seed: int = 0, batch_size: int = 1024
 ) -> np.ndarray:
-    """Posterior mean of a site [n, d], or draws from its posterior [samples, n, d]; without n where cells share it."""
+    """Posterior mean of a site [n, d], or draws from its posterior [samples, n, d]; without n where cells share it.
+
+    The mean of a site that is confined (a size is positive) is that of 256 draws. KeyError for a site it does not have.
+    """
     cells = fit.read(cells)
     if site not in fit.guide.sites:
-        raise KeyError(f"no site {site!r} in the guide: there are {', '.join(fit.guide.sites)}")
-    where = fit.guide.sites[site]
-    pieces = []
-    with seeded(seed, cells.device):
-        for batch in cells.minibatches(batch_size, hops=fit.guide.encoder.hops):
-            q = onto(where.support, fit.guide.posteriors(batch)[site])
-            pieces.append(_mean(q) if samples is None else q.sample((samples,)))
-            if not where.local:
-                break
-    rows = 0 if samples is None else 1
-    return torch.cat(pieces, rows).cpu().numpy() if where.local else pieces[0].cpu().numpy()
+        raise KeyError(f"the guide has no site {site!r}; it has {', '.join(fit.guide.sites)}")
+    support, local = fit.guide.sites[site].support, fit.guide.sites[site].local
+
+    def read(minibatch: Cells) -> Tensor:
+        q = onto(support, fit.guide.posteriors(minibatch)[site])
+        return _mean(q) if samples is None else q.sample(torch.Size([samples]))
+
+    pieces = each(fit, cells, read, seed, batch_size)
+    if not local:
+        return next(pieces).cpu().numpy()
+    return torch.cat([piece.cpu() for piece in pieces], 0 if samples is None else 1).numpy()
 
 
 def _mean(q: Any) -> Tensor:
-    if isinstance(q, torch.distributions.TransformedDistribution):
-        return q.sample((MANY,)).mean(0)
-    return q.mean
+    confined = isinstance(q, torch.distributions.TransformedDistribution)
+    return q.sample(torch.Size([MANY])).mean(0) if confined else q.mean

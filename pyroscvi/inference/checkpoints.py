@@ -54,8 +54,7 @@ def load(path: str | Path, parts: Iterable[type[Part]] = ()) -> Fit:
     """
     tensors, about = read(path)
     model, guide = declared(about["model"], parts), declared(about["guide"], parts)
-    moments = {name: tensors.get(f"dims.{name}") for name in ("profile", "log_size")}
-    dims = Dims(**about["dims"], **moments)
+    dims = Dims(**about["dims"], profile=tensors.get("dims.profile"), log_size=tensors.get("dims.log_size"))
     model = model.sized(dims)
     guide = guide.sized(model, _stand_in(dims))
     for name, program in (("model", model), ("guide", guide)):

@@ -21,7 +21,7 @@ __all__ = ["divergence"]
 
 
 def divergence(q: Any, p: Any) -> Tensor | None:
-    """KL(q || p) over the event of both, in nats; None where no closed form is known. Tempered alike, it is tempered."""
+    """KL(q || p) in nats over the batch shape of both; None where no closed form is known. Tempered alike, so is it."""
     if isinstance(q, Tempered) and isinstance(p, Tempered) and q.beta == p.beta:
         kl = divergence(q.base, p.base)
         return None if kl is None else q.beta * kl
@@ -48,5 +48,4 @@ def _logs(q: Any, p: Any) -> tuple[Any, Any]:
     inner = p.base_dist if isinstance(p, dist.Independent) else p
     if not exponential or not isinstance(inner, torch.distributions.LogNormal):
         return q, p
-    events = p.reinterpreted_batch_ndims if isinstance(p, dist.Independent) else 0
-    return q.base_dist, inner.base_dist.to_event(events)
+    return q.base_dist, dist.Independent(inner.base_dist, len(p.event_shape))

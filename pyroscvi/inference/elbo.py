@@ -65,7 +65,7 @@ def bound(model: Program, guide: Program, cells: Cells, *, analytic: bool = True
 
 
 def joint(model: Program, guide: Program, cells: Cells) -> tuple[Sites, Sites]:
-    """The sample sites of the model, run on one draw of the guide with its discrete sites enumerated, and the guide's."""
+    """Sample sites of the model, run on one draw of the guide with its discrete sites enumerated; and of the guide."""
     with pyro.validation_enabled(False):
         q = poutine.trace(guide).get_trace(cells)
         enumerated = poutine.enum(poutine.replay(model, trace=q), first_available_dim=CELLS - 1)

@@ -1,7 +1,7 @@
 """Objectives: what is asked of a fit beside the evidence lower bound.
 
-An objective is a callable (model, guide, cells) -> [n], in nats; ``fit(objectives=[...])`` adds its mean over cells to the
-loss. One that is an ``nn.Module`` is trained along with the rest.
+An objective is a callable (model, guide, cells) -> [n], in nats; ``fit(objectives=[...])`` adds its mean over cells to
+the loss. One that is an ``nn.Module`` is trained along with the rest.
 """
 
 from collections.abc import Mapping
@@ -41,9 +41,9 @@ class Classifier:
 
 @dataclass(frozen=True)
 class FreeBits:
-    """The part of each cell's KL that lies below ``bits`` costs nothing: latents are not switched off one by one.
+    """The KL of a cell costs nothing below ``bits`` nats, so that there is no gain in switching latents off.
 
-    It gives back max(0, bits - KL_n), with the KL of all local latents, in nats [Kingma et al., 2016, arXiv:1606.04934].
+    It adds max(0, bits - KL_n), with the KL of all local latents [Kingma et al., 2016, arXiv:1606.04934].
     """
 
     bits: float = 1.0

@@ -19,7 +19,7 @@ def watched(run: Run, wanted: bool = True) -> Iterator[Callable[[], None]]:
     shown = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not (wanted and shown)) as bar:
-        task = bar.add_task(type(run.model).__name__, total=1.0, completed=run.progress, said="")
+        task = bar.add_task(type(run.model).__name__, total=1.0, said="")
 
         def look() -> None:
             bar.update(task, completed=run.progress, said=_said(run))

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 from pyroscvi.data.cells import Cells, Dims
 from pyroscvi.program import Guide, Model
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
     from anndata import AnnData
+
+    from pyroscvi.analysis.describe import Description
 
 
 __all__ = ["Fit"]
@@ -36,33 +40,81 @@ class Fit:
     history: pd.DataFrame
     record: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def genes(self) -> tuple[str, ...]:
+        """Names of the genes, or their numbers where they came without names."""
+        names = getattr(self.fields, "genes", None) or self.record.get("genes")
+        return tuple(names) if names else tuple(map(str, range(self.dims.genes)))
+
+    @property
+    def levels(self) -> dict[str, tuple[str, ...]]:
+        """Names of the levels of every categorical field, or their numbers where they came without names."""
+        names = getattr(self.fields, "levels", None) or self.record.get("levels", {})
+        return {name: tuple(names.get(name, map(str, range(n)))) for name, n in self.dims.levels.items()}
+
     def read(self, data: Cells | AnnData) -> Cells:
-        """Cells on the device of the model, from cells or an AnnData."""
+        """A data set of its own on the device of the model, from cells or an AnnData."""
         if not isinstance(data, Cells):
             if self.fields is None:
                 raise TypeError(f"this fit does not know how to read {type(data).__name__}: hand over Cells")
             data = self.fields.read(data)
-        genes = data.counts.shape[1]
-        if genes != self.dims.genes:
+        if not len(data):
+            raise ValueError("there are no cells to look at")
+        if data.counts.shape[1] != self.dims.genes:
+            genes = data.counts.shape[1]
             raise ValueError(
-                f"the fit knows {self.dims.genes} genes, these cells have {genes}: read them with fit.fields"
+                f"the fit knows {self.dims.genes} genes, and these cells have {genes}: read them with fit.read"
             )
         like = next(iter(self.guide.parameters()))
-        return data.to(like.device, like.dtype)
+        return replace(data, index=None, total=None).to(like.device, like.dtype)
 
-    def latent(
-        self,
-        cells: Cells | AnnData,
-        samples: int | None = None,
-        site: str = "z",
-        *,
-        seed: int = 0,
-        batch_size: int = 1024,
-    ) -> np.ndarray:
-        """Posterior mean of every cell [n, d], or posterior draws [samples, n, d]."""
+    def latent(self, cells: Cells | AnnData, samples: int | None = None, site: str = "z", **options: Any) -> np.ndarray:
+        """Posterior mean of every cell [n, d], or posterior draws [samples, n, d]: ``analysis.latent``."""
         from pyroscvi.analysis.latent import latent
 
-        return latent(self, cells, samples, site, seed=seed, batch_size=batch_size)
+        return latent(self, cells, samples, site, **options)
+
+    def denoise(self, cells: Cells | AnnData, **options: Any) -> np.ndarray:
+        """Posterior mean of every gene's rate [n, g], under other conditions if named: ``analysis.denoise``."""
+        from pyroscvi.analysis.denoise import denoise
+
+        return denoise(self, cells, **options)
+
+    def generate(self, cells: Cells | AnnData | None = None, **options: Any) -> np.ndarray:
+        """Counts [n, g] of these cells once more, or of ``n`` new ones: ``analysis.generate``."""
+        from pyroscvi.analysis.generate import generate
+
+        return generate(self, cells, **options)
+
+    def loadings(self) -> pd.DataFrame:
+        """What a step along each latent dimension does to every gene, for linear decoders: ``analysis.loadings``."""
+        from pyroscvi.analysis.loadings import loadings
+
+        return loadings(self)
+
+    def describe(self, cells: Cells | AnnData, **options: Any) -> Description:
+        """Latents, divergences, likelihood and counts of these cells under names: ``analysis.describe``."""
+        from pyroscvi.analysis.describe import describe
+
+        return describe(self, cells, **options)
+
+    def probabilities(self, cells: Cells | AnnData, site: str, **options: Any) -> Any:
+        """Posterior probabilities of an enumerated site or of a condition: ``analysis.probabilities``."""
+        from pyroscvi.analysis.probabilities import probabilities
+
+        return probabilities(self, cells, site, **options)
+
+    def log_evidence(self, cells: Cells | AnnData, **options: Any) -> np.ndarray:
+        """log p(x_n) of every cell [n], in nats: ``evidence.importance``."""
+        from pyroscvi.evidence.importance import log_evidence
+
+        return log_evidence(self, cells, **options)
+
+    def to_arviz(self, cells: Cells | AnnData, **options: Any) -> Any:
+        """Posterior, predictive, log-likelihood and data as ArviZ knows them: ``report.inference_data``."""
+        from pyroscvi.report.inference_data import to_arviz
+
+        return to_arviz(self, cells, **options)
 
     def save(self, path: str | Path) -> None:
         """Write the fit into one file: safetensors and JSON, nothing that could execute."""
@@ -71,17 +123,16 @@ class Fit:
         save(self, path)
 
     def __repr__(self) -> str:
-        return f"Fit({self.model!r}, {self.guide!r}; {self._summary()})"
+        return f"Fit({self.model!r}, {self.guide!r}; {self._story()})"
 
     def _repr_html_(self) -> str:
-        from html import escape
+        return f"<code>{escape(repr(self.model))}<br>{escape(repr(self.guide))}</code><br>{escape(self._story())}"
 
-        return f"<code>{escape(repr(self.model))}</code><br><code>{escape(repr(self.guide))}</code><br>{escape(self._summary())}"
-
-    def _summary(self) -> str:
+    def _story(self) -> str:
         if self.history.empty:
             return "not trained here"
-        bound = self.history["elbo_held_out"].max()
-        epochs = len(self.history)
-        known = f", held-out ELBO {bound:.2f} nats a cell" if bound == bound else ""
-        return f"{epochs} epoch{'s' * (epochs != 1)}{known}"
+        best = self.record.get("best_epoch") or len(self.history)
+        bound = self.history["elbo_held_out"].iloc[best - 1]
+        told = f", of which {best} count" if best < len(self.history) else ""
+        seen = f", held-out ELBO {bound:.2f} nats a cell" if pd.notna(bound) else ""
+        return f"{len(self.history)} epochs{told}{seen}"

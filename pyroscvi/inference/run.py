@@ -112,7 +112,7 @@ class Run:
             )
             why = explain(self.model, self.guide, cells, self.trained)
             raise NonFiniteLoss(
-                f"{what} at epoch {self.epoch + 1}, minibatch {self.step + 1}: {why}. No parameter was changed by it, and "
+                f"{what} at epoch {self.epoch + 1}, minibatch {self.step + 1}: {why}. No parameter was changed by it: "
                 "the error's .fit is the last good state. Look at the counts of that cell, or lower lr"
             )
         self.optimiser.step()
@@ -157,7 +157,7 @@ class Run:
         return {name: getattr(self, name) for name in asked} | shown | {"objectives": names}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and plain values from which ``restore`` goes on, on a processor bitwise, as if it had never stopped."""
+        """Tensors and values from which ``restore`` goes on (on a processor: bitwise) as if it had never stopped."""
         tensors = {f"trained.{name}": t for name, t in self.trained.state_dict().items()}
         tensors |= {f"best.{name}": t for name, t in (self.best or {}).items()}
         for i, moments in self.optimiser.state_dict()["state"].items():
@@ -191,7 +191,7 @@ class Run:
 @torch.no_grad()
 def evaluate(model: Model, guide: Guide, cells: Cells, total: int, seed: int, batch_size: int = 1024) -> float:
     """The un-annealed ELBO per cell, from the same draws every time, as if the data set were of ``total`` cells."""
-    programs = (model, guide)
+    programs: tuple[nn.Module, ...] = (model, guide)
     training = [program.training for program in programs]
     for program in programs:
         program.eval()

@@ -1,11 +1,12 @@
 """Schedules of the KL weight beta: how long a fit may ignore the prior before it must follow it.
 
-A schedule is a fraction-of-the-run thing: whatever the number of epochs, it arrives. Under ``fit(warmup=...)`` a number is
-sugar for ``Linear``.
+A schedule goes by the progress of a run, not by its epochs, so that whatever their number it arrives at 1. As the
+``warmup`` of ``fit`` a number is short for ``Linear``.
 
 References
     Bowman, S. R. et al. (2016) Generating sentences from a continuous space. CoNLL. arXiv:1511.06349
-    Fu, H. et al. (2019) Cyclical annealing schedule: a simple approach to mitigating KL vanishing. NAACL. arXiv:1903.10145
+    Fu, H. et al. (2019) Cyclical annealing schedule: a simple approach to mitigating KL vanishing. NAACL.
+    arXiv:1903.10145
 """
 
 import math
@@ -71,7 +72,7 @@ class Cosine(Linear):
 
 @dataclass(frozen=True)
 class Cyclical(Schedule):
-    """Up from 0 to 1 in ``cycles`` equal cycles, each rising for the fraction ``rise`` of its length, then level at 1."""
+    """From 0 to 1 again and again, in equal cycles: each rises for the fraction ``rise`` of its length, then stays."""
 
     cycles: int = 4
     rise: float = 0.5

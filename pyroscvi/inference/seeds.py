@@ -10,7 +10,7 @@ __all__ = ["seeded"]
 
 @contextmanager
 def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Draw from ``seed`` inside the block, on the processor and on this device; numpy and Python are not touched at all."""
+    """Draw from ``seed`` inside the block, on the processor and on this device; numpy and Python are not touched."""
     device = torch.device(device)
     before = torch.get_rng_state(), generator_state(device)
     try:
