@@ -5,7 +5,7 @@
     python benchmarks/quality.py pbmc10k.h5ad --label cell_type --batch batch --out results
 
 Every model sees the same nine tenths of the cells and keeps one in ten of those for itself to validate on. Evidence is
-that of ``pyroscvi.compare`` on the last tenth, for all of them, the weights of scvi-tools carried over by ``from_scvi``.
+that of ``pyroscvi.compare`` on the last tenth, for all, with the weights of scvi-tools carried over by ``from_scvi``.
 Fits are kept in the folder and not made again.
 """
 

@@ -1,4 +1,4 @@
-"""Tissue domains from a latent space: a guide that reads a cell with its neighbours, others that read it alone, and PCA.
+"""Tissue domains from a latent space: a guide that reads a cell with its neighbours, ones that read it alone, PCA.
 
     python benchmarks/spatial.py starmap.h5ad --label domain --section section --out results
 
