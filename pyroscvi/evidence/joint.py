@@ -117,7 +117,6 @@ class Joint:
                     f"site {name!r} is covered by no site of the guide and is not enumerated: "
                     'size the guide on this model, or mark the site infer={"enumerate": "parallel"}'
                 )
-        trace.compute_log_prob()
         return trace
 
     def _parts(self, u: Tensor) -> Iterable[tuple[str, Site, Tensor]]:
@@ -139,8 +138,8 @@ def _log_p(trace: poutine.Trace, u: Tensor, names: Iterable[str] | None = None) 
     """Sum of the log-densities of the sites [..., s, n], masked, and not scaled to the size of a data set."""
     total = u.new_zeros(u.shape[:-1])
     for name in _sampled(trace) if names is None else names:
-        node = trace.nodes[name]
-        total = total + scale_and_mask(node["unscaled_log_prob"], mask=node["mask"])
+        node: Any = trace.nodes[name]
+        total = total + scale_and_mask(node["fn"].log_prob(node["value"]), mask=node["mask"])
     return total
 
 

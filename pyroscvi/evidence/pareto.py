@@ -12,7 +12,7 @@ def k_hat(log_weight: Tensor) -> Tensor:
     """The shape of a generalised Pareto fitted to the largest weights of every cell [n], from log weights [s, n].
 
     Below 0.5 the weights have a variance; above 0.7 neither an estimate nor its standard error means much [Vehtari et
-    al., 2024, JMLR 25, 1-58]. NaN for fewer than 25 draws, minus infinity where weights do not vary. A mode that no
+    al., 2024, JMLR 25, 1-58]. NaN for 20 draws or fewer, minus infinity where weights do not vary. A mode that no
     draw has seen does not show.
     """
     s = len(log_weight)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["inference_data"]
+__all__ = ["arviz", "inference_data"]
 
 Groups = Mapping[str, Mapping[str, np.ndarray]]
 
@@ -24,18 +24,18 @@ def inference_data(
     groups  {group: {variable: [chain, draw, ...]}}; observed data without chain and draw
     attrs   {group: what is to be known of it}
     """
-    arviz = _imported()
     if int(version("arviz").split(".")[0]) >= 1:
-        data = arviz.from_dict({group: dict(table) for group, table in groups.items()}, coords=coords, dims=dims)
+        data = arviz().from_dict({group: dict(table) for group, table in groups.items()}, coords=coords, dims=dims)
     else:
-        data = arviz.from_dict(**groups, coords=coords, dims=dims)
+        data = arviz().from_dict(**groups, coords=coords, dims=dims)
     for group, told in attrs.items():
         data[group].attrs.update(told)
     return data
 
 
-def _imported() -> Any:
+def arviz() -> Any:
+    """The module, imported in silence."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # 0.23 announces 1.x whenever it is imported
-        import arviz
-    return arviz
+        import arviz as module
+    return module

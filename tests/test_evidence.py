@@ -1,0 +1,499 @@
+"""Evidence, held against integrals that are known: closed forms, quadrature, sums written by hand."""
+
+import copy
+import random
+from math import log
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from torch import nn
+from torch.testing import assert_close
+
+from pyroscvi.data.cells import Cells
+from pyroscvi.distributions import NegativeBinomial
+from pyroscvi.evidence.importance import estimate, evidence_table, log_evidence, log_weights
+from pyroscvi.evidence.joint import Joint
+from pyroscvi.evidence.pareto import k_hat
+from pyroscvi.evidence.proposals import Elliptical, GuideDraws, StudentT
+from pyroscvi.evidence.reading import doubled, reading
+from pyroscvi.evidence.streams import Streams
+from pyroscvi.guides import FullCovariance, LowRank, MeanField, SpatialGNN
+from pyroscvi.handlers import intervene, unknown
+from pyroscvi.models import CVAE, GMVAE, LDVAE, PPCA, SCVI, Annotated, PoissonLognormal
+from pyroscvi.parts import (
+    MLP,
+    NB,
+    BatchNorm,
+    Laplace,
+    LatentSize,
+    Linear,
+    LogisticNormal,
+    Mixture,
+    OneHot,
+    PerBatch,
+    PerGene,
+    Poisson,
+    RandomDispersion,
+    ReadCell,
+    SizeFactor,
+    StandardNormal,
+    VampPrior,
+)
+from pyroscvi.program import Model, free_sites
+from pyroscvi.report.generations import arviz
+
+
+def trained(model, guide, cells, steps=400, lr=2e-2):
+    """A pair fitted a little, in plain Pyro."""
+    model = model.sized(cells.dims)
+    guide = guide.sized(model, cells)
+    loss = pyro.infer.TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False)
+    optimiser = torch.optim.Adam({*model.parameters(), *guide.parameters()}, lr=lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        loss.differentiable_loss(model, guide, cells).div(len(cells)).backward()
+        optimiser.step()
+        schedule.step()
+    return model.eval(), guide.eval()
+
+
+def untrained(model, guide, cells):
+    model = model.sized(cells.dims)
+    return model.eval(), guide.sized(model, cells).eval()
+
+
+class Posterior(nn.Module):
+    """The guide that says the exact posterior of PPCA."""
+
+    def __init__(self, model, cells):
+        super().__init__()
+        self.model, self.sites = model, free_sites(model, cells)
+
+    def posteriors(self, cells):
+        return {"z": self.model.posterior(cells.x)}
+
+
+def grid(reach=8.0, points=161, d=2):
+    t = torch.linspace(-reach, reach, points, dtype=torch.float64)
+    return torch.cartesian_prod(*[t] * d).reshape(-1, d), d * log(2 * reach / (points - 1))
+
+
+def quadrature(pair, cells, d=2, **how):
+    """log p(x_n), from the joint density on a grid of the unconstrained latent."""
+    (model, guide), (u, log_cell) = pair, grid(d=d, **how)
+    model, guide, cells = doubled(model, guide, cells)
+    with torch.no_grad():
+        log_p = Joint(model, guide.sites, cells)(u[:, None].expand(-1, len(cells), -1))
+    return (log_p.logsumexp(0) + log_cell).numpy()
+
+
+@pytest.fixture
+def small(cells):
+    """Twenty of the cells, with sizes that do not come from their counts."""
+    few = cells.subset(torch.arange(20))
+    sizes = few.library.squeeze(-1) * torch.exp(0.1 * torch.randn(20))
+    return Cells(few.counts, few.categories, size_factor=sizes, levels=few.levels, genes=few.genes)
+
+
+# Exact answers
+
+
+def test_ppca_is_exact_where_the_guide_is_the_posterior(cells):
+    model = PPCA(latent=3).sized(cells.dims)
+    guide = Posterior(model, cells)
+    table = evidence_table((model, guide), cells, particles=100, proposal=GuideDraws())
+    wide, _, x = doubled(model, guide, cells)
+    exact = wide.log_evidence(x.x).detach().numpy()
+    np.testing.assert_allclose(table["log_evidence"], exact, atol=1e-6)
+    assert (table["monte_carlo_se"] < 1e-6).all()
+    assert (table["effective_sample_size"] > 99.99).all()
+    assert set(table["method"]) == {"importance"}
+    assert set(table["certificate"]) == {"uncertified"}
+
+
+def test_a_closed_form_is_used_where_it_holds(cells):
+    pair = untrained(PPCA(latent=3), MeanField(), cells)
+    table = evidence_table(pair, cells)
+    assert set(table["method"]) == set(table["certificate"]) == {"exact"}
+    assert (table["monte_carlo_se"] == 0).all()
+    np.testing.assert_allclose(table["log_evidence"], pair[0].log_evidence(cells.x).detach(), rtol=1e-5)
+    assert set(evidence_table(untrained(PPCA(prior=Laplace()), MeanField(), cells), cells)["method"]) == {"importance"}
+    with poutine.mask(mask=torch.tensor(True)):  # under a handler the page is not what it was
+        assert set(evidence_table(pair, cells, 10)["method"]) == {"importance"}
+
+
+def test_ppca_with_a_trained_guide(cells):
+    pair = trained(PPCA(latent=2), FullCovariance(), cells)
+    found = log_evidence(pair, cells, proposal=StudentT())
+    exact = log_evidence(pair, cells)
+    assert abs(np.mean(found - exact)) < 0.005
+    assert np.abs(found - exact).max() < 0.05
+
+
+@pytest.mark.parametrize("prior", [StandardNormal(), Laplace(), LogisticNormal(), Mixture(components=3)], ids=repr)
+def test_two_latents_by_quadrature(small, prior):
+    model = SCVI(latent=2, prior=prior, decoder=Linear(), likelihood=NB(), size=SizeFactor(), condition=OneHot("drug"))
+    pair = trained(model, FullCovariance(), small, steps=250)
+    exact = quadrature(pair, small)
+    for proposal in (GuideDraws(), StudentT()):
+        error = log_evidence(pair, small, particles=4000, proposal=proposal) - exact
+        assert abs(error.mean()) < 0.02
+        assert np.abs(error).mean() < 0.05
+
+
+def test_the_state_of_a_logistic_normal_is_scored_where_it_was_sampled(small):
+    """By the density of the Gaussian, and never of its softmax."""
+    model, guide, cells = doubled(
+        *untrained(SCVI(latent=2, prior=LogisticNormal(), likelihood=Poisson()), MeanField(), small), small
+    )
+    joint, u = Joint(model, guide.sites, cells), torch.randn(5, 20, 2, dtype=torch.float64)
+    with torch.no_grad():
+        assert_close(joint(u) - joint.log_likelihood(u), dist.Normal(0.0, 1.0).log_prob(u).sum(-1))
+
+
+class GammaPoisson(Model):
+    """lam ~ Gamma(a, b), x_g ~ Poisson(lam s_g): a latent on the half-line, and an evidence in closed form."""
+
+    a: float = 1.5
+    b: float = 0.7
+
+    def build(self, dims):
+        self.s = nn.Parameter(torch.linspace(0.1, 1.1, dims.genes))
+
+    def model(self, cells):
+        shape = torch.full((1,), self.a, dtype=cells.dtype)
+        with cells.plate():
+            lam = pyro.sample("lam", dist.Gamma(shape, self.b).to_event(1))
+            pyro.sample("x", dist.Poisson(lam * self.s).to_event(1), obs=cells.x)
+
+    def log_evidence_by_hand(self, x):
+        s, a, b, total = self.s.double(), torch.tensor(self.a).double(), self.b, x.double().sum(-1)
+        log_p = (x * s.log() - torch.lgamma(x.double() + 1)).sum(-1) + a * log(b) - torch.lgamma(a)
+        return (log_p + torch.lgamma(a + total) - (a + total) * (b + s.sum()).log()).detach()
+
+
+def test_gamma_poisson_in_closed_form():
+    lam = dist.Gamma(1.5, 0.7).sample((32, 1))
+    cells = Cells(torch.poisson(lam * torch.linspace(0.1, 1.1, 20)))
+    pair = trained(GammaPoisson(), FullCovariance(), cells)
+    error = log_evidence(pair, cells, proposal=StudentT()) - pair[0].log_evidence_by_hand(cells.x).numpy()
+    assert abs(error.mean()) < 0.005
+    assert np.abs(error).max() < 0.05
+
+
+def test_poisson_lognormal_in_one_dimension():
+    """A Poisson with log link and wide loadings, by quadrature."""
+    w = (0.5 + torch.rand(20)) * (torch.randint(0, 2, (20,)) * 2 - 1)
+    sizes = torch.exp(0.4 * torch.randn(32))
+    cells = Cells(torch.poisson(sizes[:, None] * torch.exp(0.3 + torch.randn(32, 1) * w)), size_factor=sizes)
+    model = PoissonLognormal(latent=1, size=SizeFactor()).sized(cells.dims)
+    with torch.no_grad():
+        model.decoder.heads["rho"].weight.copy_(w[:, None])
+        model.decoder.heads["rho"].bias.fill_(0.3)
+    guide = FullCovariance().sized(model, cells)
+    frozen = [p.requires_grad_(False) for p in model.parameters()]
+    optimiser = torch.optim.Adam(guide.parameters(), 2e-2)
+    loss = pyro.infer.Trace_ELBO()
+    for _ in range(300):
+        optimiser.zero_grad()
+        loss.differentiable_loss(model, guide, cells).div(32).backward()
+        optimiser.step()
+    error = log_evidence((model, guide.eval()), cells, proposal=StudentT()) - quadrature(
+        (model, guide), cells, d=1, points=4001
+    )
+    assert len(frozen) == 2
+    assert abs(error.mean()) < 0.005
+    assert np.abs(error).max() < 0.05
+
+
+def test_an_average_of_weights_and_never_a_harmonic_one():
+    found = estimate(torch.tensor([[0.0], [log(3.0)]]))
+    assert found.log_evidence.item() == pytest.approx(log(2.0))  # the harmonic mean is log 1.5
+    assert found.monte_carlo_se.item() == pytest.approx(np.std([0.5, 1.5], ddof=1) / 2**0.5)
+    assert found.effective_sample_size.item() == pytest.approx(16 / 10)
+
+
+def test_a_model_of_discrete_latents_alone_is_exact(cells):
+    class TwoKinds(Model):
+        def build(self, dims):
+            self.rates = nn.Parameter(torch.rand(2, dims.genes) + 0.5)
+
+        def model(self, cells):
+            with cells.plate():
+                k = pyro.sample("k", dist.Bernoulli(0.3), infer={"enumerate": "parallel"}).long()
+                pyro.sample("x", dist.Poisson(self.rates[k]).to_event(1), obs=cells.x)
+
+    pair = untrained(TwoKinds(), MeanField(), cells)
+    by_kind = dist.Poisson(pair[0].rates[:, None]).log_prob(cells.x).sum(-1)
+    exact = (by_kind + torch.tensor([0.7, 0.3]).log()[:, None]).logsumexp(0)
+    table = evidence_table(pair, cells)
+    np.testing.assert_allclose(table["log_evidence"], exact.detach(), rtol=1e-5)
+    assert set(table["method"]) == {"exact"}
+
+
+# The joint density, against sums written by hand
+
+
+def draws_of(pair, cells, s=6):
+    model, guide, cells = doubled(*pair, cells)
+    joint = Joint(model, guide.sites, cells)
+    return joint, torch.randn(s, len(cells), joint.size, dtype=torch.float64)
+
+
+def counts_by_hand(model, cells, z):
+    eta = model.decoder(z, model.condition(cells))
+    log_mu = cells.x.sum(-1, keepdim=True).log() + eta["rho"].log_softmax(-1)
+    return NegativeBinomial(log_mu, model.likelihood.dispersion.log_theta).log_prob(cells.x)
+
+
+def test_a_mixture_prior_is_summed(cells):
+    joint, z = draws_of(untrained(SCVI(latent=2, prior=Mixture(4), likelihood=NB()), MeanField(), cells), cells)
+    prior = joint.model.prior
+    log_prior = (prior.w.log_softmax(-1) + dist.Normal(prior.m, prior.s).log_prob(z.unsqueeze(-2)).sum(-1)).logsumexp(
+        -1
+    )
+    by_hand = log_prior + counts_by_hand(joint.model, joint.cells, z)
+    assert_close(joint(z), by_hand)
+    responsibilities = (joint.by_level(z, "k") - joint(z)).exp()
+    assert_close(responsibilities.sum(0), torch.ones_like(responsibilities[0]))
+
+
+def test_labels_said_and_unsaid_are_summed(cells):
+    joint, z = draws_of(untrained(Annotated(latent=2), MeanField(), cells), cells)
+    m, label = joint.model, cells.label
+    assert 0 < (label < 0).sum() < len(cells)
+    said = torch.where((label >= 0)[:, None], m.C[:, label.clamp(min=0)].T, 1.0).log()
+    log_prior = ((m.w.log_softmax(-1) + said) + dist.Normal(m.m, m.s).log_prob(z.unsqueeze(-2)).sum(-1)).logsumexp(-1)
+    assert_close(joint(z), log_prior + counts_by_hand(m, joint.cells, z))
+    assert_close(joint.log_likelihood(z), counts_by_hand(m, joint.cells, z))
+
+
+def test_a_component_that_the_decoder_sees_is_summed(cells):
+    class Shifted(SCVI):
+        """Two kinds of cell that differ in the state that they are decoded from."""
+
+        def model(self, cells):
+            log_theta = self.likelihood.dispersion(cells)
+            with cells.plate():
+                k = pyro.sample("k", dist.Categorical(torch.tensor([0.2, 0.8])), infer={"enumerate": "parallel"})
+                z = self.prior()
+                eta = self.decoder(z + k.unsqueeze(-1), self.condition(cells))
+                pyro.sample("x", self.likelihood(self.size(cells), log_theta, **eta), obs=cells.x)
+
+    joint, z = draws_of(untrained(Shifted(latent=2, likelihood=NB()), MeanField(), cells), cells)
+    given_k = torch.stack([counts_by_hand(joint.model, joint.cells, z + k) for k in range(2)])
+    log_likelihood = (given_k + torch.tensor([0.2, 0.8]).log()[:, None, None]).logsumexp(0)
+    assert_close(joint(z), log_likelihood + dist.Normal(0.0, 1.0).log_prob(z).sum(-1))
+    assert_close(joint.log_likelihood(z), log_likelihood)
+
+
+def test_a_size_on_the_half_line_brings_its_volume(cells):
+    joint, u = draws_of(untrained(SCVI(latent=2, size=LatentSize(), likelihood=NB()), MeanField(), cells), cells)
+    assert list(joint.sites) == ["l", "z"]
+    m, log_l, z = joint.model, u[..., :1], u[..., 1:]
+    log_mu = log_l + m.decoder(z, m.condition(joint.cells))["rho"].log_softmax(-1)
+    moments = m.size.m[cells.batch], m.size.s[cells.batch]
+    by_hand = dist.Normal(*moments).log_prob(log_l[..., 0]) + dist.Normal(0.0, 1.0).log_prob(z).sum(-1)
+    by_hand = by_hand + NegativeBinomial(log_mu, m.likelihood.dispersion.log_theta).log_prob(joint.cells.x)
+    assert_close(joint(u), by_hand)
+
+
+def test_a_condition_made_unknown_is_its_levels_weighed(cells):
+    pair = untrained(CVAE(latent=2, condition=OneHot("drug"), likelihood=NB()), MeanField(), cells)
+    weights = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    with unknown("drug", weights.log()):
+        mixed = log_evidence(pair, cells, 50)
+    given = []
+    for level in range(4):
+        with intervene(drug=level):
+            given.append(log_evidence(pair, cells, 50))
+    by_hand = np.logaddexp.reduce(weights.log().numpy()[:, None] + np.stack(given))
+    np.testing.assert_allclose(mixed, by_hand, atol=1e-6)
+
+
+def test_masks_are_honoured_and_scales_are_not(cells):
+    keep = torch.arange(len(cells)) % 3 > 0
+
+    class Masked(SCVI):
+        def model(self, cells):
+            with cells.plate(), poutine.scale(scale=7.0):
+                z = self.prior()
+                with poutine.mask(mask=keep):
+                    eta = self.decoder(z, self.condition(cells))
+                    pyro.sample("x", self.likelihood(self.size(cells), None, **eta), obs=cells.x)
+
+    model = Masked(latent=2, likelihood=Poisson())
+    joint, z = draws_of(untrained(model, MeanField(), cells), cells)
+    prior = dist.Normal(0.0, 1.0).log_prob(z).sum(-1)
+    assert_close(joint(z)[:, ~keep], prior[:, ~keep])
+    assert (joint(z)[:, keep] < prior[:, keep] - 1).all()
+
+
+# What a value must not depend on
+
+PAGES = [
+    SCVI(likelihood=NB()),
+    SCVI(prior=VampPrior(4), size=LatentSize()),
+    SCVI(decoder=MLP(norm=BatchNorm()), likelihood=NB()),
+    LDVAE(),
+    GMVAE(latent=3, kinds=3),
+    Annotated(latent=3),
+    CVAE(condition=OneHot("label") + OneHot("drug")),
+]
+
+
+@pytest.mark.parametrize("model", PAGES, ids=repr)
+@pytest.mark.parametrize("guide", [MeanField(), LowRank(), SpatialGNN()], ids=repr)
+def test_neither_minibatch_nor_chunk_shows(cells, model, guide):
+    pair = untrained(model, guide, cells)
+    pair[0].train()  # as somebody may have left it
+    pair[1].train()
+    whole = log_evidence(pair, cells, 25, proposal=StudentT(), batch_size=60, chunk=25)
+    np.testing.assert_allclose(
+        log_evidence(pair, cells, 25, proposal=StudentT(), batch_size=7, chunk=4), whole, atol=1e-9
+    )
+    some = torch.tensor([40, 3, 17])
+    np.testing.assert_allclose(log_evidence(pair, cells.take(some), 25, proposal=StudentT()), whole[some], atol=1e-9)
+    assert pair[0].training
+    assert next(pair[0].parameters()).dtype is torch.float32
+
+
+def test_a_last_partial_chunk_counts_as_much_as_it_holds(cells):
+    """Averages of averages would weigh its draws, or the cells of a last partial minibatch, too much."""
+    pair = untrained(SCVI(latent=2, likelihood=NB()), MeanField(), cells)
+    (read,) = reading(pair, cells, batch_size=60)
+    log_w = log_weights(read.joint, read.draws, read.streams, 10, chunk=10)
+    assert log_w.shape == (10, 60)
+    np.testing.assert_allclose(
+        log_evidence(pair, cells, 10, chunk=4, batch_size=59), log_w.exp().mean(0).log().numpy(), atol=1e-9
+    )
+
+
+def test_nobody_elses_random_numbers_are_touched(cells):
+    pair = untrained(SCVI(latent=2, likelihood=NB()), MeanField(), cells)
+    state = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+    first = log_evidence(pair, cells, 10)
+    assert torch.equal(torch.get_rng_state(), state[0])
+    assert np.random.get_state()[1].tolist() == state[1]  # noqa: NPY002
+    assert random.getstate() == state[2]
+    torch.manual_seed(12345)
+    assert (log_evidence(pair, cells, 10) == first).all()
+    assert (log_evidence(pair, cells, 10, seed=1) != first).all()
+
+
+def test_a_prior_made_of_posteriors_is_copied_with_its_guide(cells):
+    pair = untrained(SCVI(prior=VampPrior(3)), MeanField(), cells)
+    model, guide, _ = doubled(*pair, cells)
+    assert model.prior.guide is guide
+    assert pair[0].prior.guide is pair[1]
+
+
+def test_poisson_is_a_negative_binomial_without_dispersion(cells):
+    model, guide = untrained(SCVI(latent=2, likelihood=NB(dispersion=PerGene(start=log(1e6)))), MeanField(), cells)
+    poisson = SCVI(latent=2, likelihood=Poisson()).sized(cells.dims)
+    poisson.decoder = copy.deepcopy(model.decoder)
+    difference = log_evidence((model, guide), cells, 100) - log_evidence((poisson, guide), cells, 100)
+    assert np.abs(difference).max() < 0.01
+
+
+# Proposals and errors
+
+
+def test_elliptical_draws_have_the_density_they_say():
+    loc, factor = torch.randn(3, 2).double(), torch.randn(3, 2, 2).double().tril()
+    factor.diagonal(dim1=-2, dim2=-1).abs_().add_(0.5)
+    u = torch.randn(7, 3, 2).double()
+    normal = dist.MultivariateNormal(loc, scale_tril=factor)
+    student = dist.MultivariateStudentT(torch.tensor(5.0).double(), loc, factor)
+    assert_close(Elliptical(loc, factor).log_prob(u), normal.log_prob(u))
+    assert_close(Elliptical(loc, factor, 5.0).log_prob(u), student.log_prob(u))
+    draws = Elliptical(loc, factor, 5.0).sample(Streams(0, torch.arange(3)), 200_000)
+    assert_close(draws.mean(0), loc, atol=0.02, rtol=0)
+    covariance = torch.stack([torch.cov(draws[:, n].T) for n in range(3)])
+    assert_close(covariance, factor @ factor.mT * 5 / 3, rtol=0.05, atol=0.05)
+
+
+def narrow(scale, cells):
+    """log weights on a standard normal whose proposal is too narrow by ``scale``."""
+    return Elliptical(torch.zeros(cells, 2).double(), scale * torch.eye(2).double().expand(cells, 2, 2))
+
+
+def standard_normal(u):
+    return dist.Normal(0.0, 1.0).log_prob(u).sum(-1)
+
+
+def test_heavy_tails_mend_a_proposal_that_is_too_narrow():
+    streams, q = Streams(0, torch.arange(200)), narrow(0.5, 200)
+    thin = estimate(log_weights(standard_normal, q, streams, 1000))
+    heavy = estimate(log_weights(standard_normal, StudentT()(q, standard_normal), streams, 1000))
+    assert heavy.log_evidence.abs().mean() < 0.5 * thin.log_evidence.abs().mean()
+    assert (heavy.k_hat < 0.5).double().mean() > 0.95
+    assert (thin.k_hat > 0.5).double().mean() > 0.9
+
+
+def test_two_standard_errors_cover():
+    q = Elliptical(torch.full((4000, 2), 0.3).double(), 1.2 * torch.eye(2).double().expand(4000, 2, 2))
+    found = estimate(log_weights(standard_normal, q, Streams(1, torch.arange(4000)), 400))
+    covered = (found.log_evidence.abs() < 2 * found.monte_carlo_se).double().mean().item()
+    assert 0.93 < covered < 0.97
+
+
+@pytest.mark.parametrize("s", [30, 400, 3000])
+def test_k_hat_is_that_of_arviz(s):
+    log_w = torch.randn(s, 5).double() * torch.tensor([0.1, 0.5, 1.0, 2.0, 4.0])
+    theirs = [float(arviz().psislw(log_w[:, n].numpy().copy())[1]) for n in range(5)]
+    np.testing.assert_allclose(k_hat(log_w), theirs, atol=1e-6)
+
+
+def test_k_hat_where_there_is_no_tail():
+    assert k_hat(torch.zeros(100, 3)).tolist() == [-torch.inf] * 3
+    assert k_hat(torch.randn(20, 3)).isnan().all()
+
+
+def test_streams_hand_out_the_same_numbers_in_any_pieces():
+    whole, pieces = Streams(3, torch.arange(4)), Streams(3, torch.arange(4))
+    assert torch.equal(whole.normal(10, 2), torch.cat([pieces.normal(3, 2), pieces.normal(7, 2)]))
+    assert torch.equal(whole.chi2(5.0, 10), torch.cat([pieces.chi2(5.0, 9), pieces.chi2(5.0, 1)]))
+    assert not torch.equal(Streams(3, torch.arange(4)).normal(5, 2), Streams(4, torch.arange(4)).normal(5, 2))
+
+
+# What is refused
+
+
+def test_a_latent_that_cells_share_is_refused(cells):
+    pair = untrained(SCVI(likelihood=NB(dispersion=RandomDispersion())), MeanField(), cells)
+    with pytest.raises(ValueError, match=r"site 'theta' is shared by all cells.*PerGene"):
+        log_evidence(pair, cells)
+
+
+def test_a_guide_of_another_model_is_refused(cells):
+    small = SCVI(latent=2).sized(cells.dims)
+    guide = MeanField().sized(small, cells)
+    with pytest.raises(ValueError, match="site 'l' is covered by no site of the guide"):
+        log_evidence((SCVI(latent=2, size=LatentSize()).sized(cells.dims), guide), cells)
+    other = MeanField().sized(SCVI(latent=2, size=LatentSize()).sized(cells.dims), cells)
+    with pytest.raises(ValueError, match=r"the guide covers \['l'\]"):
+        log_evidence((small, other), cells)
+    with pytest.raises(ValueError, match="size it on its model"):
+        log_evidence((small, MeanField()), cells)
+
+
+def test_parameters_that_are_no_numbers_are_refused(cells):
+    model, guide = untrained(SCVI(latent=2, likelihood=NB(dispersion=PerBatch())), MeanField(), cells)
+    with torch.no_grad():
+        model.likelihood.dispersion.log_theta[1] = torch.nan  # of the second batch, which cell 1 is of
+    with pytest.raises(ValueError, match="not a number for cell 1"):
+        log_evidence((model, guide), cells, 5)
+
+
+def test_what_is_not_cells_is_refused(cells):
+    pair = untrained(SCVI(latent=2), MeanField(encoder=ReadCell(widths=8)), cells)
+    with pytest.raises(TypeError, match="give Cells, not ndarray"):
+        log_evidence(pair, cells.x.numpy())
+    with pytest.raises(ValueError, match="at least 1"):
+        log_evidence(pair, cells, particles=0)
