@@ -32,13 +32,14 @@ def question(fit: Any, cells: Cells) -> Question:
     _refuse_strangers(fit, cells)
     model, _ = pair(fit)
     (read,) = islice(reading(fit, cells.subset(torch.arange(1))), 1)
-    observed = read.joint.observed()
+    estimand = _estimand(model, cells)
+    observed = {name: kind for name, kind in read.joint.observed().items() if name != "label" or "label" in estimand}
     return Question(
         names=None if cells.names is None else list(map(str, cells.names)),
         genes=None if cells.genes is None else list(map(str, cells.genes)),
         shape=(len(cells), cells.counts.shape[1]),
         counts=fingerprint(cells),
-        estimand=_estimand(model, cells),
+        estimand=estimand,
         measures={name: measure for name, (measure, _) in observed.items()},
         supports={name: support for name, (_, support) in observed.items()},
     )

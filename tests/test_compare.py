@@ -1,0 +1,300 @@
+"""Comparison: what is refused, what is told apart, and what the errors are."""
+
+from dataclasses import replace
+from io import StringIO
+from math import log
+
+import numpy as np
+import pyro.distributions as dist
+import pytest
+import torch
+from rich.console import Console
+from scipy import sparse
+from torch import nn
+
+import pyroscvi as ps
+from pyroscvi.data.cells import Cells
+from pyroscvi.evidence.compare import compare, show
+from pyroscvi.evidence.counting import as_counts
+from pyroscvi.evidence.importance import log_evidence
+from pyroscvi.evidence.same import fingerprint
+from pyroscvi.guides import FullCovariance, MeanField
+from pyroscvi.models import LDVAE, PPCA, SCVI, Annotated
+from pyroscvi.parts import NB, LatentSize, Linear, Log1pNormal, Poisson, ReadCell, SizeFactor
+
+GUIDE = FullCovariance(encoder=ReadCell(widths=16))
+
+
+def untrained(model, cells, guide=GUIDE):
+    model = model.sized(cells.dims)
+    return model.eval(), guide.sized(model, cells).eval()
+
+
+@pytest.fixture
+def pair(cells):
+    return untrained(SCVI(latent=2, likelihood=NB()), cells)
+
+
+@pytest.fixture
+def named(cells):
+    return replace(cells, graph=None, names=np.array([f"cell{i}" for i in range(len(cells))]))
+
+
+# What is refused
+
+
+def refused(a, b, cells_a, cells_b, match):
+    with pytest.raises(ValueError, match=match):
+        compare({"a": a, "b": b}, {"a": cells_a, "b": cells_b}, 5)
+
+
+def test_other_cells(pair, named):
+    fewer = named.subset(torch.arange(59))
+    others = replace(named, names=np.array([f"other{i}" for i in range(60)]))
+    refused(pair, pair, named, fewer, r"the cells differ \(60 and 59\).*same held-out cells")
+    refused(pair, pair, named, others, "the cells differ")
+
+
+def test_cells_in_another_order(pair, named):
+    refused(pair, pair, named, named.subset(torch.arange(59, -1, -1)), "cells come in another order")
+
+
+def test_other_genes(pair, named):
+    renamed = replace(named, genes=(*named.genes[:-1], "extra"))
+    refused(pair, pair, named, renamed, r"the genes differ.*extra, gene11.*Fields\(\.\.\., genes=genes\)")
+
+
+def test_another_number_of_genes(pair, named):
+    fewer = replace(named, counts=named.counts[:, :-1], genes=named.genes[:-1])
+    refused(pair, untrained(SCVI(latent=2), fewer), named, fewer, r"the genes differ \(12 and 11")
+
+
+def test_genes_in_another_order(pair, named):
+    turned = replace(named, genes=named.genes[::-1])
+    refused(pair, pair, named, turned, r"genes come in another order.*fit\.fields\.read")
+
+
+def test_other_counts(pair, named):
+    one_more = named.counts.clone()
+    one_more[3, 4] += 1
+    refused(pair, pair, named, replace(named, counts=one_more), r"the counts differ.*Fields\(counts=")
+
+
+def test_the_same_counts_are_the_same_however_they_are_stored(pair, named):
+    stored = replace(named, counts=sparse.csr_matrix(named.counts.numpy().astype(np.float64)))
+    assert fingerprint(stored) == fingerprint(named)
+    table = compare({"a": pair, "b": pair}, {"a": named, "b": stored}, 5)
+    assert table["difference"].abs().max() < 1e-9
+
+
+def test_another_estimand(pair, named):
+    latent = untrained(SCVI(latent=2, size=LatentSize()), named)
+    refused(pair, latent, named, named, r"'a' gives p\(x \| l\) and 'b' gives p\(x\).*'a' with size=LatentSize\(\)")
+    refused(latent, pair, named, named, r"'b' with size=LatentSize\(\) or size=SizeFactor\(\)")
+
+
+def test_labels_that_only_one_is_asked_for(pair, named):
+    annotated = untrained(Annotated(latent=2), named)
+    refused(pair, annotated, named, named, "'b' is also asked for the labels.*unknown")
+    silent = replace(named, categories={**named.categories, "label": torch.full((60,), -1)})
+    table = compare({"a": pair, "b": annotated}, {"a": named, "b": silent}, 5)
+    assert set(table["estimand"]) == {"p(x | l)"}
+
+
+def test_another_base_measure(named):
+    refused(
+        untrained(PPCA(latent=2), named),
+        untrained(LDVAE(latent=2), named),
+        named,
+        named,
+        "base measures differ.*x: log1p.*x: counting.*as_counts",
+    )
+
+
+def test_another_support(pair, named):
+    class Anything(NB):
+        """Counts that say that they may be fractions."""
+
+        def forward(self, l, log_theta, **eta):
+            x = super().forward(l, log_theta, **eta)
+            x.support = torch.distributions.constraints.independent(torch.distributions.constraints.nonnegative, 1)
+            x.expand = lambda shape: x
+            return x
+
+    refused(pair, untrained(SCVI(latent=2, likelihood=Anything()), named), named, named, "supports differ")
+
+
+def test_genes_and_levels_that_a_fit_does_not_know(named):
+    fit = ps.fit(SCVI(latent=2), MeanField(), named, epochs=1, progress=False)
+    with pytest.raises(ValueError, match="the fit knows these genes in another order"):
+        compare({"a": fit}, replace(named, genes=named.genes[::-1]))
+    with pytest.raises(ValueError, match="the fit knows these genes among others"):
+        compare({"a": fit}, replace(named, genes=(*named.genes[:-1], "extra")))
+    with pytest.raises(ValueError, match="levels of 'batch' are a, b in the fit and b, a in these cells"):
+        compare({"a": fit}, replace(named, levels={**named.levels, "batch": ("b", "a")}))
+    with pytest.raises(ValueError, match="knows 12 genes, these cells have 11"):
+        compare({"a": fit}, replace(named, counts=named.counts[:, :-1], genes=None))
+
+
+def test_nothing_to_compare(named):
+    with pytest.raises(ValueError, match="at least one fit"):
+        compare({}, named)
+
+
+def test_clusters_that_are_not_there(pair, named):
+    with pytest.raises(KeyError, match="no categorical field 'donor' to cluster by"):
+        compare({"a": pair}, named, 5, by="donor")
+    first = named.subset(named.batch == 0)
+    with pytest.raises(ValueError, match="all cells are of one batch"):
+        compare({"a": pair}, first, 5, by="batch")
+
+
+# Masses of counts
+
+
+class Prior(nn.Module):
+    """A guide that has not looked."""
+
+    def __init__(self, sites):
+        super().__init__()
+        self.sites = sites
+
+    def posteriors(self, cells):
+        return {"z": dist.Normal(torch.zeros(len(cells), 1, dtype=cells.dtype), 1.0).to_event(1)}
+
+
+def test_masses_add_up_to_one():
+    cells = Cells(torch.arange(500.0)[:, None], size_factor=torch.full((500,), 5.0))
+    model, guide = untrained(SCVI(latent=1, likelihood=Log1pNormal(), size=SizeFactor()), cells)
+    with as_counts():
+        mass = np.exp(log_evidence((model, Prior(guide.sites)), cells, 3))
+    beyond = dist.Normal(log(6.0), 1.0).cdf(torch.tensor(log(500.5)))
+    assert mass.sum() == pytest.approx(beyond.item(), abs=1e-6)
+
+
+def test_a_gaussian_is_compared_by_its_masses(named):
+    two = {"gaussian": untrained(PPCA(latent=2), named), "counts": untrained(LDVAE(latent=2), named)}
+    with as_counts():
+        table = compare(two, named, 20)
+    assert set(table["estimand"]) == {"p(x)"}
+    assert set(table["certificate"]) == {"uncertified"}  # the closed form is that of the density
+
+
+# Verdicts and errors
+
+
+def test_the_same_fit_twice_is_indistinguishable(pair, cells):
+    table = compare({"a": pair, "b": pair}, cells, 20)
+    assert list(table["verdict"]) == ["best", "indistinguishable"]
+    assert (table[["difference", "standard_error"]] == 0).all().all()
+
+
+@pytest.fixture(scope="module")
+def overdispersed():
+    """400 cells of 30 genes, with one latent dimension and theta = 1."""
+    generator = torch.Generator().manual_seed(3)
+    z = torch.randn(400, 1, generator=generator)
+    mu = 300 * torch.softmax(z @ torch.randn(1, 30, generator=generator), -1)
+    gamma = torch.distributions.Gamma(torch.ones(400, 30), 1.0)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        counts = torch.poisson(mu * gamma.sample())
+    return Cells(counts, {"batch": torch.arange(400) % 8}, size_factor=torch.full((400,), 300.0)).split(0.5, seed=0)
+
+
+@pytest.fixture(scope="module")
+def fits(overdispersed):
+    train, _ = overdispersed
+
+    def fitted(likelihood, seed=0):
+        model = SCVI(latent=2, decoder=Linear(), likelihood=likelihood, size=SizeFactor())
+        return ps.fit(model, GUIDE, train, epochs=80, lr=1e-2, batch_size=50, seed=seed, progress=False)
+
+    return {"poisson": fitted(Poisson()), "nb": fitted(NB()), "nb again": fitted(NB(), seed=1)}
+
+
+def test_the_generator_is_found_again(fits, overdispersed):
+    table = compare(fits, overdispersed[1], 100)
+    assert table.index[0].startswith("nb")
+    assert table.loc["poisson", "verdict"] == "told apart"
+    assert table.loc["poisson", "difference"] < -1
+    assert (table["evidence"].diff().dropna() <= 0).all()
+    assert set(table["certificate"]) == {"uncertified"}
+    assert set(table["kl_weight"]) == {1.0}
+    assert table.loc["nb", "parameters"] == table.loc["poisson", "parameters"] + 30
+    assert (table["seconds"] > 0).all()
+
+
+def test_differences_are_paired(fits, overdispersed):
+    two = {name: fits[name] for name in ("poisson", "nb")}
+    table = compare(two, overdispersed[1], 50)
+    cells = table.attrs["log_evidence"]
+    difference = np.subtract(cells["poisson"], cells["nb"])
+    assert table.loc["poisson", "difference"] == pytest.approx(difference.mean())
+    assert table.loc["poisson", "standard_error"] == pytest.approx(difference.std(ddof=1) / len(difference) ** 0.5)
+    noise = np.sum(np.square(list(table.attrs["monte_carlo_se"].values())))
+    assert table.loc["poisson", "monte_carlo"] == pytest.approx(noise**0.5 / len(difference))
+    assert table.loc["poisson", "evidence"] == pytest.approx(np.mean(cells["poisson"]))
+
+
+def test_errors_over_clusters(fits, overdispersed):
+    two, held_out = {name: fits[name] for name in ("poisson", "nb")}, overdispersed[1]
+    table = compare(two, held_out, 50, by="batch")
+    difference = np.subtract(table.attrs["log_evidence"]["poisson"], table.attrs["log_evidence"]["nb"])
+    sums = [(difference - difference.mean())[held_out.batch == level].sum() for level in range(8)]
+    by_hand = np.sqrt(8 / 7 * np.sum(np.square(sums))) / len(difference)
+    assert table.loc["poisson", "standard_error"] == pytest.approx(by_hand)
+    # Cells that are copies of each other are worth one: an error over cells would not notice.
+    copies = torch.arange(len(held_out)).repeat_interleave(4)
+    told = replace(held_out.subset(copies), categories={"batch": held_out.batch[copies], "copy": copies})
+    model_by_copy = compare(two, told, 50, by="copy").loc["poisson", "standard_error"]
+    plain = compare(two, held_out, 50).loc["poisson", "standard_error"]
+    assert model_by_copy == pytest.approx(plain, rel=0.1)
+    assert compare(two, told, 50).loc["poisson", "standard_error"] < 0.6 * plain
+
+
+def test_refits_widen_the_error(fits, overdispersed):
+    held_out = overdispersed[1]
+    two = {name: fits[name] for name in ("nb", "poisson")}
+    plain = compare(two, held_out, 50)
+    table = compare(two, held_out, 50, refits={"nb": [fits["nb again"]]})
+    means = [log_evidence(fits[name], held_out, 50).mean() for name in ("nb", "nb again")]
+    assert table.loc["nb", "refits"] == pytest.approx(np.std(means, ddof=1))
+    assert np.isnan(table.loc["poisson", "refits"])
+    wider = np.hypot(plain.loc["poisson", "standard_error"], table.loc["nb", "refits"])
+    assert table.loc["poisson", "standard_error"] == pytest.approx(wider)
+
+
+def test_fits_are_read_from_disk(fits, overdispersed, tmp_path):
+    fits["nb"].save(tmp_path / "nb")
+    table = compare({"here": fits["nb"], "there": tmp_path / "nb"}, overdispersed[1], 20)
+    assert table["difference"].abs().max() == 0
+
+
+# How it looks
+
+
+def printed(table):
+    console = Console(width=120, file=StringIO())
+    console.print(show(table))
+    return console.file.getvalue()
+
+
+def test_it_says_what_it_is_conditional_on(pair, cells):
+    text = printed(compare({"a": pair, "b": pair}, cells, 20))
+    assert "conditional on the observed total" in " ".join(text.split())
+    assert "uncertified" in text
+    assert "indistinguishable" in text
+
+
+def test_a_proper_density_needs_no_caveat(cells):
+    text = printed(compare({"a": untrained(LDVAE(latent=2), cells)}, cells, 20))
+    assert "conditional" not in text
+    assert "log p(x) in nats" in text
+
+
+def test_values_of_single_cells_come_along(pair, named):
+    table = compare({"a": pair, "b": pair}, named, 20)
+    assert table.attrs["cells"] == list(named.names)
+    assert len(table.attrs["log_evidence"]["a"]) == len(named)
+    assert "..." in repr(table)  # a table too wide to print is cut, attributes or not
