@@ -132,9 +132,10 @@ def test_no_hops_need_no_neighbours():
 def test_the_halo_has_every_field():
     cells = tissue(dense=False)
     taken = cells.take([7, 2], hops=2)
-    for row, name in enumerate(taken.with_halo().names):
+    everyone = taken.with_halo()
+    assert everyone.graph is everyone.halo is taken.halo.graph is taken.halo.halo is None
+    for row, name in enumerate(everyone.names):
         n = int(name.removeprefix("cell"))
-        everyone = taken.with_halo()
         assert torch.equal(everyone.x[row], cells.x[n])
         assert everyone.batch[row] == cells.batch[n]
         assert torch.equal(everyone.covariates[row], cells.covariates[n])

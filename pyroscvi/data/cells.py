@@ -259,16 +259,17 @@ def _rows(cells: Cells, index: Tensor) -> dict:
 
 
 def _stratified(group: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
-    """A random ``fraction`` of every group, to within one, as a mask [n]; of all, to the nearest."""
+    """A mask [n] with ``fraction`` of every group, to within one; all are equally likely to be in it."""
     n = len(group)
-    _, group = group.unique(return_inverse=True)
-    group = torch.randperm(int(group.max()) + 1, generator=generator)[group]
     order = torch.randperm(n, generator=generator)
     order = order[group[order].argsort(stable=True)]
-    # Systematic sampling: group after group, in random order within, every (1 / fraction)-th from a random start.
-    rest = n * fraction % 1
+    # Systematic sampling: group after group, in random order within, every (1 / fraction)-th from a random start,
+    # which is kept from leaving nothing on either side.
     start = torch.rand((), dtype=torch.float64, generator=generator)
-    start = 1 - rest + rest * start if rest >= 0.5 else (1 - rest) * start
+    if n * fraction < 1:
+        start = 1 - (1 - start) * n * fraction
+    elif n * (1 - fraction) < 1:
+        start = start * n * (1 - fraction)
     due = (torch.arange(n + 1, dtype=torch.float64) * fraction + start).floor()
     chosen = torch.zeros(n, dtype=torch.bool)
     chosen[order[due.diff() > 0]] = True
