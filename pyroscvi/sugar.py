@@ -50,7 +50,8 @@ def known(slot: type[P]) -> dict[str, type[P]]:
 def fill(cls: type[P], arguments: list[str]) -> P:
     """``cls`` with these fields, each of them ``value`` (in the order of the fields) or ``field=value``."""
     kinds = {field.name: get_type_hints(cls)[field.name] for field in fields(cls)}  # type: ignore[arg-type]
-    name, stated = snake(cls.__name__), {}
+    name = snake(cls.__name__)
+    stated: dict[str, Any] = {}
     for place, argument in enumerate(arguments):
         field, *rest = split(argument, "=")
         if rest:

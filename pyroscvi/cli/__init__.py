@@ -16,17 +16,19 @@ __all__ = ["app", "main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; an error is one line on stderr, never a traceback."""
-    warnings.showwarning = _say  # type: ignore[assignment]
-    if os.environ.get("PYROSCVI_TRACEBACK"):
-        return app(args=arguments, prog_name="pyroscvi", standalone_mode=False) or 0
     try:
-        return app(args=arguments, prog_name="pyroscvi", standalone_mode=False) or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = _say  # type: ignore[assignment]
+            status = app(args=arguments, prog_name="pyroscvi", standalone_mode=False) or 0
+            return _fail("interrupted", status) if status == 130 else status  # the parser has caught Ctrl-C
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    except BrokenPipeError:  # the reader had enough: pyroscvi list | head -1
+    except BrokenPipeError:  # whoever read our output had enough of it: pyroscvi list | head -1
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        if os.environ.get("PYROSCVI_TRACEBACK"):
+            raise
         return _fail(_line(error), getattr(error, "exit_code", 1))
 
 
@@ -36,7 +38,7 @@ def _line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    expected = isinstance(error, (ValueError, KeyError, TypeError, OSError)) and text
+    expected = text and (isinstance(error, (ValueError, KeyError, TypeError, OSError)) or hasattr(error, "exit_code"))
     return text if expected else f"{type(error).__name__}: {text} (set PYROSCVI_TRACEBACK=1 to see where)"
 
 

@@ -41,6 +41,9 @@ PageName = Annotated[str, typer.Argument(help="A name that `pyroscvi list` print
 Data = Annotated[Path, typer.Argument(help="An h5ad file.", metavar="DATA.h5ad")]
 Run = Annotated[Path, typer.Argument(help="A folder that `pyroscvi fit` wrote.", metavar="RUN")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there already.")]
+OwnPages = Annotated[
+    list[Path] | None, typer.Option(help="A file of your own that a run was fitted with.", metavar="FILE.py")
+]
 Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
 
 
@@ -78,13 +81,13 @@ def copy(
 @app.command(rich_help_panel="Run")
 def demo(
     out: Annotated[Path, typer.Option(help="The folder to write.", metavar="FOLDER")] = Path("pyroscvi-demo"),
-    epochs: Annotated[int, typer.Option(help="Passes over the cells, for each variant.", min=1)] = 150,
+    epochs: Annotated[int, typer.Option(help="Passes over the cells, for each variant.", min=1)] = 200,
     particles: Annotated[int, typer.Option(help="Draws a cell, for its evidence.", min=1)] = 1000,
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
     """Fit variants of one model to 700 blood cells, and compare them on held-out cells."""
-    from pyroscvi.demo import demo
+    from pyroscvi.cli.demo import demo
 
     demo(out, epochs=epochs, particles=particles, seed=seed, force=force)
 
@@ -185,12 +188,13 @@ def embed(
     out: Annotated[Path, typer.Option(help="The file to write.", metavar="OUT.h5ad")],
     picture: Annotated[Path | None, typer.Option(help="Draw a UMAP of the latents here.", metavar="PNG")] = None,
     color: Annotated[str | None, typer.Option(help="A column of obs, for the picture.")] = None,
+    page: OwnPages = None,
     force: Force = False,
 ) -> None:
     """Read cells with a fit: posterior means of their latents, as obsm["X_pyroscvi"]."""
     from pyroscvi.cli.embed import embed_run
 
-    embed_run(run, data, out, picture=picture, color=color, force=force)
+    embed_run(run, data, out, picture=picture, color=color, pages=page, force=force)
 
 
 @app.command(rich_help_panel="Run")
@@ -199,11 +203,15 @@ def compare(
     data: Annotated[Path, typer.Option(help="An h5ad file.", metavar="DATA.h5ad")],
     particles: Annotated[int, typer.Option(help="Draws a cell.", min=1)] = 1000,
     seed: Seed = 0,
+    by: Annotated[str | None, typer.Option(help="A field whose levels are clusters of cells: batch, ...")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the table here.", metavar="CSV")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the differences here.", metavar="PNG")] = None,
+    page: OwnPages = None,
     force: Force = False,
 ) -> None:
     """Which run explains held-out cells better: the cells of DATA that none of the runs was fitted on."""
     from pyroscvi.cli.compare import compare_runs
 
-    compare_runs(runs, data, particles=particles, seed=seed, out=out, picture=picture, force=force)
+    compare_runs(
+        runs, data, particles=particles, seed=seed, by=by, out=out, picture=picture, pages=page, force=force
+    )  # fmt: skip

@@ -1,10 +1,12 @@
-"""From the words of the command line to a declared model and guide."""
+"""From the words of the command line to a declared model or guide."""
 
 import sys
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeVar
 
 from pyroscvi.cli.pages import find
 from pyroscvi.part import Part
@@ -13,34 +15,51 @@ from pyroscvi.program import Guide, Model
 from pyroscvi.registry import page
 from pyroscvi.sugar import fill, parse, split
 
-__all__ = ["declare"]
+__all__ = ["declare", "own_files", "own_parts"]
+
+P = TypeVar("P", Model, Guide)
 
 
-def declare(kind: type[Part], text: str, **slots: Any) -> Any:
+def declare(kind: type[P], text: str, **slots: Any) -> P:
     """The page that ``text`` names, ``gmvae:kinds=12`` or ``./mine.py``, with these slots; None leaves one as it is."""
     name, *arguments = split(text, ":")
     dispersion = slots.pop("dispersion", None)
-    stated = [f"{slot}={value}" for slot, value in slots.items() if value is not None]
-    program = fill(_from_file(Path(name)) if name.endswith(".py") else page(find(name).name), [*arguments, *stated])
-    if not isinstance(program, kind):
-        raise ValueError(f"{name} is no {kind.__name__.lower()}, but a {_kind(program).__name__.lower()}")
+    stated: list[str] = [f"{slot}={value}" for slot, value in slots.items() if value is not None]
+    cls = _public(Path(name)) if _is_file(name) else page(find(name).name)
+    if not issubclass(cls, kind):
+        raise ValueError(f"{name} is no {kind.__name__.lower()}: `pyroscvi list` prints the models and the guides")
+    program = fill(cls, [*arguments, *stated])
     return program if dispersion is None else _dispersed(program, dispersion)
+
+
+def own_files(*texts: str) -> list[Path]:
+    """The files of one's own among what names a model and a guide."""
+    names = (split(text, ":")[0] for text in texts)
+    return [Path(name) for name in names if _is_file(name)]
+
+
+def own_parts(files: Iterable[Path]) -> list[type[Part]]:
+    """Every part that these files define."""
+    modules = [_module(file) for file in files]
+    found = (value for module in modules for value in vars(module).values())
+    named = {module.__name__ for module in modules}
+    return [part for part in found if isinstance(part, type) and issubclass(part, Part) and part.__module__ in named]
 
 
 def _dispersed(program: Any, text: str) -> Any:
     likelihood = getattr(program, "likelihood", None)
     if likelihood is None or "dispersion" not in {field.name for field in fields(likelihood)}:
-        raise ValueError(f"{likelihood or program!r} has no dispersion")
+        raise ValueError(f"{likelihood or program} has no dispersion")
     return replace(program, likelihood=replace(likelihood, dispersion=parse(Dispersion, text)))
 
 
-def _from_file(file: Path) -> Any:
+def _is_file(name: str) -> bool:
+    return name.endswith(".py")
+
+
+def _public(file: Path) -> Any:
     """The one class that a file's ``__all__`` names."""
-    spec = spec_from_file_location(file.stem, file)
-    if not file.is_file() or spec is None or spec.loader is None:
-        raise ValueError(f"{file}: no such file")
-    module = sys.modules[file.stem] = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = _module(file)
     try:
         (public,) = module.__all__
         return getattr(module, public)
@@ -48,5 +67,20 @@ def _from_file(file: Path) -> Any:
         raise ValueError(f"{file}: __all__ must name one class, the model or guide") from error
 
 
-def _kind(program: Any) -> type[Part]:
-    return Model if isinstance(program, Model) else Guide
+def _module(file: Path) -> ModuleType:
+    """A file of one's own, imported under its own name."""
+    spec = spec_from_file_location(file.stem, file)
+    if not file.is_file() or spec is None or spec.loader is None:
+        raise ValueError(f"{file}: there is no such file")
+    loaded = sys.modules.get(file.stem)
+    if loaded is not None:
+        if getattr(loaded, "__file__", None) and Path(loaded.__file__ or "").resolve() == file.resolve():
+            return loaded
+        raise ValueError(f"{file}: the name {file.stem} is taken by another module: rename the file")
+    module = sys.modules[file.stem] = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[file.stem]
+        raise
+    return module

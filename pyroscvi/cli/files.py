@@ -4,9 +4,13 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["free", "whole", "write_json"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["draw", "free", "whole", "write_json"]
 
 
 def free(file: Path, force: bool = False) -> Path:
@@ -28,6 +32,12 @@ def whole(file: Path, write: Callable[[Path], Any]) -> Path:
     finally:
         beside.unlink(missing_ok=True)
     return file
+
+
+def draw(file: Path, drawn: "Axes | Figure") -> Path:
+    """Save a figure, or the figure that axes lie on."""
+    figure: Any = getattr(drawn, "figure", drawn)
+    return whole(file, figure.savefig)
 
 
 def write_json(file: Path, content: Any) -> Path:

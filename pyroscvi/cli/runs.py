@@ -11,30 +11,33 @@ RUN/configuration.json   what was asked for
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 from anndata import AnnData
 
-from pyroscvi.cli.files import whole, write_json
+from pyroscvi.cli.declare import own_parts
+from pyroscvi.cli.files import draw, whole, write_json
 from pyroscvi.data.cells import Cells
 from pyroscvi.inference.checkpoints import load
+from pyroscvi.inference.fit import fit
 from pyroscvi.inference.result import Fit
-from pyroscvi.part import Part
+from pyroscvi.program import Guide, Model
 from pyroscvi.report import plots
 
-__all__ = ["KEY", "Run", "latents_of", "open_folder", "read_run", "write_run"]
+__all__ = ["KEY", "Run", "carry_out", "latents_of", "open_folder", "read_run", "write_run"]
 
 KEY = "X_pyroscvi"
 DONE = "latents.h5ad"  # written last
 
 
-def open_folder(folder: Path, configuration: Mapping[str, Any], force: bool = False, done: str = DONE) -> None:
+def open_folder(folder: Path, configuration: Mapping[str, Any], force: bool = False, done: str | None = DONE) -> None:
     """Make the folder of a run, or take up one that was interrupted and asked for the same.
 
-    A finished run is not replaced unless forced, and a folder that is no run of ours never is.
+    A run that is finished (the file ``done`` is there) is not replaced unless forced; a folder that is no run never is.
     """
     plain = json.loads(json.dumps(configuration))
     asked = folder / "configuration.json"
@@ -47,25 +50,43 @@ def open_folder(folder: Path, configuration: Mapping[str, Any], force: bool = Fa
             shutil.rmtree(folder)
         elif json.loads(asked.read_text("utf-8")) != plain:
             raise ValueError(f"{folder} holds another run already: choose another folder, or replace it with --force")
-        elif (folder / done).exists():
+        elif done is not None and (folder / done).exists():
             raise ValueError(f"{folder} holds this run already, finished: replace it with --force")
     write_json(asked, plain)
 
 
-def write_run(folder: Path, fit: Fit, cells: Cells, obs: pd.DataFrame, held_out: Iterable[str] = ()) -> None:
-    """Everything that a finished fit leaves; ``cells`` are all of them, ``obs`` is what is known about them."""
-    fit.save(folder / "fit.safetensors")
-    names = pd.Index(cells.names, name="cell")
-    roles = pd.DataFrame({"held_out": names.isin(list(held_out))}, index=names)
+class Interrupted(Exception):
+    exit_code = 130  # what a shell calls Ctrl-C
+
+
+def carry_out(folder: Path, model: Model, guide: Guide, seen: Cells, **training: Any) -> Fit:
+    """``fit``, from the last checkpoint in the folder if there is one; ``Interrupted`` if it was."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "interrupted in epoch")  # said by the error, which goes on to the shell
+        found = fit(model, guide, seen, folder=folder / "checkpoints", **training)
+    if found.record["interrupted"]:
+        raise Interrupted("interrupted: the same command goes on from here")
+    return found
+
+
+def write_run(folder: Path, found: Fit, cells: Cells, obs: pd.DataFrame, unseen: Cells | None = None) -> None:
+    """Everything that a finished fit leaves; ``cells`` are all there are, those it has not seen among them."""
+    found.save(folder / "fit.safetensors")
+    names = _names(cells)
+    roles = pd.DataFrame({"held_out": names.isin([] if unseen is None else _names(unseen))}, index=names)
     whole(folder / "cells.csv", roles.to_csv)
-    whole(folder / "history.csv", lambda file: fit.history.to_csv(file, index=False))
-    whole(folder / "history.png", plots.history({"held out": fit.history}).figure.savefig)
-    whole(folder / DONE, latents_of(fit, cells, obs).write_h5ad)
+    whole(folder / "history.csv", lambda file: found.history.to_csv(file, index=False))
+    draw(folder / "history.png", plots.history({"held out": found.history}))
+    whole(folder / DONE, latents_of(found, cells, obs).write_h5ad)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def latents_of(fit: Fit, cells: Cells, obs: pd.DataFrame) -> AnnData:
-    return AnnData(obs=obs.loc[list(cells.names)], obsm={KEY: fit.latent(cells)})
+def latents_of(found: Fit, cells: Cells, obs: pd.DataFrame) -> AnnData:
+    return AnnData(obs=obs.loc[_names(cells)], obsm={KEY: found.latent(cells)})
+
+
+def _names(cells: Cells) -> pd.Index:
+    return pd.Index([str(n) for n in range(len(cells))] if cells.names is None else cells.names, name="cell")
 
 
 class Run(NamedTuple):
@@ -81,14 +102,14 @@ class Run(NamedTuple):
         return self.cells.index[~self.cells["held_out"]]
 
 
-def read_run(folder: Path, parts: Callable[[Path], Iterable[type[Part]]] = lambda folder: ()) -> Run:
-    """The run in a folder; ``parts`` finds classes that it was declared with and that are not of this package."""
+def read_run(folder: Path, pages: Iterable[Path] = ()) -> Run:
+    """The run in a folder. A page of one's own is run as code, and so only when its file is named."""
     if not (folder / "configuration.json").is_file():
         raise ValueError(f"{folder} is no run folder: `pyroscvi fit` writes them")
-    if not (folder / "fit.safetensors").is_file():
-        raise ValueError(
-            f"{folder} holds an unfinished run: the `pyroscvi fit` that began it goes on from where it was"
-        )
+    if not (folder / DONE).is_file():
+        raise ValueError(f"{folder} holds an unfinished run: the command that began it goes on from where it was")
     configuration = json.loads((folder / "configuration.json").read_text("utf-8"))
+    if missing := set(configuration.get("pages", ())) - {page.name for page in pages}:
+        raise ValueError(f"{folder} was fitted with {sorted(missing)[0]}, a page of your own: add --page FILE.py")
     cells = pd.read_csv(folder / "cells.csv", index_col="cell", dtype={"cell": str})
-    return Run(folder, configuration, load(folder, parts(folder)), cells)
+    return Run(folder, configuration, load(folder, own_parts(pages)), cells)

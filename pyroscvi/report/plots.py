@@ -52,7 +52,7 @@ def embedding(xy: np.ndarray, groups: Any = None, *, ax: Axes | None = None, leg
     size = float(np.clip(8000 / max(len(xy), 1), 2, 16))
     for mark in np.unique(marks):
         here = order[marks[order] == mark]
-        ax.scatter(*xy[here].T, s=size, c=list(colours[here]), marker=mark, linewidths=0, alpha=0.85)
+        ax.scatter(xy[here, 0], xy[here, 1], s=size, c=list(colours[here]), marker=mark, linewidths=0, alpha=0.85)
     ax.set(xticks=[], yticks=[])
     ax.set_box_aspect(1)
     ax.margins(0.06)
@@ -95,7 +95,7 @@ def comparison(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     A filled mark can be told apart from the best, an open one cannot.
     """
     ax = _axes(ax, 5.6, 1.1 + 0.36 * len(table))
-    beside = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 8}
+    beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 8}
     for row, (_, fit) in enumerate(table.iterrows()):
         reach = 0.0 if fit["verdict"] == "best" else 2 * fit["standard_error"]
         ax.errorbar(fit["difference"], row, xerr=reach, elinewidth=1.6, markersize=6, **VERDICTS[fit["verdict"]])

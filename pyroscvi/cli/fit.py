@@ -1,0 +1,55 @@
+"""``pyroscvi fit``: from an h5ad file to a run folder."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pyroscvi import __version__
+from pyroscvi.cli.data import read_data
+from pyroscvi.cli.declare import declare, own_files
+from pyroscvi.cli.runs import carry_out, open_folder, write_run
+from pyroscvi.data.datasets import highly_variable
+from pyroscvi.data.fields import Fields
+from pyroscvi.program import Guide, Model
+
+__all__ = ["fit_run"]
+
+
+def fit_run(
+    data: Path,
+    out: Path,
+    *,
+    model: str,
+    guide: str,
+    slots: dict[str, Any],
+    encoder: str | None,
+    fields: dict[str, Any],
+    hvg: int | None,
+    held_out: float,
+    training: dict[str, Any],
+    force: bool = False,
+) -> None:
+    declared_model, declared_guide = declare(Model, model, **slots), declare(Guide, guide, encoder=encoder)
+    own = own_files(model, guide)
+    adata = read_data(data)
+    genes = None if hvg is None else highly_variable(adata, hvg, fields["counts"], fields["batch"])
+    cells = Fields(**fields, genes=genes).read(adata)
+    seen, unseen = cells.split(held_out, seed=training["seed"]) if held_out else (cells, None)
+
+    asked = {
+        "data": str(data),
+        "model": repr(declared_model),
+        "guide": repr(declared_guide),
+        "pages": [file.name for file in own],
+        "fields": {name: value for name, value in fields.items() if value},
+        "hvg": hvg,
+        "held_out": held_out,
+        "training": training,
+        "pyroscvi": __version__,
+    }
+    open_folder(out, asked, force)
+    for file in own:
+        shutil.copy(file, out / file.name)
+    found = carry_out(out, declared_model, declared_guide, seen, **training)
+    write_run(out, found, cells, adata.obs, unseen)
+    print(f"{out}: {found!r}")

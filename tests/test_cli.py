@@ -1,0 +1,335 @@
+"""The command line, from its grammar to what it leaves on the disk."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import pyroscvi as ps
+from pyroscvi.cli import main
+from pyroscvi.data.datasets import simulated
+from pyroscvi.inference.run import Run
+from pyroscvi.report import plots
+
+QUICK = ("--counts", "counts", "--batch", "batch", "--latent", "3", "--epochs", "3", "--decoder", "mlp:8")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("data") / "cells.h5ad"
+    simulated(cells=60, genes=12, seed=0).write_h5ad(file)
+    return file
+
+
+def run(*arguments: object) -> None:
+    """The command line, for commands that should succeed."""
+    assert main([str(argument) for argument in arguments]) == 0
+
+
+@pytest.fixture(scope="module")
+def nb(data) -> Path:
+    run("fit", data, "--likelihood", "nb", *QUICK, "--out", data.parent / "nb")
+    return data.parent / "nb"
+
+
+@pytest.fixture(scope="module")
+def poisson(data) -> Path:
+    run("fit", data, "--likelihood", "poisson", *QUICK, "--out", data.parent / "poisson")
+    return data.parent / "poisson"
+
+
+@pytest.fixture
+def flat(monkeypatch):
+    """UMAP compiles for seconds; test_plots has it."""
+    monkeypatch.setattr(plots, "umap", lambda z, **_: z[:, :2])
+
+
+# Reading the zoo
+
+
+def test_list_has_every_page(capsys):
+    run("list")
+    said = capsys.readouterr().out
+    for name in [*ps.list_models(), *ps.list_guides()]:
+        (line,) = [line for line in said.splitlines() if line.startswith(f"{name} ")]
+        assert ps.registry.page(name).__module__  # a page that is really there
+        assert len(line.split()) > 3
+
+
+@pytest.mark.parametrize("name", [*ps.list_models(), *ps.list_guides()])
+def test_show_prints_the_page(name, capsys):
+    run("show", name)
+    said = capsys.readouterr().out
+    module = sys.modules[ps.registry.page(name).__module__]
+    for line in module.__doc__.splitlines():
+        assert line.rstrip() in said
+    table = [line.split()[0] for line in said.rpartition("default")[2].splitlines() if line.split()]
+    assert set(table) >= {slot.name for slot in fields(ps.create(name))}
+
+
+def test_show_source(capsys):
+    run("show", "scvi", "--source")
+    assert "def model(self, cells):" in capsys.readouterr().out
+
+
+def test_copy_forks_a_page(data, tmp_path, capsys):
+    mine, out = tmp_path / "forked_page.py", tmp_path / "run"
+    run("copy", "gmvae", mine)
+    assert mine.read_text() == Path(sys.modules[ps.registry.page("gmvae").__module__].__file__).read_text()
+    mine.write_text(mine.read_text().replace("kinds: int = 8", "kinds: int = 2"))
+    run("fit", data, "--model", mine, *QUICK[:-2], "--out", out)
+    assert json.loads((out / "configuration.json").read_text())["pages"] == ["forked_page.py"]
+    assert (out / "forked_page.py").read_text() == mine.read_text()
+
+    assert main(["embed", str(out), str(data), "--out", str(tmp_path / "z.h5ad")]) == 1
+    assert "a page of your own: add --page FILE.py" in capsys.readouterr().err
+    run("embed", out, data, "--out", tmp_path / "z.h5ad", "--page", mine)
+    del sys.modules["forked_page"]
+
+
+def test_reading_imports_nothing_heavy():
+    program = """
+import sys
+from pyroscvi.cli import main
+for command in (["--help"], ["fit", "--help"], ["list"], ["show", "scvi"], ["show", "scvj"]):
+    main(command)
+print("heavy:", sorted({"torch", "numpy", "pandas", "scanpy", "matplotlib", "pyro"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+def test_completion_knows_the_pages():
+    words = {"COMP_WORDS": "pyroscvi show po", "COMP_CWORD": "2", "_PYROSCVI_COMPLETE": "complete_bash"}
+    program = "from pyroscvi.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, **words})
+    assert done.stdout.split() == ["poisson_lognormal"]
+
+
+# Runs
+
+
+def test_fit_leaves_a_run(nb, data):
+    asked = json.loads((nb / "configuration.json").read_text())
+    assert asked["model"] == "SCVI(latent=3, decoder=MLP(widths=8), likelihood=NB())"
+    assert asked["guide"] == "MeanField()"
+    assert asked["fields"] == {"counts": "counts", "batch": "batch"}
+    assert asked["training"]["epochs"] == len(pd.read_csv(nb / "history.csv")) == 3
+    roles = pd.read_csv(nb / "cells.csv", index_col="cell")
+    assert roles["held_out"].sum() == 6
+
+    adata, latents, fit = ad.read_h5ad(data), ad.read_h5ad(nb / "latents.h5ad"), ps.load(nb)
+    assert list(latents.obs_names) == list(adata.obs_names)
+    assert list(latents.obs["cell_type"]) == list(adata.obs["cell_type"])
+    np.testing.assert_array_equal(latents.obsm["X_pyroscvi"], fit.latent(adata))
+    assert (nb / "history.png").read_bytes()[:4] == b"\x89PNG"
+    assert not (nb / "checkpoints").exists()
+
+
+def test_fit_says_the_same_as_python(nb, data):
+    from pyroscvi.guides import MeanField
+    from pyroscvi.models import SCVI
+    from pyroscvi.parts import MLP, NB
+
+    seen, _ = ps.Fields(counts="counts", batch="batch").read(ad.read_h5ad(data)).split(0.1, seed=0)
+    fit = ps.fit(SCVI(latent=3, decoder=MLP(8), likelihood=NB()), MeanField(), seen, epochs=3, progress=False)
+    told = ("epoch", "loss", "elbo_held_out")
+    pd.testing.assert_frame_equal(fit.history[[*told]], ps.load(nb).history[[*told]])
+
+
+def test_hvg_and_held_out(data, tmp_path):
+    run("fit", data, *QUICK, "--hvg", 5, "--held-out", 0, "--out", tmp_path / "run")
+    fit = ps.load(tmp_path / "run")
+    assert fit.dims.genes == 5
+    assert set(fit.fields.genes) < set(ad.read_h5ad(data).var_names)
+    assert not pd.read_csv(tmp_path / "run" / "cells.csv")["held_out"].any()
+
+
+def test_nothing_is_overwritten_unasked(nb, data, tmp_path, capsys):
+    command = ["fit", str(data), "--likelihood", "nb", *QUICK, "--out", str(nb)]
+    before = (nb / "fit.safetensors").stat().st_mtime_ns
+    assert main(command) == 1
+    assert "finished: replace it with --force" in capsys.readouterr().err
+    assert main([*command, "--seed", "1"]) == 1
+    assert "holds another run already" in capsys.readouterr().err
+    assert (nb / "fit.safetensors").stat().st_mtime_ns == before
+
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "chapter.txt").write_text("years of work")
+    assert main([*command[:-1], str(other), "--force"]) == 1
+    assert "holds something else" in capsys.readouterr().err
+    assert (other / "chapter.txt").read_text() == "years of work"
+
+    copied = tmp_path / "scvi.py"
+    run("copy", "scvi", copied)
+    copied.write_text("mine")
+    assert main(["copy", "scvi", str(copied)]) == 1
+    assert copied.read_text() == "mine"
+    run("copy", "scvi", copied, "--force")
+    assert copied.read_text() != "mine"
+
+
+def test_force_replaces_a_run(data, tmp_path):
+    out = tmp_path / "run"
+    run("fit", data, *QUICK, "--out", out)
+    run("fit", data, *QUICK, "--seed", 1, "--out", out, "--force")
+    assert json.loads((out / "configuration.json").read_text())["training"]["seed"] == 1
+    assert ps.load(out).record["seed"] == 1
+
+
+def test_an_interrupted_fit_goes_on(nb, data, tmp_path, capsys, monkeypatch):
+    out, whole_epoch = tmp_path / "run", Run.advance
+
+    def until_the_third(state, *arguments, **options):
+        if state.epoch == 2:
+            raise KeyboardInterrupt
+        return whole_epoch(state, *arguments, **options)
+
+    command = ["fit", str(data), "--likelihood", "nb", *QUICK, "--out", str(out)]
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "advance", until_the_third)
+        assert main(command) == 130
+    assert capsys.readouterr().err.splitlines() == ["pyroscvi: interrupted: the same command goes on from here"]
+    assert main(["embed", str(out), str(data), "--out", str(tmp_path / "z.h5ad")]) == 1
+    assert "unfinished" in capsys.readouterr().err
+    run(*command)
+    told = ["epoch", "loss", "elbo_held_out"]
+    pd.testing.assert_frame_equal(ps.load(out).history[told], ps.load(nb).history[told])
+
+
+def test_embed(nb, data, tmp_path, flat):
+    out, picture = tmp_path / "new" / "z.h5ad", tmp_path / "umap.png"
+    run("embed", nb, data, "--out", out, "--picture", picture, "--color", "cell_type")
+    embedded, adata = ad.read_h5ad(out), ad.read_h5ad(data)
+    np.testing.assert_array_equal(embedded.obsm["X_pyroscvi"], ps.load(nb).latent(adata))
+    assert embedded.obsm["X_pyroscvi_umap"].shape == (60, 2)
+    np.testing.assert_array_equal(embedded.X.toarray(), adata.X.toarray())
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_compare_takes_cells_that_no_run_has_seen(nb, poisson, data, tmp_path, capsys):
+    table = tmp_path / "table.csv"
+    arguments = ("--data", data, "--particles", 20, "--out", table, "--picture", tmp_path / "table.png")
+    run("compare", nb, poisson, *arguments)
+    said = capsys.readouterr().out
+    assert "6 of 60 cells" in said
+    found = pd.read_csv(table, index_col="fit")
+    assert set(found.index) == {"nb", "poisson"}
+    assert found["verdict"].iloc[0] == "best"
+    assert (tmp_path / "table.png").read_bytes()[:4] == b"\x89PNG"
+
+    adata = ad.read_h5ad(data)
+    unseen = adata[pd.read_csv(nb / "cells.csv")["held_out"].to_numpy()]
+    again = ps.compare({"nb": ps.load(nb), "poisson": ps.load(poisson)}, unseen, particles=20)
+    np.testing.assert_allclose(found["evidence"], again["evidence"])
+
+
+def test_compare_with_no_cell_left(nb, data, tmp_path, capsys):
+    run("fit", data, *QUICK, "--held-out", 0, "--out", tmp_path / "all")
+    assert main(["compare", str(nb), str(tmp_path / "all"), "--data", str(data)]) == 1
+    assert "every cell" in capsys.readouterr().err
+
+
+def test_demo(tmp_path, capsys, monkeypatch, flat):
+    from pyroscvi.cli import demo
+
+    few = {name: demo.VARIANTS[name] for name in ("Poisson", "NB + mixture")}
+    monkeypatch.setattr(demo, "VARIANTS", few)
+    out = tmp_path / "demo"
+    command = ("demo", "--out", out, "--epochs", 1, "--particles", 2)
+    run(*command)
+    first = capsys.readouterr().out
+    assert "70 cells" in first
+    made = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
+    pictures = {"comparison.csv", "comparison.png", "history.png", "latents.h5ad", "latents.png", "configuration.json"}
+    assert pictures < made
+    assert {"runs/poisson/fit.safetensors", "runs/nb_mixture/fit.safetensors"} < made
+    assert set(ad.read_h5ad(out / "latents.h5ad").obsm) == {"X_poisson", "X_nb_mixture"}
+
+    monkeypatch.setattr(demo, "carry_out", None)  # taken up, not fitted again
+    run(*command)
+    assert capsys.readouterr().out.split("nats")[1:] == first.split("nats")[1:]
+
+
+# Errors
+
+WRONG = [
+    (["shwo"], "No such command 'shwo'"),
+    (["show", "gmvea"], "no page 'gmvea'; did you mean 'gmvae'?"),
+    (["copy", "scvi", "mine.txt"], "name it mine.py"),
+    (["fit", "nowhere.h5ad", "--out", "run"], "nowhere.h5ad: there is no such file"),
+    (["fit", "text.h5ad", "--out", "run"], "text.h5ad cannot be read as h5ad"),
+    (["fit", "DATA"], "Missing option '--out'"),
+    (["fit", "DATA", "--out", "run", "--epochs", "many"], "'--epochs'"),
+    (["fit", "DATA", "--out", "run", "--model", "scvl"], "did you mean 'scvi'?"),
+    (["fit", "DATA", "--out", "run", "--model", "mean_field"], "mean_field is no model"),
+    (["fit", "DATA", "--out", "run", "--model", "./none.py"], "none.py: there is no such file"),
+    (["fit", "DATA", "--out", "run", "--guide", "scvi"], "scvi is no guide"),
+    (["fit", "DATA", "--out", "run", "--prior", "mixtrue:8"], "did you mean 'mixture'?"),
+    (["fit", "DATA", "--out", "run", "--model", "ppca", "--likelihood", "nb"], "no field of ppca 'likelihood'"),
+    (["fit", "DATA", "--out", "run", "--likelihood", "poisson", "--dispersion", "per_gene"], "has no dispersion"),
+    (["fit", "DATA", "--out", "run", "--batch", "donor"], "donor"),
+    (["fit", "DATA", "--out", "run", "--counts", "raw"], "raw"),
+    (["fit", "DATA", "--out", "run", "--counts", "mean"], "counts"),
+    (["fit", "DATA", "--out", "run", "--held-out", "2"], "2"),
+    (["fit", "DATA", "--out", "DATA"], "is a file: name a folder"),
+    (["embed", "nowhere", "DATA", "--out", "z.h5ad"], "nowhere is no run folder"),
+    (["embed", "RUN", "DATA", "--out", "DATA"], "exists already"),
+    (["embed", "RUN", "DATA", "--out", "z.h5ad", "--color", "cell_typ"], "did you mean 'cell_type'?"),
+    (["compare", "RUN", "RUN", "--data", "DATA"], "a run is named twice"),
+    (["compare", "RUN", "--data", "DATA", "--by", "donor"], "donor"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), WRONG, ids=[" ".join(arguments) for arguments, _ in WRONG])
+def test_an_error_is_one_line(arguments, said, nb, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("text.h5ad").write_text("not hdf5")
+    capsys.readouterr()
+    given = [{"DATA": str(data), "RUN": str(nb)}.get(argument, argument) for argument in arguments]
+    assert main(given) > 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("pyroscvi: ")
+    assert said in line
+    assert not Path("run").exists()
+
+
+def test_a_bug_is_one_line_too(monkeypatch, capsys):
+    def broken():
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr("pyroscvi.cli.show.print_catalogue", broken)
+    assert main(["list"]) == 1
+    assert capsys.readouterr().err == "pyroscvi: RuntimeError: two lines (set PYROSCVI_TRACEBACK=1 to see where)\n"
+    monkeypatch.setenv("PYROSCVI_TRACEBACK", "1")
+    with pytest.raises(RuntimeError):
+        main(["list"])
+
+
+def test_ctrl_c_is_one_line_too(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pyroscvi.cli.show.print_catalogue", interrupted)
+    assert main(["list"]) == 130
+    assert capsys.readouterr().err == "pyroscvi: interrupted\n"
+
+
+def test_a_warning_is_one_line(monkeypatch, capsys):
+    import warnings
+
+    def warning():
+        warnings.simplefilter("always")
+        warnings.warn("mind\nthe gap", stacklevel=1)
+
+    monkeypatch.setattr("pyroscvi.cli.show.print_catalogue", warning)
+    run("list")
+    assert capsys.readouterr().err == "pyroscvi: warning: mind the gap\n"
