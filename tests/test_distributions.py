@@ -4,6 +4,7 @@ import csv
 import math
 import runpy
 from pathlib import Path
+from unittest.mock import Mock
 
 import mpmath as mp
 import numpy as np
@@ -26,6 +27,7 @@ from pyroscvi.distributions import (
     ZeroInflatedNegativeBinomial,
     ZeroInflatedPoisson,
     blocks,
+    kernel,
     plain,
     stirling,
 )
@@ -271,6 +273,7 @@ def test_shares_are_a_softmax_of_the_size():
     shares = Shares(logits, log_size)
     torch.testing.assert_close(shares.log_mu, log_size + torch.log_softmax(logits, -1))
     fused, apart = NegativeBinomial(shares, log_theta), NegativeBinomial(shares.log_mu, log_theta)
+    torch.testing.assert_close(fused.log_pmf(x), apart.log_pmf(x), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(fused.log_prob(x), apart.log_prob(x), rtol=1e-12, atol=1e-12)
     weights = torch.randn(3, 5, dtype=torch.float64)
     for parameter in (logits, log_size, log_theta):
@@ -281,10 +284,11 @@ def test_shares_are_a_softmax_of_the_size():
 def test_a_softmax_that_underflows_still_tells_unlikely_from_impossible():
     logits = torch.tensor([[0.0, -200, -1e4, -math.inf]], requires_grad=True)
     x = torch.tensor([[9.0, 1, 2, 0]])
-    log_p = Poisson(Shares(logits, torch.zeros(1, 1))).log_pmf(x)
-    exact = [-1 - math.lgamma(10), -200, -2e4 - math.log(2), 0]
-    torch.testing.assert_close(log_p, torch.tensor([exact]))
-    Poisson(Shares(logits, torch.zeros(1, 1))).log_prob(x).sum().backward()
+    for d in (Poisson(Shares(logits, torch.ones(1, 1))), Poisson(Shares(logits - 50, torch.ones(1, 1)))):
+        exact = torch.tensor([9 - math.e - math.lgamma(10), 1 - 200, 2 - 2e4 - math.log(2), 0])
+        torch.testing.assert_close(d.log_pmf(x), exact.unsqueeze(0))
+        torch.testing.assert_close(d.log_prob(x), exact.sum(-1, keepdim=True))
+    d.log_prob(x).sum().backward()
     torch.testing.assert_close(logits.grad, torch.tensor([[9.0 - 12, 1, 2, 0]]))
 
 
@@ -410,15 +414,19 @@ class Watch(TorchDispatchMode):
 
 
 @every_count
-def test_particles_cost_a_block_and_not_a_batch(name, monkeypatch):
+@pytest.mark.parametrize("cells", [8, 3, 16])
+def test_particles_cost_a_block_and_not_a_batch(name, cells, monkeypatch):
     s, n, g = 40, 8, 50
     logits, log_size, log_theta, gate = (t.detach().float() for t in parameters((s, n, g), (n, 1), (g,), (g,)))
     d, x = made(name, Shares(logits, log_size), log_theta, gate), draws(n, g, dtype=torch.float32)
     whole = d.log_prob(x)
-    monkeypatch.setattr(blocks, "ON_PROCESSOR", n * g)
+    monkeypatch.setattr(blocks, "ON_PROCESSOR", cells * g)
+    searched = Mock(side_effect=kernel.find)
+    monkeypatch.setattr(kernel, "find", searched)
     with Watch() as watch:
         cut = d.log_prob(x)
-    assert watch.largest <= n * g < logits.numel()
+    assert watch.largest <= max(cells * g, s * n) < logits.numel()
+    assert searched.call_count == math.ceil(n / cells)  # and not once for each particle
     assert not {"lgamma", "digamma"} & watch.operations
     torch.testing.assert_close(cut, whole, rtol=1e-6, atol=1e-6)
 
@@ -499,7 +507,10 @@ def test_log1p_mass_is_a_probability_of_counts(dtype):
     x = torch.arange(50_000, dtype=dtype)
     p = d.log_pmf(x.unsqueeze(-1)).double().exp()
     torch.testing.assert_close(p.sum(0), torch.ones(4).double(), rtol=0, atol=1e-10 if dtype == torch.float64 else 1e-6)
-    torch.testing.assert_close(d.log_mass(torch.tensor([0, 1, 5, 20])), d.log_pmf(torch.tensor([0, 1, 5, 20])).sum(-1))
+    x = torch.tensor([0.0, 1, 5, 30_000])
+    torch.testing.assert_close(d.log_mass(x), d.log_pmf(x).sum(-1))
+    twin = Log1pNormal(d.loc.double(), d.log_scale.double())
+    torch.testing.assert_close(d.log_pmf(x).double(), twin.log_pmf(x), rtol=1e-6, atol=1e-6)
 
 
 def test_log1p_mass_keeps_its_digits_in_the_tails():

@@ -20,13 +20,14 @@ Loader, C. (2000) Fast and accurate computation of binomial probabilities.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyroscvi.distributions.stirling import binet, binet_slope, horner
 
-__all__ = ["negative_binomial", "poisson"]
+__all__ = ["Above", "negative_binomial", "poisson"]
 
 # 1/3 + s/5 + s^2/7 + ..., as long as the precision of the dtype asks for where s = v^2 < 0.09.
 ATANH_TAIL = {dtype: [1 / (2 * k + 3) for k in range(n)] for dtype, n in ((torch.float32, 6), (torch.float64, 14))}
@@ -35,24 +36,33 @@ FAINT = 2.0**-90  # below this mean x / mu might overflow
 LOG_FAINT = math.log(FAINT)
 
 
-def poisson(x: Tensor, log_mu: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
-    """log Poisson(x | mu) and its slope in log mu, at x > 0; mu is exp(log_mu), and may have underflowed."""
+class Above(NamedTuple):
+    """What there is to say of counts above zero, all of one shape."""
+
+    log_p: Tensor
+    d_log_mu: Tensor
+    d_log_theta: Tensor | None = None
+
+
+def poisson(x: Tensor, log_mu: Tensor, mu: Tensor) -> Above:
+    """log Poisson(x | mu) and its slope, at x > 0; mu is exp(log_mu), and may have underflowed."""
     excess = x - mu
-    return _likelihood(x, excess / x, _log_ratio(x, log_mu, mu)), excess
+    return Above(_likelihood(x, excess / x, _log_ratio(x, log_mu, mu)), excess)
 
 
-def negative_binomial(x: Tensor, log_mu: Tensor, mu: Tensor, theta: Tensor, slopes: bool = True) -> tuple[Tensor, ...]:
-    """log NB(x | mu, theta), and its slopes in log mu and log theta, at x > 0 and for finite theta > 0."""
+def negative_binomial(x: Tensor, log_mu: Tensor, mu: Tensor, theta: Tensor, slopes: bool) -> Above:
+    """log NB(x | mu, theta), and its slopes if they are wanted, at x > 0 and for finite theta > 0."""
     total, fitted = theta + x, theta + mu
     shrink, excess = theta / fitted, x - mu
     log_shift = (fitted / total).log_()
     theta_h = _h(-excess / fitted, log_shift).mul_(theta)
     log_p = _likelihood(x, excess / x * shrink, _log_ratio(x, log_mu, mu).add_(log_shift))
     log_p += binet(total).sub_(binet(theta)).sub_(theta_h).sub_((x / theta).log1p_(), alpha=0.5)
+    excess.mul_(shrink)
     if not slopes:
-        return (log_p,)
+        return Above(log_p, excess)
     slope = binet_slope(total).sub_(binet_slope(theta)).mul_(theta).sub_(theta_h).add_(x / total, alpha=0.5)
-    return log_p, excess.mul_(shrink), slope
+    return Above(log_p, excess, slope)
 
 
 def _likelihood(x: Tensor, u: Tensor, minus_log: Tensor) -> Tensor:

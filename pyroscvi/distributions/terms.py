@@ -21,6 +21,7 @@ from torch.nn.functional import logsigmoid
 
 from pyroscvi.distributions import deviance
 from pyroscvi.distributions.counts import Counts
+from pyroscvi.distributions.deviance import Above
 from pyroscvi.distributions.parameters import Parameters
 
 __all__ = ["MU_MAX", "Means", "terms"]
@@ -56,45 +57,46 @@ def terms(counts: Counts, means: Means, theta: Tensor | None, gate: Tensor | Non
     else:
         log_p, above = _negative_binomial(counts, means, theta, slopes)
     if gate is not None:
-        log_p, above[0] = _with_extra_zeros(counts, log_p, above[0], gate, slopes)
-    counts.put(log_p, above[0])
-    for slope, value in zip((slopes.mean, slopes.dispersion) if slopes else (), above[1:], strict=False):
-        if slope is not None:
-            counts.put(slope, value)
+        log_p, above = _with_extra_zeros(counts, log_p, above, gate, slopes)
+    counts.put(log_p, above.log_p)
+    if slopes is not None:
+        counts.put(slopes.mean, above.d_log_mu)
+    if slopes is not None and slopes.dispersion is not None and above.d_log_theta is not None:
+        counts.put(slopes.dispersion, above.d_log_theta)
     return log_p
 
 
-def _poisson(counts: Counts, means: Means, slopes: Parameters | None) -> tuple[Tensor, list[Tensor]]:
-    """log p(0) [..., g], and log p(x) with its slopes where x > 0 [k]; the slopes at zero go into ``slopes``."""
+# Each of these returns log p(0) for all genes [..., g], and what there is to say of the counts above zero [k]; the
+# slopes at zero it writes.
+
+
+def _poisson(counts: Counts, means: Means, slopes: Parameters | None) -> tuple[Tensor, Above]:
     log_p = -means.mu
-    if slopes:
+    if slopes is not None:
         slopes.mean.copy_(log_p)
-    return log_p, list(deviance.poisson(counts.x, means.log_mu(counts), counts.take(means.mu)))
+    return log_p, deviance.poisson(counts.x, means.log_mu(counts), counts.take(means.mu))
 
 
-def _negative_binomial(
-    counts: Counts, means: Means, theta: Tensor, slopes: Parameters | None
-) -> tuple[Tensor, list[Tensor]]:
+def _negative_binomial(counts: Counts, means: Means, theta: Tensor, slopes: Parameters | None) -> tuple[Tensor, Above]:
     r = means.mu / theta
     log_p = torch.log1p(r).mul_(theta).neg_()
-    if slopes:
+    if slopes is not None:
         torch.div(means.mu, torch.rsub(r, -1), out=slopes.mean)
         torch.sub(log_p, slopes.mean, out=slopes.dispersion)
     mu, theta = counts.take(means.mu), counts.take(theta)
-    return log_p, list(deviance.negative_binomial(counts.x, means.log_mu(counts), mu, theta, slopes is not None))
+    return log_p, deviance.negative_binomial(counts.x, means.log_mu(counts), mu, theta, slopes is not None)
 
 
 def _with_extra_zeros(
-    counts: Counts, log_p: Tensor, above: Tensor, gate: Tensor, slopes: Parameters | None
-) -> tuple[Tensor, Tensor]:
-    """log p(0) [..., g] and log p(x > 0) [k], with extra zeros; the slopes at zero are weighted."""
+    counts: Counts, log_p: Tensor, above: Above, gate: Tensor, slopes: Parameters | None
+) -> tuple[Tensor, Above]:
     tail = logsigmoid(gate.abs())
     extra, kept = tail + gate.clamp(max=0), tail - gate.clamp(min=0)  # log pi, log(1 - pi): both keep their digits
-    if slopes:
+    if slopes is not None:
         weight = torch.sub(log_p, gate, out=slopes.gate).sigmoid_()  # P(not extra | x)
         slopes.mean.mul_(weight)
         if slopes.dispersion is not None:
             slopes.dispersion.mul_(weight)
-        counts.put(weight, torch.ones_like(above))
+        counts.put(weight, torch.ones_like(above.log_p))
         torch.sub(torch.sigmoid(-gate), weight, out=weight)
-    return torch.logaddexp(extra, kept + log_p), above + counts.take(kept)
+    return torch.logaddexp(extra, kept + log_p), above._replace(log_p=above.log_p + counts.take(kept))
