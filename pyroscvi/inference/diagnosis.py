@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +11,7 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.inference.elbo import joint
 from pyroscvi.program import Guide, Model
 
-__all__ = ["NonFiniteLoss", "explain"]
+__all__ = ["NonFiniteLoss", "explain", "unfit"]
 
 
 class NonFiniteLoss(ValueError):
@@ -22,17 +23,26 @@ class NonFiniteLoss(ValueError):
 @torch.no_grad()
 def explain(model: Model, guide: Guide, cells: Cells, trained: nn.Module) -> str:
     """What is not finite in this minibatch: of its data, its sites, and the parameters."""
-    found = [*_data(cells), *_sites(model, guide, cells), *_parameters(trained)]
+    found = [*_sites(model, guide, cells), *_parameters(trained)]
     return "; ".join(found) or "it did not happen again when looked into"
 
 
-def _data(cells: Cells) -> Iterator[str]:
-    told = {"counts": cells.x, "covariates": cells.covariates, "size factor": cells.size_factor}
-    for name, values in told.items():
+def unfit(cells: Cells) -> str:
+    """What there is among the data of cells that no model can be fitted to; nothing is an empty string."""
+    counts = cells.counts
+    if isinstance(counts, Tensor):
+        wrong = ~(torch.isfinite(counts) & (counts >= 0))
+        where = wrong.nonzero()[:1].tolist()
+    else:
+        first = np.flatnonzero(~(np.isfinite(counts.data) & (counts.data >= 0)))[:1]
+        where = [[int(np.searchsorted(counts.indptr, k, side="right")) - 1, int(counts.indices[k])] for k in first]
+    for n, g in where:
+        return f"cell {_cell(cells, n)}, gene {_gene(cells, g)} has the count {float(counts[n, g])}"
+    for name, values in {"covariate": cells.covariates, "size factor": cells.size_factor}.items():
         if values is not None and not torch.isfinite(values).all():
-            n, *rest = (~torch.isfinite(values)).nonzero()[0].tolist()
-            gene = f", gene {_gene(cells, rest[0])}" if name == "counts" else ""
-            yield f"{name} of cell {_cell(cells, n)}{gene} are {values[(n, *rest)].item()}"
+            n = int((~torch.isfinite(values)).nonzero()[0, 0])
+            return f"cell {_cell(cells, n)} has a {name} that is not finite"
+    return ""
 
 
 def _sites(model: Model, guide: Guide, cells: Cells) -> Iterator[str]:

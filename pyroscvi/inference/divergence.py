@@ -12,8 +12,14 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import kl_divergence
-from torch.distributions.transforms import ExpTransform, IndependentTransform
+from torch.distributions import LogNormal, kl_divergence
+from torch.distributions.transforms import (
+    AffineTransform,
+    ComposeTransform,
+    ExpTransform,
+    IndependentTransform,
+    Transform,
+)
 
 from pyroscvi.handlers import Tempered
 
@@ -41,11 +47,26 @@ def divergence(q: Any, p: Any) -> Tensor | None:
 
 def _logs(q: Any, p: Any) -> tuple[Any, Any]:
     """A divergence is the same before and after a one-to-one map: log-normals are compared as the normals they are."""
-    if not isinstance(q, torch.distributions.TransformedDistribution) or len(q.transforms) != 1:
-        return q, p
-    t = q.transforms[0]
-    exponential = isinstance(t.base_transform if isinstance(t, IndependentTransform) else t, ExpTransform)
     inner = p.base_dist if isinstance(p, dist.Independent) else p
-    if not exponential or not isinstance(inner, torch.distributions.LogNormal):
+    if not isinstance(q, torch.distributions.TransformedDistribution) or not isinstance(inner, LogNormal):
+        return q, p
+    steps = [step for transform in q.transforms for step in _steps(transform) if not _is_identity(step)]
+    if [type(step) for step in steps] != [ExpTransform]:
         return q, p
     return q.base_dist, dist.Independent(inner.base_dist, len(p.event_shape))
+
+
+def _steps(transform: Transform) -> list[Transform]:
+    """A transform, taken apart."""
+    if isinstance(transform, IndependentTransform):
+        return _steps(transform.base_transform)
+    if isinstance(transform, ComposeTransform):
+        return [step for part in transform.parts for step in _steps(part)]
+    return [transform]
+
+
+def _is_identity(transform: Transform) -> bool:
+    """Of an affine map with numbers for parameters: a tensor is not looked into."""
+    if not isinstance(transform, AffineTransform) or isinstance(transform.loc, Tensor):
+        return False
+    return (transform.loc, transform.scale) == (0, 1)

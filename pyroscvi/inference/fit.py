@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from pyroscvi.data.cells import Cells
-from pyroscvi.inference.diagnosis import NonFiniteLoss
+from pyroscvi.inference.diagnosis import NonFiniteLoss, unfit
 from pyroscvi.inference.progress import watched
 from pyroscvi.inference.result import Fit
 from pyroscvi.inference.resume import Folder
@@ -104,6 +104,8 @@ def _check(cells: Cells, epochs: int | None, batch_size: int, lr: float, validat
         raise TypeError(f"fit takes Cells, not {type(cells).__name__}: read them first, Fields(...).read(adata)")
     if not len(cells):
         raise ValueError("there are no cells to fit to")
+    if found := unfit(cells):
+        raise ValueError(f"nothing can be fitted to these cells: {found}. Read them with Fields(...), which looks")
     if (epochs is not None and epochs < 1) or batch_size < 1 or not lr > 0:
         raise ValueError(f"epochs, batch_size and lr must be positive, not {epochs}, {batch_size} and {lr}")
     if not 0 <= validation < 1:

@@ -103,7 +103,8 @@ class Run:
             loss = loss + objective(self.model, self.guide, cells).mean()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = torch.stack([torch.linalg.vector_norm(g) for g in gradients]).norm()
         loss = loss.detach()
         if not torch.isfinite(loss + norm):
             set_generator_state(self.train.device, before)  # so that what is explained is what happened
@@ -115,6 +116,9 @@ class Run:
                 f"{what} at epoch {self.epoch + 1}, minibatch {self.step + 1}: {why}. No parameter was changed by it: "
                 "the error's .fit is the last good state. Look at the counts of that cell, or lower lr"
             )
+        shrink = (self.clip / norm).clamp(max=1)
+        for gradient in gradients:
+            gradient *= shrink
         self.optimiser.step()
         return loss
 
