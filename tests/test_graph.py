@@ -9,6 +9,7 @@ from scipy import sparse
 
 from pyroscvi.data import Cells
 from pyroscvi.data.graph import nearest, neighbourhood
+from pyroscvi.parts.neighbours import ReadNeighbours
 
 
 def tissue(n: int = 50, neighbours: int = 4, dense: bool = True, seed: int = 0) -> Cells:
@@ -159,6 +160,17 @@ def test_a_take_knows_how_many_rounds_it_carries():
     assert cells.subset([0, 1]).hops is None
     assert cells.subset([0, 1]).take([0], hops=3).hops == 3
     assert cells.split(0.5)[0].hops is None
+
+
+def test_an_encoder_refuses_cells_that_carry_too_few_rounds():
+    cells = tissue()
+    encoder = ReadNeighbours(hops=2).sized(cells.dims).eval()
+    with torch.no_grad():
+        whole = encoder(cells)
+        torch.testing.assert_close(encoder(cells.take([3, 8], hops=2)), whole[[3, 8]], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(encoder(cells.subset([3, 8])), whole[[3, 8]], rtol=1e-5, atol=1e-6)
+        with pytest.raises(ValueError, match="brought neighbours 1 hops away, 2 are needed"):
+            encoder(cells.take([3, 8], hops=1))
 
 
 def test_held_out_cells_see_all_their_neighbours_and_training_cells_none_of_theirs():

@@ -112,7 +112,8 @@ class Cells:
     @cached_property
     def x(self) -> Tensor:
         """Counts [n, g], dense."""
-        return self._dense(self.counts)
+        counts = self.counts if isinstance(self.counts, Tensor) else torch.from_numpy(self.counts.toarray())
+        return counts.to(self.device, self.dtype)
 
     @cached_property
     def library(self) -> Tensor:
@@ -198,9 +199,8 @@ class Cells:
     def split(self, fraction: float, by: str | None = None, seed: int = 0) -> tuple[Self, Self]:
         """Two data sets, the second with ``fraction`` of the cells, of each level of the field ``by`` if one is named.
 
-        With a graph the first keeps the edges among its
-        own cells; the second may look at all its neighbours, because they only help its guide to read it: they do not
-        enter the probability of its counts.
+        With a graph the first keeps the edges among its own cells; the second may look at all its neighbours, because
+        they only help its guide to read it: they do not enter the probability of its counts.
         """
         if not 0 < fraction < 1:
             raise ValueError(f"fraction must lie between 0 and 1, not {fraction}")
@@ -235,10 +235,6 @@ class Cells:
             device=device,
             dtype=dtype,
         )
-
-    def _dense(self, counts: Counts) -> Tensor:
-        values = counts if isinstance(counts, Tensor) else torch.from_numpy(counts.toarray())
-        return values.to(self.device, self.dtype)
 
 
 def _rows(cells: Cells, index: Tensor) -> dict:
@@ -311,7 +307,8 @@ def _stacked(first: Cells, second: Cells) -> Cells:
 def _totals(counts: Counts, axis: int) -> Tensor:
     """Sums over an axis, in double precision: a float32 stops counting at 2^24."""
     if isinstance(counts, Tensor):
-        return counts.cpu().sum(axis, dtype=torch.float64)
+        there = counts.cpu() if counts.device.type == "mps" else counts  # which knows no double precision
+        return there.sum(axis, dtype=torch.float64)
     # Not ``counts.sum(axis, dtype=...)``: scipy adds up in float32 and converts afterwards.
     along = counts if axis == 1 else counts.T
     return torch.as_tensor(along @ np.ones(along.shape[1]))
@@ -320,8 +317,8 @@ def _totals(counts: Counts, axis: int) -> Tensor:
 def _survey(cells: Cells) -> Dims:
     """Sizes and moments of a data set."""
     levels = {name: len(names) for name, names in cells.levels.items()}
-    per_gene = _totals(cells.counts, 0)
-    log_total = _totals(cells.counts, 1).clamp(min=1).log()
+    per_gene = _totals(cells.counts, 0).cpu()
+    log_total = _totals(cells.counts, 1).cpu().clamp(min=1).log()
     batch = torch.zeros(len(cells), dtype=torch.long) if cells.batch is None else cells.batch.cpu()
     overall = torch.stack([log_total.mean(), log_total.var(correction=0)])
     rows = []

@@ -49,6 +49,10 @@ class ReadNeighbours(Encoder):
         self.rounds = nn.ModuleList([self.convolution.sized(self.width) for _ in range(self.hops)])
 
     def forward(self, cells):
+        if cells.hops is not None and cells.hops < self.hops:
+            raise ValueError(
+                f"these cells brought neighbours {cells.hops} hops away, {self.hops} are needed: take(..., hops=)"
+            )
         h = self.cell(cells.with_halo())
         for messages in self.rounds:
             h = h + torch.relu(messages(h, cells.edges, cells.distances))
