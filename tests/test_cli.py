@@ -198,6 +198,7 @@ def test_an_interrupted_fit_goes_on(nb, data, tmp_path, capsys, monkeypatch):
         patched.setattr(Run, "advance", until_the_third)
         assert main(command) == 130
     assert capsys.readouterr().err.splitlines() == ["pyroscvi: interrupted: the same command goes on from here"]
+    assert (out / "checkpoints" / "run.safetensors").is_file()
     assert main(["embed", str(out), str(data), "--out", str(tmp_path / "z.h5ad")]) == 1
     assert "unfinished" in capsys.readouterr().err
     run(*command)

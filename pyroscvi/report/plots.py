@@ -5,8 +5,10 @@ comparison(ps.compare(fits, held_out)).figure.savefig("comparison.png")
 """
 
 import math
+import random
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import cycle, product
 from typing import Any
 
@@ -36,7 +38,7 @@ def umap(z: np.ndarray, neighbours: int = 15, seed: int = 0) -> np.ndarray:
     from anndata import AnnData
 
     cells = AnnData(obsm={"z": np.asarray(z, dtype=np.float32)})
-    with warnings.catch_warnings():
+    with _generators_kept(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "n_jobs value", UserWarning)  # said of every seeded UMAP
         sc.pp.neighbors(cells, n_neighbors=min(neighbours, len(z) - 1), use_rep="z", random_state=seed)
         sc.tl.umap(cells, random_state=seed)
@@ -130,6 +132,17 @@ def history(histories: Mapping[str, pd.DataFrame], *, ax: Axes | None = None) ->
     ax.set_ylabel("ELBO a cell (nats)", color=INK)
     ax.legend(frameon=False, fontsize=8, loc="lower right", title="held out (thin: fitted)", title_fontsize=8)
     return ax
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    """What compiles at its first use draws from the generators of the user: hand them back as they were."""
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002
 
 
 def _axes(ax: Axes | None, width: float, height: float) -> Axes:

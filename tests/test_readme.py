@@ -1,0 +1,101 @@
+"""The README: its code runs, its tables are the catalogue, its commands are those of continuous integration."""
+
+import ast
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import pyroscvi as ps
+from pyroscvi.cli import main
+from pyroscvi.cli.pages import pages
+from pyroscvi.data.datasets import simulated
+from pyroscvi.report import plots
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def small(code: str) -> str:
+    """The same with few epochs."""
+    return re.sub(r"(epochs[= ])\d+", r"\g<1>2", code)
+
+
+@pytest.fixture
+def cells(tmp_path, monkeypatch):
+    """The file that the README reads, a small one, where it reads it."""
+    adata = simulated(cells=60, genes=12, seed=0)
+    adata.obs["donor"] = adata.obs["batch"]
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_page_is_shown_in_full():
+    text = (ROOT / "models" / "scvi.py").read_text("utf-8")
+    (shown,) = [block for block in blocks("python") if block.startswith("class ")]
+    (page,) = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
+    assert shown.strip() == ast.get_source_segment(text, page)
+
+
+def test_python_blocks_run(cells, capsys):
+    names: dict = {}
+    for block in blocks("python"):
+        if not block.startswith("class "):
+            exec(compile(small(block), "README.md", "exec"), names)
+    assert names["adata"].obsm["X_pyroscvi"].shape == (60, 10)
+    printed = capsys.readouterr().out
+    assert "nb + mixture" in printed
+    assert "uncertified" in printed
+    assert ps.load("nb.safetensors").latent(names["cells"]).shape == (60, 10)
+    assert names["loss"] > 0
+
+
+def test_shell_blocks_run(cells, monkeypatch):
+    monkeypatch.setattr(plots, "umap", lambda z, **_: z[:, :2])
+    commands = [line for block in blocks("sh")[2:] for line in small(block).splitlines()]
+    assert {shlex.split(command)[1] for command in commands} == {"fit", "compare", "embed"}
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        assert program == "pyroscvi"
+        assert main(arguments) == 0
+    assert {file.name for file in cells.glob("*.png")} == {"comparison.png", "umap.png"}
+
+
+def test_the_two_commands():
+    first, second = (block.strip() for block in blocks("sh")[:2])
+    for command in (first, second):
+        assert len(command.splitlines()) == 1
+        assert command.startswith("python3 -m venv .venv && .venv/bin/pip install -c constraints.txt ")
+    assert first.endswith(". && .venv/bin/pyroscvi demo")
+    assert second.endswith('-e ".[test]" && .venv/bin/python -m pytest -n 2')
+    assert second.removesuffix(" -n 2") in " && ".join(
+        line.strip() for line in (ROOT / "CONTRIBUTING.md").read_text("utf-8").splitlines()
+    )
+
+
+def test_continuous_integration_runs_the_second_command():
+    script = ROOT / ".ci" / "run"
+    assert script.stat().st_mode & 0o111
+    extraction = re.search(r"^tests=.*$", script.read_text("utf-8"), flags=re.MULTILINE)
+    assert extraction
+    done = subprocess.run(
+        ["bash", "-c", f'{extraction[0]}; printf "%s" "$tests"'], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == blocks("sh")[1].strip()
+
+
+def test_the_tables_are_the_catalogue():
+    rows = dict(re.findall(r"^\| \[`(\w+)`\]\(\w+/\w+\.py\) \| (.*?) \|$", README, flags=re.MULTILINE))
+    assert rows == {name: page.headline for name, page in pages().items()}
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
+def test_links_lead_somewhere(link):
+    assert (ROOT / link).exists()
