@@ -66,14 +66,17 @@ def load(path: str | Path, parts: Iterable[type[Part]] = ()) -> Fit:
     return Fit(model, guide, fields, dims, pd.DataFrame(about["history"]), about["record"])
 
 
-def _stand_in(dims: Dims, cells: int = 2) -> Cells:
-    """Cells as bare as can be, from which a guide learns shapes and nothing else."""
-    return Cells(
-        torch.ones(cells, dims.genes),
-        {name: torch.zeros(cells, dtype=torch.long) for name in dims.levels},
-        covariates=torch.zeros(cells, dims.covariates) if dims.covariates else None,
-        size_factor=torch.ones(cells),
+def _stand_in(dims: Dims, n: int = 2) -> Cells:
+    """Cells as bare as can be, for a guide to be sized on: all that it learns from them is overwritten by its state."""
+    cells = Cells(
+        torch.ones(n, dims.genes),
+        {name: torch.zeros(n, dtype=torch.long) for name in dims.levels},
+        covariates=torch.zeros(n, dims.covariates) if dims.covariates else None,
+        size_factor=torch.ones(n),
+        levels={name: tuple(map(str, range(levels))) for name, levels in dims.levels.items()},
     )
+    vars(cells)["dims"] = dims  # not what could be surveyed here, but what was surveyed there
+    return cells
 
 
 def write(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
@@ -86,12 +89,12 @@ def write(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, beside, {"about": text, "checksum": _checksum(tensors, text)})
         _flush(beside)
+        if path.exists():
+            os.replace(path, _previous(path))
+        os.replace(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
-    if path.exists():
-        os.replace(path, _previous(path))
-    os.replace(beside, path)
     _flush(path.parent)
 
 
