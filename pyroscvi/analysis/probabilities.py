@@ -8,7 +8,6 @@ is reconstructed under each c would be to ask at the one state that the guide ha
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from pyro.poutine.messenger import Messenger
@@ -30,7 +29,7 @@ def probabilities(
     particles: int = 200,
     seed: int = 0,
     *,
-    prior: np.ndarray | None = None,
+    prior: Any = None,
     proposal: Proposal | None = None,
 ) -> pd.DataFrame:
     """p(c | x_n) of every level c [n, levels]; rows add up to one.
@@ -54,7 +53,7 @@ def probabilities(
     elif site in fields:
         log_p = _of_field(fit, cells, site, particles, seed, proposal)
         if prior is not None:
-            log_p = log_p + torch.as_tensor(np.log(np.asarray(prior, dtype=float)))
+            log_p = log_p + torch.as_tensor(prior, dtype=torch.float64).log()
     else:
         raise KeyError(
             f"the model neither enumerates nor reads {site!r}: sites {', '.join(sites) or 'none'}; "

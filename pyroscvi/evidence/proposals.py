@@ -21,7 +21,7 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.streams import Streams
 from pyroscvi.part import Part
 
-__all__ = ["Draws", "Elliptical", "GuideDraws", "Proposal", "StudentT", "together"]
+__all__ = ["Draws", "Elliptical", "GuideDraws", "Mixed", "Proposal", "StudentT", "together"]
 
 LogJoint = Callable[[Tensor], Tensor]
 
@@ -61,6 +61,23 @@ class Elliptical(NamedTuple):
         half = (self.df + d) / 2
         constant = lgamma(half) - lgamma(self.df / 2) - 0.5 * d * log(pi * self.df)
         return constant - log_volume - half * (square / self.df).log1p()
+
+
+class Mixed(NamedTuple):
+    """Draws from several, each with its own probability."""
+
+    parts: tuple[Draws, ...]
+    weights: tuple[float, ...]
+
+    def sample(self, streams: Streams, s: int) -> Tensor:
+        among = torch.stack([part.sample(streams, s) for part in self.parts])  # [part, s, n, d]
+        borders = torch.tensor(self.weights).double().cumsum(0)[:-1]
+        chosen = torch.bucketize(streams.uniform(s), borders).to(among.device)
+        return torch.take_along_dim(among, chosen[None, :, :, None], 0)[0]
+
+    def log_prob(self, u: Tensor) -> Tensor:
+        weighed = [part.log_prob(u) + log(weight) for part, weight in zip(self.parts, self.weights, strict=True)]
+        return torch.stack(weighed).logsumexp(0)
 
 
 class Proposal(Part):

@@ -59,7 +59,7 @@ def doubled(model: Any, guide: Any, cells: Cells) -> tuple[Any, Any, Cells]:
     device = next((p.device for module in modules for p in module.parameters()), cells.device)
     device = torch.device("cpu") if device.type == "mps" else device
     for module in modules:
-        module.to(device, torch.float64).eval()
+        module.to(device, torch.float64).eval().requires_grad_(False)
     return *programs, cells.to(device, torch.float64)
 
 

@@ -12,7 +12,7 @@ __all__ = ["Streams"]
 
 
 class Streams:
-    """One stream of normal and one of chi-square numbers for each cell.
+    """A stream of normal, one of chi-square and one of uniform numbers for each cell.
 
     seed    seed of the whole estimate
     rows    row of each cell in the data set   [n]
@@ -29,6 +29,10 @@ class Streams:
     def chi2(self, df: float, s: int) -> Tensor:
         """The next s chi-square numbers of every cell [s, n]."""
         return _side_by_side([g.chisquare(df, s) for g in self._of(1)])
+
+    def uniform(self, s: int) -> Tensor:
+        """The next s numbers between 0 and 1 of every cell [s, n]."""
+        return _side_by_side([g.random(s) for g in self._of(2)])
 
     def _of(self, kind: int) -> list[np.random.Generator]:
         if kind not in self.generators:

@@ -1,0 +1,81 @@
+"""A proposal of every cell's own: from where the guide points uphill to the mode, and as wide as the density is there.
+
+One guide reads all cells, and some of them badly; these make the error of an evidence. Here the guide's word is only a
+place to start from, so that the estimate hardly depends on it.
+"""
+
+import torch
+from torch import Tensor
+
+from pyroscvi.evidence.proposals import Elliptical, LogJoint, Mixed, Proposal
+
+__all__ = ["Refined"]
+
+PIECE = 8  # rows of u whose gradients are taken at once
+FLATTEST = 1e-4  # the least curvature that a direction is credited with
+
+
+class Refined(Proposal):
+    """Student-t about the mode of p(x, u), its scale the inverse curvature there, widened; mixed with the guide's own.
+
+    The mode is found by damped Newton steps from the guide's mean [Levenberg, 1944; Marquardt, 1963]. Curvatures are
+    differences of gradients over part of a standard deviation, for a decoder may be rough and a prior have an edge. One
+    draw in four is left to the guide: a mode is not all of a posterior [defensive mixture; Hesterberg, 1995].
+    """
+
+    df: float = 5.0
+    widen: float = 1.15
+    steps: int = 30
+
+    def forward(self, q, log_joint):
+        h = 0.1 * q.scale_tril.norm(dim=-1)
+        mode, curvature = climb(log_joint, q.loc, h, self.steps)
+        _, _, curvature = surface(log_joint, mode, 0.5 * covariance(curvature).diagonal(dim1=-2, dim2=-1).sqrt())
+        found = Elliptical(mode, self.widen * torch.linalg.cholesky(covariance(curvature)), self.df)
+        return Mixed((found, Elliptical(q.loc, self.widen * q.scale_tril, self.df)), (0.75, 0.25))
+
+
+def climb(log_joint: LogJoint, u: Tensor, h: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """The mode [n, d] uphill of u [n, d], and the curvature there [n, d, d]."""
+    height, slope, curvature = surface(log_joint, u, h)
+    damping = torch.full_like(height, 1e-2)
+    for _ in range(steps):
+        values, axes = torch.linalg.eigh(curvature)
+        values = values.clamp(min=FLATTEST)
+        uphill = (axes.mT @ slope.unsqueeze(-1)).squeeze(-1)
+        if ((uphill**2 / values).sum(-1) < 1e-4).all():  # a hundredth of a standard deviation from the top
+            break
+        there = u + (axes @ (uphill / (values + damping.unsqueeze(-1))).unsqueeze(-1)).squeeze(-1)
+        tried = surface(log_joint, there, h)
+        higher = tried[0] > height
+        damping = torch.where(higher, damping / 4, damping * 8)
+        u = torch.where(higher[:, None], there, u)
+        height = torch.where(higher, tried[0], height)
+        slope = torch.where(higher[:, None], tried[1], slope)
+        curvature = torch.where(higher[:, None, None], tried[2], curvature)
+    return u, curvature
+
+
+def covariance(curvature: Tensor) -> Tensor:
+    """The inverse of a curvature [n, d, d], of whose directions none is flatter than ``FLATTEST``."""
+    values, axes = torch.linalg.eigh(curvature)
+    return (axes / values.clamp(min=FLATTEST).unsqueeze(-2)) @ axes.mT
+
+
+def surface(log_joint: LogJoint, u: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Height [n], slope [n, d] and curvature -d2/du2 [n, d, d] of the log joint density at u [n, d]."""
+    d = u.shape[-1]
+    aside = torch.diag_embed(h).movedim(-2, 0)  # [d, n, d]
+    points = torch.cat([u.unsqueeze(0), u + aside, u - aside])
+    heights, slopes = [], []
+    for piece in points.split(PIECE):
+        with torch.enable_grad():
+            piece = piece.detach().requires_grad_()
+            height = log_joint(piece)
+            (slope,) = torch.autograd.grad(height.sum(), piece)
+        heights.append(height.detach())
+        slopes.append(slope)
+    height, slope = torch.cat(heights)[0], torch.cat(slopes)
+    difference = (slope[d + 1 :] - slope[1 : d + 1]) / (2 * h.T.unsqueeze(-1))  # [d, n, d]
+    curvature = difference.movedim(0, 1)
+    return height, slope[0], (curvature + curvature.mT) / 2
