@@ -513,3 +513,5 @@ def test_several_are_checked_one_by_one():
         Fields().read([a, b])
     with pytest.raises(ValueError, match="no AnnData"):
         Fields().read([])
+    with pytest.raises(TypeError, match="from an AnnData, or a list or dict of them, not from str"):
+        Fields().read("cells.h5ad")

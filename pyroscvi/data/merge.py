@@ -24,6 +24,8 @@ def merged(
     A batch or a section that is in no obs is the data set itself: its key, or its number. Sections of different data
     sets are different sections, and cells whose names collide are told apart by their data set.
     """
+    if not isinstance(several, Mapping | list | tuple):
+        raise TypeError(f"cells are read from an AnnData, or a list or dict of them, not from {type(several).__name__}")
     table = several if isinstance(several, Mapping) else {str(number): adata for number, adata in enumerate(several)}
     if not table:
         raise ValueError("nothing to read: no AnnData was given")
