@@ -79,7 +79,7 @@ class Posterior(nn.Module):
         return {"z": self.model.posterior(cells.x)}
 
 
-def grid(reach=8.0, points=161, d=2):
+def grid(reach=7.0, points=101, d=2):
     t = torch.linspace(-reach, reach, points, dtype=torch.float64)
     return torch.cartesian_prod(*[t] * d).reshape(-1, d), d * log(2 * reach / (points - 1))
 
@@ -142,7 +142,7 @@ def test_two_latents_by_quadrature(small, prior):
     pair = trained(model, FullCovariance(), small, steps=250)
     exact = quadrature(pair, small)
     for proposal in (GuideDraws(), StudentT()):
-        error = log_evidence(pair, small, particles=4000, proposal=proposal) - exact
+        error = log_evidence(pair, small, particles=2000, proposal=proposal) - exact
         assert abs(error.mean()) < 0.02
         assert np.abs(error).mean() < 0.05
 
@@ -205,7 +205,7 @@ def test_poisson_lognormal_in_one_dimension():
         loss.differentiable_loss(model, guide, cells).div(32).backward()
         optimiser.step()
     error = log_evidence((model, guide.eval()), cells, proposal=StudentT()) - quadrature(
-        (model, guide), cells, d=1, points=4001
+        (model, guide), cells, d=1, points=1001
     )
     assert len(frozen) == 2
     assert abs(error.mean()) < 0.005
@@ -441,11 +441,11 @@ def test_heavy_tails_mend_a_proposal_that_is_too_narrow():
 def test_a_proposal_of_each_cells_own_does_without_a_good_guide(small, prior):
     model = SCVI(latent=2, prior=prior, decoder=Linear(), likelihood=NB(), size=SizeFactor())
     pair = untrained(model, MeanField(), small)
-    exact = quadrature(pair, small, points=301)
-    table = evidence_table(pair, small, 10_000, proposal=Refined())
+    exact = quadrature(pair, small, points=201)
+    table = evidence_table(pair, small, 5000, proposal=Refined())
     error = (table["log_evidence"] - exact).abs()
     assert (error < 4 * table["monte_carlo_se"]).all()
-    assert error.mean() < 0.015
+    assert error.mean() < 0.02
     if not isinstance(prior, Mixture):  # whose second mode is left to the guide's draws
         assert error.max() < 0.05
 
