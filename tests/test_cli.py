@@ -185,6 +185,13 @@ def test_force_replaces_a_run(data, tmp_path):
     assert ps.load(out).record["seed"] == 1
 
 
+def test_a_run_that_came_to_nothing_is_in_nobodys_way(data, tmp_path, capsys):
+    command = ["fit", str(data), *QUICK, "--out", str(tmp_path / "run"), "--size"]
+    assert main([*command, "size_factor"]) == 1  # and no column named
+    assert capsys.readouterr().err.count("\n") == 1
+    run(*command, "latent")
+
+
 def test_an_interrupted_fit_goes_on(nb, data, tmp_path, capsys, monkeypatch):
     out, whole_epoch = tmp_path / "run", Run.advance
 
@@ -195,6 +202,7 @@ def test_an_interrupted_fit_goes_on(nb, data, tmp_path, capsys, monkeypatch):
 
     command = ["fit", str(data), "--likelihood", "nb", *QUICK, "--out", str(out)]
     with monkeypatch.context() as patched:
+        patched.setattr("pyroscvi.cli.runs.SECONDS", 0.0)
         patched.setattr(Run, "advance", until_the_third)
         assert main(command) == 130
     assert capsys.readouterr().err.splitlines() == ["pyroscvi: interrupted: the same command goes on from here"]

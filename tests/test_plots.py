@@ -127,6 +127,7 @@ def test_history_shows_the_held_out_bound(tmp_path):
 
 def test_history_without_held_out_cells():
     ax = plots.history({"nb": history(3, held_out=False)})
+    plots.history({"nb": history(1, held_out=False)})  # a single point has no spread
     (bold,) = [line for line in ax.lines if line.get_label() == "nb"]
     np.testing.assert_array_equal(bold.get_ydata(), history(3)["elbo_train"])
     assert np.isfinite(ax.get_ylim()).all()

@@ -25,6 +25,7 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.inference.checkpoints import load
 from pyroscvi.inference.fit import fit
 from pyroscvi.inference.result import Fit
+from pyroscvi.inference.resume import Folder
 from pyroscvi.program import Guide, Model
 from pyroscvi.report import plots
 
@@ -32,6 +33,7 @@ __all__ = ["KEY", "Run", "carry_out", "latents_of", "open_folder", "read_run", "
 
 KEY = "X_pyroscvi"
 DONE = "latents.h5ad"  # written last
+SECONDS = 5.0  # between checkpoints, and so the most that an interrupted run loses
 
 
 def open_folder(folder: Path, configuration: Mapping[str, Any], force: bool = False, done: str | None = DONE) -> None:
@@ -43,14 +45,15 @@ def open_folder(folder: Path, configuration: Mapping[str, Any], force: bool = Fa
     asked = folder / "configuration.json"
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: name a folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not asked.is_file():
-            raise ValueError(f"{folder} holds something else already: choose another folder")
-        if force:
-            shutil.rmtree(folder)
-        elif json.loads(asked.read_text("utf-8")) != plain:
+    held = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
+    if held and asked.name not in held:
+        raise ValueError(f"{folder} holds something else already: choose another folder")
+    if held and force:
+        shutil.rmtree(folder)
+    elif held > {asked.name}:  # a run that came to nothing leaves what was asked for, and is in nobody's way
+        if json.loads(asked.read_text("utf-8")) != plain:
             raise ValueError(f"{folder} holds another run already: choose another folder, or replace it with --force")
-        elif done is not None and (folder / done).exists():
+        if done in held:
             raise ValueError(f"{folder} holds this run already, finished: replace it with --force")
     write_json(asked, plain)
 
@@ -63,7 +66,7 @@ def carry_out(folder: Path, model: Model, guide: Guide, seen: Cells, **training:
     """``fit``, from the last checkpoint in the folder if there is one; ``Interrupted`` if it was."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "interrupted in epoch")  # said by the error, which goes on to the shell
-        found = fit(model, guide, seen, folder=folder / "checkpoints", **training)
+        found = fit(model, guide, seen, folder=Folder(folder / "checkpoints", SECONDS), **training)
     if found.record["interrupted"]:
         raise Interrupted("interrupted: the same command goes on from here")
     return found

@@ -126,7 +126,8 @@ def history(histories: Mapping[str, pd.DataFrame], *, ax: Axes | None = None) ->
         ax.plot(run["epoch"], shown, color=colour, linewidth=1.6, label=name)
         lowest.append(shown.quantile(0.1) if len(shown) > 10 else shown.min())  # the first epochs tell nothing
     top = max(max(run["elbo_train"].max(), run["elbo_held_out"].max()) for run in histories.values())
-    ax.set_ylim(min(lowest) - 0.1 * (top - min(lowest)), top + 0.05 * (top - min(lowest)))
+    spread = (top - min(lowest)) or 1.0
+    ax.set_ylim(min(lowest) - 0.1 * spread, top + 0.05 * spread)
     _plain(ax)
     ax.set_xlabel("epoch", color=INK)
     ax.set_ylabel("ELBO a cell (nats)", color=INK)
