@@ -48,8 +48,6 @@ def neighbourhood(
     """
     seen = np.zeros(graph.shape[0], dtype=bool)
     seen[index] = True
-    if seen.sum() < len(index):
-        raise ValueError("a cell was chosen twice: with a graph the rows of a minibatch must differ")
     into = np.zeros_like(seen)  # the nodes whose incoming edges some round needs
     frontier, rounds = index, 0
     while len(frontier) and rounds != hops:
@@ -63,7 +61,7 @@ def neighbourhood(
     nodes = np.concatenate([index, outside])
     place = np.full(len(seen), -1)
     place[nodes] = np.arange(len(nodes))
-    targets = nodes[into[nodes]]
-    picked = graph[targets].tocoo()
-    rows, columns = place[targets][picked.coords[0]], place[picked.coords[1]]
+    targets = np.flatnonzero(into[nodes])  # by position: a cell that was chosen twice is a target twice
+    picked = graph[nodes[targets]].tocoo()
+    rows, columns = targets[picked.coords[0]], place[picked.coords[1]]
     return sparse.csr_matrix((picked.data, (rows, columns)), shape=(len(nodes), len(nodes))), outside
