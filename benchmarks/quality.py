@@ -83,6 +83,7 @@ def main() -> None:
     ask.add_argument("--out", type=Path, default=Path("results"))
     said = ask.parse_args()
     warnings.simplefilter("ignore")
+    torch.set_flush_denormal(True)  # weights that decay towards zero would slow a processor down, whosever they are
 
     adata = read(said.data, said.batch, said.genes)
     cells = ps.Fields(batch=said.batch).read(adata)

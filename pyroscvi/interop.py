@@ -51,12 +51,13 @@ from pyroscvi.parts import (
     PerLabel,
     Poisson,
     ReadCell,
+    Size,
     SizeFactor,
     Softmax,
     Softplus,
     StandardNormal,
 )
-from pyroscvi.program import Guide, Model
+from pyroscvi.program import Guide
 
 __all__ = ["ScviMeanField", "from_scvi"]
 
@@ -95,8 +96,9 @@ def from_scvi(peer: Any) -> Fit:
     _check(module)
     fields = None if peer is module else _fields(peer)
     cells = _example(module, fields)
-    model = _declared_model(module, cells).sized(cells.dims)
-    guide = _declared_guide(module, model.condition).sized(model, cells)
+    page = _declared_model(module, _declared_condition(module, cells))
+    model = page.sized(cells.dims)
+    guide = _declared_guide(module, page.condition).sized(model, cells)
     with torch.no_grad():
         _carry_model(module, model)
         _carry_guide(module, guide)
@@ -150,15 +152,16 @@ def _fields(peer: Any) -> Fields:
     """Where a model read its data, with the genes and the levels that it knows."""
     told = peer.registry_["setup_args"]
     state = {name: field["state_registry"] for name, field in peer.registry_["field_registries"].items()}
+    categories = tuple(told.get("categorical_covariate_keys") or ())
     covariates = tuple(told.get("continuous_covariate_keys") or ())
-    levels = dict(state.get("extra_categorical_covs", {}).get("mappings", {}))
+    levels = {field: state["extra_categorical_covs"]["mappings"][field] for field in categories}
     levels |= {"batch": state["batch"]["categorical_mapping"]} if told["batch_key"] else {}
     levels |= {"label": state["labels"]["categorical_mapping"]} if told["labels_key"] else {}
     return Fields(
         counts=told["layer"],
         batch=told["batch_key"],
         label=told["labels_key"],
-        categories=tuple(told.get("categorical_covariate_keys") or ()),
+        categories=categories,
         covariates=covariates,
         size_factor=told.get("size_factor_key"),
         genes=tuple(state["X"]["column_names"]),
@@ -171,9 +174,11 @@ def _example(module: Any, fields: Fields | None) -> Cells:
     """Two cells with the fields that the module was made for, under names of ours where it has none."""
     layers, embedding = _decoder_layers(module), _embedding(module)
     if fields is None:
-        counts = layers.n_cat_list[0 if embedding else 1 :]
-        counts = {"batch": module.n_batch, "label": module.n_labels} | {
-            f"category_{i}": n for i, n in enumerate(counts)
+        others = layers.n_cat_list[0 if embedding else 1 :]
+        counts = {
+            "batch": module.n_batch,
+            "label": module.n_labels,
+            **{f"category_{i}": n for i, n in enumerate(others)},
         }
         levels = {field: tuple(map(str, range(max(n, 1)))) for field, n in counts.items()}
     else:
@@ -198,22 +203,23 @@ def _record(peer: Any) -> dict[str, Any]:
 # The same architecture, declared
 
 
-def _declared_model(module: Any, cells: Cells) -> Model:
-    page, decoder = (
-        (LDVAE, _declared_linear(module)) if _is_linear(module) else (SCVI, MLP(**_hidden(module.decoder.px_decoder)))
-    )
-    return page(
-        latent=module.n_latent,
-        prior=LogisticNormal() if module.latent_distribution == "ln" else StandardNormal(),
-        condition=_declared_condition(module, cells),
-        size=SizeFactor()
-        if module.use_size_factor_key
-        else ObservedSize()
-        if module.use_observed_lib_size
-        else LatentSize(),
-        decoder=decoder,
-        likelihood=_declared_likelihood(module),
-    )
+def _declared_model(module: Any, condition: Condition) -> SCVI | LDVAE:
+    slots: dict[str, Any] = {
+        "latent": module.n_latent,
+        "prior": LogisticNormal() if module.latent_distribution == "ln" else StandardNormal(),
+        "condition": condition,
+        "size": _declared_size(module),
+        "likelihood": _declared_likelihood(module),
+    }
+    if _is_linear(module):
+        return LDVAE(decoder=_declared_linear(module), **slots)
+    return SCVI(decoder=MLP(**_hidden(module.decoder.px_decoder)), **slots)
+
+
+def _declared_size(module: Any) -> Size:
+    if module.use_size_factor_key:
+        return SizeFactor()
+    return ObservedSize() if module.use_observed_lib_size else LatentSize()
 
 
 def _declared_linear(module: Any) -> Linear:
