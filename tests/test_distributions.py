@@ -352,6 +352,22 @@ def test_broadcasting_is_looping(name):
         torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (5, 1), (1, 5), (5, 5), (2, 1, 1), (2, 5, 1), (2, 1, 5)])
+def test_a_slope_has_the_shape_of_its_parameter_with_as_many_cells_as_genes(shape):
+    log_mu, log_theta, gate = parameters((2, 5, 5), shape, shape)
+    x = draws(5, 5)
+    log_p = ZeroInflatedNegativeBinomial(log_mu, log_theta, gate).log_prob(x)
+    wide = parameters((2, 5, 5), (2, 5, 5), (2, 5, 5))
+    for narrow, broad in zip((log_mu, log_theta, gate), wide, strict=True):
+        broad.data.copy_(narrow.data)
+    weights = torch.randn(2, 5, dtype=torch.float64)
+    got = torch.autograd.grad((log_p * weights).sum(), (log_theta, gate))
+    log_p = ZeroInflatedNegativeBinomial(*wide).log_prob(x)
+    whole = torch.autograd.grad((log_p * weights).sum(), wide[1:])
+    for part, total in zip(got, whole, strict=True):
+        torch.testing.assert_close(part, total.sum_to_size(shape))
+
+
 @every_count
 def test_particles_of_counts_and_one_cell_of_many_particles(name):
     log_mu, log_theta, gate = (t.detach() for t in parameters((30,), (30,), (30,)))

@@ -73,6 +73,6 @@ class CountLogProb(torch.autograd.Function):
 def _weighted(weight: Tensor, slope: Tensor, shape: Size) -> Tensor:
     """weight [...] times slope [..., g], summed over the axes that had been broadcast from ``shape``."""
     genes = slope.shape[-1]
-    if shape.numel() == genes:  # one value for each gene
+    if shape[-1:] == (genes,) and shape.numel() == genes:  # one value for each gene
         return (weight.reshape(-1) @ slope.reshape(-1, genes)).reshape(shape)
     return (weight.unsqueeze(-1) * slope).sum_to_size(shape)
