@@ -404,6 +404,8 @@ def test_genes_chosen_by_name_make_no_noise_about_the_others():
     assert torch.equal(again.x, cells.x)
     with pytest.raises(ValueError, match="1 of 2 genes are missing: 'CD3D'"):
         Fields(genes=["gene3", "CD3D"]).read(adata)
+    with pytest.raises(ValueError, match="genes name 'gene3' twice"):
+        Fields(genes=["gene3", "gene1", "gene3"])
 
 
 def test_fields_go_through_json():
@@ -513,5 +515,7 @@ def test_several_are_checked_one_by_one():
         Fields().read([a, b])
     with pytest.raises(ValueError, match="no AnnData"):
         Fields().read([])
+    with pytest.raises(ValueError, match="'intersection' or their 'union', not 'inner'"):
+        Fields().read([a, b], genes="inner")
     with pytest.raises(TypeError, match="from an AnnData, or a list or dict of them, not from str"):
         Fields().read("cells.h5ad")

@@ -63,7 +63,7 @@ def check_cells(matrix: Matrix, cells: Sequence[str], empty: str) -> np.ndarray:
     if filled.all():
         return filled
     named = f"{(~filled).sum():,} of {len(filled):,} cells have no counts: {listed(np.asarray(cells)[~filled])}"
-    if empty == "error":
+    if empty != "drop":
         raise ValueError(f"{named}. Leave them out before reading, or by read(..., empty='drop')")
     if not filled.any():
         raise ValueError(f"{named}. No cell is left")

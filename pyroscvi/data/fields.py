@@ -80,6 +80,8 @@ class Fields:
         }
         for name, value in canonical.items():
             object.__setattr__(self, name, value)
+        if self.genes is not None and len(set(self.genes)) < len(self.genes):
+            raise ValueError(f"genes name {listed(pd.Index(self.genes)[pd.Index(self.genes).duplicated()])} twice")
         if clash := {"batch", "label"} & set(self.categories):
             raise ValueError(f"categories hold {listed(sorted(clash))}: say batch=... or label=... instead")
 

@@ -29,6 +29,8 @@ def merged(
     table = several if isinstance(several, Mapping) else {str(number): adata for number, adata in enumerate(several)}
     if not table:
         raise ValueError("nothing to read: no AnnData was given")
+    if genes not in ("intersection", "union"):
+        raise ValueError(f"genes of several data sets are their 'intersection' or their 'union', not {genes!r}")
     if fields.spatial is not None and fields.section is None:
         raise ValueError(
             "several data sets in space: name their sections, Fields(section=...), so that none are joined"
