@@ -147,6 +147,13 @@ def test_a_users_own_part_has_to_be_handed_over(told, tmp_path):
     assert same(f, again)
 
 
+def test_numbers_of_numpy_are_numbers(told, tmp_path):
+    three = np.int64(3)
+    f = quick(SCVI(latent=three, decoder=MLP(dropout=np.float32(0.5))), MeanField(), told, seed=three, epochs=three)
+    f.save(tmp_path / "fit")
+    assert same(f, ps.load(tmp_path / "fit"))
+
+
 @pytest.mark.parametrize("model", PAGES, ids=repr)
 def test_declarations_go_through_json(model):
     again = declared(json.loads(json.dumps(declaration(model))))

@@ -7,6 +7,8 @@ from importlib.metadata import entry_points
 from pkgutil import iter_modules
 from typing import Any
 
+import numpy as np
+
 from pyroscvi.part import Part
 
 __all__ = ["declaration", "declared"]
@@ -16,6 +18,8 @@ HOMES = ("pyroscvi", "pyroscvi.models", "pyroscvi.guides", "pyroscvi.parts")
 
 def declaration(value: Any) -> Any:
     """A JSON value from which ``declared`` makes the same declaration again."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tuple | list):

@@ -44,7 +44,7 @@ def fit(
 ) -> Fit:
     """Fit a guide to a model.
 
-    model, guide    declarations, sized here on the cells; or sized ones, which go on from their parameters (in a copy)
+    model, guide    declarations, sized here on the cells; or sized ones, which go on in a copy
     cells           what to fit to
     epochs          passes over the cells; by default as many as ``default_epochs`` says
     batch_size      cells in a minibatch
@@ -58,43 +58,48 @@ def fit(
     device          "cpu", "cuda", "mps", or "auto" for the best there is
     progress        show a progress bar
     folder          write checkpoints here, and go on from the one that is there
+
+    Ctrl-C ends a fit early: what there is by then comes back, with a warning. ``NonFiniteLoss`` (a ValueError) is raised
+    at the step that would spoil the parameters; its ``fit`` is the last good state.
     """
     _check(cells, epochs, batch_size, lr, validation)
-    place = _device(device)
+    place, seed, batch_size = _device(device), int(seed), int(batch_size)
     with seeded(seed, place):
         model, guide = _sized(model, guide, cells, place)
         train, held_out = _split(cells.to(place), validation, seed)
-        epochs = default_epochs(len(train), batch_size) if epochs is None else epochs
+        epochs = default_epochs(len(train), batch_size) if epochs is None else int(epochs)
         schedule = warmup if isinstance(warmup, Schedule) else Linear(warmup)
         patience = _patience(early_stopping, epochs)
         run = Run(model, guide, train, held_out, epochs, batch_size, lr, schedule, patience, clip, objectives, seed)
-        place_to_write = folder if isinstance(folder, Folder | None) else Folder(folder)
-        if place_to_write is not None:
-            place_to_write.open(run, cells)
-        trouble = _train(run, place_to_write, progress)
+        notes = folder if isinstance(folder, Folder | None) else Folder(folder)
+        if notes is not None:
+            notes.open(run, cells)
+        trouble = _train(run, notes, progress)
         run.finish()
     result = _result(run, cells, interrupted=trouble is not None)
-    if place_to_write is not None:
-        result.save(Path(place_to_write.path) / "fit.safetensors")
+    if notes is not None:
+        result.save(Path(notes.path) / "fit.safetensors")
     if isinstance(trouble, NonFiniteLoss):
         trouble.fit = result
         raise trouble
     return result
 
 
-def _train(run: Run, folder: Folder | None, progress: bool) -> BaseException | None:
-    """Step by step to the end, or to what came in between: it is handed back, once what there is has been kept."""
+def _train(run: Run, notes: Folder | None, progress: bool) -> BaseException | None:
+    """Step by step to the end, or to what came in between, which is handed back."""
     with watched(run, progress) as look:
         try:
             while not run.done:
                 run.advance()
                 look()
-                if folder is not None:
-                    folder.keep(run)
+                if notes is not None:
+                    notes.keep(run)
         except NonFiniteLoss as error:
             return error
         except KeyboardInterrupt as error:
-            warnings.warn(f"interrupted in epoch {run.epoch + 1} of {run.epochs}: the fit is as it was", stacklevel=3)
+            warnings.warn(
+                f"interrupted in epoch {run.epoch + 1} of {run.epochs}: the fit is what it was by then", stacklevel=3
+            )
             return error
     return None
 
@@ -182,9 +187,9 @@ def _result(run: Run, cells: Cells, interrupted: bool) -> Fit:
 def _level_counts(cells: Cells) -> dict[str, dict[str, int]]:
     """How many cells there are of every level of every categorical field."""
     counts = {}
-    for field, codes in cells.categories.items():
-        names = cells.levels.get(field) or tuple(map(str, range(cells.dims.levels[field])))
-        counts[field] = {str(name): int((codes == code).sum()) for code, name in enumerate(names)}
+    for field, names in cells.levels.items():
+        codes = cells.categories.get(field, torch.empty(0))
+        counts[field] = {name: int((codes == code).sum()) for code, name in enumerate(names)}
     return counts
 
 
