@@ -59,8 +59,8 @@ def fit(
     progress        show a progress bar
     folder          write checkpoints here, and go on from the one that is there
 
-    Ctrl-C ends a fit early: what there is by then comes back, with a warning. ``NonFiniteLoss`` (a ValueError) is raised
-    at the step that would spoil the parameters; its ``fit`` is the last good state.
+    Ctrl-C ends a fit early: what there is by then comes back, with a warning. ``NonFiniteLoss`` (a ValueError) is
+    raised at the step that would spoil the parameters; its ``fit`` is the last good state.
     """
     _check(cells, epochs, batch_size, lr, validation)
     place, seed, batch_size = _device(device), int(seed), int(batch_size)
