@@ -48,7 +48,8 @@ assert len(train) + len(held_out) == adata.n_obs
 # %% [markdown]
 # ## Declare
 #
-# A model is a value. It prints as it was typed, and it is the whole configuration: swap a slot by naming another object.
+# A model is a value. It prints as it was typed, and it is the whole configuration: swap a slot by naming another
+# object.
 
 # %%
 declared = {
@@ -82,8 +83,8 @@ fits["nb"].history.tail(3)
 # %% [markdown]
 # ## Look
 #
-# The latent state of a cell is the mean of its posterior. The encoder was shown counts only, and the decoder is told the
-# batch, so that the state has no need to carry it.
+# The latent state of a cell is the mean of its posterior. The encoder was shown counts only, and the decoder is told
+# the batch, so that the state has no need to carry it.
 
 # %%
 z = fits["nb"].latent(cells)
@@ -105,14 +106,18 @@ assert recovered > 0.9
 assert abs(mixed) < 0.05
 
 # %% [markdown]
-# The rate that a model finds behind the counts can be held against the truth, which the simulation kept. It is closer to
-# it than the counts are.
+# The rate that a model finds behind the counts can be held against the truth, which the simulation kept. It is closer
+# to it than the counts are.
 
 # %%
 share = np.asarray(adata.layers["mean"]) / adata.obs["size"].to_numpy()[:, None]
 denoised = fits["nb"].denoise(cells)
-raw = adata.X.toarray() / adata.X.sum(1).A1[:, None] if hasattr(adata.X.sum(1), "A1") else adata.X.toarray()
-error = {"counts": np.abs(raw - share).mean(), "model": np.abs(denoised / denoised.sum(1, keepdims=True) - share).mean()}
+counts = adata.X.toarray()
+raw = counts / counts.sum(1, keepdims=True)
+error = {
+    "counts": np.abs(raw - share).mean(),
+    "model": np.abs(denoised / denoised.sum(1, keepdims=True) - share).mean(),
+}
 print(f"mean absolute error of a gene's share: counts {error['counts']:.4f}, model {error['model']:.4f}")
 assert error["model"] < 0.5 * error["counts"]
 
@@ -134,8 +139,8 @@ assert table.loc["poisson", "verdict"] == "told apart"
 # %% [markdown]
 # ## Ask the genes
 #
-# A linear decoder has a loading for every gene and latent dimension. Which genes tell the first type from the others? The
-# simulation knows, and the loadings of the direction that separates the type agree.
+# A linear decoder has a loading for every gene and latent dimension. Which genes tell the first type from the others?
+# The simulation knows, and the loadings of the direction that separates the type agree.
 
 # %%
 linear = ps.fit(LDVAE(latent=6), MeanField(), train, epochs=150, lr=1e-2, seed=0, progress=False)
@@ -165,10 +170,10 @@ print(again)
 # %% [markdown]
 # ## Your own cells
 #
-# Read them with their own fields, `ps.Fields(counts="counts", batch="donor", label="cell_type").read(adata)`, on a few
-# thousand variable genes (`pyroscvi.data.datasets.highly_variable`). Leave `epochs` away and `fit` chooses them. Write the
-# result where scanpy looks for it, `adata.obsm["X_pyroscvi"] = fit.latent(cells)`, and go on with
+# Read them with their own fields, `ps.Fields(counts="counts", batch="donor", label="cell_type").read(adata)`, on a
+# few thousand variable genes (`pyroscvi.data.datasets.highly_variable`). Leave `epochs` away and `fit` chooses them.
+# Write the result where scanpy looks for it, `adata.obsm["X_pyroscvi"] = fit.latent(cells)`, and go on with
 # `sc.pp.neighbors(adata, use_rep="X_pyroscvi")`.
 #
-# **Try it.** Add `"zinb": (SCVI(likelihood=ZINB()), MeanField())` to the declarations. There is no zero inflation in these
-# counts. Does `compare` say so?
+# **Try it.** Add `"zinb": (SCVI(likelihood=ZINB()), MeanField())` to the declarations. There is no zero inflation in
+# these counts. Does `compare` say so?

@@ -54,7 +54,8 @@ for molecules in (10, 100, 1000, 10_000):
     gaps[molecules] = (binomial.log_prob(inside).exp() - poisson[: len(inside)].exp()).abs().max().item()
     print(f"{molecules:6d} molecules: largest difference of a probability {gaps[molecules]:.1e}")
 
-# Le Cam's inequality bounds the total variation by M p^2 = mu^2 / M, so the difference falls tenfold with every tenfold M.
+# Le Cam's inequality bounds the total variation by M p^2 = mu^2 / M, so the difference falls tenfold with every
+# tenfold M.
 assert gaps[10_000] < gaps[1000] / 9 < gaps[100] / 80
 
 # %% [markdown]
@@ -142,15 +143,16 @@ textbook = (
     + big * (log_theta - (big + mu).log()) + single * (log_mu - (big + mu).log())
 )  # fmt: skip
 ours = NegativeBinomial(log_mu, log_theta).log_prob(single.unsqueeze(-1))
-print(f"float32, theta = 1e7: textbook off by {(textbook - poisson).abs().max():.2f} nats, ours by {(ours - poisson).abs().max():.0e}")
-assert (ours - poisson).abs().max() < 1e-4 < 0.1 < (textbook - poisson).abs().max()
+lost, kept = (textbook - poisson).abs().max(), (ours - poisson).abs().max()
+print(f"float32, theta = 1e7: textbook off by {lost:.2f} nats, ours by {kept:.0e}")
+assert kept < 1e-4 < 0.1 < lost
 
 # %% [markdown]
 # ## Are there too many zeros?
 #
 # Nine counts in ten of a single-cell matrix are zero, and it is tempting to add a second way of being zero: with
-# probability $\pi$ the gene is off, else the count is negative binomial. Before doing so, ask how many zeros the negative
-# binomial predicts by itself: $(\theta/(\theta+\mu))^\theta$.
+# probability $\pi$ the gene is off, else the count is negative binomial. Before doing so, ask how many zeros the
+# negative binomial predicts by itself: $(\theta/(\theta+\mu))^\theta$.
 
 # %%
 zeros = (draws == 0).double().mean(0)
@@ -165,8 +167,9 @@ assert_close(log_pmf(zinb).exp()[0], (pi + (1 - pi) * log_pmf(nb).exp()[0]).sque
 assert_close(zinb.mean, (1 - pi) * nb.mean)
 
 # %% [markdown]
-# Zeros alone do not call for a second mechanism: a smaller $\theta$ makes zeros too. Whether the extra parameter earns its
-# place is a question of evidence, and the next chapter says what that is.
+# Zeros alone do not call for a second mechanism: a smaller $\theta$ makes zeros too. Whether the extra parameter
+# earns its place is a question of evidence, and the next chapter says what that is.
 #
-# **Try it.** Draw counts from a mixture of two Poissons with means 1 and 6, and fit one negative binomial by matching mean
-# and variance. Where does its probability of zero go wrong, and why is that a question about *cells*, not about zeros?
+# **Try it.** Draw counts from a mixture of two Poissons with means 1 and 6, and fit one negative binomial by matching
+# mean and variance. Where does its probability of zero go wrong, and why is that a question about *cells*, not about
+# zeros?

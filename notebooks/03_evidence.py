@@ -18,9 +18,10 @@
 #
 # $$p(x) = \int p(x \mid z)\, p(z)\, dz .$$
 #
-# That number is the **evidence** of a cell. Its logarithm, averaged over cells that were held out of the fit, says which
-# of two models predicts new cells better, and it is what `compare` prints. The integral cannot be done in general. This
-# chapter estimates it on a model where it *can* be done, so that every estimate can be seen to be right or wrong.
+# That number is the **evidence** of a cell. Its logarithm, averaged over cells that were held out of the fit, says
+# which of two models predicts new cells better, and it is what `compare` prints. The integral cannot be done in
+# general. This chapter estimates it on a model where it *can* be done, so that every estimate can be seen to be right
+# or wrong.
 
 # %%
 import matplotlib.pyplot as plt
@@ -39,8 +40,9 @@ from pyroscvi.parts import ReadCell
 # ## A model whose evidence is known
 #
 # Probabilistic PCA of log counts: $z \sim N(0, I)$ and $\log(1+x) \sim N(Wz + c, \sigma^2 I)$. A sum of Gaussians is
-# Gaussian, so that $p(x)$ is $N(c,\; WW^\top + \sigma^2 I)$ at $\log(1+x)$, and the posterior $p(z \mid x)$ is Gaussian too.
-# Cells below are drawn from such a model, with four latents entangled so that the posterior is strongly correlated.
+# Gaussian, so that $p(x)$ is $N(c,\; WW^\top + \sigma^2 I)$ at $\log(1+x)$, and the posterior $p(z \mid x)$ is
+# Gaussian too. Cells below are drawn from such a model, with four latents entangled so that the posterior is strongly
+# correlated.
 
 # %%
 rng = torch.Generator().manual_seed(0)
@@ -61,9 +63,9 @@ print(f"exact evidence: {exact.mean():.3f} nats a cell")
 # %% [markdown]
 # ## Averaging over the prior does not work
 #
-# The integral is an average over the prior, and so one may draw states and average. The estimate is unbiased and useless:
-# almost every state drawn from the prior explains this cell badly, and the rare good one carries the whole average. In
-# logarithms the error is one-sided, because the logarithm of an average of too few terms is too low.
+# The integral is an average over the prior, and so one may draw states and average. The estimate is unbiased and
+# useless: almost every state drawn from the prior explains this cell badly, and the rare good one carries the whole
+# average. In logarithms the error is one-sided, because the logarithm of an average of too few terms is too low.
 
 # %%
 many = torch.randn(20_000, d, generator=rng)
@@ -87,10 +89,10 @@ assert np.mean(naive[10] - exact[:50]) < -1 < np.mean(naive[20_000] - exact[:50]
 # error at all. With $S=1$ the expectation of $\log w$ is the ELBO that the guide was trained on; more draws tighten it.
 
 # %% [markdown]
-# Two guides, then: one with a full covariance and one whose latents are independent. Training would come close to the best
-# of each family; on this model the best is known, and we write it into their weights. With posterior precision
-# $P = I + W^\top W/\sigma^2$ both have the exact mean, $P^{-1} W^\top (y-c)/\sigma^2$. The full covariance is $P^{-1}$; the
-# best that independence allows is the variance $1/P_{jj}$, which is always too small.
+# Two guides, then: one with a full covariance and one whose latents are independent. Training would come close to the
+# best of each family; on this model the best is known, and we write it into their weights. With posterior precision
+# $P = I + W^\top W/\sigma^2$ both have the exact mean, $P^{-1} W^\top (y-c)/\sigma^2$. The full covariance is
+# $P^{-1}$; the best that independence allows is the variance $1/P_{jj}$, which is always too small.
 
 # %%
 precision = torch.eye(d) + W.T @ W / 0.25
@@ -125,9 +127,9 @@ assert abs(error["full covariance", 1]) < 1e-3  # one draw is enough
 assert error["mean field", 1] < -1 < error["mean field", 1000] < -0.01
 
 # %% [markdown]
-# The full-covariance guide is the posterior here, and its estimate is exact with a single draw. The mean-field guide cannot
-# tilt. It fits the short axis of the posterior and is too narrow for the long one, so that its weights have a heavy tail,
-# and no number of draws that one could afford makes up for it. Look at it beside the truth for one cell.
+# The full-covariance guide is the posterior here, and its estimate is exact with a single draw. The mean-field guide
+# cannot tilt. It fits the short axis of the posterior and is too narrow for the long one, so that its weights have a
+# heavy tail, and no number of draws that one could afford makes up for it. Look at it beside the truth for one cell.
 
 # %%
 one = held_out.take(torch.tensor([0]))
@@ -152,16 +154,16 @@ print(f"correlation of the exact posterior: {covariance[0, 1] / (covariance[0, 0
 # %% [markdown]
 # ## Evidence of what?
 #
-# A number is worth comparing only with a number of the same kind. `compare` prints what each evidence is a probability of,
-# its *estimand*, and refuses to mix them:
+# A number is worth comparing only with a number of the same kind. `compare` prints what each evidence is a
+# probability of, its *estimand*, and refuses to mix them:
 #
 # - `p(x)`: the size of a cell is part of the model. A proper density of the counts.
-# - `p(x | l)`: the observed total is used as the size. The total is then given *and* predicted, which is no density over
-#   the counts: it forgives a model that scatters its total widely.
+# - `p(x | l)`: the observed total is used as the size. The total is then given *and* predicted, which is no density
+#   over the counts: it forgives a model that scatters its total widely.
 # - `p(x, label | l)`: the page scores labels too.
 #
-# The evidence of this chapter is a density of $\log(1+x)$, not a probability of counts, and cannot be compared with that
-# of a negative binomial at all. That too is refused:
+# The evidence of this chapter is a density of $\log(1+x)$, not a probability of counts, and cannot be compared with
+# that of a negative binomial at all. That too is refused:
 
 # %%
 from pyroscvi.models import SCVI  # noqa: E402
@@ -181,5 +183,5 @@ print(refused)
 assert "p(x | l)" in refused
 
 # %% [markdown]
-# **Try it.** Train a `MeanField` guide *and* the model together, `ps.fit(PPCA(latent=4), MeanField(), train)`. Its evidence
-# is close to exact. Why? (The likelihood of `PPCA` does not change when $W$ is rotated, and the bound does.)
+# **Try it.** Train a `MeanField` guide *and* the model together, `ps.fit(PPCA(latent=4), MeanField(), train)`. Its
+# evidence is close to exact. Why? (The likelihood of `PPCA` does not change when $W$ is rotated, and the bound does.)

@@ -17,7 +17,7 @@ def test_there_are_chapters():
 
 @pytest.mark.parametrize("source", CHAPTERS, ids=lambda path: path.stem)
 def test_committed_notebook_is_its_source(source):
-    """``jupytext --to ipynb --execute notebooks/*.py`` makes one of the other."""
+    """``python notebooks/run.py`` makes one of the other."""
     written = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
     assert [cell.source for cell in written.cells] == [cell.source for cell in jupytext.read(source).cells]
     assert all(cell.execution_count for cell in written.cells if cell.cell_type == "code")

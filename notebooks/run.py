@@ -1,0 +1,23 @@
+"""Run the chapters and write them down with what they print: ``python notebooks/run.py [01_a_first_model ...]``."""
+
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+
+HERE = Path(__file__).parent
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+
+for source in sorted(HERE.glob("[0-9]*.py")):
+    if not sys.argv[1:] or source.stem in sys.argv[1:]:
+        notebook = jupytext.read(source)
+        NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
+        notebook.metadata = {"kernelspec": KERNEL}
+        for number, cell in enumerate(notebook.cells):
+            cell.id = f"cell-{number}"
+            cell.metadata = {}  # times of execution, which would change every time
+            cell.get("outputs", [])[:] = [out for out in cell.get("outputs", []) if out.get("name") != "stderr"]
+        nbformat.write(notebook, source.with_suffix(".ipynb"))
+        print(f"{source.stem}: {len(notebook.cells)} cells")
