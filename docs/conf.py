@@ -1,0 +1,37 @@
+"""Sphinx: the README, the pages of the zoo as they are written, and the names one imports."""
+
+from pathlib import Path
+
+import pyroscvi
+from pyroscvi.cli.pages import pages
+
+project = "pyroscvi"
+author = "The pyroscvi authors"
+release = pyroscvi.__version__
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+html_theme = "sphinx_book_theme"
+html_title = "pyroscvi"
+nb_execution_mode = "off"  # the tests execute them
+exclude_patterns = ["_build", "README.md"]
+autodoc_member_order = "bysource"
+suppress_warnings = ["myst.xref_missing"]  # links of the README into the repository
+
+# A page is text that is read as it stands: diagram, equations and all. Every page is here by existing.
+here = Path(__file__).parent
+for page in pages().values():
+    folder = here / "zoo" / page.kind
+    folder.mkdir(parents=True, exist_ok=True)
+    code = page.text.partition(page.docstring.splitlines()[-1])[2].partition('"""')[2].strip()
+    story = page.docstring.partition("\n")[2].strip("\n")
+    (folder / f"{page.name}.md").write_text(
+        f"# `{page.name}`\n\n{page.headline}\n\n```text\n{story}\n```\n\n```python\n{code}\n```\n", "utf-8"
+    )
+
+
+def setup(app):
+    """Docstrings are text with columns and equations, not markup."""
+
+    def as_it_stands(app, what, name, thing, options, lines):
+        lines[:] = ["::", "", *(f"    {line}" for line in lines), ""] if any(lines) else []
+
+    app.connect("autodoc-process-docstring", as_it_stands)
