@@ -1,0 +1,10 @@
+"""What a fit is used for: functions of (fit, cells), each of them a method of ``Fit``.
+
+    latent         where cells lie
+    denoise        the rate of every gene, under the conditions of a cell or under others
+    generate       counts, of cells that there are and of cells that there are not
+    loadings       what a latent dimension does to every gene
+    describe       everything that one pass says, under names
+    probabilities  which component, type or condition a cell is of
+    posterior      what they have in common
+"""

@@ -53,7 +53,7 @@ class FreeBits:
         known = {name: kl for name, kl in divergences(p, q).items() if kl.local}
         kl = sum(f.log_p for f in known.values()) + sum(factor(q[name]).log_p for name in q if name not in known)
         rest = [f for name in p if name not in known and not p[name]["is_observed"] and (f := factor(p[name])).local]
-        kl = kl - summed([f._replace(scale=1.0) for f in rest], torch.zeros_like(cells.library[:, 0]))
+        kl = kl - summed([f._replace(scale=1.0) for f in rest], torch.zeros(len(cells)).to(kl))
         return (self.bits - kl).clamp(min=0)
 
 
