@@ -21,9 +21,9 @@ def counts_of(adata: AnnData, layer: str | None, columns: np.ndarray, genes: Seq
     source = _at(adata, layer)
     place = "X" if layer is None else f"layer {layer!r}"
     if source is None:
-        raise ValueError(f"{place} is empty. {_remedy(adata, layer)}")
+        raise ValueError(f"{place} is empty. {_remedy(adata)}")
     counts = gather(source, columns)
-    check_counts(counts, adata.obs_names, genes, place, lambda: _remedy(adata, layer))
+    check_counts(counts, adata.obs_names, genes, place, lambda: _remedy(adata))
     return counts
 
 
@@ -106,10 +106,9 @@ def listed(names: Iterable[Any], most: int = 10) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
 
 
-def _remedy(adata: AnnData, besides: str | None) -> str:
-    """Where else in this AnnData counts are: every other layer, X and raw are scanned in full."""
-    places = [None, *adata.layers]
-    found = [place for place in places if place != besides and _holds_counts(_at(adata, place))]
+def _remedy(adata: AnnData) -> str:
+    """Where else in this AnnData counts are: every layer, X and raw are scanned in full."""
+    found = [place for place in (None, *adata.layers) if _holds_counts(_at(adata, place))]
     if found:
         named = " or ".join(f"Fields(counts={place!r})" for place in found)
         what = listed(["X" if place is None else place for place in found])
@@ -143,8 +142,8 @@ def _blocks(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _are_counts(values: np.ndarray) -> np.ndarray:
-    if values.dtype.kind in "bu":
-        return np.ones(len(values), dtype=bool)
+    if values.dtype.kind in "bui":
+        return values >= 0
     return (values >= 0) & (values < np.inf) & (np.floor(values) == values)
 
 
