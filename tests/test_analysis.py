@@ -107,6 +107,15 @@ def test_what_the_fit_cannot_read_is_an_error(nb, cells):
         nb.latent(cells.subset(torch.arange(0)))
 
 
+def test_columns_and_codes_that_mean_something_else_are_an_error(nb, cells):
+    with pytest.raises(ValueError, match="gene 'gene11' where the fit has 'gene0'"):
+        nb.latent(replace(cells, genes=cells.genes[::-1]))
+    with pytest.raises(ValueError, match="have the levels b, a of 'batch', the fit a, b"):
+        nb.latent(replace(cells, levels={**cells.levels, "batch": ("b", "a")}))
+    nameless = ps.Cells(cells.x, {"batch": torch.zeros(60, dtype=torch.long)}, levels={"batch": ("a",)})
+    assert nb.latent(nameless).shape == (60, 3)
+
+
 # Denoise
 
 

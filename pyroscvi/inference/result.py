@@ -43,8 +43,11 @@ class Fit:
     @property
     def genes(self) -> tuple[str, ...]:
         """Names of the genes, or their numbers where they came without names."""
-        names = getattr(self.fields, "genes", None) or self.record.get("genes")
-        return tuple(names) if names else tuple(map(str, range(self.dims.genes)))
+        return self._named or tuple(map(str, range(self.dims.genes)))
+
+    @property
+    def _named(self) -> tuple[str, ...]:
+        return tuple(getattr(self.fields, "genes", None) or self.record.get("genes") or ())
 
     @property
     def levels(self) -> dict[str, tuple[str, ...]]:
@@ -60,13 +63,27 @@ class Fit:
             data = self.fields.read(data)
         if not len(data):
             raise ValueError("there are no cells to look at")
-        if data.counts.shape[1] != self.dims.genes:
-            genes = data.counts.shape[1]
-            raise ValueError(
-                f"the fit knows {self.dims.genes} genes, and these cells have {genes}: read them with fit.read"
-            )
+        self._recognise(data)
         like = next(iter(self.guide.parameters()))
         return replace(data, index=None, total=None).to(like.device, like.dtype)
+
+    def _recognise(self, cells: Cells) -> None:
+        """ValueError where a column or a code of these cells means something else than it did in training."""
+        genes, known = cells.counts.shape[1], self.dims.genes
+        if genes != known:
+            raise ValueError(
+                f"the fit knows {known} genes, and these cells have {genes}: read them with fit.read(adata)"
+            )
+        if cells.genes is not None and self._named and cells.genes != self.genes:
+            here, there = next(pair for pair in zip(cells.genes, self.genes, strict=True) if pair[0] != pair[1])
+            raise ValueError(
+                f"these cells have gene {here!r} where the fit has {there!r}: read them with fit.read(adata)"
+            )
+        for name, levels in cells.levels.items():
+            mine = self.levels.get(name, levels)
+            if levels != mine[: len(levels)]:
+                told = f"these cells have the levels {', '.join(levels)} of {name!r}, the fit {', '.join(mine)}"
+                raise ValueError(f"{told}: read them with fit.read(adata)")
 
     def latent(self, cells: Cells | AnnData, samples: int | None = None, site: str = "z", **options: Any) -> np.ndarray:
         """Posterior mean of every cell [n, d], or posterior draws [samples, n, d]: ``analysis.latent``."""
