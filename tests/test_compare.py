@@ -1,5 +1,6 @@
 """Comparison: what is refused, what is told apart, and what the errors are."""
 
+import copy
 from dataclasses import replace
 from io import StringIO
 from math import log
@@ -78,6 +79,11 @@ def test_other_counts(pair, named):
     one_more = named.counts.clone()
     one_more[3, 4] += 1
     refused(pair, pair, named, replace(named, counts=one_more), r"the counts differ.*Fields\(counts=")
+
+
+def test_what_nobody_named_is_not_held_against_anybody(pair, named):
+    table = compare({"a": pair, "b": pair}, {"a": named, "b": replace(named, names=None, genes=None)}, 5)
+    assert (table["difference"] == 0).all()
 
 
 def test_the_same_counts_are_the_same_however_they_are_stored(pair, named):
@@ -265,6 +271,13 @@ def test_refits_widen_the_error(fits, overdispersed):
     assert table.loc["poisson", "standard_error"] == pytest.approx(wider)
 
 
+def test_refits_are_of_what_is_compared(fits, overdispersed):
+    with pytest.raises(KeyError, match="refits of 'zinb', which is not compared"):
+        compare({"nb": fits["nb"]}, overdispersed[1], 5, refits={"zinb": [fits["nb again"]]})
+    with pytest.raises(ValueError, match="a refit of 'nb' differs by its seed alone"):
+        compare({"nb": fits["nb"]}, overdispersed[1], 5, refits={"nb": [fits["poisson"]]})
+
+
 def test_fits_are_read_from_disk(fits, overdispersed, tmp_path):
     fits["nb"].save(tmp_path / "nb")
     table = compare({"here": fits["nb"], "there": tmp_path / "nb"}, overdispersed[1], 20)
@@ -291,6 +304,15 @@ def test_a_proper_density_needs_no_caveat(cells):
     text = printed(compare({"a": untrained(LDVAE(latent=2), cells)}, cells, 20))
     assert "conditional" not in text
     assert "log p(x) in nats" in text
+
+
+def test_a_heavy_tail_is_spoken_of(pair, cells):
+    model, guide = copy.deepcopy(pair)
+    with torch.no_grad():
+        guide.heads["z"].out.bias[2:4] = -4.0  # far too narrow
+    table = compare({"good": pair, "narrow": (model, guide)}, cells, 200)
+    assert table.loc["narrow", "heavy_tailed"] > 0.5
+    assert "of the cells of 'narrow'" in " ".join(printed(table).split())
 
 
 def test_values_of_single_cells_come_along(pair, named):

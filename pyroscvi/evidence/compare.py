@@ -18,13 +18,14 @@ import pandas as pd
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.importance import evidence_table, note
 from pyroscvi.evidence.proposals import Proposal
-from pyroscvi.evidence.reading import as_cells
+from pyroscvi.evidence.reading import as_cells, pair
 from pyroscvi.evidence.same import question, refuse_unequal
 
 __all__ = ["compare", "show"]
 
 FEWEST_NATS = 4.0  # in total: a likelihood ratio of 55
 FEWEST_ERRORS = 2.0
+HEAVY = 0.7  # k-hat
 
 
 def compare(
@@ -52,6 +53,7 @@ def compare(
     monte_carlo     standard error of the difference that more particles would lessen; it is part of ``standard_error``
     refits          standard deviation of ``evidence`` over seeds; NaN without refits
     verdict         "told apart", or "indistinguishable": below 4 nats in total, or below 2 standard errors
+    heavy_tailed    share of the cells whose k-hat is above 0.7: their evidence is too low, by nobody knows how much
     certificate     "exact" or "uncertified"
 
     Cell by cell values are in ``table.attrs``. Raises ValueError where two evidences are not probabilities of the same
@@ -60,51 +62,40 @@ def compare(
     if not fits:
         raise ValueError("compare needs at least one fit: compare({name: fit}, cells)")
     loaded = {name: _loaded(fit) for name, fit in fits.items()}
+    again = {name: [_loaded(fit) for fit in others] for name, others in (refits or {}).items()}
     given = {name: as_cells(fit, cells[name] if isinstance(cells, Mapping) else cells) for name, fit in loaded.items()}
     questions = {name: question(fit, given[name]) for name, fit in loaded.items()}
     refuse_unequal(questions)
+    _refuse_other_declarations(loaded, again)
 
-    def evidence(name: str, fit: Any) -> pd.DataFrame:
+    def table(name: str, fit: Any) -> pd.DataFrame:
         return evidence_table(fit, given[name], particles, seed, proposal=proposal)
 
-    tables = {name: evidence(name, fit) for name, fit in loaded.items()}
-    per_cell = pd.DataFrame({name: table["log_evidence"] for name, table in tables.items()})
-    noise = pd.DataFrame({name: table["monte_carlo_se"] for name, table in tables.items()})
-    spread = pd.Series(np.nan, index=per_cell.columns)
-    for name, others in (refits or {}).items():
-        again = [evidence(name, _loaded(fit))["log_evidence"].mean() for fit in others]
-        spread[name] = np.std([per_cell[name].mean(), *again], ddof=1)
-
-    order = per_cell.mean().sort_values(ascending=False, kind="stable").index
+    tables = {name: table(name, fit) for name, fit in loaded.items()}
+    means = {name: [table(name, fit)["log_evidence"].mean() for fit in others] for name, others in again.items()}
+    order = sorted(tables, key=lambda name: -tables[name]["log_evidence"].mean())
     best = order[0]
     cluster = None if by is None else _clusters(given[best], by)
-    rows = []
-    for name in order:
-        difference = (per_cell[name] - per_cell[best]).to_numpy()
-        seeds = np.nansum([spread[name] ** 2, spread[best] ** 2]) if name != best else 0.0
-        error = np.sqrt(_squared_error(difference, cluster) + seeds)
-        draws = 0.0 if name == best else np.sqrt((noise[[name, best]].to_numpy() ** 2).sum()) / len(difference)
-        told = abs(difference.sum()) >= FEWEST_NATS and abs(difference.mean()) >= FEWEST_ERRORS * error
-        rows.append(
-            {
-                "evidence": per_cell[name].mean(),
-                "difference": difference.mean(),
-                "standard_error": error,
-                "monte_carlo": draws,
-                "refits": spread[name],
-                "verdict": "best" if name == best else "told apart" if told else "indistinguishable",
-                "estimand": questions[name].estimand,
-                **_recorded(loaded[name]),
-                "certificate": _one(tables[name]["certificate"]),
-            }
-        )
+    spread = {name: _spread([tables[name]["log_evidence"].mean(), *means.get(name, ())]) for name in order}
+    rows = [
+        {
+            "evidence": tables[name]["log_evidence"].mean(),
+            **_against(tables[best], tables[name], cluster, np.hypot(*np.nan_to_num([spread[name], spread[best]]))),
+            "refits": spread[name],
+            "estimand": questions[name].estimand,
+            "heavy_tailed": (tables[name]["k_hat"] > HEAVY).mean(),
+            **_recorded(loaded[name]),
+            "certificate": _weakest(tables[name]["certificate"]),
+        }
+        for name in order
+    ]
     result = pd.DataFrame(rows, index=pd.Index(order, name="fit"))
     result.attrs = {
         "note": note(questions[best].estimand),
-        "cells": [str(cell) for cell in per_cell.index],
-        "log_evidence": {name: per_cell[name].tolist() for name in order},
-        "monte_carlo_se": {name: noise[name].tolist() for name in order},
         "by": by,
+        "cells": [str(cell) for cell in tables[best].index],
+        "log_evidence": {name: tables[name]["log_evidence"].tolist() for name in order},
+        "monte_carlo_se": {name: tables[name]["monte_carlo_se"].tolist() for name in order},
     }
     return result
 
@@ -114,10 +105,9 @@ def show(table: pd.DataFrame) -> Any:
     from rich import box
     from rich.table import Table
 
-    draws = table["monte_carlo"].max()
     picture = Table(
         title=f"{len(table.attrs['cells']):,} cells, mean {table.attrs['note']}",
-        caption=f"Of the standard errors, Monte Carlo is {draws:.2g} at most." if draws > 0 else None,
+        caption=_remarks(table),
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
@@ -145,6 +135,19 @@ def show(table: pd.DataFrame) -> Any:
     return picture
 
 
+def _remarks(table: pd.DataFrame) -> str | None:
+    """What the numbers do not say by themselves."""
+    remarks = []
+    if (draws := table["monte_carlo"].max()) > 0:
+        remarks.append(f"Of the standard errors, Monte Carlo is {draws:.2g} at most.")
+    if (heavy := table["heavy_tailed"].max()) > 0:
+        remarks.append(
+            f"Importance weights have a heavy tail (k-hat above {HEAVY}) for {heavy:.0%} of the cells of "
+            f"{table['heavy_tailed'].idxmax()!r}, and their evidence is too low: proposal=Refined() looks closer."
+        )
+    return "\n".join(remarks) or None
+
+
 def _loaded(fit: Any) -> Any:
     if isinstance(fit, str | Path):
         from pyroscvi.inference.checkpoints import load
@@ -153,12 +156,33 @@ def _loaded(fit: Any) -> Any:
     return fit
 
 
-def _squared_error(difference: np.ndarray, cluster: np.ndarray | None) -> float:
-    """Variance of a mean over cells; over clusters of cells the sums of whole clusters are what varies."""
+def _against(best: pd.DataFrame, other: pd.DataFrame, cluster: np.ndarray | None, seeds: float) -> dict[str, Any]:
+    """The difference to the best, its errors and what they allow to say."""
+    if other is best:
+        return {"difference": 0.0, "standard_error": 0.0, "monte_carlo": 0.0, "verdict": "best"}
+    difference = (other["log_evidence"] - best["log_evidence"].to_numpy()).to_numpy()
+    error = np.hypot(_error(difference, cluster), seeds)
+    draws = np.concatenate([best["monte_carlo_se"], other["monte_carlo_se"]])
+    told = abs(difference.sum()) >= FEWEST_NATS and abs(difference.mean()) >= FEWEST_ERRORS * error
+    return {
+        "difference": difference.mean(),
+        "standard_error": error,
+        "monte_carlo": np.sqrt((draws**2).sum()) / len(difference),
+        "verdict": "told apart" if told else "indistinguishable",
+    }
+
+
+def _error(difference: np.ndarray, cluster: np.ndarray | None) -> float:
+    """Standard error of a mean over cells; where cells come in clusters, the sums of whole clusters are what varies."""
     residual = difference - difference.mean()
     sums = residual if cluster is None else np.bincount(cluster, residual)
     c, n = len(sums), len(difference)
-    return c / (c - 1) * float((sums**2).sum()) / n**2 if c > 1 else np.nan
+    return np.sqrt(c / (c - 1) * (sums**2).sum()) / n if c > 1 else np.nan
+
+
+def _spread(means: Sequence[float]) -> float:
+    """Standard deviation over seeds; NaN where there is but one."""
+    return float(np.std(means, ddof=1)) if len(means) > 1 else np.nan
 
 
 def _clusters(cells: Cells, by: str) -> np.ndarray:
@@ -170,9 +194,18 @@ def _clusters(cells: Cells, by: str) -> np.ndarray:
     return cluster
 
 
+def _refuse_other_declarations(fits: Mapping[str, Any], refits: Mapping[str, Sequence[Any]]) -> None:
+    for name, others in refits.items():
+        if name not in fits:
+            raise KeyError(f"refits of {name!r}, which is not compared; there are {', '.join(fits)}")
+        for other in others:
+            if repr(pair(other)) != repr(pair(fits[name])):
+                raise ValueError(f"a refit of {name!r} differs by its seed alone, and {pair(other)} is another model")
+
+
 def _recorded(fit: Any) -> dict[str, Any]:
     """What a reader must know of how a fit came about."""
-    model = fit[0] if isinstance(fit, tuple) else fit.model
+    model, _ = pair(fit)
     record = getattr(fit, "record", {})
     return {
         "kl_weight": record.get("kl_weight") or np.nan,
@@ -181,6 +214,5 @@ def _recorded(fit: Any) -> dict[str, Any]:
     }
 
 
-def _one(certificates: pd.Series) -> str:
-    """The weakest of the certificates of all cells."""
+def _weakest(certificates: pd.Series) -> str:
     return "exact" if (certificates == "exact").all() else "uncertified"

@@ -147,7 +147,7 @@ def known_exactly(read: Read) -> Tensor | None:
     """log p(x_n) [n] where there is nothing to integrate, or where the page can; None elsewhere."""
     model: Any = read.joint.model
     if read.joint.size == 0:  # every latent is discrete, and summed out
-        return read.joint(torch.zeros(1, len(read.joint.cells), 0, dtype=torch.float64))[0]
+        return read.joint(read.joint.origin())[0]
     # A page's closed form is for the page as it is written, under no handler, and for a Gaussian z.
     if hasattr(model, "log_evidence") and isinstance(model.prior, StandardNormal) and not am_i_wrapped():
         return model.log_evidence(read.joint.cells.x)

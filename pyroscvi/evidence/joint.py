@@ -71,7 +71,7 @@ class Joint:
 
     def observed(self) -> dict[str, tuple[str, str]]:
         """Base measure and support of every observed site: what kind of number its probability is."""
-        trace = self.trace(self._origin())
+        trace = self.trace(self.origin())
         found = {}
         for name in _sampled(trace):
             if name not in self.sites and trace.nodes[name]["is_observed"]:
@@ -82,11 +82,12 @@ class Joint:
 
     def levels(self) -> dict[str, int]:
         """How many levels every enumerated site has."""
-        trace = self.trace(self._origin())
-        shape = _log_p(trace, self._origin()).shape
+        trace = self.trace(self.origin())
+        shape = _log_p(trace, self.origin()).shape
         return {name: shape[axis] for name, axis in _enumerated(trace).items()}
 
-    def _origin(self) -> Tensor:
+    def origin(self) -> Tensor:
+        """u = 0 for every cell [1, n, size]."""
         return torch.zeros(1, len(self.cells), self.size, dtype=self.cells.dtype, device=self.cells.device)
 
     def values(self, u: Tensor) -> dict[str, Tensor]:

@@ -67,19 +67,20 @@ def refuse_unequal(questions: Mapping[str, Question]) -> None:
 
 
 def _difference(first: str, a: Question, second: str, b: Question) -> str:
-    """What differs and what to do about it; nothing where nothing does."""
-    if a.shape[0] != b.shape[0] or (a.names != b.names and sorted(a.names or []) != sorted(b.names or [])):
+    """What differs and what to do about it, if anything; names that nobody gave are not held against anybody."""
+    names, genes = (None not in both and both[0] != both[1] for both in ((a.names, b.names), (a.genes, b.genes)))
+    if a.shape[0] != b.shape[0] or (names and set(a.names or ()) != set(b.names or ())):
         return f"the cells differ ({a.shape[0]:,} and {b.shape[0]:,}). Evaluate both on the same held-out cells"
-    if a.names != b.names:
+    if names:
         return "the cells come in another order, and differences are taken cell by cell. Reorder one of them"
-    if a.shape[1] != b.shape[1] or (a.genes != b.genes and sorted(a.genes or []) != sorted(b.genes or [])):
-        only = sorted(set(a.genes or []) ^ set(b.genes or []))[:3]
+    if a.shape[1] != b.shape[1] or (genes and set(a.genes or ()) != set(b.genes or ())):
+        only = sorted(set(a.genes or ()) ^ set(b.genes or ()))[:3]
         some = f", {', '.join(only)} among those that only one has" if only else ""
         return (
             f"the genes differ ({a.shape[1]:,} and {b.shape[1]:,}{some}). More genes are less probable, whatever the "
             "model: fit both to the same genes, Fields(..., genes=genes)"
         )
-    if a.genes != b.genes:
+    if genes:
         return "the genes come in another order. Read both through the fields of one of them: fit.fields.read(adata)"
     if a.counts != b.counts:
         return "the counts differ. Read both from one layer: Fields(counts=...)"

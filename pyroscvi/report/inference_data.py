@@ -33,7 +33,7 @@ def to_arviz(fit: Any, cells: Any, samples: int = 100, seed: int = 0) -> Any:
     model, _ = pair(fit)
     latents: list[dict[str, Tensor]] = []
     predicted, likelihood = [], []
-    devices = [cells.device] if cells.device.type == "cuda" else []
+    devices = {p.device for p in model.parameters() if p.is_cuda}
     with torch.random.fork_rng(devices), torch.no_grad():
         torch.manual_seed(seed)
         for read in reading(fit, cells, seed, GuideDraws()):
