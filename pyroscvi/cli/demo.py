@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import rich
+import torch
 from anndata import AnnData
 
 from pyroscvi import __version__, compare, load
@@ -38,6 +39,7 @@ def demo(out: Path, *, epochs: int = 200, particles: int = 1000, seed: int = 0, 
     """
     asked = {"demo": str(VARIANTS), "epochs": epochs, "seed": seed, "pyroscvi": __version__}
     open_folder(out, asked, force, done=None)
+    torch.set_num_threads(1)  # as fast as two for so few cells, and not held up by whatever else a machine does
     adata = pbmc68k_reduced()
     cells = Fields(counts="counts", label=LABEL).read(adata)
     seen, unseen = cells.split(0.1, by="label", seed=seed)
