@@ -411,6 +411,35 @@ def test_a_torn_checkpoint_costs_a_step_and_nothing_else(told, tmp_path):
     assert same(straight, resumed)
 
 
+def test_a_full_disk_does_not_cost_the_fit(told, tmp_path, monkeypatch):
+    straight = quick(SCVI(latent=3), MeanField(), told)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.warns(UserWarning, match="No space left on device.*the fit goes on without"):
+        f = quick(SCVI(latent=3), MeanField(), told, folder=Folder(tmp_path, seconds=0.0))
+    assert same(straight, f)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_last_good_state_of_a_fit_that_failed_is_in_its_folder(told, tmp_path):
+    taken = []
+
+    def fail(model, guide, minibatch):
+        taken.append(1)
+        return (
+            torch.full((len(minibatch),), torch.nan if len(taken) == 5 else 0.0)
+            + 0 * model.decoder.heads["rho"].bias[0]
+        )
+
+    with pytest.raises(ValueError, match="the loss became nan at epoch 2, minibatch 2") as caught:
+        quick(SCVI(latent=3), MeanField(), told, objectives=[fail], folder=tmp_path)
+    assert same(ps.load(tmp_path), caught.value.fit)
+    assert np.isfinite(ps.load(tmp_path).latent(told)).all()
+
+
 RESUME = """
     import os, signal, sys, time, warnings
     import torch

@@ -1,5 +1,6 @@
 """The bound, its divergences and schedules, and what a fit promises."""
 
+import io
 import math
 import random
 import re
@@ -12,6 +13,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI, TraceEnum_ELBO
+from rich.console import Console
 from scipy import sparse
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -462,6 +464,21 @@ def test_silence_where_nobody_looks(cells, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_terminal_is_told_how_it_goes(cells, monkeypatch):
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=140)
+    monkeypatch.setattr("pyroscvi.inference.progress.Console", lambda **_: terminal)
+    f = quick(SCVI(latent=3), MeanField(), cells, progress=True)
+    said = screen.getvalue()
+    assert "SCVI" in said
+    assert "epoch 3/3" in said
+    assert f"held-out ELBO {f.history['elbo_held_out'].iloc[-1]:.2f}" in said
+    assert "beta 1.00" in said
+    screen.truncate(0)
+    quick(SCVI(latent=3), MeanField(), cells, progress=False)
+    assert screen.getvalue() == ""
+
+
 def test_gradients_are_clipped(cells):
     wild, tame = (quick(SCVI(latent=3), MeanField(), cells, epochs=1, clip=clip) for clip in (1e9, 1e-30))
     still = quick(SCVI(latent=3), MeanField(), cells, epochs=1, lr=1e-30)
@@ -518,9 +535,11 @@ def test_no_cells_to_hold_out_no_early_stopping(cells):
 def test_cells_are_held_out_of_every_batch(cells):
     from pyroscvi.inference.fit import _split
 
-    train, held_out = _split(cells, 0.2, seed=0)
-    assert held_out.batch.bincount().tolist() == [6, 6]
-    assert train.batch.bincount().tolist() == [24, 24]
+    few_of_b = replace(cells, categories={"batch": (torch.arange(60) < 15).long()})
+    for seed in range(5):
+        train, held_out = _split(few_of_b, 0.2, seed=seed)
+        assert held_out.batch.bincount().tolist() == [9, 3]
+        assert train.batch.bincount().tolist() == [36, 12]
 
 
 # What goes wrong

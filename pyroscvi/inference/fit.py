@@ -78,7 +78,7 @@ def fit(
         run.finish()
     result = _result(run, cells, interrupted=trouble is not None)
     if notes is not None:
-        result.save(Path(notes.path) / "fit.safetensors")
+        notes.close(result)
     if isinstance(trouble, NonFiniteLoss):
         trouble.fit = result
         raise trouble

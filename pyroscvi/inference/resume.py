@@ -2,6 +2,9 @@
 
 import hashlib
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from torch import Tensor
 from pyroscvi.data.cells import Cells
 from pyroscvi.inference.checkpoints import exists, read, write
 from pyroscvi.inference.declarations import declaration
+from pyroscvi.inference.result import Fit
 from pyroscvi.inference.run import Run
 
 __all__ = ["Folder"]
@@ -51,8 +55,22 @@ class Folder:
         """Write the run down, if it is time to."""
         if run.done or time.monotonic() - self.written >= self.seconds:
             tensors, values = run.state()
-            write(self.file, tensors, {"identity": self.identity, "values": values})
+            with self._if_it_can_be():
+                write(self.file, tensors, {"identity": self.identity, "values": values})
             self.written = time.monotonic()
+
+    def close(self, fit: Fit) -> None:
+        """Write down what came of it."""
+        with self._if_it_can_be():
+            fit.save(Path(self.path) / "fit.safetensors")
+
+    @contextmanager
+    def _if_it_can_be(self) -> Iterator[None]:
+        """A full disk is no reason to lose a fit that is still in memory, nor what was written before."""
+        try:
+            yield
+        except OSError as error:
+            warnings.warn(f"{self.path} could not be written to ({error}): the fit goes on without", stacklevel=5)
 
 
 def identity(run: Run, cells: Cells) -> dict[str, Any]:
