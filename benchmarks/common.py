@@ -10,6 +10,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scanpy as sc
+import torch
 from anndata import AnnData
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
@@ -29,7 +30,9 @@ def read(path: Path, batch: str | None = None, genes: int = 2000) -> AnnData:
 def clusterings(latent: np.ndarray, kinds: int, seeds: int = 5) -> dict[str, list[np.ndarray]]:
     """k-means with the true number of kinds, and Leiden at resolution 1 on 15 neighbours, with every seed."""
     points = AnnData(obsm={"latent": latent}, obs=pd.DataFrame(index=map(str, range(len(latent)))))
+    threads = torch.get_num_threads()
     sc.pp.neighbors(points, use_rep="latent")
+    torch.set_num_threads(threads)  # numba has changed it for the whole process
     found: dict[str, list[np.ndarray]] = {"k-means": [], "Leiden": []}
     for seed in range(seeds):
         found["k-means"].append(KMeans(kinds, n_init=10, random_state=seed).fit_predict(latent))
