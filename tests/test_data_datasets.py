@@ -81,6 +81,10 @@ def test_simulated_tissue_has_its_domains():
     same = (data.obs["cell_type"].str[4:] == data.obs["domain"].astype(str).str[6:]).mean()
     assert same == pytest.approx(0.9 + 0.1 / 3, abs=0.04)
     assert data.obs["section"].value_counts().to_dict() == {"section0": 300, "section1": 300}
+    assert set(zip(data.obs["section"], data.obs["batch"], strict=True)) == {
+        ("section0", "batch0"),
+        ("section1", "batch1"),
+    }
     cells = Fields("counts", batch="batch", label="domain", spatial="spatial", section="section").read(data)
     assert cells.graph.nnz == 3600
     assert "spatial" not in simulated().obsm

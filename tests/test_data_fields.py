@@ -149,20 +149,22 @@ def test_files_are_read_without_loading_them_first(tmp_path, monkeypatch, form, 
 
 def test_an_unusual_csr_is_brought_into_order():
     entries = np.array([1.0, 2, 3, 0, 4]), np.array([2, 0, 2, 1, 1]), np.array([0, 4, 5])  # unsorted, a repeat, a zero
-    adata = AnnData(sparse.csr_matrix(entries, shape=(2, 3)))
-    cells = Fields().read(adata)
-    assert cells.x.tolist() == [[2, 0, 4], [0, 4, 0]]
-    assert cells.counts.nnz == 3
-    assert cells.counts.has_sorted_indices
+    for dtype in (np.float32, np.float64):
+        adata = AnnData(sparse.csr_matrix(entries, shape=(2, 3), dtype=dtype))
+        cells = Fields().read(adata)
+        assert cells.x.tolist() == [[2, 0, 4], [0, 4, 0]]
+        assert cells.counts.nnz == 3
+        assert cells.counts.has_sorted_indices
+        assert adata.X.indices.tolist() == [2, 0, 2, 1, 1]  # those of the AnnData stay as they were
 
 
-@pytest.mark.parametrize("form", ["dense", "csr_matrix"])
+@pytest.mark.parametrize("form", ["dense", "fortran", "csr_matrix", "csc_matrix"])
 def test_what_is_done_to_the_adata_later_does_not_reach_the_cells(form):
     adata = data()
     adata.X = FORMS[form](adata.X)
     cells = Fields().read(adata)
     before = cells.x.clone()
-    if form == "dense":
+    if "cs" not in form:
         adata.X *= 0.5
     else:
         adata.X.data *= 0.5
@@ -293,6 +295,9 @@ def test_beliefs_are_matched_to_labels_by_name_at_query_time():
     query.obsm["soft"] = pd.DataFrame(wanted, index=query.obs_names, columns=["T", "B", "monocyte"])
     with pytest.raises(ValueError, match=r"belief .*never seen before: 'monocyte'.*Known are 'T', 'B', 'NK'"):
         fields.read(query)
+    query.obsm["soft"].iloc[0] = [0, 0, 1]  # sure to be what nobody knew of: nothing is said of the labels there are
+    query.obsm["soft"].iloc[1] = [0.5, 0, 0.5]
+    assert fields.read(query, unknown="allow").belief[:2].tolist() == [[1, 1, 1], [0.5, 0, 0]]
     del query.obsm["soft"]  # nobody need have an opinion of new cells
     assert fields.read(query).belief is None
 
@@ -370,6 +375,8 @@ def test_missing_genes_are_an_error_or_zeros_when_asked(form):
     with pytest.raises(ValueError, match=r"2 of 6 genes are missing: 'gene2', 'gene4'\. .*missing='zero'"):
         fields.read(query)
     x[:, [2, 4]] = 0
+    with pytest.warns(UserWarning, match="2 of 6 genes are missing and filled with zeros: 'gene2', 'gene4'$"):
+        fields.read(query[:, ["gene0", "gene1", "gene3", "gene5"]], missing="zero")
     with pytest.warns(
         UserWarning, match=r"are missing and filled with zeros: 'gene2', 'gene4'; .*another order"
     ) as told:

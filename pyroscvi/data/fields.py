@@ -118,7 +118,7 @@ class Fields:
         if self.levels is None:  # later on, genes are those of the model whatever these cells have
             check_genes(counts, names)
         exact = precision(counts)
-        counts = counts.astype(exact)
+        counts = counts.astype(exact, copy=False)
         dtype = torch.float32 if exact is np.float32 else torch.float64
 
         belief, labels = self._belief(adata, unknown)
