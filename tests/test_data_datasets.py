@@ -1,8 +1,10 @@
 """The data sets of the library: real counts exactly recovered, and simulated ones that are what they claim."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import scanpy as sc
+from anndata import AnnData
 from scipy import sparse, stats
 
 from pyroscvi.data import Fields, highly_variable, pbmc68k_reduced, simulated
@@ -113,6 +115,14 @@ def test_highly_variable_genes_are_those_that_differ(blood):
     assert set(highly_variable(data, 10)) == set(data.var_names[:10])
     assert data.var.equals(kept.var)
     assert data.uns == kept.uns
+    batch, kind = np.arange(400) % 2, np.arange(400) // 2 % 2
+    rate = np.full((400, 100), 5.0)
+    rate[kind == 1, :10] = 15
+    rate[batch == 1, 90:] = 40  # more variable still, but between batches only
+    obs = pd.DataFrame({"batch": batch.astype(str)}, index=data.obs_names)
+    data = AnnData(np.random.default_rng(0).poisson(rate).astype(np.float32), obs=obs, var=data.var)
+    assert set(highly_variable(data, 10)) == set(data.var_names[90:])
+    assert set(highly_variable(data, 10, batch="batch")) == set(data.var_names[:10])
     chosen = highly_variable(blood, 200, counts="counts", batch="phase")
     assert len(chosen) == 200
     assert list(chosen) == [gene for gene in blood.var_names if gene in chosen]
