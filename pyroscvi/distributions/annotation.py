@@ -29,8 +29,8 @@ class Annotation(TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Annotation":
         return Annotation(self.probs.expand(torch.Size(batch_shape) + self.event_shape))
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        return torch.distributions.OneHotCategorical(self.probs).sample(sample_shape)
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        return torch.distributions.OneHotCategorical(self.probs).sample(torch.Size(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
         return (value * self.probs).sum(-1).log()

@@ -1,7 +1,8 @@
 """Where the counts are: nine in ten are zero, and the costly formulas are for the others."""
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ class Counts(Protocol):
     def put(self, t: Tensor, values: Tensor) -> None:
         """Write values [k] into t [..., g], which is contiguous."""
 
+    def once(self, theta: Tensor | None, value: Callable[[], Tensor]) -> Tensor:
+        """What depends on the counts and theta [..., g] alone, worked out once as long as these are the same."""
+
 
 @dataclass(frozen=True)
 class NonZero:
@@ -35,6 +39,7 @@ class NonZero:
     x: Tensor
     at: Tensor  # flat positions in the block  [k]
     genes: int
+    kept: dict[Any, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, x: Tensor) -> "NonZero":
@@ -50,6 +55,13 @@ class NonZero:
 
     def put(self, t: Tensor, values: Tensor) -> None:
         t.view(-1).scatter_(0, self.at, values)
+
+    def once(self, theta: Tensor | None, value: Callable[[], Tensor]) -> Tensor:
+        key = None if theta is None else (theta.data_ptr(), theta.stride())
+        if key not in self.kept:
+            self.kept.clear()  # theta has moved on, and will not be back
+            self.kept[key] = value()
+        return self.kept[key]
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,9 @@ class Everywhere:
 
     def put(self, t: Tensor, values: Tensor) -> None:
         t.copy_(torch.where(self.counted, values, t))
+
+    def once(self, theta: Tensor | None, value: Callable[[], Tensor]) -> Tensor:
+        return value()
 
 
 def find(x: Tensor) -> Counts:

@@ -11,6 +11,8 @@ cell is then wrong by whole nats. Loader's form measures the distance to the bes
 where h(u) = -log(1 - u) - u >= 0 vanishes like u^2 / 2, and J is what Stirling's formula leaves out (``stirling``). As
 theta grows the second line of the negative binomial vanishes, and the first becomes the Poisson, digit for digit.
 
+All but the h is the log-probability of the best fit, mu = x. It knows nothing of mu, and so particles share it.
+
 The slopes cancel nothing either, since u and w are stationary at the best fit:
 
     d/d log mu     = theta (x - mu) / (theta + mu)
@@ -27,7 +29,7 @@ from torch import Tensor
 
 from pyroscvi.distributions.stirling import binet, binet_slope, horner
 
-__all__ = ["Above", "negative_binomial", "poisson"]
+__all__ = ["Above", "best_negative_binomial", "best_poisson", "negative_binomial", "poisson"]
 
 # 1/3 + s/5 + s^2/7 + ..., as long as the precision of the dtype asks for where s = v^2 < 0.09.
 ATANH_TAIL = {dtype: [1 / (2 * k + 3) for k in range(n)] for dtype, n in ((torch.float32, 6), (torch.float64, 14))}
@@ -44,30 +46,35 @@ class Above(NamedTuple):
     d_log_theta: Tensor | None = None
 
 
-def poisson(x: Tensor, log_mu: Tensor, mu: Tensor) -> Above:
+def best_poisson(x: Tensor) -> Tensor:
+    """log Poisson(x | x) at x > 0: the most that any mean gives."""
+    return (x * (2 * math.pi)).log_().mul_(-0.5).sub_(binet(x))
+
+
+def best_negative_binomial(x: Tensor, theta: Tensor) -> Tensor:
+    """log NB(x | x, theta) at x > 0: the most that any mean gives."""
+    return best_poisson(x).add_(binet(theta + x)).sub_(binet(theta)).sub_((x / theta).log1p_(), alpha=0.5)
+
+
+def poisson(x: Tensor, log_mu: Tensor, mu: Tensor, best: Tensor) -> Above:
     """log Poisson(x | mu) and its slope, at x > 0; mu is exp(log_mu), and may have underflowed."""
     excess = x - mu
-    return Above(_likelihood(x, excess / x, _log_ratio(x, log_mu, mu)), excess)
+    return Above(torch.addcmul(best, x, _h(excess / x, _log_ratio(x, log_mu, mu)), value=-1), excess)
 
 
-def negative_binomial(x: Tensor, log_mu: Tensor, mu: Tensor, theta: Tensor, slopes: bool) -> Above:
+def negative_binomial(x: Tensor, log_mu: Tensor, mu: Tensor, theta: Tensor, best: Tensor, slopes: bool) -> Above:
     """log NB(x | mu, theta), and its slopes if they are wanted, at x > 0 and for finite theta > 0."""
     total, fitted = theta + x, theta + mu
     shrink, excess = theta / fitted, x - mu
     log_shift = (fitted / total).log_()
     theta_h = _h(-excess / fitted, log_shift).mul_(theta)
-    log_p = _likelihood(x, excess / x * shrink, _log_ratio(x, log_mu, mu).add_(log_shift))
-    log_p += binet(total).sub_(binet(theta)).sub_(theta_h).sub_((x / theta).log1p_(), alpha=0.5)
+    h = _h(excess / x * shrink, _log_ratio(x, log_mu, mu).add_(log_shift))
+    log_p = torch.addcmul(best, x, h, value=-1).sub_(theta_h)
     excess.mul_(shrink)
     if not slopes:
         return Above(log_p, excess)
     slope = binet_slope(total).sub_(binet_slope(theta)).mul_(theta).sub_(theta_h).add_(x / total, alpha=0.5)
     return Above(log_p, excess, slope)
-
-
-def _likelihood(x: Tensor, u: Tensor, minus_log: Tensor) -> Tensor:
-    """- x h(u) - J(x) - log(2 pi x) / 2, given also -log(1 - u)."""
-    return (x * (2 * math.pi)).log_().mul_(-0.5).sub_(binet(x)).addcmul_(x, _h(u, minus_log), value=-1)
 
 
 def _log_ratio(x: Tensor, log_mu: Tensor, mu: Tensor) -> Tensor:

@@ -74,7 +74,8 @@ def _poisson(counts: Counts, means: Means, slopes: Parameters | None) -> tuple[T
     log_p = -means.mu
     if slopes is not None:
         slopes.mean.copy_(log_p)
-    return log_p, deviance.poisson(counts.x, means.log_mu(counts), counts.take(means.mu))
+    best = counts.once(None, lambda: deviance.best_poisson(counts.x))
+    return log_p, deviance.poisson(counts.x, means.log_mu(counts), counts.take(means.mu), best)
 
 
 def _negative_binomial(counts: Counts, means: Means, theta: Tensor, slopes: Parameters | None) -> tuple[Tensor, Above]:
@@ -83,8 +84,11 @@ def _negative_binomial(counts: Counts, means: Means, theta: Tensor, slopes: Para
     if slopes is not None:
         torch.div(means.mu, torch.rsub(r, -1), out=slopes.mean)
         torch.sub(log_p, slopes.mean, out=slopes.dispersion)
-    mu, theta = counts.take(means.mu), counts.take(theta)
-    return log_p, deviance.negative_binomial(counts.x, means.log_mu(counts), mu, theta, slopes is not None)
+    mu, theta_x = counts.take(means.mu), counts.take(theta)
+    best = counts.once(theta, lambda: deviance.best_negative_binomial(counts.x, theta_x))
+    return log_p, deviance.negative_binomial(
+        counts.x, means.log_mu(counts), mu, theta_x, best, slopes=slopes is not None
+    )
 
 
 def _with_extra_zeros(
