@@ -9,6 +9,7 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
+from anndata import AnnData
 from rich.console import Console
 from scipy import sparse
 from torch import nn
@@ -276,6 +277,18 @@ def test_refits_are_of_what_is_compared(fits, overdispersed):
         compare({"nb": fits["nb"]}, overdispersed[1], 5, refits={"zinb": [fits["nb again"]]})
     with pytest.raises(ValueError, match="a refit of 'nb' differs by its seed alone"):
         compare({"nb": fits["nb"]}, overdispersed[1], 5, refits={"nb": [fits["poisson"]]})
+
+
+def test_an_anndata_is_read_as_each_fit_was(named):
+    adata = AnnData(named.counts.numpy(), obs={"donor": np.array(["a", "b"])[named.batch]})
+    adata.var_names, adata.obs_names = named.genes, named.names
+    kwargs = {"epochs": 1, "progress": False}
+    plain = ps.fit(SCVI(latent=2), MeanField(), ps.Fields().read(adata), **kwargs)
+    corrected = ps.fit(SCVI(latent=2), MeanField(), ps.Fields(batch="donor").read(adata), **kwargs)
+    table = compare({"plain": plain, "corrected": corrected}, adata[:20], 5)
+    assert table.attrs["cells"] == list(named.names[:20])
+    again = log_evidence(corrected, corrected.fields.read(adata[:20]), 5)
+    np.testing.assert_array_equal(table.attrs["log_evidence"]["corrected"], again)
 
 
 def test_fits_are_read_from_disk(fits, overdispersed, tmp_path):

@@ -7,6 +7,8 @@ not know what they are. Discrete sites k are enumerated and summed exactly.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from math import prod
 from typing import Any
 
 import torch
@@ -50,6 +52,14 @@ class Joint:
         while log_p.dim() > 3:
             log_p = log_p.logsumexp(1)
         return log_p + self.log_volume(u)
+
+    def components(self) -> list[Callable[[Tensor], Tensor]]:
+        """log p(x_n, u_n, k_n), one function of u for every joint level of what is enumerated; their sum is p(x, u)."""
+        return [partial(self._component, k) for k in range(prod(self.levels().values()))]
+
+    def _component(self, k: int, u: Tensor) -> Tensor:
+        log_p = _log_p(self.trace(u), u)
+        return log_p.reshape(-1, *u.shape[:-1])[k] + self.log_volume(u)
 
     def log_likelihood(self, u: Tensor, site: str = "x") -> Tensor:
         """log p(x_n | u_n) of an observed site [s, n]; what is enumerated is summed over."""

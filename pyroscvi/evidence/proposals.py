@@ -46,9 +46,17 @@ class Elliptical(NamedTuple):
     df: float = inf
 
     def sample(self, streams: Streams, s: int) -> Tensor:
+        return self.around(self.noise(streams, s))
+
+    def noise(self, streams: Streams, s: int) -> Tensor:
+        """e [s, n, d]."""
         e = streams.normal(s, self.loc.shape[-1]).to(self.loc)
-        if self.df < inf:
-            e = e * (self.df / streams.chi2(self.df, s).to(self.loc)).sqrt().unsqueeze(-1)
+        if self.df == inf:
+            return e
+        return e * (self.df / streams.chi2(self.df, s).to(self.loc)).sqrt().unsqueeze(-1)
+
+    def around(self, e: Tensor) -> Tensor:
+        """loc_n + L_n e [s, n, d]."""
         return self.loc + torch.einsum("nij,snj->sni", self.scale_tril, e)
 
     def log_prob(self, u: Tensor) -> Tensor:
@@ -64,20 +72,22 @@ class Elliptical(NamedTuple):
 
 
 class Mixed(NamedTuple):
-    """Draws from several, each with its own probability."""
+    """Each draw from one of several parts, which have their degrees of freedom in common.
 
-    parts: tuple[Draws, ...]
-    weights: tuple[float, ...]
+    weights  probability of each part for every cell  [part, n]
+    """
+
+    parts: tuple[Elliptical, ...]
+    weights: Tensor
 
     def sample(self, streams: Streams, s: int) -> Tensor:
-        among = torch.stack([part.sample(streams, s) for part in self.parts])  # [part, s, n, d]
-        borders = torch.tensor(self.weights).double().cumsum(0)[:-1]
-        chosen = torch.bucketize(streams.uniform(s), borders).to(among.device)
-        return torch.take_along_dim(among, chosen[None, :, :, None], 0)[0]
+        e = self.parts[0].noise(streams, s)  # the same for all parts, of which one is chosen
+        chosen = streams.uniform(s).to(e) > self.weights.cumsum(0)[:-1].unsqueeze(1)  # [part - 1, s, n]
+        among = torch.stack([part.around(e) for part in self.parts])
+        return torch.take_along_dim(among, chosen.sum(0)[None, :, :, None], 0)[0]
 
     def log_prob(self, u: Tensor) -> Tensor:
-        weighed = [part.log_prob(u) + log(weight) for part, weight in zip(self.parts, self.weights, strict=True)]
-        return torch.stack(weighed).logsumexp(0)
+        return torch.stack([part.log_prob(u) for part in self.parts]).add(self.weights.log().unsqueeze(1)).logsumexp(0)
 
 
 class Proposal(Part):

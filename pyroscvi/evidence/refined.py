@@ -16,9 +16,10 @@ FLATTEST = 1e-4  # the least curvature that a direction is credited with
 
 
 class Refined(Proposal):
-    """Student-t about the mode of p(x, u), its scale the inverse curvature there, widened; mixed with the guide's own.
+    """Student-t about every mode of p(x, u), a little wider than the curvature there says, mixed with the guide's own.
 
-    The mode is found by damped Newton steps from the guide's mean [Levenberg, 1944; Marquardt, 1963]. Curvatures are
+    Each component of a mixture (each level of what the model enumerates) has a mode. It is found by damped Newton steps
+    from the guide's mean [Levenberg, 1944; Marquardt, 1963], and weighed by Laplace's approximation. Curvatures are
     differences of gradients over part of a standard deviation, for a decoder may be rough and a prior have an edge. One
     draw in four is left to the guide: a mode is not all of a posterior [defensive mixture; Hesterberg, 1995].
     """
@@ -29,10 +30,17 @@ class Refined(Proposal):
 
     def forward(self, q, log_joint):
         h = 0.1 * q.scale_tril.norm(dim=-1)
-        mode, curvature = climb(log_joint, q.loc, h, self.steps)
-        _, _, curvature = surface(log_joint, mode, 0.5 * covariance(curvature).diagonal(dim1=-2, dim2=-1).sqrt())
-        found = Elliptical(mode, self.widen * torch.linalg.cholesky(covariance(curvature)), self.df)
-        return Mixed((found, Elliptical(q.loc, self.widen * q.scale_tril, self.df)), (0.75, 0.25))
+        own = Elliptical(q.loc, self.widen * q.scale_tril, self.df)
+        parts, masses = [], []
+        for density in getattr(log_joint, "components", lambda: [log_joint])():
+            mode, curvature = climb(density, q.loc, h, self.steps)
+            spread = covariance(curvature).diagonal(dim1=-2, dim2=-1).sqrt()
+            height, _, curvature = surface(density, mode, 0.5 * spread)
+            factor = torch.linalg.cholesky(covariance(curvature))
+            parts.append(Elliptical(mode, self.widen * factor, self.df))
+            masses.append(height + factor.diagonal(dim1=-2, dim2=-1).log().sum(-1))
+        weights = 0.75 * torch.stack(masses).softmax(0)
+        return Mixed((*parts, own), torch.cat([weights, torch.full_like(weights[:1], 0.25)]))
 
 
 def climb(log_joint: LogJoint, u: Tensor, h: Tensor, steps: int) -> tuple[Tensor, Tensor]:
@@ -43,16 +51,18 @@ def climb(log_joint: LogJoint, u: Tensor, h: Tensor, steps: int) -> tuple[Tensor
         values, axes = torch.linalg.eigh(curvature)
         values = values.clamp(min=FLATTEST)
         uphill = (axes.mT @ slope.unsqueeze(-1)).squeeze(-1)
-        if ((uphill**2 / values).sum(-1) < 1e-4).all():  # a hundredth of a standard deviation from the top
+        below = (uphill**2 / values).sum(-1) > 1e-4  # more than a hundredth of a standard deviation from the top
+        if not below.any():
             break
         there = u + (axes @ (uphill / (values + damping.unsqueeze(-1))).unsqueeze(-1)).squeeze(-1)
         tried = surface(log_joint, there, h)
-        higher = tried[0] > height
-        damping = torch.where(higher, damping / 4, damping * 8)
-        u = torch.where(higher[:, None], there, u)
-        height = torch.where(higher, tried[0], height)
-        slope = torch.where(higher[:, None], tried[1], slope)
-        curvature = torch.where(higher[:, None, None], tried[2], curvature)
+        # A cell that has arrived stays, whichever cells it was batched with.
+        moves = below & (tried[0] > height)
+        damping = torch.where(moves, damping / 4, damping * 8)
+        u = torch.where(moves[:, None], there, u)
+        height = torch.where(moves, tried[0], height)
+        slope = torch.where(moves[:, None], tried[1], slope)
+        curvature = torch.where(moves[:, None, None], tried[2], curvature)
     return u, curvature
 
 

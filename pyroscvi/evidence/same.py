@@ -90,7 +90,7 @@ def _difference(first: str, a: Question, second: str, b: Question) -> str:
         return (
             f"the base measures differ ({_told(a.measures)} and {_told(b.measures)}), so that one is a density and the "
             "other a probability. Score the density by its mass on [x - 1/2, x + 1/2]: "
-            "with pyroscvi.evidence.counting.as_counts(): compare(...)"
+            "with pyroscvi.evidence.as_counts(): compare(...)"
         )
     if a.supports != b.supports:
         return (
