@@ -6,6 +6,9 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.data.graph import nearest
 
 
+collect_ignore_glob = ["reference/*"]  # scripts that made the reference values
+
+
 @pytest.fixture(autouse=True)
 def _deterministic():
     torch.manual_seed(0)

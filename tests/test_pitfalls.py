@@ -15,7 +15,18 @@ from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.handlers import intervene, read, temper, unknown
 from pyroscvi.models import CVAE, GMVAE, SCVI, Annotated
 from pyroscvi.part import Part
-from pyroscvi.parts import MLP, NB, BatchNorm, Embedding, LayerNorm, Mixture, OneHot, StandardNormal
+from pyroscvi.parts import (
+    MLP,
+    NB,
+    BatchNorm,
+    Embedding,
+    LatentSize,
+    LayerNorm,
+    Mixture,
+    OneHot,
+    PerBatch,
+    StandardNormal,
+)
 from pyroscvi.parts.layers import beside
 from pyroscvi.program import Model
 
@@ -241,3 +252,33 @@ def test_modules_of_a_users_own_train_too(cells):
     before = model.net.weight.clone()
     train(model, guide, cells, 1)
     assert not torch.equal(before, model.net.weight)
+
+
+@pytest.mark.parametrize(
+    "slot", [{"likelihood": NB(dispersion=PerBatch())}, {"size": LatentSize(), "likelihood": NB()}]
+)
+def test_an_unknown_batch_is_no_batch_in_particular(slot, cells):
+    """A code of -1 would index the last row: it must read the same whichever batch comes last."""
+    model, _ = pair(cells, SCVI(latent=3, **slot))
+    stranger = replace(cells, categories={"batch": torch.full((len(cells),), -1)}, graph=None)
+
+    def table():
+        held = getattr(model.likelihood, "dispersion", None)
+        torch.manual_seed(0)
+        trace = poutine.trace(model).get_trace(stranger)
+        size = trace.nodes["l"]["fn"].base_dist.loc if "l" in trace.nodes else torch.zeros(1)
+        return held(stranger), size
+
+    with torch.no_grad():
+        if isinstance(model.likelihood.dispersion, PerBatch):
+            model.likelihood.dispersion.log_theta.normal_()
+        before = table()
+        for rows in (
+            model.likelihood.dispersion.log_theta,
+            getattr(model.size, "m", None),
+            getattr(model.size, "s", None),
+        ):
+            if rows is not None and len(rows) == 2:
+                rows.copy_(rows.flip(0).clone())
+        for a, b in zip(before, table(), strict=True):
+            assert_close(a, b)

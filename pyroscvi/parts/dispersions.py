@@ -48,27 +48,22 @@ class PerGene(Dispersion):
 
 
 class PerBatch(Dispersion):
-    """theta_gb, a parameter for every gene in every batch."""
+    """theta_gb, a parameter for every gene in every batch; where none is known, log theta averaged over batches."""
 
     field: ClassVar[str] = "batch"
 
     def build(self, dims):
-        self.log_theta = nn.Parameter(torch.zeros(max(dims.count(self.field), 1), dims.genes))
+        self.log_theta = nn.Parameter(torch.zeros(dims.count(self.field), dims.genes))
 
     def forward(self, cells):
-        return self.log_theta[read(cells, self.field)] if len(self.log_theta) > 1 else self.log_theta[0]
+        b = read(cells, self.field)
+        return torch.where((b >= 0).unsqueeze(-1), self.log_theta[b.clamp(min=0)], self.log_theta.mean(0))
 
 
 class PerLabel(PerBatch):
     """theta_gy, a parameter for every gene in every type; where none is known, log theta averaged over types."""
 
     field: ClassVar[str] = "label"
-
-    def forward(self, cells):
-        if cells.label is None:
-            return self.log_theta.mean(0)
-        y = read(cells, self.field)
-        return torch.where((y >= 0).unsqueeze(-1), self.log_theta[y.clamp(min=0)], self.log_theta.mean(0))
 
 
 class PerCell(Dispersion):

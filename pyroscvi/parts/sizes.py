@@ -44,7 +44,10 @@ class SizeFactor(Size):
 
 
 class LatentSize(Size):
-    """l_n ~ LogNormal(m_b, s_b), with the moments of the log totals of its batch b. The evidence is p(x)."""
+    """l_n ~ LogNormal(m_b, s_b), with the moments of the log totals of its batch b, or of all cells where b is unknown.
+
+    The evidence is p(x).
+    """
 
     def build(self, dims):
         moments = torch.tensor([[0.0, 1.0]]) if dims.log_size is None else dims.log_size
@@ -52,5 +55,8 @@ class LatentSize(Size):
         self.register_buffer("s", moments[:, 1].clamp(min=1e-4).sqrt())
 
     def forward(self, cells):
-        b = read(cells, "batch") if len(self.m) > 1 else torch.zeros(len(cells), dtype=torch.long, device=cells.device)
-        return pyro.sample("l", dist.LogNormal(self.m[b].unsqueeze(-1), self.s[b].unsqueeze(-1)).to_event(1))
+        b = read(cells, "batch").unsqueeze(-1)
+        spread = (self.s.square().mean() + self.m.var(correction=0)).sqrt()
+        m = torch.where(b >= 0, self.m[b.clamp(min=0)], self.m.mean())
+        s = torch.where(b >= 0, self.s[b.clamp(min=0)], spread)
+        return pyro.sample("l", dist.LogNormal(m, s).to_event(1))
