@@ -1,5 +1,7 @@
 """A zoo of probabilistic programs, in Pyro, for single-cell and spatial counts.
 
+A first session:
+
     import pyroscvi as ps
     from pyroscvi.models import SCVI
     from pyroscvi.guides import MeanField
@@ -31,7 +33,25 @@ _HOME = {
     "log_evidence": "evidence.importance",
 }
 
-__all__ = [*_HOME, "data", "distributions", "guides", "handlers", "models", "parts"]  # noqa: PLE0604
+__all__ = [
+    "Cells",
+    "Fields",
+    "Fit",
+    "compare",
+    "create",
+    "data",
+    "distributions",
+    "fit",
+    "from_scvi",
+    "guides",
+    "handlers",
+    "list_guides",
+    "list_models",
+    "load",
+    "log_evidence",
+    "models",
+    "parts",
+]
 
 if TYPE_CHECKING:
     from pyroscvi import data, distributions, guides, handlers, models, parts

@@ -5,8 +5,9 @@ import torch
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.graph import nearest
 
-
 collect_ignore_glob = ["reference/*"]  # scripts that made the reference values
+
+torch.set_num_threads(1)  # workers of pytest-xdist share the cores: threads of theirs would wait for each other
 
 
 @pytest.fixture(autouse=True)

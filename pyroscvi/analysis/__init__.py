@@ -1,5 +1,7 @@
 """What a fit is used for: functions of (fit, cells), each of them a method of ``Fit``.
 
+The files:
+
     latent         where cells lie
     denoise        the rate of every gene, under the conditions of a cell or under others
     generate       counts, of cells that there are and of cells that there are not
