@@ -15,6 +15,7 @@ import pytest
 import pyroscvi as ps
 from pyroscvi.cli import main
 from pyroscvi.data.datasets import simulated
+from pyroscvi.evidence import Refined
 from pyroscvi.inference.run import Run
 from pyroscvi.report import plots
 
@@ -237,8 +238,14 @@ def test_compare_takes_cells_that_no_run_has_seen(nb, poisson, data, tmp_path, c
 
     adata = ad.read_h5ad(data)
     unseen = adata[pd.read_csv(nb / "cells.csv")["held_out"].to_numpy()]
-    again = ps.compare({"nb": ps.load(nb), "poisson": ps.load(poisson)}, unseen, particles=20)
+    fits = {"nb": ps.load(nb), "poisson": ps.load(poisson)}
+    again = ps.compare(fits, unseen, particles=20)
     np.testing.assert_allclose(found["evidence"], again["evidence"])
+
+    run("compare", nb, poisson, *arguments[:4], "--proposal", "refined", "--out", table, "--force")
+    refined = ps.compare(fits, unseen, particles=20, proposal=Refined())
+    np.testing.assert_allclose(pd.read_csv(table)["evidence"], refined["evidence"])
+    assert (refined["evidence"] != again["evidence"]).any()
 
 
 def test_compare_with_no_cell_left(nb, data, tmp_path, capsys):

@@ -82,7 +82,7 @@ def copy(
 def demo(
     out: Annotated[Path, typer.Option(help="The folder to write.", metavar="FOLDER")] = Path("pyroscvi-demo"),
     epochs: Annotated[int, typer.Option(help="Passes over the cells, for each variant.", min=1)] = 200,
-    particles: Annotated[int, typer.Option(help="Draws a cell, for its evidence.", min=1)] = 1000,
+    particles: Annotated[int, typer.Option(help="Draws a cell, for its evidence.", min=1)] = 500,
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
@@ -203,6 +203,9 @@ def compare(
     data: Annotated[Path, typer.Option(help="An h5ad file.", metavar="DATA.h5ad")],
     particles: Annotated[int, typer.Option(help="Draws a cell.", min=1)] = 1000,
     seed: Seed = 0,
+    proposal: Annotated[
+        str | None, typer.Option(help="Where to draw from: guide_draws, refined (closer, and slower), ...")
+    ] = None,
     by: Annotated[str | None, typer.Option(help="A field whose levels are clusters of cells: batch, ...")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the table here.", metavar="CSV")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the differences here.", metavar="PNG")] = None,
@@ -213,5 +216,6 @@ def compare(
     from pyroscvi.cli.compare import compare_runs
 
     compare_runs(
-        runs, data, particles=particles, seed=seed, by=by, out=out, picture=picture, pages=page, force=force
+        runs, data, particles=particles, seed=seed, proposal=proposal, by=by,
+        out=out, picture=picture, pages=page, force=force,
     )  # fmt: skip

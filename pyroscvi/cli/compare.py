@@ -10,7 +10,9 @@ from pyroscvi.cli.files import draw, free, whole
 from pyroscvi.cli.runs import Run, read_run
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.compare import compare, show
+from pyroscvi.evidence.proposals import Proposal
 from pyroscvi.report import plots
+from pyroscvi.sugar import parse
 
 __all__ = ["compare_runs"]
 
@@ -21,6 +23,7 @@ def compare_runs(
     *,
     particles: int = 1000,
     seed: int = 0,
+    proposal: str | None = None,
     by: str | None = None,
     out: Path | None = None,
     picture: Path | None = None,
@@ -30,6 +33,7 @@ def compare_runs(
     for file in (out, picture):
         if file is not None:
             free(file, force)
+    drawn = None if proposal is None else parse(Proposal, proposal)
     found = dict(zip(_names(runs), (read_run(run, pages or ()) for run in runs), strict=True))
     adata = read_data(data)
     unseen = ~adata.obs_names.isin(set().union(*(run.fitted_on for run in found.values())))
@@ -45,7 +49,7 @@ def compare_runs(
         return cells.subset(torch.as_tensor(unseen.nonzero()[0]), hops=run.fit.guide.encoder.hops)
 
     fits = {name: run.fit for name, run in found.items()}
-    table = compare(fits, {name: read(run) for name, run in found.items()}, particles, seed, by=by)
+    table = compare(fits, {name: read(run) for name, run in found.items()}, particles, seed, by=by, proposal=drawn)
     rich.print(show(table))
     if out is not None:
         whole(out, table.to_csv)
