@@ -232,9 +232,10 @@ def test_a_model_of_discrete_latents_alone_is_exact(cells):
     pair = untrained(TwoKinds(), MeanField(), cells)
     by_kind = dist.Poisson(pair[0].rates[:, None]).log_prob(cells.x).sum(-1)
     exact = (by_kind + torch.tensor([0.7, 0.3]).log()[:, None]).logsumexp(0)
-    table = evidence_table(pair, cells)
-    np.testing.assert_allclose(table["log_evidence"], exact.detach(), rtol=1e-5)
-    assert set(table["method"]) == {"exact"}
+    for proposal in (None, Refined()):
+        table = evidence_table(pair, cells, proposal=proposal)
+        np.testing.assert_allclose(table["log_evidence"], exact.detach(), rtol=1e-5)
+        assert set(table["method"]) == {"exact"}
 
 
 # The joint density, against sums written by hand
@@ -549,6 +550,8 @@ def test_parameters_that_are_no_numbers_are_refused(cells):
         model.likelihood.dispersion.log_theta[1] = torch.nan  # of the second batch, which cell 1 is of
     with pytest.raises(ValueError, match="not a number for cell 1"):
         log_evidence((model, guide), cells, 5)
+    with pytest.raises(ValueError, match="not finite where the guide points"):
+        log_evidence((model, guide), cells, 5, proposal=Refined())
 
 
 def test_what_is_not_cells_is_refused(cells):

@@ -85,7 +85,7 @@ def evidence_table(
     cells = as_cells(fit, cells)
     pieces = []
     for read in reading(fit, cells, seed, proposal, batch_size):
-        known = known_exactly(read) if proposal is None else None
+        known = known_exactly(read) if proposal is None or not read.joint.size else None
         found = certain(known) if known is not None else sampled(read, particles, chunk)
         piece = pd.DataFrame({name: value.cpu().numpy() for name, value in found._asdict().items()})
         pieces.append(piece.assign(method="importance" if known is None else "exact"))

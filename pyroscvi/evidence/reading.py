@@ -44,7 +44,7 @@ def reading(
         joint = Joint(model, guide.sites, minibatch)
         with torch.no_grad():
             q = together(guide.posteriors(minibatch), minibatch)
-        draws = (GuideDraws() if proposal is None else proposal)(q, joint)
+        draws = (GuideDraws() if proposal is None or not joint.size else proposal)(q, joint)
         yield Read(joint, draws, Streams(seed, minibatch.index), max(1, ROOM // (width * len(minibatch))))
 
 

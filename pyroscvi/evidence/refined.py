@@ -46,6 +46,8 @@ class Refined(Proposal):
 def climb(log_joint: LogJoint, u: Tensor, h: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """The mode [n, d] uphill of u [n, d], and the curvature there [n, d, d]."""
     height, slope, curvature = surface(log_joint, u, h)
+    if not (height.isfinite().all() and curvature.isfinite().all()):
+        raise ValueError("log p(x, z) or its slope is not finite where the guide points: look at counts and parameters")
     damping = torch.full_like(height, 1e-2)
     for _ in range(steps):
         values, axes = torch.linalg.eigh(curvature)
@@ -57,7 +59,7 @@ def climb(log_joint: LogJoint, u: Tensor, h: Tensor, steps: int) -> tuple[Tensor
         there = u + (axes @ (uphill / (values + damping.unsqueeze(-1))).unsqueeze(-1)).squeeze(-1)
         tried = surface(log_joint, there, h)
         # A cell that has arrived stays, whichever cells it was batched with.
-        moves = below & (tried[0] > height)
+        moves = below & (tried[0] > height) & tried[2].isfinite().all(-1).all(-1)
         damping = torch.where(moves, damping / 4, damping * 8)
         u = torch.where(moves[:, None], there, u)
         height = torch.where(moves, tried[0], height)
