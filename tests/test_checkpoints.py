@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -182,7 +183,12 @@ def test_there_is_no_pickle(small, tmp_path, monkeypatch):
 
 
 OTHERS = ["os.system", "builtins.eval", "subprocess.Popen", "evil.Model", "pyroscvi.models.evil.Model"]
-OURS_BUT_NO_PARTS = ["pyroscvi.inference.checkpoints.write", "pyroscvi.program.Part", "pyroscvi.part.os"]
+OURS_BUT_NO_PARTS = [
+    "pyroscvi.inference.checkpoints.write",
+    "pyroscvi.program.Part",
+    "pyroscvi.part.os",
+    "pyroscvi.program.Site",
+]
 
 
 @pytest.mark.parametrize("name", OTHERS + OURS_BUT_NO_PARTS)
@@ -362,6 +368,35 @@ def test_a_run_that_was_interrupted_goes_on_bitwise(story, steps, told, tmp_path
     assert same(ps.load(tmp_path / "run"), resumed)
 
 
+def test_the_best_state_outlives_an_interruption(told, tmp_path):
+    """The run is interrupted when its best epoch is behind it: nothing that follows is as good."""
+    few = told.subset(torch.arange(30))
+    options = {
+        "epochs": 60,
+        "batch_size": 10,
+        "lr": 3e-2,
+        "validation": 0.3,
+        "early_stopping": Patience(4),
+        "warmup": 0.0,
+    }
+    straight = quick(SCVI(latent=3), MeanField(), few, objectives=[interrupted_after(10**6)], **options)
+    best, steps = straight.record["best_epoch"], math.ceil(straight.record["cells"]["train"] / 10)
+    assert straight.record["stopped_early"]
+    folder = Folder(tmp_path, seconds=0.0)
+    with pytest.warns(UserWarning, match=f"interrupted in epoch {best + 3}"):
+        quick(
+            SCVI(latent=3),
+            MeanField(),
+            few,
+            objectives=[interrupted_after(steps * (best + 2) + 1)],
+            folder=folder,
+            **options,
+        )
+    resumed = quick(SCVI(latent=3), MeanField(), few, objectives=[interrupted_after(10**6)], folder=folder, **options)
+    assert resumed.record["best_epoch"] == best
+    assert same(straight, resumed)
+
+
 def test_a_finished_run_is_not_run_again(told, tmp_path):
     first = quick(SCVI(latent=3), MeanField(), told, folder=tmp_path, objectives=[interrupted_after(10**6)])
     again = interrupted_after(0)
@@ -374,7 +409,7 @@ def test_a_finished_run_is_not_run_again(told, tmp_path):
 @pytest.mark.parametrize(
     ("change", "told_of"),
     [
-        ({"lr": 5e-3}, "lr was 0.001 and is 0.005"),
+        ({"lr": 5e-3}, "lr was 0.003 and is 0.005"),
         ({"epochs": 4}, "epochs was 3 and is 4"),
         ({"seed": 1}, "seed was 0 and is 1"),
         ({"model": SCVI(latent=4)}, "the model differs"),
