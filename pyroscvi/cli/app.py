@@ -143,7 +143,7 @@ def fit(
         int | None, typer.Option(help="Passes over the cells.", min=1, rich_help_panel="Training")
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Cells a minibatch.", min=1, rich_help_panel="Training")] = 128,
-    lr: Annotated[float, typer.Option(help="Learning rate.", min=0, rich_help_panel="Training")] = 1e-3,
+    lr: Annotated[float, typer.Option(help="Learning rate.", min=0, rich_help_panel="Training")] = 3e-3,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps", rich_help_panel="Training")] = "auto",
     seed: Annotated[int, typer.Option(help="Same seed, same result.", rich_help_panel="Training")] = 0,
     force: Force = False,
