@@ -53,7 +53,7 @@ def log_evidence(
     fit         a Fit, or a pair (model, guide)
     cells       Cells that the fit has not seen, or an AnnData, which is read through ``fit.fields``
     particles   draws for every cell
-    proposal    where to draw from; by default the page's closed form if it has one, and otherwise ``GuideDraws()``
+    proposal    where to draw from; by default the page's closed form if it has one, and otherwise ``StudentT()``
     batch_size  cells at once, and ``chunk`` draws at once: they bound the memory and do not enter the result
 
     Raises ValueError where cells share a latent: they have one evidence together, and none each.

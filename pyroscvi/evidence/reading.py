@@ -10,7 +10,7 @@ from torch import nn
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.joint import Joint
-from pyroscvi.evidence.proposals import Draws, GuideDraws, Proposal, together
+from pyroscvi.evidence.proposals import Draws, GuideDraws, Proposal, StudentT, together
 from pyroscvi.evidence.streams import Streams
 
 __all__ = ["Read", "as_cells", "doubled", "pair", "reading"]
@@ -44,7 +44,7 @@ def reading(
         joint = Joint(model, guide.sites, minibatch)
         with torch.no_grad():
             q = together(guide.posteriors(minibatch), minibatch)
-        draws = (GuideDraws() if proposal is None or not joint.size else proposal)(q, joint)
+        draws = (proposal or StudentT() if joint.size else GuideDraws())(q, joint)
         yield Read(joint, draws, Streams(seed, minibatch.index), max(1, ROOM // (width * len(minibatch))))
 
 
