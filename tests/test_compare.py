@@ -19,6 +19,7 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.compare import compare, show
 from pyroscvi.evidence.counting import as_counts
 from pyroscvi.evidence.importance import log_evidence
+from pyroscvi.evidence.proposals import GuideDraws
 from pyroscvi.evidence.same import fingerprint
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import LDVAE, PPCA, SCVI, Annotated
