@@ -16,7 +16,7 @@ FLOORS = [  # a file may import from floors below its own, and from its own wher
     {"models", "guides"},
     {"registry"},
     {"inference", "evidence", "analysis", "report", "interop"},
-    {"sugar", "demo"},
+    {"sugar"},
     {"cli"},
 ]
 FLOOR = {room: level for level, floor in enumerate(FLOORS) for room in floor}
