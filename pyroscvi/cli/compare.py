@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import rich
 import torch
 
 from pyroscvi.cli.data import read_data
 from pyroscvi.cli.files import draw, free, whole
 from pyroscvi.cli.runs import Run, read_run
+from pyroscvi.cli.terminal import terminal
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.compare import compare, show
 from pyroscvi.evidence.proposals import Proposal
@@ -50,7 +50,7 @@ def compare_runs(
 
     fits = {name: run.fit for name, run in found.items()}
     table = compare(fits, {name: read(run) for name, run in found.items()}, particles, seed, by=by, proposal=drawn)
-    rich.print(show(table))
+    terminal().print(show(table))
     if out is not None:
         whole(out, table.to_csv)
     if picture is not None:

@@ -6,13 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import rich
 import torch
 from anndata import AnnData
 
 from pyroscvi import __version__, compare, load
 from pyroscvi.cli.files import draw, whole
 from pyroscvi.cli.runs import DONE, carry_out, open_folder, write_run
+from pyroscvi.cli.terminal import terminal
 from pyroscvi.data.datasets import pbmc68k_reduced
 from pyroscvi.data.fields import Fields
 from pyroscvi.evidence.compare import show
@@ -65,7 +65,7 @@ def _demo(out: Path, asked: dict[str, Any], epochs: int, particles: int, seed: i
         write_run(folder, fits[name], cells, adata.obs, unseen)
 
     table = compare(fits, unseen, particles, seed, proposal=Refined())
-    rich.print("", show(table))
+    terminal().print("", show(table))
     whole(out / "comparison.csv", table.to_csv)
     draw(out / "comparison.png", plots.comparison(table))
     draw(out / "history.png", plots.history({name: found.history for name, found in fits.items()}))

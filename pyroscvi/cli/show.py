@@ -4,19 +4,19 @@ import re
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.syntax import Syntax
 from rich.table import Table
 
 from pyroscvi.cli.files import free
 from pyroscvi.cli.pages import Page, find, pages
+from pyroscvi.cli.terminal import terminal
 
 __all__ = ["copy_page", "print_catalogue", "print_page"]
 
 
 def print_catalogue() -> None:
-    console = _console()
+    console = terminal()
     for kind in ("models", "guides"):
         table = Table(box=None, show_header=False, title=kind, title_justify="left", title_style="bold", pad_edge=False)
         table.add_column(style="cyan", no_wrap=True)
@@ -29,7 +29,7 @@ def print_catalogue() -> None:
 
 
 def print_page(name: str, source: bool = False) -> None:
-    page, console = find(name), _console()
+    page, console = find(name), terminal()
     if source:
         console.print(Syntax(page.text.rstrip(), "python", theme="ansi_dark", background_color="default"))
         return
@@ -50,11 +50,6 @@ def copy_page(name: str, file: Path, force: bool = False) -> None:
     print(
         f"{file}: a copy of {page.name}, to edit. Fit it with `pyroscvi fit DATA.h5ad {option} ./{file.name} --out RUN`"
     )
-
-
-def _console() -> Console:
-    """As wide as the terminal; wide enough to keep an entry on one line where there is none."""
-    return Console() if Console().is_terminal else Console(width=160)
 
 
 def _styled(line: str) -> str:
