@@ -249,6 +249,14 @@ def test_new_cells_have_sizes_like_those_in_training(size, cells):
     assert 0.5 < totals.std() / np.hypot(for_real.std(), np.exp(-for_real.mean() / 2)) < 1.5
 
 
+def test_sizes_of_new_cells_vary_as_those_of_their_batch(cells):
+    f = quick(SCVI(latent=3, likelihood=Poisson()), MeanField(), cells)
+    f.dims = replace(f.dims, log_size=torch.tensor([[6.0, 1.0], [9.0, 0.01]]))
+    a, b = (np.log(f.generate(n=2000, batch=level).sum(1)) for level in ("a", "b"))
+    np.testing.assert_allclose([a.mean(), b.mean()], [6, 9], atol=0.1)
+    np.testing.assert_allclose([a.std(), b.std()], [1, 0.1], rtol=0.1)
+
+
 def test_new_cells_follow_the_prior(cells):
     """PPCA has a known distribution of log counts: mean c, covariance W W' + sigma^2."""
     f = quick(PPCA(latent=2), MeanField(), cells, epochs=30, lr=1e-2)

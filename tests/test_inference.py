@@ -301,6 +301,16 @@ def test_however_short_the_run_the_kl_weight_arrives(epochs, cells):
     assert (f.history["kl_weight"].diff().dropna() >= 0).all()
 
 
+def test_the_kl_weight_weighs_the_kl(cells):
+    """Two runs that go nowhere, with the KL counted once and not at all: their losses differ by the KL."""
+    guide = MeanField(encoder=ReadCell(dropout=0.0))
+    options = {"epochs": 1, "lr": 1e-12, "validation": 0.0}
+    once, never = (quick(SCVI(latent=3), guide, cells, warmup=Constant(beta), **options) for beta in (1.0, 0.0))
+    kl = once.describe(cells).kl["z"].mean().item()
+    assert kl > 0.01
+    assert once.history["loss"][0] - never.history["loss"][0] == pytest.approx(kl, rel=1e-3)
+
+
 def test_kl_weight_is_recorded_every_epoch(cells):
     f = quick(SCVI(latent=3), MeanField(), cells, epochs=4, batch_size=60, validation=0, warmup=Linear(0.8))
     assert f.history["kl_weight"].tolist() == pytest.approx([0, 0.3125, 0.625, 0.9375])
