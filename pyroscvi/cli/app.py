@@ -82,7 +82,7 @@ def copy(
 def demo(
     out: Annotated[Path, typer.Option(help="The folder to write.", metavar="FOLDER")] = Path("pyroscvi-demo"),
     epochs: Annotated[int, typer.Option(help="Passes over the cells, for each variant.", min=1)] = 200,
-    particles: Annotated[int, typer.Option(help="Draws a cell, for its evidence.", min=1)] = 500,
+    particles: Annotated[int, typer.Option(help="Draws a cell, for its evidence.", min=1)] = 1000,
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
