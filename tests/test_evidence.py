@@ -305,6 +305,17 @@ def test_a_size_on_the_half_line_brings_its_volume(cells):
     assert_close(joint(u), by_hand)
 
 
+@pytest.mark.parametrize("far", [-1e4, 1e4])
+def test_a_size_drawn_out_of_range_has_no_weight(small, far):
+    """A wide proposal may draw a log size whose exponential is 0 or infinity: it is improbable, and nothing else."""
+    model, guide, cells = doubled(*untrained(LDVAE(latent=2), MeanField(), small), small)
+    joint = Joint(model, guide.sites, cells)
+    u = torch.zeros(2, len(cells), 3, dtype=torch.float64)
+    u[0, :, 0] = far
+    assert list(guide.sites) == ["l", "z"]
+    assert (joint(u)[0] < joint(u)[1] - 1e3).all()
+
+
 def test_a_condition_made_unknown_is_its_levels_weighed(cells):
     pair = untrained(CVAE(latent=2, condition=OneHot("drug"), likelihood=NB()), MeanField(), cells)
     weights = torch.tensor([0.1, 0.2, 0.3, 0.4])

@@ -19,6 +19,7 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.importance import evidence_table, note
 from pyroscvi.evidence.proposals import Proposal
 from pyroscvi.evidence.reading import as_cells, pair
+from pyroscvi.evidence.refined import Refined
 from pyroscvi.evidence.same import question, refuse_unequal
 
 __all__ = ["compare", "show"]
@@ -93,6 +94,7 @@ def compare(
     result.attrs = {
         "note": note(questions[best].estimand),
         "by": by,
+        "refined": isinstance(proposal, Refined),
         "cells": [str(cell) for cell in tables[best].index],
         "log_evidence": {name: tables[name]["log_evidence"].tolist() for name in order},
         "monte_carlo_se": {name: tables[name]["monte_carlo_se"].tolist() for name in order},
@@ -143,7 +145,8 @@ def _remarks(table: pd.DataFrame) -> str | None:
     if (heavy := table["heavy_tailed"].max()) > 0:
         remarks.append(
             f"Importance weights have a heavy tail (k-hat above {HEAVY}) for {heavy:.0%} of the cells of "
-            f"{table['heavy_tailed'].idxmax()!r}, and their evidence is too low: proposal=Refined() looks closer."
+            f"{table['heavy_tailed'].idxmax()!r}, and their evidence is too low: "
+            + ("more particles lift it." if table.attrs["refined"] else "proposal=Refined() looks closer.")
         )
     return "\n".join(remarks) or None
 

@@ -16,12 +16,14 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Categorical, biject_to
+from torch.distributions import Categorical, biject_to, constraints
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.program import Site
 
 __all__ = ["Joint"]
+
+FARTHEST = 500.0  # no posterior is out there, and a wide proposal may draw there
 
 
 class Joint:
@@ -132,7 +134,14 @@ class Joint:
 
     def _parts(self, u: Tensor) -> Iterable[tuple[str, Site, Tensor]]:
         parts = u.split([site.size for site in self.sites.values()], -1) if self.sites else ()
-        return [(name, site, part) for (name, site), part in zip(self.sites.items(), parts, strict=True)]
+        sites = zip(self.sites.items(), parts, strict=True)
+        return [(name, site, _within(part, site)) for (name, site), part in sites]
+
+
+def _within(u: Tensor, site: Site) -> Tensor:
+    """Latents of a site that is not the whole real line, kept from where exp(u) leaves the range of a double."""
+    real = getattr(site.support, "base_constraint", site.support) is constraints.real
+    return u if real else u.clamp(-FARTHEST, FARTHEST)
 
 
 def _sampled(trace: poutine.Trace) -> list[str]:
