@@ -59,7 +59,7 @@ WAYS = {
     "SCANVI": scanvi,
     "Annotated, MeanField": annotated,
     "Annotated, FullCovariance": lambda *about: annotated(*about, guide=FullCovariance()),
-    "Annotated, MeanField, Classifier": lambda *about: annotated(*about, objectives=[Classifier()]),
+    "Annotated, MeanField, Classifier": lambda *about: annotated(*about, objectives=[Classifier(10.0)]),
 }
 
 
