@@ -175,6 +175,12 @@ def test_the_model_runs_once(cells):
     assert Counting.runs == 1
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is an accelerator")
+def test_an_accelerator_that_is_not_there_is_named(cells):
+    with pytest.raises(ValueError, match=r"no 'cuda': there is .*cpu; device='auto' picks"):
+        ps.fit(SCVI(), MeanField(), cells, device="cuda", epochs=1, progress=False)
+
+
 @pytest.mark.parametrize("was", [True, False])
 def test_validation_is_left_as_it_was(was, cells):
     m, g = sized(SCVI(latent=3), MeanField(), cells, torch.float32)

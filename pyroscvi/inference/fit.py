@@ -157,11 +157,14 @@ def _patience(early_stopping: bool | Patience, epochs: int) -> Patience | None:
 
 
 def _device(device: str | torch.device) -> torch.device:
-    if str(device) != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if str(device) == "auto":
+        return torch.device(next(kind for kind, usable in there.items() if usable))
+    asked = torch.device(device)
+    if not there.get(asked.type, True):
+        usable = ", ".join(kind for kind in there if there[kind])
+        raise ValueError(f"this machine, or its PyTorch, has no {asked.type!r}: there is {usable}; device='auto' picks")
+    return asked
 
 
 def _result(run: Run, cells: Cells, interrupted: bool) -> Fit:
