@@ -15,9 +15,13 @@ Plate diagram:
         +----------------------------------------------+
 
 C[y] is the annotator: right with probability ``trust``, otherwise any other type. A label may be a type, a row of
-weights (a softmax, say), or missing, in which case every type is as well said as any other. ``y`` is never sampled; its
-posterior is exact given z, so that ``Fit.probabilities(cells, "y")`` is calibrated as far as the model is right. Labels
-are scored: the evidence is p(x, label | l).
+weights (a softmax, say), or missing, in which case every type is as well said as any other. ``y`` is never sampled;
+its posterior is exact given z, so that ``Fit.probabilities(cells, "y")`` is calibrated as far as the model is right.
+Labels are scored: the evidence is p(x, label | l).
+
+Types begin alike, at m = 0, so that labels are what first tells them apart: given random places they settle on
+clusters before a few labels can say which is which. More weight on the labels is no part of the model but of the fit:
+``fit(..., objectives=[Classifier(10)])``.
 
 References
     Kingma, D. P. et al. (2014) Semi-supervised learning with deep generative models. NeurIPS. arXiv:1406.5298
@@ -52,7 +56,7 @@ class Annotated(Model):
         super().build(dims)
         types = self.types = dims.count("label")
         self.w = nn.Parameter(torch.zeros(types))
-        self.m = nn.Parameter(torch.randn(types, self.latent))
+        self.m = nn.Parameter(torch.zeros(types, self.latent))  # so that labels are what first tells types apart
         self.raw_s = nn.Parameter(torch.zeros(types, self.latent))
         wrong = (1 - self.trust) / max(types - 1, 1)
         self.register_buffer("C", torch.full((types, types), wrong).fill_diagonal_(1 - wrong * (types - 1)))
