@@ -1,7 +1,7 @@
 """Conditions: what the generative process is told about a cell, as a design row d_n.
 
->>> OneHot("batch") + Embedding("perturbation", width=16) + Continuous()
-OneHot(field='batch') + Embedding(field='perturbation', width=16) + Continuous()
+>>> OneHot("donor") + Embedding("perturbation", width=16) + Continuous()
+OneHot(field='donor') + Embedding(field='perturbation', width=16) + Continuous()
 """
 
 import torch
