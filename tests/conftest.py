@@ -1,3 +1,5 @@
+import os
+
 import pyro
 import pytest
 import torch
@@ -7,7 +9,9 @@ from pyroscvi.data.graph import nearest
 
 collect_ignore_glob = ["reference/*"]  # scripts that made the reference values
 
-torch.set_num_threads(1)  # workers of pytest-xdist share the cores: threads of theirs would wait for each other
+# Workers of pytest-xdist, and the kernels and commands they start, share the cores: threads would wait for each other.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)

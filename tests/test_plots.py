@@ -100,19 +100,20 @@ def test_umap_keeps_neighbours():
     np.testing.assert_array_equal(plots.umap(z, seed=1), xy)
 
 
-def test_umap_leaves_generators_alone():
+def test_umap_leaves_generators_and_threads_alone():
     """In a process of its own: it is the first use, which imports and compiles, that draws from them."""
     program = """
 import random
 import numpy as np, torch
 from pyroscvi.report import plots
 random.seed(0), np.random.seed(0), torch.manual_seed(0)
+torch.set_num_threads(1)
 def draws(): return random.random(), np.random.rand(), torch.rand(1).item()
 before = random.getstate(), np.random.get_state(), torch.get_rng_state()
 expected = draws()
 random.setstate(before[0]), np.random.set_state(before[1]), torch.set_rng_state(before[2])
 plots.umap(np.random.default_rng(0).normal(size=(30, 3)))
-print(draws() == expected)
+print(draws() == expected and torch.get_num_threads() == 1)
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True)
     assert done.stdout.split() == ["True"], done.stderr

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib import color_sequences
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
@@ -38,7 +39,7 @@ def umap(z: np.ndarray, neighbours: int = 15, seed: int = 0) -> np.ndarray:
     from anndata import AnnData
 
     cells = AnnData(obsm={"z": np.asarray(z, dtype=np.float32)})
-    with _generators_kept(), warnings.catch_warnings():
+    with _process_kept(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "n_jobs value", UserWarning)  # said of every seeded UMAP
         sc.pp.neighbors(cells, n_neighbors=min(neighbours, len(z) - 1), use_rep="z", random_state=seed)
         sc.tl.umap(cells, random_state=seed)
@@ -136,12 +137,14 @@ def history(histories: Mapping[str, pd.DataFrame], *, ax: Axes | None = None) ->
 
 
 @contextmanager
-def _generators_kept() -> Iterator[None]:
-    """What compiles at its first use draws from the generators of the user: hand them back as they were."""
+def _process_kept() -> Iterator[None]:
+    """What compiles at its first use draws from the user's generators and sets torch's threads: hand them back."""
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    threads = torch.get_num_threads()
     try:
         yield
     finally:
+        torch.set_num_threads(threads)
         random.setstate(python)
         np.random.set_state(legacy)  # noqa: NPY002
 
