@@ -26,7 +26,7 @@ class Classifier:
     twice, so the evidence of such a fit is not the best that the model could have [Kingma et al., 2014, equation 9].
     """
 
-    weight: float = 50.0
+    weight: float = 10.0
     site: str = "y"
     field: str = "label"
 
