@@ -8,15 +8,12 @@ A condition of a cell (its batch, its perturbation) is not sampled but *read*: `
 effect like sampling is, and so a handler can answer it.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
-from pyro.poutine import block
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import effectful
 from pyro.poutine.util import site_is_subsample
@@ -52,39 +49,17 @@ class intervene(Messenger):
 
 
 class unknown(Messenger):
-    """Make a condition a latent, c ~ Categorical(w), enumerated in parallel: its posterior is then Bayes' rule.
-
-    However often and wherever a model reads it, it is one latent of each cell.
-    """
+    """Make a condition a latent, c ~ Categorical(w), enumerated in parallel: its posterior is then Bayes' rule."""
 
     def __init__(self, name: str, log_prior: Tensor):
         super().__init__()
         self.name, self.log_prior = name, log_prior
 
-    def __enter__(self) -> Any:
-        self.level: Tensor | None = None
-        return super().__enter__()
-
     def _pyro_read(self, message: dict) -> None:
-        cells, name = message["args"]
-        if name != self.name:
-            return
-        if self.level is None:
-            inside = any(frame.name == "cells" for frame in message["cond_indep_stack"])
-            with nullcontext() if inside else _own_plate(cells):
-                prior = dist.Categorical(logits=self.log_prior)
-                self.level = pyro.sample(self.name, prior, infer={"enumerate": "parallel"})
-        message["value"] = self.level
-        message["done"] = True
-
-
-@contextmanager
-def _own_plate(cells: Any) -> Iterator[None]:
-    """The plate over cells once more: its own site is hidden, for the model will enter it under the same name."""
-    with block(hide=["cells"]):
-        plate = cells.plate()
-    with plate:
-        yield
+        if message["args"][1] == self.name:
+            prior = dist.Categorical(logits=self.log_prior)
+            message["value"] = pyro.sample(self.name, prior, infer={"enumerate": "parallel"})
+            message["done"] = True
 
 
 class temper(Messenger):

@@ -232,28 +232,6 @@ def test_an_unknown_condition_is_summed_out(cells):
     assert value == pytest.approx(-(summed + prior_of_z).item(), rel=1e-5)
 
 
-def test_an_unknown_condition_that_is_read_twice_is_one_latent(cells):
-    """A dispersion reads the batch outside the plate, the design row inside: both are of the same, unknown, batch."""
-    model, guide = pair(cells, SCVI(latent=3, likelihood=NB(dispersion=PerBatch())))
-    model.eval(), guide.eval()
-    with torch.no_grad():
-        model.likelihood.dispersion.log_theta.normal_()
-    z = torch.randn(len(cells), 3)
-
-    def given(cells):
-        with cells.plate():
-            pyro.sample("z", dist.Delta(z, event_dim=1))
-
-    log_prior = torch.tensor([0.3, 0.7]).log()
-    by_level = []
-    for level in range(2):
-        with intervene(batch=level):
-            eta, log_theta = model.decoder(z, model.condition(cells)), model.likelihood.dispersion(cells)
-        by_level.append(model.likelihood(cells.library, log_theta, **eta).log_prob(cells.x))
-    summed = (torch.stack(by_level, -1) + log_prior).logsumexp(-1).sum() + dist.Normal(0.0, 1.0).log_prob(z).sum()
-    assert loss(unknown("batch", log_prior)(model), given, cells) == pytest.approx(-summed.item(), rel=1e-5)
-
-
 def test_a_field_that_nobody_read_is_named(cells):
     with pytest.raises(KeyError, match=r"'dose'.*batch.*drug.*label"):
         CVAE(condition=OneHot("dose")).sized(cells.dims)
