@@ -11,7 +11,7 @@ rare draw that matters is missing, and nothing in the sample says so.
 
 from collections.abc import Callable
 from math import inf, lgamma, log, pi
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import pyro.distributions as dist
 import torch
@@ -19,11 +19,13 @@ from torch import Tensor
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.streams import Streams
+from pyroscvi.inference.seeds import seeded
 from pyroscvi.part import Part
 
 __all__ = ["Draws", "Elliptical", "GuideDraws", "Mixed", "Proposal", "StudentT", "together"]
 
 LogJoint = Callable[[Tensor], Tensor]
+DRAWS = 512  # of a guide that is not Gaussian, for its moments
 
 
 class Draws(Protocol):
@@ -32,6 +34,12 @@ class Draws(Protocol):
     def sample(self, streams: Streams, s: int) -> Tensor: ...
 
     def log_prob(self, u: Tensor) -> Tensor: ...
+
+    def factor(self) -> Tensor:
+        """A lower triangular L [n, d, d], such that L L' is the scale of the draws about one of their modes."""
+
+    def take(self, index: Tensor) -> Self:
+        """The draws of some of the cells."""
 
 
 class Elliptical(NamedTuple):
@@ -58,6 +66,12 @@ class Elliptical(NamedTuple):
     def around(self, e: Tensor) -> Tensor:
         """loc_n + L_n e [s, n, d]."""
         return self.loc + torch.einsum("nij,snj->sni", self.scale_tril, e)
+
+    def factor(self) -> Tensor:
+        return self.scale_tril
+
+    def take(self, index: Tensor) -> "Elliptical":
+        return Elliptical(self.loc[index], self.scale_tril[index], self.df)
 
     def log_prob(self, u: Tensor) -> Tensor:
         d = self.loc.shape[-1]
@@ -86,12 +100,21 @@ class Mixed(NamedTuple):
         among = torch.stack([part.around(e) for part in self.parts])
         return torch.take_along_dim(among, chosen.sum(0)[None, :, :, None], 0)[0]
 
+    def factor(self) -> Tensor:
+        scales = torch.stack([part.scale_tril @ part.scale_tril.mT for part in self.parts])
+        return torch.linalg.cholesky((self.weights[..., None, None] * scales).sum(0))
+
+    def take(self, index: Tensor) -> "Mixed":
+        return Mixed(tuple(part.take(index) for part in self.parts), self.weights[:, index])
+
     def log_prob(self, u: Tensor) -> Tensor:
         return torch.stack([part.log_prob(u) for part in self.parts]).add(self.weights.log().unsqueeze(1)).logsumexp(0)
 
 
 class Proposal(Part):
     """A slot from what the guide says of the latents, and the log-density they have, to draws."""
+
+    method: ClassVar[str] = "importance"  # what a table calls an evidence that was estimated with these draws
 
     def forward(self, q: Elliptical, log_joint: LogJoint) -> Draws:
         raise NotImplementedError
@@ -114,9 +137,13 @@ class StudentT(Proposal):
         return Elliptical(q.loc, self.widen * q.scale_tril, self.df)
 
 
-def together(posteriors: dict[str, Any], cells: Cells) -> Elliptical:
-    """One Gaussian for all latents of a cell, laid end to end, from a guide's posterior of every site."""
-    moments = [_moments(name, q) for name, q in posteriors.items()]
+def together(guide: Any, cells: Cells) -> Elliptical:
+    """One Gaussian for all latents of a cell, laid end to end, as the guide reads it.
+
+    A guide that is not Gaussian (a flow, a mixture) is asked for draws, and the Gaussian has their moments: whatever
+    such a guide knows beyond that is left to whichever estimator starts from here.
+    """
+    moments = [_moments(q) or _of_draws(guide, name, cells) for name, q in guide.posteriors(cells).items()]
     size = sum(loc.shape[-1] for loc, _ in moments)
     loc = torch.zeros(len(cells), size, dtype=cells.dtype, device=cells.device)
     scale_tril = torch.zeros(len(cells), size, size, dtype=cells.dtype, device=cells.device)
@@ -129,12 +156,23 @@ def together(posteriors: dict[str, Any], cells: Cells) -> Elliptical:
     return Elliptical(loc, scale_tril)
 
 
-def _moments(name: str, q: Any) -> tuple[Tensor, Tensor]:
+def _moments(q: Any) -> tuple[Tensor, Tensor] | None:
     if isinstance(q, dist.Independent) and isinstance(q.base_dist, dist.Normal):
         return q.base_dist.loc, q.base_dist.scale.diag_embed()
     if isinstance(q, dist.MultivariateNormal | dist.LowRankMultivariateNormal):
         return q.loc, q.scale_tril
-    raise TypeError(
-        f"the guide's posterior of {name!r} is {type(q).__name__}, and importance sampling knows Gaussian families: "
-        "use MeanField(), FullCovariance(), LowRank() or SpatialGNN()"
-    )
+    return None
+
+
+def _of_draws(guide: Any, name: str, cells: Cells) -> tuple[Tensor, Tensor]:
+    """Mean [n, d] and Cholesky factor [n, d, d] of draws, every cell read by itself so that no other cell shows."""
+    hops = getattr(getattr(guide, "encoder", None), "hops", 0)
+    found = []
+    for i in range(len(cells)):
+        with seeded(0, cells.device):
+            found.append(guide.posteriors(cells.take(torch.tensor([i]), hops))[name].sample((DRAWS,))[:, 0])
+    u = torch.stack(found, 1)  # [s, n, d]
+    aside = u - u.mean(0)
+    covariance = torch.einsum("sni,snj->nij", aside, aside) / (DRAWS - 1)
+    floor = 1e-8 * covariance.diagonal(dim1=-2, dim2=-1).mean(-1) + 1e-12
+    return u.mean(0), torch.linalg.cholesky(covariance + floor[:, None, None] * torch.eye(u.shape[-1]).to(u))

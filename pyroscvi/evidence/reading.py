@@ -43,7 +43,7 @@ def reading(
     for minibatch in cells.minibatches(batch_size or max(1, min(CELLS, ROOM // width)), hops=hops):
         joint = Joint(model, guide.sites, minibatch)
         with torch.no_grad():
-            q = together(guide.posteriors(minibatch), minibatch)
+            q = together(guide, minibatch)
         draws = (proposal or StudentT() if joint.size else GuideDraws())(q, joint)
         yield Read(joint, draws, Streams(seed, minibatch.index), max(1, ROOM // (width * len(minibatch))))
 

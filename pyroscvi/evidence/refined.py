@@ -4,6 +4,8 @@ One guide reads all cells, and some of them badly; these make the error of an ev
 place to start from, so that the estimate hardly depends on it.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,8 @@ class Refined(Proposal):
     differences of gradients over part of a standard deviation, for a decoder may be rough and a prior have an edge. One
     draw in four is left to the guide: a mode is not all of a posterior [defensive mixture; Hesterberg, 1995].
     """
+
+    method: ClassVar[str] = "refined"
 
     df: float = 5.0
     widen: float = 1.15

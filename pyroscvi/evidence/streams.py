@@ -14,12 +14,13 @@ __all__ = ["Streams"]
 class Streams:
     """A stream of normal, one of chi-square and one of uniform numbers for each cell.
 
-    seed    seed of the whole estimate
-    rows    row of each cell in the data set   [n]
+    seed     seed of the whole estimate
+    rows     row of each cell in the data set   [n]
+    purpose  numbers of one purpose owe nothing to those of another
     """
 
-    def __init__(self, seed: int, rows: Tensor):
-        self.seed, self.rows = seed, rows.tolist()
+    def __init__(self, seed: int, rows: Tensor, purpose: int = 0):
+        self.seed, self.rows, self.purpose = seed, rows.tolist(), purpose
         self.generators: dict[int, list[np.random.Generator]] = {}
 
     def normal(self, s: int, d: int) -> Tensor:
@@ -34,9 +35,15 @@ class Streams:
         """The next s numbers between 0 and 1 of every cell [s, n]."""
         return _side_by_side([g.random(s) for g in self._of(2)])
 
+    def anew(self, purpose: int, index: Tensor | None = None) -> "Streams":
+        """Unused streams of these cells, or of those at ``index``, for another purpose."""
+        rows = torch.tensor(self.rows)
+        return Streams(self.seed, rows if index is None else rows[index.cpu()], purpose)
+
     def _of(self, kind: int) -> list[np.random.Generator]:
         if kind not in self.generators:
-            self.generators[kind] = [np.random.default_rng((self.seed, kind, row)) for row in self.rows]
+            entropy = [(self.seed, kind, row, self.purpose) for row in self.rows]
+            self.generators[kind] = [np.random.default_rng(each) for each in entropy]
         return self.generators[kind]
 
 
