@@ -13,10 +13,12 @@ import torch
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.inference.diagnosis import NonFiniteLoss, unfit
+from pyroscvi.inference.distributed import Ranks
+from pyroscvi.inference.loss import Objective
 from pyroscvi.inference.progress import watched
 from pyroscvi.inference.result import Fit
-from pyroscvi.inference.resume import Folder
-from pyroscvi.inference.run import Objective, Run
+from pyroscvi.inference.resume import Folder, digest
+from pyroscvi.inference.run import Run
 from pyroscvi.inference.schedules import Linear, Patience, Schedule
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.program import Guide, Model, Program
@@ -41,6 +43,7 @@ def fit(
     device: str | torch.device = "auto",
     progress: bool = True,
     folder: str | Path | Folder | None = None,
+    distributed: bool = True,
 ) -> Fit:
     """Fit a guide to a model.
 
@@ -58,27 +61,42 @@ def fit(
     device          "cpu", "cuda", "mps", or "auto" for the best there is
     progress        show a progress bar
     folder          write checkpoints here, and go on from the one that is there
+    distributed     under ``torchrun``, share every minibatch with the other processes; all get the same fit
 
     Ctrl-C ends a fit early: what there is by then comes back, with a warning. ``NonFiniteLoss`` (a ValueError) is
     raised at the step that would spoil the parameters; its ``fit`` is the last good state.
     """
     _check(cells, epochs, batch_size, lr, validation)
-    place, seed, batch_size = _device(device), int(seed), int(batch_size)
+    ranks = Ranks.here(distributed)
+    place, seed, batch_size = ranks.device(_device(device)), int(seed), int(batch_size)
     with seeded(seed, place):
         model, guide = _sized(model, guide, cells, place)
         train, held_out = _split(cells.to(place), validation, seed)
         epochs = default_epochs(len(train), batch_size) if epochs is None else int(epochs)
         schedule = warmup if isinstance(warmup, Schedule) else Linear(warmup)
         patience = _patience(early_stopping, epochs)
-        run = Run(model, guide, train, held_out, epochs, batch_size, lr, schedule, patience, clip, objectives, seed)
+        ranks.check_same(
+            lambda: {
+                "model": repr(model),
+                "guide": repr(guide),
+                "cells": digest(cells),
+                "epochs": epochs,
+                "batch_size": batch_size,
+                "lr": lr,
+                "seed": seed,
+            }
+        )
+        run = Run(
+            model, guide, train, held_out, epochs, batch_size, lr, schedule, patience, clip, objectives, seed, ranks
+        )  # fmt: skip
         notes = folder if isinstance(folder, Folder | None) else Folder(folder)
-        if notes is not None:
-            notes.open(run, cells)
+        if notes is not None and (found := ranks.from_first(lambda: notes.open(run, cells))):
+            run.restore(*found)
         trouble = _train(run, notes, progress)
         run.finish()
     result = _result(run, cells, interrupted=trouble is not None)
     if notes is not None:
-        notes.close(result)
+        ranks.from_first(lambda: notes.close(result))
     if isinstance(trouble, NonFiniteLoss):
         trouble.fit = result
         raise trouble
@@ -87,19 +105,21 @@ def fit(
 
 def _train(run: Run, notes: Folder | None, progress: bool) -> BaseException | None:
     """Step by step to the end, or to what came in between, which is handed back."""
-    with watched(run, progress) as look:
+    with run.ranks.listening(), watched(run, progress and run.ranks.first) as look:
         try:
             while not run.done:
                 run.advance()
                 look()
-                if notes is not None:
+                if notes is not None and run.ranks.first:
                     notes.keep(run)
         except NonFiniteLoss as error:
             return error
         except KeyboardInterrupt as error:
-            warnings.warn(
-                f"interrupted in epoch {run.epoch + 1} of {run.epochs}: the fit is what it was by then", stacklevel=3
-            )
+            if run.ranks.first:
+                warnings.warn(
+                    f"interrupted in epoch {run.epoch + 1} of {run.epochs}: the fit is what it was by then",
+                    stacklevel=3,
+                )
             return error
     return None
 

@@ -19,7 +19,7 @@ from pyroscvi.inference.declarations import declaration
 from pyroscvi.inference.result import Fit
 from pyroscvi.inference.run import Run
 
-__all__ = ["Folder"]
+__all__ = ["Folder", "digest"]
 
 
 @dataclass
@@ -37,19 +37,19 @@ class Folder:
     def file(self) -> Path:
         return Path(self.path) / "run.safetensors"
 
-    def open(self, run: Run, cells: Cells) -> None:
-        """Take the run up where it was left; ValueError if what lies here is another run."""
+    def open(self, run: Run, cells: Cells) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """What ``run.restore`` goes on from, if anything; ValueError if what lies here is another run."""
         self.identity = identity(run, cells)
         self.written = time.monotonic()
         if not exists(self.file):
-            return
+            return None
         tensors, about = read(self.file)
         other = about["identity"]
         differing = [name for name in self.identity if other.get(name) != self.identity[name]]
         if differing:
             raise ValueError(f"{self.path} holds another run: {_told(differing, other, self.identity)}. "
                              "Ask for that one, or choose another folder")  # fmt: skip
-        run.restore(tensors, about["values"])
+        return tensors, about["values"]
 
     def keep(self, run: Run) -> None:
         """Write the run down, if it is time to."""
@@ -77,16 +77,18 @@ def identity(run: Run, cells: Cells) -> dict[str, Any]:
     """What makes a run this run: settings, declarations, the parameters that it starts from, the cells."""
     return {
         **run.settings,
+        "minibatch": run.size,
         "model": declaration(run.model),
         "guide": declaration(run.guide),
         "start": _digest(*run.trained.state_dict().values()),
-        "cells": _digest(*_told_of(cells)),
+        "cells": digest(cells),
     }
 
 
-def _told_of(cells: Cells) -> list[Any]:
+def digest(cells: Cells) -> str:
+    """A short text that is another for other cells."""
     told: list[Any] = [cells.counts, *cells.categories.values(), cells.covariates, cells.belief, cells.size_factor]
-    return [*told, cells.graph, *(cells.genes or ())]
+    return _digest(*told, cells.graph, *(cells.genes or ()))
 
 
 def _digest(*values: Any) -> str:

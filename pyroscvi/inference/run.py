@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -12,16 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from pyroscvi.data.cells import Cells
-from pyroscvi.handlers import temper
 from pyroscvi.inference.diagnosis import NonFiniteLoss, explain
+from pyroscvi.inference.distributed import Ranks
 from pyroscvi.inference.elbo import negative_elbo
+from pyroscvi.inference.loss import Loss, Objective
 from pyroscvi.inference.schedules import Patience, Schedule
 from pyroscvi.inference.seeds import generator_state, seeded, set_generator_state
 from pyroscvi.program import Guide, Model
 
-__all__ = ["Objective", "Run", "evaluate"]
-
-Objective = Callable[[Model, Guide, Cells], Tensor]
+__all__ = ["Run", "evaluate"]
 
 # Adam's steps are of full length however small a gradient is, unless it is small against eps. Genes that are hardly
 # ever counted have such gradients, most of them noise, and would be learnt by heart: with 1e-8 instead, held-out cells
@@ -48,6 +47,7 @@ class Run:
     clip: float
     objectives: Sequence[Objective]
     seed: int
+    ranks: Ranks = field(default_factory=Ranks)
 
     epoch: int = 0  # epochs behind us
     step: int = 0  # minibatches behind us in the epoch that is under way
@@ -62,12 +62,15 @@ class Run:
         modules = {"model": self.model, "guide": self.guide, "objectives": nn.ModuleList(extra)}
         self.trained = nn.ModuleDict(modules)
         self.parameters = [p for p in self.trained.parameters() if p.requires_grad]
+        self.loss = self.ranks.wrap(Loss(self.trained, self.objectives, len(self.train)))
         self.optimiser = torch.optim.Adam(self.parameters, lr=self.lr, eps=EPS, fused=True)
         n = len(self.train)
-        self.size = math.ceil(n / math.ceil(n / self.batch_size))  # of one size, rather than a small one at the end
+        size = math.ceil(n / math.ceil(n / self.batch_size))  # of one size, rather than a small one at the end
+        self.size = self.ranks.size(n, size)
         self.steps = math.ceil(n / self.size)
         self.shuffle = torch.Generator().manual_seed(self.seed)
         self.sample = self.train.subset(torch.randperm(n, generator=self.shuffle)[: max(n // 10, 1)])
+        self.parts = [self.ranks.part(cells) for cells in (self.sample, self.held_out)]  # to evaluate the bound on
         self.summed = torch.zeros((), dtype=self.train.dtype, device=self.train.device)  # loss of the epoch under way
         self.best: dict[str, Tensor] | None = None
         self._minibatches: Iterator[Cells] | None = None
@@ -101,22 +104,22 @@ class Run:
 
     def _descend(self, cells: Cells) -> Tensor:
         """One step of the optimiser on one minibatch; its loss per cell []."""
+        self.ranks.draw_apart(self.train.device, self.seed, self.epoch, self.step)
         before = generator_state(self.train.device)
-        with temper(self.beta), pyro.validation_enabled(False):
-            loss = negative_elbo(self.model, self.guide, cells) / len(self.train)
-        for objective in self.objectives:
-            loss = loss + objective(self.model, self.guide, cells).mean()
+        cells, weight = self.ranks.shard(cells, self.guide.encoder.hops)
+        loss = self.loss(cells, self.beta, weight)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = torch.stack([torch.linalg.vector_norm(g) for g in gradients]).norm()
-        loss = loss.detach()
+        loss = self.ranks.mean(loss.detach())
         if not torch.isfinite(loss + norm):
             set_generator_state(self.train.device, before)  # so that what is explained is what happened
             what = (
                 f"the loss became {loss.item()}" if not torch.isfinite(loss) else f"the gradient became {norm.item()}"
             )
-            why = explain(self.model, self.guide, cells, self.trained)
+            told = self.ranks.gathered(explain(self.model, self.guide, cells, self.trained))
+            why = max(told, key=len)  # the rank that has the cell has most to say
             raise NonFiniteLoss(
                 f"{what} at epoch {self.epoch + 1}, minibatch {self.step + 1}: {why}. No parameter was changed by it: "
                 "the error's .fit is the last good state. Look at the counts of that cell, or lower lr"
@@ -132,14 +135,16 @@ class Run:
         loss = self.summed.item() / len(self.train)
         self.epoch, self.step, self._minibatches = self.epoch + 1, 0, None
         self.summed.zero_()
-        bounds = [
-            math.nan if cells is None else evaluate(self.model, self.guide, cells, len(self.train), self.seed)
-            for cells in (self.sample, self.held_out)
-        ]
+        bounds = [self._bound(cells) for cells in self.parts]
         row = {"epoch": self.epoch, "loss": loss, "elbo_train": bounds[0], "elbo_held_out": bounds[1]}
         self.history.append({**row, "kl_weight": self.beta, "seconds": seconds})
         if self.patience is not None and not math.isnan(bounds[1]) and self.progress >= self.warmup.settled:
             self._judge(self.patience)
+
+    def _bound(self, part: Cells | None) -> float:
+        n, device = 0 if part is None else len(part), self.train.device
+        found = math.nan if part is None else evaluate(self.model, self.guide, part, len(self.train), self.seed)
+        return self.ranks.average(found, n, device)
 
     def _judge(self, patience: Patience) -> None:
         """Keep the state if it is the best since the warm-up, and see whether waiting any longer is worth it."""
@@ -153,6 +158,7 @@ class Run:
         """Take up the best state, if one was kept."""
         if self.best is not None:
             self.trained.load_state_dict(self.best)
+        self.ranks.unwrap(self.trained)
         self.trained.eval()
 
     # Written down, and taken up again

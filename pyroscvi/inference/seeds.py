@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["seeded"]
+__all__ = ["reseed", "seeded"]
 
 
 @contextmanager
@@ -14,16 +14,21 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     device = torch.device(device)
     before = torch.get_rng_state(), generator_state(device)
     try:
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        elif device.type == "mps":
-            torch.mps.manual_seed(seed)
+        reseed(seed, device)
         yield
     finally:
         torch.set_rng_state(before[0])
         set_generator_state(device, before[1])
+
+
+def reseed(seed: int, device: torch.device) -> None:
+    """Draw from ``seed`` from now on, on the processor and on this device."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
 
 
 def generator_state(device: torch.device) -> torch.Tensor:

@@ -1,0 +1,212 @@
+"""One fit in several processes: ``torchrun`` starts them, torch's ``DistributedDataParallel`` averages their gradients.
+
+Every process (a rank) holds the same parameters and all the cells, and of each minibatch it reads a shard, every W-th
+cell. With b_r of the B cells of a minibatch on rank r, what is differentiated there is
+
+    loss_r = - (W b_r / B) sum_n (N / b_r) f_n - shared          n: cells of the shard, f_n: their terms of the ELBO
+
+whose mean over ranks, which is what DistributedDataParallel steps along, is the loss of the whole minibatch
+
+    loss   = - (N / B) sum_n f_n - shared                        n: cells of the minibatch
+
+for shards of any size, with the latents that cells share counted once. So ``batch_size`` is that of the minibatch and
+a fit is the same fit on any number of ranks: the number of steps, the learning rate, the checkpoint.
+"""
+
+import atexit
+import hashlib
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pyroscvi.data.cells import Cells
+from pyroscvi.inference.across import across_ranks
+from pyroscvi.inference.seeds import reseed
+
+__all__ = ["Ranks"]
+
+T = TypeVar("T")
+
+
+class Ranks:
+    """This process among those that share a fit. One alone shares with nobody: every method hands back what it got."""
+
+    def __init__(self, rank: int = 0, world: int = 1):
+        self.rank, self.world = rank, world
+        self.interrupted = False
+
+    @classmethod
+    def here(cls, wanted: bool = True) -> "Ranks":
+        """The ranks of the process group, which is joined first where torchrun started this process; else one alone."""
+        if not (wanted and dist.is_available()):
+            return cls()
+        if not dist.is_initialized():
+            if not dist.is_torchelastic_launched() or os.environ.get("WORLD_SIZE") == "1":
+                return cls()
+            dist.init_process_group("cpu:gloo,cuda:nccl" if dist.is_nccl_available() else "gloo")
+            atexit.register(_leave)
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    @property
+    def alone(self) -> bool:
+        return self.world == 1
+
+    @property
+    def first(self) -> bool:
+        """Whether it is this one that writes and shows."""
+        return self.rank == 0
+
+    def device(self, device: torch.device) -> torch.device:
+        """A device for this rank alone: one GPU each."""
+        if self.alone or device.type == "cpu" or device.index is not None:
+            return device
+        if device.type != "cuda":
+            raise ValueError(f"a fit is shared between processors (gloo) or GPUs (nccl), not {device.type!r}: "
+                             "ask for device='cpu'")  # fmt: skip
+        local, there = int(os.environ.get("LOCAL_RANK", self.rank)), torch.cuda.device_count()
+        if local >= there:
+            raise ValueError(f"process {local + 1} on this machine finds {there} GPUs: start one process a GPU "
+                             "(torchrun --nproc-per-node), or ask for device='cpu'")  # fmt: skip
+        return torch.device("cuda", local)
+
+    # The work
+
+    def size(self, cells: int, size: int) -> int:
+        """Cells in a minibatch: at most ``size``, such that the last one has at least two for every rank, too."""
+        least = 2 * self.world
+        if self.alone:
+            return size
+        for fitting in range(min(size, cells), least - 1, -1):
+            if cells % fitting == 0 or cells % fitting >= least:
+                return fitting
+        raise ValueError(f"minibatches of {size} of {cells} cells leave {self.world} ranks with less than two cells "
+                         "each: raise batch_size, or start fewer processes")  # fmt: skip
+
+    def shard(self, minibatch: Cells, hops: int | None) -> tuple[Cells, float]:
+        """This rank's cells of a minibatch, and their weight W b_r / B in its loss."""
+        if self.alone:
+            return minibatch, 1.0
+        mine = minibatch.take(torch.arange(self.rank, len(minibatch), self.world), hops)
+        return mine, self.world * len(mine) / len(minibatch)
+
+    def part(self, cells: Cells | None) -> Cells | None:
+        """This rank's cells of a data set, as a data set of its own; None where there are none for it."""
+        if self.alone or cells is None:
+            return cells
+        return cells.subset(torch.arange(self.rank, len(cells), self.world)) if len(cells) > self.rank else None
+
+    def wrap(self, loss: nn.Module) -> nn.Module:
+        """The module whose backward pass leaves the mean gradient on every rank; all start where the first one does.
+
+        Parameters that a minibatch does not reach are looked for, because which those are may depend on the cells.
+        Buffers need no broadcast: ``across_ranks`` has batch norms see the whole minibatch, and nothing else moves.
+        """
+        if self.alone:
+            return loss
+        across_ranks(loss, True)
+        return DistributedDataParallel(loss, broadcast_buffers=False, find_unused_parameters=True)
+
+    def unwrap(self, trained: nn.Module) -> None:
+        """What was trained, ready to be used by one process; to the bit the same on all."""
+        if self.alone:
+            return
+        across_ranks(trained, False)
+        for tensor in trained.state_dict().values():
+            dist.broadcast(tensor, 0)
+
+    def draw_apart(self, device: torch.device, *where: int) -> None:
+        """Noise differs between ranks: all but the first draw from a seed that is made of where in a run they are.
+
+        So a run that is taken up draws what it would have drawn, with nothing written down of their generators.
+        """
+        if not self.first:
+            told = hashlib.blake2b(repr((self.rank, *where)).encode(), digest_size=4).digest()
+            reseed(int.from_bytes(told, "big"), device)
+
+    # Agreement
+
+    def mean(self, loss: Tensor) -> Tensor:
+        """The mean over ranks []; KeyboardInterrupt on all of them where any was interrupted."""
+        if self.alone:
+            return loss
+        told = torch.stack([loss, loss.new_full((), float(self.interrupted))])
+        dist.all_reduce(told)
+        if told[1].item() > 0:
+            raise KeyboardInterrupt
+        return told[0] / self.world
+
+    def average(self, value: float, weight: int, device: torch.device) -> float:
+        """The weighted mean over ranks."""
+        if self.alone:
+            return value
+        kind = torch.float32 if device.type == "mps" else torch.float64
+        told = torch.tensor([value * weight if weight else 0.0, weight], dtype=kind, device=device)
+        dist.all_reduce(told)
+        return (told[0] / told[1]).item()
+
+    def gathered(self, value: T) -> list[T]:
+        """What every rank says, in their order."""
+        if self.alone:
+            return [value]
+        said: list[Any] = [None] * self.world
+        dist.all_gather_object(said, value)
+        return said
+
+    def from_first(self, call: Callable[[], T]) -> T:
+        """What this call gives on the first rank, on all of them; and so with its error."""
+        if self.alone:
+            return call()
+        told: list[Any] = [None, None]
+        if self.first:
+            try:
+                told[0] = call()
+            except Exception as error:
+                told[1] = error
+        mine = told[1]
+        dist.broadcast_object_list(told, 0)
+        if told[1] is not None:
+            raise mine or told[1]
+        return told[0]
+
+    def check_same(self, asked: Callable[[], dict[str, Any]]) -> None:
+        """ValueError, on all ranks, where one was given something else than the others."""
+        said = [{}] if self.alone else self.gathered(asked())
+        for rank, other in enumerate(said):
+            for what in said[0]:
+                if other[what] != said[0][what]:
+                    raise ValueError(
+                        f"rank {rank} was given {what} {other[what]}, and rank 0 {said[0][what]}: every process of a "
+                        "fit asks for the same one, unless with distributed=False for one of its own"
+                    )
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Ctrl-C reaches every process at another moment: it is noted here, and all stop at the same step."""
+        if self.alone or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(*_: Any) -> None:
+            self.interrupted = True
+
+        self.interrupted, before = False, signal.signal(signal.SIGINT, note)
+        try:
+            with warnings.catch_warnings():  # that every parameter was reached after all is no news
+                warnings.filterwarnings("ignore", ".*find_unused_parameters=True was specified")
+                yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
