@@ -69,12 +69,13 @@ class temper(Messenger):
     an observation and the discrete site it depends on in one factor, which Pyro refuses for unequal scales.
     """
 
-    def __init__(self, beta: float):
+    def __init__(self, beta: float | Tensor):
         super().__init__()
         self.beta = beta
 
     def _pyro_sample(self, message: Any) -> None:
-        if self.beta != 1 and not message["is_observed"] and not site_is_subsample(message):
+        idle = not isinstance(self.beta, Tensor) and self.beta == 1  # a tensor's value may not be known yet
+        if not (idle or message["is_observed"] or site_is_subsample(message)):
             message["fn"] = Tempered(message["fn"], self.beta)
 
 
@@ -83,7 +84,7 @@ class Tempered(TorchDistribution):
 
     arg_constraints: dict = {}
 
-    def __init__(self, base: Any, beta: float):
+    def __init__(self, base: Any, beta: float | Tensor):
         self.base, self.beta = base, beta
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 

@@ -28,7 +28,7 @@ __all__ = ["divergence"]
 
 def divergence(q: Any, p: Any) -> Tensor | None:
     """KL(q || p) in nats over the batch shape of both; None where no closed form is known. Tempered alike, so is it."""
-    if isinstance(q, Tempered) and isinstance(p, Tempered) and q.beta == p.beta:
+    if isinstance(q, Tempered) and isinstance(p, Tempered) and (q.beta is p.beta or q.beta == p.beta):
         kl = divergence(q.base, p.base)
         return None if kl is None else q.beta * kl
     if isinstance(q, Tempered) or isinstance(p, Tempered):
