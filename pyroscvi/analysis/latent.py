@@ -21,7 +21,7 @@ MANY = 256  # draws for the mean of a posterior that has none in closed form
 
 
 def latent(
-    fit: Fit, cells: Any, samples: int | None = None, site: str = "z", *, seed: int = 0, batch_size: int = 1024
+    fit: Fit, cells: Any, samples: int | None = None, site: str = "z", *, seed: int = 0, batch_size: int = 4096
 ) -> np.ndarray:
     """Posterior mean of a site [n, d], or draws from its posterior [samples, n, d]; without n where cells share it.
 

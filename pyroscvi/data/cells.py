@@ -15,6 +15,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from pyroscvi.data.csr import CSR, few
 from pyroscvi.data.graph import neighbourhood
 
 if TYPE_CHECKING:
@@ -114,6 +115,13 @@ class Cells:
         """Counts [n, g], dense."""
         counts = self.counts if isinstance(self.counts, Tensor) else torch.from_numpy(self.counts.toarray())
         return counts.to(self.device, self.dtype)
+
+    @cached_property
+    def csr(self) -> CSR | None:
+        """Counts as they are stored, where a product with them is quicker so: sparse, few, float32 on a processor."""
+        if not sparse.issparse(self.counts) or self.device.type != "cpu" or self.dtype != torch.float32:
+            return None
+        return CSR.of(self.counts) if few(self.counts) else None
 
     @cached_property
     def library(self) -> Tensor:

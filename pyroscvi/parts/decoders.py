@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pyroscvi.data.cells import Dims
 from pyroscvi.part import Part
-from pyroscvi.parts.layers import Layers, beside
+from pyroscvi.parts.layers import Layers, affine
 from pyroscvi.parts.norms import LayerNorm, NoNorm, Norm
 
 __all__ = ["MLP", "Decoder", "Linear"]
@@ -35,8 +35,7 @@ class Linear(Decoder):
             _start_at_profile(self.heads["rho"], dims)
 
     def forward(self, z, d):
-        h = beside(z, d)
-        return {head: self.norms[head](layer(h)) for head, layer in self.heads.items()}
+        return {head: self.norms[head](affine(layer, z, d)) for head, layer in self.heads.items()}
 
 
 class MLP(Decoder):

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from pyroscvi.data.cells import Cells, Dims
+from pyroscvi.data.csr import CSR
 from pyroscvi.part import Part
 from pyroscvi.parts.conditions import Condition, Nothing
 from pyroscvi.parts.layers import Layers
@@ -18,6 +19,10 @@ class Features(Part):
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def above_zero(self, counts: CSR) -> Tensor | None:
+        """The same of the counts above zero alone [k]; None where a zero is not shown as zero."""
+        return None
+
 
 class Log1p(Features):
     """log(1 + x)."""
@@ -25,12 +30,22 @@ class Log1p(Features):
     def forward(self, x):
         return x.log1p()
 
+    def above_zero(self, counts):
+        return self(counts.values)
+
 
 class LogShare(Features):
     """log(1 + 10^4 x / sum x): the total count is hidden from the encoder."""
 
     def forward(self, x):
-        return torch.log1p(1e4 * x / x.sum(-1, keepdim=True).clamp(min=1))
+        return self._of(x, x.sum(-1, keepdim=True))
+
+    def above_zero(self, counts):
+        return self._of(counts.values, counts.totals())
+
+    @staticmethod
+    def _of(x: Tensor, total: Tensor) -> Tensor:
+        return torch.log1p(1e4 * x / total.clamp(min=1))
 
 
 class Counts(Features):
@@ -38,6 +53,9 @@ class Counts(Features):
 
     def forward(self, x):
         return x
+
+    def above_zero(self, counts):
+        return self(counts.values)
 
 
 class Encoder(Part):
@@ -70,4 +88,12 @@ class ReadCell(Encoder):
         self.width = self.layers.width
 
     def forward(self, cells):
-        return self.layers(self.features(cells.x), self.condition(cells))
+        return self.layers(self._shown(cells), self.condition(cells))
+
+    def _shown(self, cells: Cells) -> Tensor | CSR:
+        """What there is to see of the counts [n, g]: in training dense, for its gradients; else sparse if that pays."""
+        if not torch.is_grad_enabled() and cells.csr is not None:
+            values = self.features.above_zero(cells.csr)
+            if values is not None:
+                return cells.csr._replace(values=values)
+        return self.features(cells.x)

@@ -1,23 +1,41 @@
 """Hidden layers, the same in encoders and decoders: linear, norm, ReLU, dropout."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear as times
 
+from pyroscvi.data.csr import CSR
 from pyroscvi.part import Part
 from pyroscvi.parts.norms import LayerNorm, Norm
 
-__all__ = ["Layers", "beside"]
+__all__ = ["Layers", "affine", "beside"]
 
 
 def beside(*tensors: Tensor) -> Tensor:
     """Concatenate along the last axis, broadcasting the rest.
 
     Under enumeration and vectorised particles a latent has extra dimensions on its left that the data has not; every
-    input of a network passes through here.
+    input of a network passes through here or through ``affine``.
     """
     shape = torch.broadcast_shapes(*(t.shape[:-1] for t in tensors))
     wide = [t.expand(*shape, t.shape[-1]) for t in tensors if t.shape[-1]]
     return wide[0] if len(wide) == 1 else torch.cat(wide, -1)
+
+
+def affine(layer: Any, h: Tensor | CSR, d: Tensor) -> Tensor:
+    """A (h, d) + a of a linear layer, for h and d beside each other, broadcasting the rest.
+
+    Where one of them has dimensions that the other has not, each is multiplied once, at its own size, and the products
+    are added: what does not depend on an enumerated level is not multiplied for every level.
+    """
+    if not isinstance(h, CSR) and (not d.shape[-1] or h.shape[:-1] == d.shape[:-1]):
+        return layer(beside(h, d))
+    to_h, to_d = layer.weight.tensor_split([layer.in_features - d.shape[-1]], 1)
+    of_h = h.linear(to_h) if isinstance(h, CSR) else times(h, to_h)
+    of_d = times(d, to_d, layer.bias) if d.shape[-1] or layer.bias is None else layer.bias
+    return of_h + of_d
 
 
 class Layers(Part):
@@ -37,8 +55,9 @@ class Layers(Part):
         self.norms = nn.ModuleList([self.norm.sized(m) for m in widths])
         self.drop = nn.Dropout(self.dropout)
 
-    def forward(self, h: Tensor, d: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor | CSR, d: Tensor) -> Tensor:
+        h: Any = inputs
         for layer, (linear, norm) in enumerate(zip(self.linear, self.norms, strict=True)):
-            told = beside(h, d) if self.everywhere or layer == 0 else h
-            h = self.drop(torch.relu(norm(linear(told))))
+            told = affine(linear, h, d) if self.everywhere or layer == 0 else linear(h)
+            h = self.drop(torch.relu(norm(told)))
         return h
