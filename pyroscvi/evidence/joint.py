@@ -98,6 +98,10 @@ class Joint:
         shape = _log_p(trace, self.origin()).shape
         return {name: shape[axis] for name, axis in _enumerated(trace).items()}
 
+    def take(self, index: Tensor) -> "Joint":
+        """The density of some of the cells; their neighbours, which only guides look at, are left behind."""
+        return Joint(self.model, self.sites, self.cells.take(index, hops=0))
+
     def origin(self) -> Tensor:
         """u = 0 for every cell [1, n, size]."""
         return torch.zeros(1, len(self.cells), self.size, dtype=self.cells.dtype, device=self.cells.device)
