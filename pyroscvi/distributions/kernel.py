@@ -13,25 +13,24 @@ import torch
 from torch import Size, Tensor
 from torch.autograd.function import once_differentiable
 
+from pyroscvi.distributions import native
 from pyroscvi.distributions.blocks import blocks
 from pyroscvi.distributions.counts import Counts, find, traced
 from pyroscvi.distributions.parameters import Parameters
 from pyroscvi.distributions.terms import Means, terms
 
-__all__ = ["THETA_MAX", "THETA_MIN", "log_prob"]
-
-# Beyond these the limit has been reached in either precision. They are powers of two, so that to divide by theta and to
-# multiply by it again is exact, and theta = infinity is the Poisson, digit for digit.
-THETA_MIN, THETA_MAX = 2.0**-60, 2.0**80
-
+__all__ = ["log_prob"]
 
 def log_prob(x: Tensor, given: Parameters) -> Tensor:
     """log p(x) of whole count vectors [...]; x and the parameters broadcast to [..., g]."""
     present = [t for t in given if t is not None]
     dtype = reduce(torch.promote_types, (t.dtype for t in present), torch.float32)
     dtype = torch.promote_types(dtype, x.dtype)
+    x, given = x.detach().to(dtype), given.each(lambda t: t.to(dtype))
+    if native.active(x):
+        return native.NativeLogProb.apply(x, *given)
     slopes_wanted = torch.is_grad_enabled() and any(t.requires_grad for t in present)
-    return CountLogProb.apply(x.detach().to(dtype), slopes_wanted, *given.each(lambda t: t.to(dtype)))
+    return CountLogProb.apply(x, slopes_wanted, *given)
 
 
 class CountLogProb(torch.autograd.Function):
@@ -42,8 +41,7 @@ class CountLogProb(torch.autograd.Function):
         given = Parameters(*parameters)
         ctx.shapes = [None if t is None else t.shape for t in given]
         shape = torch.broadcast_shapes(x.shape, *(s for s in ctx.shapes if s is not None))
-        if given.dispersion is not None:  # from here on theta itself
-            given = given._replace(dispersion=given.dispersion.exp().clamp_(THETA_MIN, THETA_MAX))
+        given = given.with_theta()
         x, given = x.expand(shape), given.spread(shape, Tensor.expand)
         slopes = given.spread(shape, Tensor.new_empty) if slopes_wanted else None
         log_p = x.new_empty(shape[:-1])

@@ -4,7 +4,7 @@ import torch
 from torch import Size, Tensor
 
 from pyroscvi.distributions.count_vector import CountVector
-from pyroscvi.distributions.kernel import THETA_MAX, THETA_MIN
+from pyroscvi.distributions.parameters import THETA_MAX, THETA_MIN
 from pyroscvi.distributions.shares import Shares
 
 __all__ = ["NegativeBinomial"]

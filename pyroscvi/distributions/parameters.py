@@ -5,7 +5,11 @@ from typing import NamedTuple
 
 from torch import Size, Tensor
 
-__all__ = ["Parameters"]
+__all__ = ["THETA_MAX", "THETA_MIN", "Parameters"]
+
+# Beyond these the limit has been reached in either precision. They are powers of two, so that to divide by theta and to
+# multiply by it again is exact, and theta = infinity is the Poisson, digit for digit.
+THETA_MIN, THETA_MAX = 2.0**-60, 2.0**80
 
 
 class Parameters(NamedTuple):
@@ -18,6 +22,12 @@ class Parameters(NamedTuple):
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Parameters":
         return Parameters(*(None if t is None else change(t) for t in self))  # type: ignore[arg-type]
+
+    def with_theta(self) -> "Parameters":
+        """The same with theta in place of its logarithm."""
+        if self.dispersion is None:
+            return self
+        return self._replace(dispersion=self.dispersion.exp().clamp_(THETA_MIN, THETA_MAX))
 
     def spread(self, shape: Size, make: Callable[[Tensor, Size], Tensor]) -> "Parameters":
         """make(parameter, shape) for each, where the shape is [..., 1] for the size and [..., g] for the others."""

@@ -1,0 +1,135 @@
+"""The loss and its gradients as one graph: traced once through Pyro, compiled, and run on every minibatch of one size.
+
+``make_fx`` runs the loss on tensors that only have shapes and writes down every operation that reaches PyTorch, and the
+operations of the backward pass after them. Pyro's handlers, the parts of a page, Python itself: all of it happens while
+the graph is traced, and never again. Inductor then compiles the graph; the likelihood is in it as one operator
+(``distributions.native``). Nothing of this needs a page to be written in another way.
+
+What a graph cannot hold: a shape that changes (a minibatch of another size, the edges between cells in a tissue), and a
+decision that depends on a value. Random numbers are those of the eager step, drawn in the same order, so that a fit is
+the same fit with ``compile=True``, to rounding.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from pyroscvi.data.cells import Cells
+from pyroscvi.distributions import native
+from pyroscvi.inference.seeds import generator_state, set_generator_state
+
+__all__ = ["Captured", "capture"]
+
+LOSS, GRADIENT = 1e-5, 1e-3  # how far the compiled step may be from the eager one: float32, summed in another order
+
+
+class Captured:
+    """A loss [] and its gradients for minibatches like the first one."""
+
+    def __init__(self, loss: nn.Module, parameters: Sequence[nn.Parameter], first: Cells):
+        if first.graph is not None:
+            raise ValueError("cells with a graph of neighbours have another number of edges in every minibatch")
+        self.loss, self.like = loss, _without_tensors(first)
+        self.size, self.training = len(first), loss.training
+        self.names = list(_tensors(first))
+        held = dict(loss.named_parameters()) | dict(loss.named_buffers())
+        self.where, self.held = list(held), list(held.values())
+        self.trained = [next(i for i, t in enumerate(self.held) if t is p) for p in parameters]
+        self.run = self._compiled(first)
+
+    def suits(self, cells: Cells) -> bool:
+        return len(cells) == self.size
+
+    @torch.no_grad()
+    def __call__(self, cells: Cells, beta: float) -> tuple[Tensor, list[Tensor]]:
+        found = _tensors(cells)
+        loss, *gradients = self.run(*self._arguments(found, beta))
+        return loss, gradients
+
+    def _arguments(self, cells: Mapping[str, Tensor], beta: float) -> list[Tensor]:
+        return [*(t.detach() for t in self.held), *cells.values(), torch.tensor(beta, dtype=self.like.dtype)]
+
+    def _step(self, *arguments: Tensor) -> list[Tensor]:
+        held, told, beta = arguments[: len(self.held)], arguments[len(self.held) : -1], arguments[-1]
+        cells = _with_tensors(self.like, dict(zip(self.names, told, strict=True)))
+        loss = functional_call(self.loss, dict(zip(self.where, held, strict=True)), (cells, beta))
+        return [loss.detach(), *torch.autograd.grad(loss, [held[i] for i in self.trained], materialize_grads=True)]
+
+    def _compiled(self, first: Cells) -> Any:
+        from torch._inductor import compile as inductor
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        given = self._arguments(_tensors(first), 0.5)
+        given = [t.clone() for t in given]
+        for i in self.trained:
+            given[i].requires_grad_()
+        native.build(first.dtype)
+        with native.used():
+            graph = make_fx(self._step, tracing_mode="fake", _allow_non_fake_inputs=True)(*given)
+        with torch.no_grad():
+            return inductor(graph, [t.detach() for t in given], options={"fallback_random": True})
+
+
+def capture(
+    loss: nn.Module, parameters: Sequence[nn.Parameter], first: Cells, beta: float
+) -> Captured | None:
+    """The compiled step, once it has been seen to do what the eager one does; otherwise None, and one line why."""
+    try:
+        captured = Captured(loss, parameters, first)
+        if wrong := _differs(captured, first, beta, parameters):
+            raise ArithmeticError(wrong)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        warnings.warn(f"compile=True: {reason}; training goes on without compiling", stacklevel=2)
+        return None
+    return captured
+
+
+def _differs(captured: Captured, cells: Cells, beta: float, parameters: Sequence[nn.Parameter]) -> str:
+    """Where the compiled step is not the eager one on these cells, from the same random numbers; "" if nowhere."""
+    loss, device = captured.loss, cells.device
+    before, buffers = generator_state(device), [b.clone() for b in loss.buffers()]
+    eager = loss(cells, beta)
+    expected = torch.autograd.grad(eager, list(parameters), materialize_grads=True, allow_unused=True)
+    set_generator_state(device, before)
+    for buffer, was in zip(loss.buffers(), buffers, strict=True):
+        buffer.copy_(was)
+    value, gradients = captured(cells, beta)
+    set_generator_state(device, before)
+    for buffer, was in zip(loss.buffers(), buffers, strict=True):
+        buffer.copy_(was)
+    if not abs(value - eager) <= LOSS * (1 + abs(eager)):
+        return f"the compiled loss is {value.item():.8g}, the eager one {eager.item():.8g}"
+    norm = torch.stack([torch.linalg.vector_norm(g) for g in expected]).norm()
+    for (name, _), found, wanted in zip(loss.named_parameters(), gradients, expected, strict=True):
+        if not (found - wanted).norm() <= GRADIENT * norm:
+            return f"the compiled gradient of {name} is not the eager one"
+    return ""
+
+
+# A minibatch as a graph sees it: tensors by name, and the rest
+
+
+def _tensors(cells: Cells) -> dict[str, Tensor]:
+    one = ("x", "library", "covariates", "belief", "size_factor", "index")
+    found = {name: getattr(cells, name) for name in one}
+    found |= {f"categories.{name}": codes for name, codes in cells.categories.items()}
+    return {name: t for name, t in found.items() if t is not None}
+
+
+def _without_tensors(cells: Cells) -> Cells:
+    return replace(cells, counts=torch.empty(0, 0), names=None, index=None)
+
+
+def _with_tensors(like: Cells, tensors: Mapping[str, Tensor]) -> Cells:
+    rest = dict(tensors)
+    library = rest.pop("library")
+    categories = {name: rest.pop(f"categories.{name}") for name in like.categories}
+    cells = replace(like, counts=rest.pop("x"), categories=categories, **rest)
+    cells.__dict__["library"] = library  # rather than the sum of x once more
+    return cells
