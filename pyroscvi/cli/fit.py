@@ -10,6 +10,7 @@ from pyroscvi.cli.declare import declare, own_files
 from pyroscvi.cli.runs import carry_out, open_folder, write_run
 from pyroscvi.data.datasets import highly_variable
 from pyroscvi.data.fields import Fields
+from pyroscvi.inference.distributed import Ranks
 from pyroscvi.program import Guide, Model
 
 __all__ = ["fit_run"]
@@ -47,9 +48,15 @@ def fit_run(
         "training": training,
         "pyroscvi": __version__,
     }
-    open_folder(out, asked, force)
-    for file in own:
-        shutil.copy(file, out / file.name)
+    ranks = Ranks.here()  # of processes that torchrun started, the first one alone writes
+
+    def begin() -> None:
+        open_folder(out, asked, force)
+        for file in own:
+            shutil.copy(file, out / file.name)
+
+    ranks.from_first(begin)
     found = carry_out(out, declared_model, declared_guide, seen, **training)
-    write_run(out, found, cells, adata.obs, unseen)
-    print(f"{out}: {found!r}")
+    ranks.from_first(lambda: write_run(out, found, cells, adata.obs, unseen))
+    if ranks.first:
+        print(f"{out}: {found!r}")

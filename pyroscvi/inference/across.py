@@ -1,13 +1,13 @@
 """Batch norm over the cells of a whole minibatch whose shards lie on several ranks.
 
-torch's ``SyncBatchNorm`` does this on GPUs alone; this does it wherever tensors can be added up. Moments are sums over
-ranks through ``torch.distributed.nn``, whose backward pass adds the gradients up likewise.
+torch's ``SyncBatchNorm`` does this on GPUs alone; this does it wherever tensors can be added up.
 """
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
-from torch import Tensor, nn, stack
+from torch import Tensor, nn
 
 __all__ = ["across_ranks"]
 
@@ -18,21 +18,37 @@ class AcrossRanks(nn.BatchNorm1d):
     def forward(self, h: Tensor) -> Tensor:
         if not self.training:
             return super().forward(h)
-        from torch.distributed.nn.functional import all_reduce
-
-        count = h.new_full((h.shape[-1],), len(h))
-        dist.all_reduce(count)
-        mean = all_reduce(h.sum(0)) / count
-        variance = all_reduce((h - mean).square().sum(0)) / count
-        self._follow(stack([mean, variance * count / (count - 1)]).detach())
+        count = Added.apply(h.new_full((1,), len(h)))
+        mean = Added.apply(h.sum(0)) / count
+        variance = Added.apply((h - mean).square().sum(0)) / count
+        with torch.no_grad():
+            self._follow(mean, variance * count / (count - 1))
         return (h - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias
 
-    def _follow(self, moments: Tensor) -> None:
+    def _follow(self, mean: Tensor, variance: Tensor) -> None:
         """The running moments, by exponential averaging."""
         running: Any = self
         running.num_batches_tracked += 1
-        running.running_mean.lerp_(moments[0], running.momentum)
-        running.running_var.lerp_(moments[1], running.momentum)
+        running.running_mean.lerp_(mean, running.momentum)
+        running.running_var.lerp_(variance, running.momentum)
+
+
+class Added(torch.autograd.Function):
+    """The sum of a tensor over ranks; every rank's loss depends on it, and so their gradients are added up too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _added(x)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:  # type: ignore[override]
+        return _added(slope)
+
+
+def _added(x: Tensor) -> Tensor:
+    x = x.clone()
+    dist.all_reduce(x)
+    return x
 
 
 def across_ranks(module: nn.Module, wanted: bool) -> None:

@@ -18,7 +18,6 @@ import hashlib
 import os
 import signal
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -104,16 +103,18 @@ class Ranks:
             return cells
         return cells.subset(torch.arange(self.rank, len(cells), self.world)) if len(cells) > self.rank else None
 
-    def wrap(self, loss: nn.Module) -> nn.Module:
+    def wrap(self, loss: nn.Module, some: Cells) -> nn.Module:
         """The module whose backward pass leaves the mean gradient on every rank; all start where the first one does.
 
-        Parameters that a minibatch does not reach are looked for, because which those are may depend on the cells.
-        Buffers need no broadcast: ``across_ranks`` has batch norms see the whole minibatch, and nothing else moves.
+        Batch norms see the whole minibatch, so that their running moments are the same on all ranks. Parameters that a
+        loss does not reach are looked for at every step only where it does not reach some already with these cells.
         """
         if self.alone:
             return loss
-        across_ranks(loss, True)
-        return DistributedDataParallel(loss, broadcast_buffers=False, find_unused_parameters=True)
+        trained = [p for p in loss.parameters() if p.requires_grad]
+        reached = torch.autograd.grad(loss.eval()(some, 1.0), trained, allow_unused=True)
+        across_ranks(loss.train(), True)
+        return DistributedDataParallel(loss, find_unused_parameters=any(slope is None for slope in reached))
 
     def unwrap(self, trained: nn.Module) -> None:
         """What was trained, ready to be used by one process; to the bit the same on all."""
@@ -200,9 +201,7 @@ class Ranks:
 
         self.interrupted, before = False, signal.signal(signal.SIGINT, note)
         try:
-            with warnings.catch_warnings():  # that every parameter was reached after all is no news
-                warnings.filterwarnings("ignore", ".*find_unused_parameters=True was specified")
-                yield
+            yield
         finally:
             signal.signal(signal.SIGINT, before)
 

@@ -62,7 +62,8 @@ class Run:
         modules = {"model": self.model, "guide": self.guide, "objectives": nn.ModuleList(extra)}
         self.trained = nn.ModuleDict(modules)
         self.parameters = [p for p in self.trained.parameters() if p.requires_grad]
-        self.loss = self.ranks.wrap(Loss(self.trained, self.objectives, len(self.train)))
+        few = self.train.take(torch.arange(min(2, len(self.train))), self.guide.encoder.hops)
+        self.loss = self.ranks.wrap(Loss(self.trained, self.objectives, len(self.train)), few)
         self.optimiser = torch.optim.Adam(self.parameters, lr=self.lr, eps=EPS, fused=True)
         n = len(self.train)
         size = math.ceil(n / math.ceil(n / self.batch_size))  # of one size, rather than a small one at the end
