@@ -1,7 +1,7 @@
 """Cells: the one argument of every model and every guide.
 
-``Fields`` says where things are in an AnnData; ``Cells`` is what was found there. Counts stay sparse until they are
-looked at: ``cells.x`` is dense, so ask it of a minibatch.
+``Fields`` says where things are in an AnnData; ``Cells`` is what was found there. Counts stay sparse, or on disk, until
+they are looked at: ``cells.x`` is dense, so ask it of a minibatch.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,13 +17,15 @@ from torch import Tensor
 
 from pyroscvi.data.csr import CSR, few
 from pyroscvi.data.graph import neighbourhood
+from pyroscvi.data.loader import minibatches
+from pyroscvi.data.stored import BUFFER, Stored
 
 if TYPE_CHECKING:
     from pyroscvi.data.fields import Fields
 
 __all__ = ["Cells", "Dims"]
 
-Counts: TypeAlias = Tensor | sparse.csr_matrix
+Counts: TypeAlias = Tensor | sparse.csr_matrix | Stored
 Rows: TypeAlias = Tensor | np.ndarray | Sequence[int] | slice
 
 
@@ -60,7 +62,7 @@ class Dims:
 class Cells:
     """A minibatch of cells, or all of them.
 
-    counts       counts, dense or CSR                                                    [n, g]
+    counts       counts: dense, CSR, or on disk                                          [n, g]
     categories   codes by field, -1 where unknown: {"batch": [n], "label": [n]}
     covariates   continuous covariates                                                   [n, c]
     belief       what is believed of a cell's label: weights, all ones where nothing is   [n, y]
@@ -113,8 +115,9 @@ class Cells:
     @cached_property
     def x(self) -> Tensor:
         """Counts [n, g], dense."""
-        counts = self.counts if isinstance(self.counts, Tensor) else torch.from_numpy(self.counts.toarray())
-        return counts.to(self.device, self.dtype)
+        counts = self.counts.read() if isinstance(self.counts, Stored) else self.counts
+        dense = counts if isinstance(counts, Tensor) else torch.from_numpy(counts.toarray())
+        return dense.to(self.device, self.dtype)
 
     @cached_property
     def csr(self) -> CSR | None:
@@ -184,25 +187,41 @@ class Cells:
     def take(self, index: Rows, hops: int | None = 1) -> Self:
         """The minibatch of these rows; with a graph, their neighbours ``hops`` away come along as the halo.
 
-        Rows are numbers, in any order, or a mask; ``hops=None`` brings everything along that can be reached.
+        Rows are numbers, in any order, or a mask; ``hops=None`` brings everything along that can be reached. Counts on
+        disk are read.
         """
         index = torch.arange(len(self))[index]
+        rows = _rows(self, index)
         near = {} if self.graph is None else _halo(self, index.numpy(), hops)
         whole = index if self.index is None else self.index[index]
         total = len(self) if self.total is None else self.total
-        return replace(self, **_rows(self, index), **near, index=whole, total=total)
+        counts = rows["counts"]
+        counts = counts.read() if isinstance(counts, Stored) else counts
+        taken = replace(self, **{**rows, **near, "counts": counts, "index": whole, "total": total})
+        if "library" in vars(self):
+            vars(taken)["library"] = self.library[index.to(self.device)]
+        return taken
 
     def subset(self, index: Rows, hops: int | None = None) -> Self:
-        """These rows as a data set of their own; with a graph, its halo is everything that can be reached."""
+        """These rows as a data set of their own; with a graph, its halo is everything that can be reached.
+
+        Counts on disk stay there, unless these are few enough to be kept: 16,384 cells.
+        """
+        index = torch.arange(len(self))[index]
+        if isinstance(self.counts, Stored) and len(index) > BUFFER:
+            return replace(self, **_rows(self, index), index=None, total=None)
         return replace(self.take(index, hops), index=None, total=None)
 
-    def minibatches(self, size: int, generator: torch.Generator | None = None, hops: int | None = 1) -> Iterator[Self]:
-        """One pass over the cells, each exactly once, in the generator's order; without one, as they stand."""
+    def minibatches(
+        self, size: int, generator: torch.Generator | None = None, hops: int | None = 1, start: int = 0
+    ) -> Iterator[Self]:
+        """One pass over the cells, each exactly once, in the generator's order; without one, as they stand.
+
+        ``start`` goes on from that minibatch of the pass, in which all before it are skipped without being read.
+        """
         if size < 1:
             raise ValueError(f"a minibatch has at least one cell, not {size}")
-        order = torch.arange(len(self)) if generator is None else torch.randperm(len(self), generator=generator)
-        for index in order.split(size):
-            yield self.take(index, hops)
+        return minibatches(self, size, generator, hops, start)
 
     def split(self, fraction: float, by: str | None = None, seed: int = 0) -> tuple[Self, Self]:
         """Two data sets, the second with ``fraction`` of the cells, of each level of the field ``by`` if one is named.
@@ -296,12 +315,11 @@ def _stacked(first: Cells, second: Cells) -> Cells:
     def join(a: Tensor | None, b: Tensor | None) -> Tensor | None:
         return None if a is None or b is None else torch.cat([a, b])
 
-    dense = isinstance(first.counts, Tensor)
+    a, b = first.counts, second.counts
+    stacked = torch.cat([a, b]) if isinstance(a, Tensor) and isinstance(b, Tensor) else sparse.vstack([a, b], "csr")
     return replace(
         first,
-        counts=join(first.counts, second.counts)
-        if dense
-        else sparse.vstack([first.counts, second.counts], format="csr"),
+        counts=stacked,
         categories={name: torch.cat([codes, second.categories[name]]) for name, codes in first.categories.items()},
         covariates=join(first.covariates, second.covariates),
         belief=join(first.belief, second.belief),
@@ -314,6 +332,8 @@ def _stacked(first: Cells, second: Cells) -> Cells:
 
 def _totals(counts: Counts, axis: int) -> Tensor:
     """Sums over an axis, in double precision: a float32 stops counting at 2^24."""
+    if isinstance(counts, Stored):
+        return torch.as_tensor(counts.totals if axis == 1 else counts.genes)
     if isinstance(counts, Tensor):
         there = counts.cpu() if counts.device.type == "mps" else counts  # which knows no double precision
         return there.sum(axis, dtype=torch.float64)

@@ -7,24 +7,42 @@ from typing import Any
 import numpy as np
 from anndata import AnnData
 
-from pyroscvi.data.matrices import Matrix, gather
+from pyroscvi.data.matrices import Matrix, blocks, gather
+from pyroscvi.data.stored import Stored
 
-__all__ = ["check_cells", "check_counts", "check_genes", "check_numbers", "counts_of", "listed", "precision"]
+__all__ = [
+    "Tally",
+    "check_cells",
+    "check_counts",
+    "check_genes",
+    "check_numbers",
+    "counts_of",
+    "listed",
+    "precision",
+    "remedy",
+    "source_of",
+]
 
 BLOCK = 1 << 22  # values looked at at once, so that a scan needs little memory beside the data
 
 
 def counts_of(adata: AnnData, layer: str | None, columns: np.ndarray, genes: Sequence[str]) -> Matrix:
     """These columns of a layer (None: of X), in memory, every value of them checked."""
+    source, place = source_of(adata, layer)
+    counts = gather(source, columns)
+    check_counts(counts, adata.obs_names, genes, place, lambda: remedy(adata))
+    return counts
+
+
+def source_of(adata: AnnData, layer: str | None) -> tuple[Any, str]:
+    """A layer (None: X), wherever it lies, and what errors call it."""
     if layer is not None and layer not in adata.layers:
         raise KeyError(f"there is no layer {layer!r}; there are {listed(adata.layers) or 'none'}, and X (counts=None)")
     source = _at(adata, layer)
     place = "X" if layer is None else f"layer {layer!r}"
     if source is None:
-        raise ValueError(f"{place} is empty. {_remedy(adata)}")
-    counts = gather(source, columns)
-    check_counts(counts, adata.obs_names, genes, place, lambda: _remedy(adata))
-    return counts
+        raise ValueError(f"{place} is empty. {remedy(adata)}")
+    return source, place
 
 
 def check_counts(
@@ -35,29 +53,52 @@ def check_counts(
     place   where the matrix comes from, as the error says it
     remedy  called for a sentence on what to do instead, once it is needed
     """
-    if matrix.dtype.kind not in "buif":
-        raise TypeError(f"{place} holds values of type {matrix.dtype}, which are no counts. {remedy()}")
-    kinds: dict[str, int] = {}
-    first = None
-    for start, values in _blocks(_values(matrix)):
-        bad = ~_are_counts(values)
-        if not bad.any():
-            continue
-        if first is None:
-            first = start + int(bad.argmax())
-        for kind, found in _kinds(values[bad]).items():
-            kinds[kind] = kinds.get(kind, 0) + found
-    if first is None:
-        return
-    row, column = _position(matrix, first)
-    tally = ", ".join(f"{found:,} {kind}" for kind, found in kinds.items() if found)
-    raise ValueError(
-        f"{place} holds values that are no counts: {tally}. The first is {_values(matrix)[first]}, "
-        f"of gene {genes[column]!r} in cell {cells[row]!r}. {remedy()}"
-    )
+    tally = Tally()
+    tally.look(matrix)
+    tally.check(cells, genes, place, remedy)
 
 
-def check_cells(matrix: Matrix, cells: Sequence[str], empty: str) -> np.ndarray:
+class Tally:
+    """What is wrong with values, over all the blocks of a matrix that are looked at one after the other."""
+
+    def __init__(self) -> None:
+        self.kinds: dict[str, int] = {}
+        self.first: tuple[Any, int, int] | None = None  # a value, its row and its column
+        self.strange: np.dtype | None = None  # a type that is none of numbers
+        self.largest = 0
+
+    def look(self, matrix: Matrix, row: int = 0) -> None:
+        """Every value of a block whose first row is ``row`` of the whole."""
+        values = _values(matrix)
+        if values.dtype.kind not in "buif":
+            self.strange = values.dtype
+            return
+        for start, some in _blocks(values):
+            bad = ~_are_counts(some)
+            if not bad.any():
+                self.largest = max(self.largest, int(some.max(initial=0)))
+                continue
+            if self.first is None:
+                flat = start + int(bad.argmax())
+                here, column = _position(matrix, flat)
+                self.first = values[flat], row + here, column
+            for kind, found in _kinds(some[bad]).items():
+                self.kinds[kind] = self.kinds.get(kind, 0) + found
+
+    def check(self, cells: Sequence[str], genes: Sequence[str], place: str, remedy: Callable[[], str]) -> None:
+        """Raise if anything was wrong, with how much of it there is and where it is first."""
+        if self.strange is not None:
+            raise TypeError(f"{place} holds values of type {self.strange}, which are no counts. {remedy()}")
+        if self.first is not None:
+            value, row, column = self.first
+            tally = ", ".join(f"{found:,} {kind}" for kind, found in self.kinds.items() if found)
+            raise ValueError(
+                f"{place} holds values that are no counts: {tally}. The first is {value}, "
+                f"of gene {genes[column]!r} in cell {cells[row]!r}. {remedy()}"
+            )
+
+
+def check_cells(matrix: Matrix | Stored, cells: Sequence[str], empty: str) -> np.ndarray:
     """Which cells have counts [n]. Raises where one has none, or warns where ``empty="drop"``."""
     filled = _any(matrix, axis=1)
     if filled.all():
@@ -67,17 +108,17 @@ def check_cells(matrix: Matrix, cells: Sequence[str], empty: str) -> np.ndarray:
         raise ValueError(f"{named}. Leave them out before reading, or by read(..., empty='drop')")
     if not filled.any():
         raise ValueError(f"{named}. No cell is left")
-    warnings.warn(f"{named}. They are dropped: the rows left are cells.names", UserWarning, stacklevel=3)
+    warnings.warn(f"{named}. They are dropped: the rows left are cells.names", UserWarning, stacklevel=4)
     return filled
 
 
-def check_genes(matrix: Matrix, genes: Sequence[str]) -> None:
+def check_genes(matrix: Matrix | Stored, genes: Sequence[str]) -> None:
     """Warn, once, of genes that no cell has a count of."""
     seen = _any(matrix, axis=0)
     if not seen.all():
         named = listed(np.asarray(genes)[~seen])
         message = f"{(~seen).sum():,} of {len(seen):,} genes have no count in any cell; they are kept: {named}"
-        warnings.warn(message, UserWarning, stacklevel=3)
+        warnings.warn(message, UserWarning, stacklevel=4)
 
 
 def check_numbers(values: np.ndarray, cells: Sequence[str], place: str, wanted: str, good: np.ndarray) -> None:
@@ -91,9 +132,12 @@ def check_numbers(values: np.ndarray, cells: Sequence[str], place: str, wanted: 
         )
 
 
-def precision(matrix: Matrix) -> type:
+def precision(matrix: Matrix | Stored) -> type:
     """The floating type that holds these counts exactly: float32 up to 2^24, float64 up to 2^53."""
-    largest = max((int(values.max()) for _, values in _blocks(_values(matrix))), default=0)
+    if isinstance(matrix, Stored):
+        largest = int(matrix.largest)
+    else:
+        largest = max((int(values.max()) for _, values in _blocks(_values(matrix))), default=0)
     if largest > 2**53:
         raise ValueError(f"a count of {largest} is more than float64 holds exactly (2^53)")
     return np.float32 if largest <= 2**24 else np.float64
@@ -106,7 +150,7 @@ def listed(names: Iterable[Any], most: int = 10) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
 
 
-def _remedy(adata: AnnData) -> str:
+def remedy(adata: AnnData) -> str:
     """Where else in this AnnData counts are: every layer, X and raw are scanned in full."""
     found = [place for place in (None, *adata.layers) if _holds_counts(_at(adata, place))]
     if found:
@@ -128,8 +172,13 @@ def _at(adata: AnnData, place: str | None) -> Any:
 def _holds_counts(source: Any) -> bool:
     if source is None:
         return False
-    values = _values(gather(source))
-    return values.dtype.kind in "buif" and bool(values.any()) and all(_are_counts(b).all() for _, b in _blocks(values))
+    tally, some = Tally(), False
+    for block in blocks(source):
+        tally.look(block)
+        if tally.first is not None or tally.strange is not None:
+            return False
+        some = some or bool(_values(block).any())
+    return some
 
 
 def _values(matrix: Matrix) -> np.ndarray:
@@ -165,7 +214,9 @@ def _position(matrix: Matrix, flat: int) -> tuple[int, int]:
     return int(np.searchsorted(matrix.indptr, flat, side="right")) - 1, int(matrix.indices[flat])
 
 
-def _any(matrix: Matrix, axis: int) -> np.ndarray:
+def _any(matrix: Matrix | Stored, axis: int) -> np.ndarray:
+    if isinstance(matrix, Stored):
+        return (matrix.totals if axis == 1 else matrix.genes) > 0
     if isinstance(matrix, np.ndarray):
         return (matrix != 0).any(axis)
     if axis == 1:

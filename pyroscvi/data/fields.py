@@ -14,9 +14,13 @@ from torch import Tensor
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.checks import check_cells, check_genes, check_numbers, counts_of, listed, precision
 from pyroscvi.data.columns import codes, column, numbers, standardised, weights
-from pyroscvi.data.genes import match
+from pyroscvi.data.files import Data, Opened, opened
+from pyroscvi.data.genes import match, numbered
 from pyroscvi.data.graph import nearest
-from pyroscvi.data.merge import merged
+from pyroscvi.data.matrices import Matrix
+from pyroscvi.data.merge import merged, outlined
+from pyroscvi.data.stored import Stored
+from pyroscvi.data.survey import laid, surveyed
 
 __all__ = ["Fields"]
 
@@ -108,10 +112,52 @@ class Fields:
         """
         if not isinstance(adata, AnnData):
             adata = merged(adata, self, genes)
-        if not adata.n_obs or not adata.n_vars:
-            raise ValueError(f"nothing to read: {adata.n_obs:,} cells and {adata.n_vars:,} genes")
+        _refuse_empty(adata)
         names, picked = match(adata.var_names, self.genes, missing, extra=not self.chosen)
-        counts = counts_of(adata, self.counts, picked, names)
+        return self._cells(adata, counts_of(adata, self.counts, picked, names), names, unknown, empty)
+
+    def open(
+        self,
+        data: Data,
+        *,
+        genes: Literal["intersection", "union"] = "intersection",
+        missing: Literal["error", "zero"] = "error",
+        unknown: Literal["error", "allow"] = "error",
+        empty: Literal["error", "drop"] = "error",
+    ) -> Cells:
+        """The same cells with their counts left on disk, for files that are larger than memory.
+
+            cells = Fields(batch="donor").open("atlas.h5ad")      # or .zarr, or a folder of files
+            fit(model, guide, cells)
+
+        data     a path, an AnnData that is backed by a file, or a list or dict of them: ``pyroscvi.data.files.opened``
+                 says what files and folders there can be
+
+        Options and errors are those of ``read``. One pass looks at every count; from then on cells are read in blocks
+        as they are needed, and obs alone is in memory. What is done with cells is done with these: ``fit`` and every
+        method of a ``Fit`` take them. Of several files, one that has no column for the batch is a batch of its own.
+        """
+        if self.spatial is not None:
+            raise ValueError("cells in space are read into memory, for the graph of their neighbours: Fields.read")
+        found = opened(data)
+        files = {"": found} if isinstance(found, Opened) else found
+        told = (
+            files[""].told
+            if isinstance(found, Opened)
+            else outlined({k: f.told for k, f in files.items()}, self, genes)
+        )
+        _refuse_empty(told)
+        names, _ = match(told.var_names, self.genes, missing, extra=not self.chosen)
+        counts = []
+        for name, file in files.items():
+            places = numbered(file.told.var_names)[0].get_indexer(pd.Index(names))
+            columns = np.where(places >= 0, file.columns[places], -1)
+            counts.append(surveyed(file, self.counts, columns, names, name))
+        return self._cells(told, laid(counts), names, unknown, empty)
+
+    def _cells(
+        self, adata: AnnData, counts: Matrix | Stored, names: tuple[str, ...], unknown: str, empty: str
+    ) -> Cells:
         filled = check_cells(counts, adata.obs_names, empty)
         if not filled.all():
             adata, counts = adata[filled], counts[filled]
@@ -125,7 +171,7 @@ class Fields:
         categories, levels = self._categories(adata.obs, labels, unknown)
         covariates, moments = self._covariates(adata.obs)
         cells = Cells(
-            counts if sparse.issparse(counts) else torch.from_numpy(counts),
+            torch.from_numpy(counts) if isinstance(counts, np.ndarray) else counts,
             categories={name: torch.from_numpy(code) for name, code in categories.items()},
             covariates=None if covariates is None else torch.from_numpy(covariates).to(dtype),
             size_factor=self._sizes(adata.obs, dtype),
@@ -206,6 +252,11 @@ class Fields:
             return nearest(coordinates, self.neighbours)
         section, _ = codes(column(adata.obs, self.section, "section"), f"section (obs[{self.section!r}])")
         return nearest(coordinates, self.neighbours, section)
+
+
+def _refuse_empty(adata: AnnData) -> None:
+    if not adata.n_obs or not adata.n_vars:
+        raise ValueError(f"nothing to read: {adata.n_obs:,} cells and {adata.n_vars:,} genes")
 
 
 def _obsm(adata: AnnData, key: str, role: str) -> Any:

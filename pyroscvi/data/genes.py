@@ -9,7 +9,7 @@ from anndata.utils import make_index_unique
 
 from pyroscvi.data.checks import listed
 
-__all__ = ["match"]
+__all__ = ["match", "numbered"]
 
 
 def match(
@@ -23,7 +23,7 @@ def match(
 
     Warns once of everything that a person would want to know: genes missing, extra, in another order, or repeated.
     """
-    names, notes = _numbered(found)
+    names, notes = numbered(found)
     if wanted is None:
         columns = np.arange(len(names))
     else:
@@ -54,7 +54,7 @@ def match(
     return tuple(names if wanted is None else wanted), columns
 
 
-def _numbered(names: pd.Index) -> tuple[pd.Index, list[str]]:
+def numbered(names: pd.Index) -> tuple[pd.Index, list[str]]:
     """Unique names, as scanpy makes them ("TBCE", "TBCE-1"), and a note of what was repeated."""
     names = names.astype(str)
     if names.is_unique:

@@ -10,6 +10,7 @@ import torch
 from scipy import sparse
 
 from pyroscvi.data.cells import Cells
+from pyroscvi.data.stored import Stored
 from pyroscvi.evidence.reading import pair, reading
 
 __all__ = ["Question", "fingerprint", "question", "refuse_unequal"]
@@ -47,7 +48,7 @@ def question(fit: Any, cells: Cells) -> Question:
 
 def fingerprint(cells: Cells) -> str:
     """A hash of the counts, whatever they are stored as."""
-    counts = cells.counts
+    counts = cells.counts.read() if isinstance(cells.counts, Stored) else cells.counts
     rows = sparse.csr_matrix(counts.cpu().numpy() if isinstance(counts, torch.Tensor) else counts, copy=True)
     rows.sum_duplicates()
     rows.eliminate_zeros()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyroscvi.data.cells import Cells
+from pyroscvi.data.stored import Stored
 from pyroscvi.inference.elbo import joint
 from pyroscvi.program import Guide, Model
 
@@ -29,20 +30,28 @@ def explain(model: Model, guide: Guide, cells: Cells, trained: nn.Module) -> str
 
 def unfit(cells: Cells) -> str:
     """What there is among the data of cells that no model can be fitted to; nothing is an empty string."""
-    counts = cells.counts
-    if isinstance(counts, Tensor):
-        wrong = ~(torch.isfinite(counts) & (counts >= 0))
-        where = wrong.nonzero()[:1].tolist()
-    else:
-        first = np.flatnonzero(~(np.isfinite(counts.data) & (counts.data >= 0)))[:1]
-        where = [[int(np.searchsorted(counts.indptr, k, side="right")) - 1, int(counts.indices[k])] for k in first]
-    for n, g in where:
-        return f"cell {_cell(cells, n)}, gene {_gene(cells, g)} has the count {float(counts[n, g])}"
+    for n, g, count in _no_count(cells.counts):
+        return f"cell {_cell(cells, n)}, gene {_gene(cells, g)} has the count {count}"
     for name, values in {"covariate": cells.covariates, "size factor": cells.size_factor}.items():
         if values is not None and not torch.isfinite(values).all():
             n = int((~torch.isfinite(values)).nonzero()[0, 0])
             return f"cell {_cell(cells, n)} has a {name} that is not finite"
     return ""
+
+
+def _no_count(counts: Any) -> Iterator[tuple[int, int, float]]:
+    """Row, column and value of the first count that is none; those on disk were looked at when they were opened."""
+    if isinstance(counts, Tensor):
+        wrong = ~(torch.isfinite(counts) & (counts >= 0))
+        for n, g in wrong.nonzero()[:1].tolist():
+            yield n, g, float(counts[n, g])
+    elif not isinstance(counts, Stored):
+        for k in np.flatnonzero(~(np.isfinite(counts.data) & (counts.data >= 0)))[:1]:
+            yield (
+                int(np.searchsorted(counts.indptr, k, side="right")) - 1,
+                int(counts.indices[k]),
+                float(counts.data[k]),
+            )
 
 
 def _sites(model: Model, guide: Guide, cells: Cells) -> Iterator[str]:

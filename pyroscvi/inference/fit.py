@@ -18,7 +18,7 @@ from pyroscvi.inference.loss import Objective
 from pyroscvi.inference.progress import watched
 from pyroscvi.inference.result import Fit
 from pyroscvi.inference.resume import Folder, digest
-from pyroscvi.inference.run import Run
+from pyroscvi.inference.run import ENOUGH, Run
 from pyroscvi.inference.schedules import Linear, Patience, Schedule
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.program import Guide, Model, Program
@@ -54,7 +54,8 @@ def fit(
     lr              learning rate of Adam
     warmup          KL weight: a fraction of the run over which it rises from 0 to 1, or a ``Schedule``
     early_stopping  stop, once the warm-up is over, when the held-out ELBO has not improved, and keep the best state
-    validation      fraction of the cells that is held out for that, of every batch where there are batches
+    validation      fraction of the cells that is held out for that, of every batch where there are batches; but no
+                    more than 10,000
     clip            largest norm of the gradient of the loss per cell
     objectives      callables (model, guide, cells) -> [n], whose mean is added to the loss
     seed            of everything random; no global generator is touched
@@ -167,7 +168,7 @@ def _split(cells: Cells, validation: float, seed: int) -> tuple[Cells, Cells | N
     """Cells to fit to, and cells to stop by if there are enough of them."""
     if round(validation * len(cells)) < 1:
         return cells, None
-    return cells.split(validation, by=None if cells.batch is None else "batch", seed=seed)
+    return cells.split(min(validation, ENOUGH / len(cells)), by=None if cells.batch is None else "batch", seed=seed)
 
 
 def _patience(early_stopping: bool | Patience, epochs: int) -> Patience | None:

@@ -1,0 +1,169 @@
+"""Files of cells, opened without reading their counts: h5ad, zarr, HDF5 batch files, and folders of any of them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import h5py
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from anndata.io import read_elem, sparse_dataset
+
+from pyroscvi.data.checks import listed
+
+__all__ = ["Data", "Opened", "opened"]
+
+Data: TypeAlias = str | Path | AnnData | Sequence["str | Path | AnnData"] | Mapping[str, "str | Path | AnnData"]
+
+KINDS = (".h5ad", ".zarr", ".h5", ".hdf5")
+
+
+class Opened(NamedTuple):
+    """Cells whose counts are on disk.
+
+    told    what is known of them, in memory: obs, var, obsm
+    file    the AnnData on disk that they are in, with its counts; ``told`` may be some of its cells and genes
+    """
+
+    told: AnnData
+    file: AnnData
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Where each cell lies in the file [n]."""
+        if self.told.n_obs == self.file.n_obs:
+            return np.arange(self.told.n_obs)
+        return _found(self.told.obs_names, self.file.obs_names, "cells")
+
+    @property
+    def columns(self) -> np.ndarray:
+        """Where each gene lies in the file [g]."""
+        if self.told.n_vars == self.file.n_vars:
+            return np.arange(self.told.n_vars)
+        return _found(self.told.var_names, self.file.var_names, "genes")
+
+
+def opened(data: Data) -> dict[str, Opened] | Opened:
+    """Cells of a file, or by name of the several files of a folder, a list or a dict.
+
+    A path to
+        *.h5ad         AnnData, as ``adata.write_h5ad`` leaves it
+        *.zarr         AnnData, as ``adata.write_zarr`` leaves it: a folder, in version 2 or 3 of the format
+        *.h5, *.hdf5   a batch file: ``X`` (an array [n, g], or a CSR group as anndata writes them), ``genes`` and
+                       ``cells`` (names), ``obs/...`` (a column each: ``obs/umi_count``, ``obs/SRX_accession``)
+        a folder       all of these in it, by name; whatever else is there (``config.json``) is left alone
+    or an AnnData whose counts are on disk, ``anndata.read_h5ad(path, backed="r")``, of which some cells or genes may
+    have been picked.
+    """
+    if isinstance(data, AnnData):
+        return _of_anndata(data)
+    if isinstance(data, str | Path):
+        path = Path(data)
+        if not path.exists():
+            raise ValueError(f"{path}: there is no such file or folder")
+        return _of_folder(path) if path.is_dir() and not _is_zarr(path) else _of_file(path)
+    if not isinstance(data, Mapping | list | tuple):
+        raise TypeError(f"cells are opened from a path, an AnnData on disk, or several, not from {type(data).__name__}")
+    table = data if isinstance(data, Mapping) else {str(number): one for number, one in enumerate(data)}
+    several: dict[str, Opened] = {}
+    for key, one in table.items():
+        found = opened(one)
+        if not isinstance(found, Opened):
+            raise ValueError(f"{key}: {one} is a folder: open it alone, or name its files")
+        several[key] = found
+    if not several:
+        raise ValueError("nothing to open: no file was given")
+    return several
+
+
+def _of_folder(path: Path) -> dict[str, Opened]:
+    files = sorted(file for file in path.iterdir() if file.suffix in KINDS)
+    if not files:
+        raise ValueError(f"{path} holds no files of cells: {listed(KINDS)} are known")
+    if len({file.stem for file in files}) < len(files):
+        return {file.name: _of_file(file) for file in files}
+    return {file.stem: _of_file(file) for file in files}
+
+
+def _of_file(path: Path) -> Opened:
+    try:
+        if _is_zarr(path):
+            import zarr
+
+            found = _of_anndata_store(zarr.open_group(str(path), mode="r"))
+        elif path.suffix == ".h5ad":
+            found = _of_anndata_store(h5py.File(path, "r"))
+        elif path.suffix in KINDS:
+            found = _of_batch_file(h5py.File(path, "r"))
+        else:
+            raise ValueError(f"its name ends in none of {listed(KINDS)}")
+    except Exception as error:  # h5py, zarr and anndata raise many kinds
+        raise ValueError(f"{path} cannot be opened: {error}") from error
+    return Opened(found, found)
+
+
+def _of_anndata_store(store: Any) -> AnnData:
+    """An AnnData whose X and layers stay on disk."""
+    layers, obsm = (store.get(name, {}) for name in ("layers", "obsm"))
+    return AnnData(
+        X=_matrix(store["X"]) if "X" in store else None,
+        layers={name: _matrix(layers[name]) for name in layers},
+        obs=read_elem(store["obs"]),
+        var=pd.DataFrame(index=read_elem(store["var"]).index),
+        obsm={name: _array(obsm[name]) for name in obsm},
+    )
+
+
+def _of_batch_file(file: h5py.File) -> AnnData:
+    if missing := [name for name in ("X", "genes", "cells") if name not in file]:
+        raise ValueError(f"it has no {listed(missing)}; a batch file holds X, genes, cells and obs")
+    cells, genes = _values(file["cells"]), _values(file["genes"])
+    shape = tuple(map(int, _matrix(file["X"]).shape))
+    if shape != (len(cells), len(genes)):
+        raise ValueError(f"its X is of shape {shape}, and it names {len(cells):,} cells and {len(genes):,} genes")
+    columns = {name: _values(column) for name, column in file.get("obs", {}).items()}
+    if short := [name for name, values in columns.items() if len(values) != len(cells)]:
+        raise ValueError(f"its obs/{short[0]} is of {len(columns[short[0]]):,} cells, and it names {len(cells):,}")
+    obs, var = pd.DataFrame(columns, index=cells.astype(str)), pd.DataFrame(index=genes.astype(str))
+    return AnnData(X=_matrix(file["X"]), obs=obs, var=var)
+
+
+def _of_anndata(adata: AnnData) -> Opened:
+    if adata.isbacked:
+        return Opened(adata, _of_file(Path(str(adata.filename))).file)
+    on_disk = [place for place in (adata.X, *adata.layers.values()) if not isinstance(place, np.ndarray)]
+    if not any(hasattr(place, "group") or hasattr(place, "chunks") for place in on_disk):
+        raise ValueError(
+            "this AnnData is in memory: read it, Fields(...).read(adata); on disk is what a path leads to, or "
+            "anndata.read_h5ad(path, backed='r')"
+        )
+    return Opened(adata, adata)
+
+
+def _matrix(place: Any) -> Any:
+    """A matrix at a place in a file: an array, or a sparse matrix that is read by rows."""
+    return place if hasattr(place, "shape") else sparse_dataset(place)
+
+
+def _array(place: Any) -> Any:
+    """An array that stays on disk until it is looked at, or a table."""
+    return place if hasattr(place, "shape") else read_elem(place)
+
+
+def _values(dataset: h5py.Dataset) -> np.ndarray:
+    return dataset.asstr()[:].astype(object) if h5py.check_string_dtype(dataset.dtype) else dataset[:]
+
+
+def _is_zarr(path: Path) -> bool:
+    return path.is_dir() and any((path / name).exists() for name in (".zgroup", "zarr.json", ".zmetadata"))
+
+
+def _found(names: pd.Index, among: pd.Index, what: str) -> np.ndarray:
+    """Places of names in a file of which these are some."""
+    if not among.is_unique:
+        raise ValueError(f"{what} of the file have names that repeat, so none can be found: open the whole file")
+    places = among.get_indexer(names)
+    if (places < 0).any():
+        raise ValueError(f"{what} were renamed since the file was opened: {listed(names[places < 0])} are not in it")
+    return places
