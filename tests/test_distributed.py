@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
-from two_ranks import gradients, sixty
+from two_ranks import At, fitted, gradients, history_of, sixty, tensors
 
 import pyroscvi as ps
 from pyroscvi.inference.across import AcrossRanks, across_ranks
@@ -57,11 +57,14 @@ def test_two_ranks_do_together_what_one_process_does(tmp_path):
 
     for name in ("plain", "stopped early", "interrupted", "resumed", "spoilt"):
         assert alike(first[name], second[name]), f"{name}: ranks ended with different fits"
-    assert same(first["plain"]["tensors"], tensors_of(ps.load(tmp_path / "plain")))
+    assert same(first["plain"]["tensors"], tensors(ps.load(tmp_path / "plain")))
     assert len(first["stopped early"]["history"]) < 40
     assert [rank["interrupted"]["interrupted"] for rank in (first, second)] == [True, True]  # only one had Ctrl-C
     assert [len(rank["interrupted"]["warnings"]) for rank in (first, second)] == [1, 0]
     assert alike(first["resumed"], first["plain"]), "a run that was interrupted and taken up is another run"
+    alone = fitted(At(9, 0, None), folder=tmp_path / "left")  # what two began, one may end
+    assert alone.record["epochs"] == 6
+    assert torch.equal(history_of(alone)[:1], first["left"]["history"])
     for rank in (first, second):
         assert "NonFiniteLoss: the loss became nan at epoch 1, minibatch 3" in rank["spoilt"]["error"]
         assert "gene 0 with count nan" in rank["spoilt"]["error"]  # of a cell that only one of them has seen
@@ -73,10 +76,6 @@ def test_two_ranks_do_together_what_one_process_does(tmp_path):
     assert not same(first["alone"]["tensors"], second["alone"]["tensors"])
     drawn = [torch.load(tmp_path / f"drawn{rank}.pt") for rank in (0, 1)]
     assert not torch.equal(*drawn), "both ranks draw the same noise"
-
-
-def tensors_of(fit):
-    return {f"{of}.{name}": t for of in ("model", "guide") for name, t in getattr(fit, of).state_dict().items()}
 
 
 def test_the_command_line_under_torchrun_leaves_one_run(tmp_path):

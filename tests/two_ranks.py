@@ -101,6 +101,10 @@ def tensors(fit: ps.Fit) -> dict:
     return {f"{of}.{name}": t for of in ("model", "guide") for name, t in getattr(fit, of).state_dict().items()}
 
 
+def history_of(fit: ps.Fit) -> torch.Tensor:
+    return torch.tensor(fit.history.drop(columns="seconds", errors="ignore").to_numpy())
+
+
 class At:
     """An objective that costs nothing, and does something once: on one rank, at one of its calls."""
 
@@ -148,8 +152,7 @@ def told(call) -> dict:
     about = {"error": error, "warnings": [str(warning.message) for warning in said]}
     if fit is None:
         return about
-    rows = fit.history.drop(columns="seconds", errors="ignore").to_numpy()
-    return about | {"tensors": tensors(fit), "history": torch.tensor(rows), "interrupted": fit.record["interrupted"]}
+    return about | {"tensors": tensors(fit), "history": history_of(fit), "interrupted": fit.record["interrupted"]}
 
 
 def main(out: Path) -> None:
@@ -161,9 +164,10 @@ def main(out: Path) -> None:
         "plain": lambda: fitted(At(9, 0, draw), folder=Folder(out / "plain", seconds=0.0)),
         "stopped early": lambda: fitted(norm=BatchNorm(), epochs=40, lr=0.1, early_stopping=Patience(2)),
         "interrupted": lambda: fitted(At(1, 10, interrupt), folder=Folder(out / "resumed", seconds=0.0)),
+        "left": lambda: fitted(At(1, 10, interrupt), folder=Folder(out / "left", seconds=0.0)),
         "resumed": lambda: fitted(At(9, 0, draw), folder=Folder(out / "resumed", seconds=0.0)),
         "spoilt": lambda: fitted(At(1, 4, spoil)),
-        "draws": lambda: fitted(At(ranks.rank, 2, draw), epochs=1),
+        "draws": lambda: fitted(At(ranks.rank, 2, draw), epochs=1, batch_size=54),
         "other seeds": lambda: fitted(seed=ranks.rank),
         "too small": lambda: fitted(batch_size=3),
         "alone": lambda: fitted(seed=ranks.rank, distributed=False),
