@@ -18,7 +18,7 @@ from torch import Tensor
 from pyroscvi.data.csr import CSR, few
 from pyroscvi.data.graph import neighbourhood
 from pyroscvi.data.loader import minibatches
-from pyroscvi.data.stored import BUFFER, Stored
+from pyroscvi.data.stored import Stored
 
 if TYPE_CHECKING:
     from pyroscvi.data.fields import Fields
@@ -205,10 +205,10 @@ class Cells:
     def subset(self, index: Rows, hops: int | None = None) -> Self:
         """These rows as a data set of their own; with a graph, its halo is everything that can be reached.
 
-        Counts on disk stay there, unless these are few enough to be kept: 16,384 cells.
+        Counts on disk stay there, unless a buffer holds these: 16,384 cells, or fewer of cells with many genes.
         """
         index = torch.arange(len(self))[index]
-        if isinstance(self.counts, Stored) and len(index) > BUFFER:
+        if isinstance(self.counts, Stored) and len(index) > self.counts.buffer:
             return replace(self, **_rows(self, index), index=None, total=None)
         return replace(self.take(index, hops), index=None, total=None)
 
