@@ -144,6 +144,9 @@ def fit(
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Cells a minibatch.", min=1, rich_help_panel="Training")] = 128,
     lr: Annotated[float, typer.Option(help="Learning rate.", min=0, rich_help_panel="Training")] = 3e-3,
+    scale_lr: Annotated[
+        bool, typer.Option("--scale-lr", help="Make --lr larger with --batch-size.", rich_help_panel="Training")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps", rich_help_panel="Training")] = "auto",
     seed: Annotated[int, typer.Option(help="Same seed, same result.", rich_help_panel="Training")] = 0,
     force: Force = False,
@@ -174,7 +177,14 @@ def fit(
         "spatial": spatial,
         "section": section,
     }
-    training = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "device": device, "seed": seed}
+    training = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "scale_lr": scale_lr,
+        "device": device,
+        "seed": seed,
+    }
     fit_run(
         data, out, model=model, guide=guide, slots=slots, encoder=encoder, fields=fields,
         hvg=hvg, held_out=held_out, training=training, force=force,

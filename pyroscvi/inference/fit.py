@@ -17,13 +17,13 @@ from pyroscvi.inference.distributed import Ranks
 from pyroscvi.inference.loss import Objective
 from pyroscvi.inference.progress import watched
 from pyroscvi.inference.result import Fit
-from pyroscvi.inference.resume import Folder, digest
+from pyroscvi.inference.resume import Folder, identity
 from pyroscvi.inference.run import ENOUGH, Run
 from pyroscvi.inference.schedules import Linear, Patience, Schedule
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.program import Guide, Model, Program
 
-__all__ = ["default_epochs", "fit"]
+__all__ = ["default_epochs", "fit", "scaled"]
 
 
 def fit(
@@ -34,6 +34,7 @@ def fit(
     epochs: int | None = None,
     batch_size: int = 128,
     lr: float = 3e-3,
+    scale_lr: bool = False,
     warmup: float | Schedule = 0.1,
     early_stopping: bool | Patience = True,
     validation: float = 0.1,
@@ -50,8 +51,9 @@ def fit(
     model, guide    declarations, sized here on the cells; or sized ones, which go on in a copy
     cells           what to fit to
     epochs          passes over the cells; by default as many as ``default_epochs`` says
-    batch_size      cells in a minibatch
+    batch_size      cells in a minibatch, of which processes that share a fit take their parts
     lr              learning rate of Adam
+    scale_lr        lr is that of minibatches of 128: make it larger with them, as ``scaled`` does
     warmup          KL weight: a fraction of the run over which it rises from 0 to 1, or a ``Schedule``
     early_stopping  stop, once the warm-up is over, when the held-out ELBO has not improved, and keep the best state
     validation      fraction of the cells that is held out for that, of every batch where there are batches; but no
@@ -76,20 +78,11 @@ def fit(
         epochs = default_epochs(len(train), batch_size) if epochs is None else int(epochs)
         schedule = warmup if isinstance(warmup, Schedule) else Linear(warmup)
         patience = _patience(early_stopping, epochs)
-        ranks.check_same(
-            lambda: {
-                "model": repr(model),
-                "guide": repr(guide),
-                "cells": digest(cells),
-                "epochs": epochs,
-                "batch_size": batch_size,
-                "lr": lr,
-                "seed": seed,
-            }
-        )
+        lr = scaled(lr, batch_size, len(train)) if scale_lr else lr
         run = Run(
             model, guide, train, held_out, epochs, batch_size, lr, schedule, patience, clip, objectives, seed, ranks
         )  # fmt: skip
+        ranks.check_same(lambda: identity(run, cells))
         notes = folder if isinstance(folder, Folder | None) else Folder(folder)
         if notes is not None and (found := ranks.from_first(lambda: notes.open(run, cells))):
             run.restore(*found)
@@ -142,6 +135,16 @@ def default_epochs(cells: int, batch_size: int = 128) -> int:
     """400 epochs up to 20,000 cells, then fewer in proportion; never fewer than it takes for 2,000 steps."""
     steps = math.ceil(cells / batch_size)
     return max(min(round(20_000 / cells * 400), 400), math.ceil(2_000 / steps))
+
+
+def scaled(lr: float, batch_size: int, cells: int) -> float:
+    """lr for minibatches of another size than 128: times the square root of how much larger they are.
+
+    Adam divides a gradient by its usual size, and that is mostly noise. With k times the cells there is 1/sqrt(k) of
+    it, so a step goes sqrt(k) times as far along the gradient by itself; at sqrt(k) times the rate it goes k times as
+    far, and an epoch, with its k-th part of the steps, as far as before [Malladi et al., 2022, arXiv:2205.10287].
+    """
+    return lr * math.sqrt(min(batch_size, cells) / min(128, cells))
 
 
 def _sized(model: Model, guide: Guide, cells: Cells, device: torch.device) -> tuple[Model, Guide]:

@@ -20,7 +20,7 @@ from pyroscvi.inference.declarations import declaration
 from pyroscvi.inference.result import Fit
 from pyroscvi.inference.run import Run
 
-__all__ = ["Folder", "digest"]
+__all__ = ["Folder", "identity"]
 
 
 @dataclass
