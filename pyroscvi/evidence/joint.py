@@ -8,7 +8,7 @@ not know what they are. Discrete sites k are enumerated and summed exactly.
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from math import prod
+from math import log, prod
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from pyroscvi.program import Site
 
 __all__ = ["Joint"]
 
-FARTHEST = 500.0  # no posterior is out there, and a wide proposal may draw there
+FARTHEST = 0.7  # of the largest number's logarithm: no posterior is out there, and a wide proposal may draw there
 
 
 class Joint:
@@ -31,6 +31,8 @@ class Joint:
 
     model   a Pyro program of cells, everything in it inside one plate "cells"
     sites   its continuous latents, as ``Guide.sites`` has them
+
+    The model is run in the precision of the cells, and what its sites say is added up in that of u.
     """
 
     def __init__(self, model: Callable[[Cells], Any], sites: Mapping[str, Site], cells: Cells):
@@ -104,7 +106,7 @@ class Joint:
 
     def origin(self) -> Tensor:
         """u = 0 for every cell [1, n, size]."""
-        return torch.zeros(1, len(self.cells), self.size, dtype=self.cells.dtype, device=self.cells.device)
+        return torch.zeros(1, len(self.cells), self.size, dtype=torch.float64, device=self.cells.device)
 
     def values(self, u: Tensor) -> dict[str, Tensor]:
         """Every site where it lives [s, n, ...]."""
@@ -120,7 +122,8 @@ class Joint:
 
     def trace(self, u: Tensor) -> poutine.Trace:
         """The model run at these latents, everything discrete enumerated on the left of [s, n]."""
-        held = poutine.condition(self.model, data=self.values(u))
+        values = {name: value.to(self.cells.dtype) for name, value in self.values(u).items()}
+        held = poutine.condition(self.model, data=values)
         trace = poutine.trace(poutine.enum(held, first_available_dim=-3)).get_trace(self.cells)
         levels = _enumerated(trace)
         if strangers := set(self.sites) - set(_sampled(trace)):
@@ -139,13 +142,14 @@ class Joint:
     def _parts(self, u: Tensor) -> Iterable[tuple[str, Site, Tensor]]:
         parts = u.split([site.size for site in self.sites.values()], -1) if self.sites else ()
         sites = zip(self.sites.items(), parts, strict=True)
-        return [(name, site, _within(part, site)) for (name, site), part in sites]
+        farthest = FARTHEST * log(torch.finfo(self.cells.dtype).max)
+        return [(name, site, _within(part, site, farthest)) for (name, site), part in sites]
 
 
-def _within(u: Tensor, site: Site) -> Tensor:
-    """Latents of a site that is not the whole real line, kept from where exp(u) leaves the range of a double."""
+def _within(u: Tensor, site: Site, farthest: float) -> Tensor:
+    """Latents of a site that is not the whole real line, kept from where exp(u) leaves the range of a float."""
     real = getattr(site.support, "base_constraint", site.support) is constraints.real
-    return u if real else u.clamp(-FARTHEST, FARTHEST)
+    return u if real else u.clamp(-farthest, farthest)
 
 
 def _sampled(trace: poutine.Trace) -> list[str]:

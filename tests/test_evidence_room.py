@@ -1,0 +1,186 @@
+"""How an evidence is taken, within what memory, in what precision, by which kernel, does not enter what it is."""
+
+import warnings
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+import pyroscvi as ps
+from pyroscvi.distributions import native
+from pyroscvi.evidence.compiled import compiled
+from pyroscvi.evidence.importance import evidence_table, log_evidence
+from pyroscvi.evidence.reading import reading
+from pyroscvi.evidence.refined import Refined
+from pyroscvi.evidence.room import CELLS, Room, in_bytes
+from pyroscvi.guides import FullCovariance, MeanField
+from pyroscvi.models import GMVAE, LDVAE, PPCA, SCVI, PoissonLognormal
+from pyroscvi.parts import NB, ZINB, Mixture, StandardNormal
+
+PAGES = [
+    SCVI(latent=3, likelihood=NB()),
+    SCVI(latent=3, prior=Mixture(components=3), likelihood=ZINB()),
+    LDVAE(latent=2),
+    GMVAE(latent=2, kinds=3),
+    PoissonLognormal(latent=2),
+]
+
+
+def pair(model, cells, guide=None):
+    model = model.sized(cells.dims)
+    return model.eval(), (guide or MeanField()).sized(model, cells).eval()
+
+
+# Memory
+
+
+@pytest.mark.parametrize(
+    ("told", "bytes"),
+    [(1000, 1000), ("1000", 1000), ("256MB", 256e6), ("1.5 GB", 1.5e9), ("2GiB", 2**31), ("3k", 3000)],
+)
+def test_memory_is_told_in_bytes_or_in_words(told, bytes):
+    assert in_bytes(told) == bytes
+
+
+@pytest.mark.parametrize("told", ["much", "-1GB", "0", "1XB", 0])
+def test_memory_that_is_no_memory(told):
+    with pytest.raises(ValueError, match="512MB"):
+        in_bytes(told)
+
+
+def test_minibatches_and_chunks_fit_into_the_memory():
+    sizes = product((10**7, 10**8, 10**9), (12, 2_000, 30_000), (1, 10), (1, 1000), (4, 8))
+    fitted = 0
+    for memory, genes, levels, particles, itemsize in sizes:
+        room = Room(memory, genes, levels, particles, itemsize)
+        try:
+            cells = room.cells()
+        except ValueError:
+            assert 8 * itemsize * genes * (levels + 1) + 64 * particles > memory
+            continue
+        fitted += 1
+        draws = room.draws(cells)
+        assert 1 <= cells <= CELLS
+        assert draws >= (8 if cells > 1 else 1)
+        taken = cells * (8 * itemsize * genes * (levels * draws + 1) + 64 * particles)
+        assert taken <= memory
+        # and what there is is used: more cells have no room, or would leave fewer than eight draws each
+        assert cells == CELLS or (cells + 1) * (8 * itemsize * genes * (levels * 8 + 1) + 64 * particles) > memory
+        assert taken + cells * 8 * itemsize * genes * levels > memory
+    assert fitted > 50
+
+
+def test_too_little_memory_is_said_to_be_too_little(cells):
+    with pytest.raises(
+        ValueError, match=r"memory=10,000 bytes are too few: 1,000 draws of one cell.* need 80,384 with 128 genes"
+    ):
+        log_evidence(pair(SCVI(likelihood=NB()), cells), cells, memory=10_000)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=repr)
+def test_memory_does_not_enter_the_evidence(page, cells):
+    fit = pair(page, cells)
+    sizes = {memory: next(reading(fit, cells, memory=memory, particles=50)) for memory in ("1GB", "400kB")}
+    assert len(sizes["1GB"].joint.cells) > len(sizes["400kB"].joint.cells)
+    assert sizes["1GB"].chunk > 50 > sizes["400kB"].chunk
+    np.testing.assert_allclose(
+        log_evidence(fit, cells, 50, memory="400kB"), log_evidence(fit, cells, 50, memory="1GB"), atol=1e-9, rtol=0
+    )
+
+
+# Precision
+
+
+@pytest.mark.parametrize("page", PAGES, ids=repr)
+def test_a_model_in_single_precision(page, cells):
+    fit = pair(page, cells, FullCovariance())
+    double, single = (evidence_table(fit, cells, 100, dtype=dtype) for dtype in (torch.float64, torch.float32))
+    assert single["log_evidence"].dtype == np.float64
+    assert (single["log_evidence"] != double["log_evidence"]).any()
+    np.testing.assert_allclose(single["log_evidence"], double["log_evidence"], atol=1e-3, rtol=0)
+    np.testing.assert_allclose(single["monte_carlo_se"], double["monte_carlo_se"], rtol=1e-2)
+    for program in fit:
+        assert all(p.dtype == torch.float32 and p.requires_grad for p in program.parameters())
+
+
+def test_modes_are_found_in_single_precision(cells):
+    fit = pair(SCVI(latent=2, likelihood=NB()), cells)
+    few = cells.subset(torch.arange(10))
+    found = [log_evidence(fit, few, 500, proposal=Refined(), dtype=d) for d in (torch.float64, torch.float32)]
+    np.testing.assert_allclose(*found, atol=0.02, rtol=0)
+
+
+def test_a_closed_form_is_evaluated_in_double_precision(cells):
+    fit = pair(PPCA(latent=3, prior=StandardNormal()), cells)
+    found = log_evidence(fit, cells, dtype=torch.float32)
+    np.testing.assert_allclose(found, log_evidence(fit, cells), atol=1e-9, rtol=0)
+
+
+# The kernel in C++
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How often the kernel in C++ was run."""
+    pytest.importorskip("torch._inductor.codecache")
+    try:
+        native.build(torch.float64)
+    except Exception:
+        pytest.skip("there is no compiler")
+    made, run = [], native._run
+    monkeypatch.setattr(native, "_run", lambda *told: (made.append(told[0]), run(*told)))
+    return made
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("page", PAGES, ids=repr)
+def test_compiled_evidence_is_the_same(page, dtype, cells, calls):
+    fit = pair(page, cells)
+    plain = log_evidence(fit, cells, 30, dtype=dtype)
+    assert not calls
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quick = log_evidence(fit, cells, 30, dtype=dtype, compile=True)
+    assert len(calls) > 1  # the first is a comparison
+    np.testing.assert_allclose(quick, plain, atol=1e-9 if dtype == torch.float64 else 1e-3, rtol=0)
+    calls.clear()
+    log_evidence(fit, cells, 30)
+    assert not calls  # nobody else is affected
+
+
+def failing(dtype):
+    raise RuntimeError("g++: command not found\nand a long story")
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (("build", failing), "RuntimeError: g.*not found.; going on"),
+        (("log_prob", lambda x, mean, *rest: mean.sum(-1)), "off by"),
+    ],
+)
+def test_a_kernel_that_fails_is_done_without(broken, says, cells, monkeypatch):
+    fit = pair(SCVI(likelihood=NB()), cells)
+    plain = log_evidence(fit, cells, 20)
+    monkeypatch.setattr(native, *broken)
+    with pytest.warns(UserWarning, match=says) as told:
+        quick = log_evidence(fit, cells, 20, compile=True)
+    assert len(told) == 1
+    assert "\n" not in str(told[0].message)
+    np.testing.assert_array_equal(quick, plain)
+
+
+def test_the_kernel_is_put_away_when_something_fails(cells, calls):
+    fit = pair(SCVI(likelihood=NB()), cells)
+    inside = compiled(fit, cells)
+    inside.__enter__()
+    assert native.active(torch.zeros(1))
+    inside.__exit__(KeyError, KeyError(), None)
+    assert not native.active(torch.zeros(1))
+
+
+def test_a_fit_hands_all_of_it_on(cells):
+    fit = ps.fit(SCVI(likelihood=NB()), MeanField(), cells, epochs=1, progress=False)
+    found = fit.log_evidence(cells, particles=20, memory="10MB", compile=True, dtype=torch.float32)
+    np.testing.assert_allclose(found, fit.log_evidence(cells, particles=20), atol=1e-3, rtol=0)
