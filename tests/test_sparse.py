@@ -14,8 +14,22 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.data.csr import CSR
 from pyroscvi.data.graph import nearest
 from pyroscvi.guides import MeanField
+from pyroscvi.handlers import unknown
+from pyroscvi.inference.elbo import negative_elbo
 from pyroscvi.models import SCVI
-from pyroscvi.parts import BatchNorm, Continuous, Counts, Embedding, Features, LogShare, OneHot, ReadCell
+from pyroscvi.parts import (
+    MLP,
+    NB,
+    BatchNorm,
+    Continuous,
+    Counts,
+    Embedding,
+    Features,
+    LogShare,
+    OneHot,
+    ReadCell,
+    layers,
+)
 from pyroscvi.parts.layers import affine, beside
 from pyroscvi.parts.neighbours import ReadNeighbours
 
@@ -142,3 +156,20 @@ def test_a_level_is_multiplied_without_the_latents():
     with FlopCounterMode(display=False) as counter:
         affine(layer, h, d)
     assert counter.get_total_flops() == 2 * 7 * (5 * 6 + 100 * 3)
+
+
+def test_an_enumerated_page_is_what_it_is_with_its_inputs_side_by_side(cells, monkeypatch):
+    page = SCVI(condition=OneHot("drug"), decoder=MLP(widths=(16, 16), everywhere=True), likelihood=NB())
+    model = page.sized(cells.dims)
+    guide = MeanField().sized(model, cells).eval()
+
+    def found():
+        torch.manual_seed(0)
+        with unknown("drug", torch.zeros(4)):
+            loss = negative_elbo(model, guide, cells)
+        return [loss.detach(), *torch.autograd.grad(loss, [*model.parameters()])]
+
+    apart = found()
+    monkeypatch.setattr(layers, "affine", lambda layer, h, d: layer(beside(h, d)))
+    for one, other in zip(apart, found(), strict=True):
+        assert_close(one, other, rtol=1e-5, atol=1e-6 * other.abs().max().item())
