@@ -43,6 +43,12 @@ def minibatches(cells: C, size: int, generator: torch.Generator | None, hops: in
         for index in order.split(size)[start:]:
             yield cells.take(index, hops)
         return
+    if generator is None and not isinstance(counts, Stored):
+        index, total = (order if cells.index is None else cells.index), (n if cells.total is None else cells.total)
+        as_they_stand = replace(cells, index=index, total=total)
+        for first in range(start * size, n, size):
+            yield _slice(as_they_stand, slice(first, first + size))
+        return
     _ = cells.library  # once for all of them
     done = start * size % buffer
     chunks = order.split(buffer)[start * size // buffer :]
@@ -92,7 +98,8 @@ def _slice(cells: C, rows: slice) -> C:
         names=None if cells.names is None else cells.names[rows],
         index=at(cells.index),
     )
-    vars(piece)["library"] = cells.library[rows]
+    if "library" in vars(cells):
+        vars(piece)["library"] = cells.library[rows]
     return piece
 
 
