@@ -138,13 +138,13 @@ def default_epochs(cells: int, batch_size: int = 128) -> int:
 
 
 def scaled(lr: float, batch_size: int, cells: int) -> float:
-    """lr for minibatches of another size than 128: times the square root of how much larger they are.
+    """lr for minibatches of another size than 128: in proportion, up to eight times, beyond which nothing was measured.
 
-    Adam divides a gradient by its usual size, and that is mostly noise. With k times the cells there is 1/sqrt(k) of
-    it, so a step goes sqrt(k) times as far along the gradient by itself; at sqrt(k) times the rate it goes k times as
-    far, and an epoch, with its k-th part of the steps, as far as before [Malladi et al., 2022, arXiv:2205.10287].
+    An epoch then has fewer steps that are as much longer [Goyal et al., 2017, arXiv:1706.02677]. Adam alone would ask
+    for the square root, where gradients are mostly noise [Malladi et al., 2022, arXiv:2205.10287]; after equal epochs
+    that leaves more to be learnt: docs/benchmarks.md, "Larger minibatches".
     """
-    return lr * math.sqrt(min(batch_size, cells) / min(128, cells))
+    return lr * min(min(batch_size, cells) / min(128, cells), 8.0)
 
 
 def _sized(model: Model, guide: Guide, cells: Cells, device: torch.device) -> tuple[Model, Guide]:
