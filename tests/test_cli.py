@@ -349,3 +349,21 @@ def test_a_warning_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("pyroscvi.cli.show.print_catalogue", warning)
     run("list")
     assert capsys.readouterr().err == "pyroscvi: warning: mind the gap\n"
+
+
+@pytest.mark.parametrize("form", ["h5ad", "folder"])
+def test_a_fit_leaves_its_counts_on_disk_if_asked(form, data, tmp_path):
+    place, backed = data, ["--backed"]
+    adata = ad.read_h5ad(data)
+    if form == "folder":
+        place, backed = tmp_path / "files", []  # which is always left there
+        place.mkdir()
+        adata[:35].copy().write_h5ad(place / "a.h5ad")
+        adata[35:].copy().write_h5ad(place / "b.h5ad")
+    run("fit", place, "--batch", "batch", "--hvg", 8, *backed, *QUICK, "--out", tmp_path / "disk")
+    run("fit", data, "--batch", "batch", "--hvg", 8, *QUICK, "--out", tmp_path / "memory")
+    disk, memory = (ps.load(tmp_path / name) for name in ("disk", "memory"))
+    assert disk.genes == memory.genes
+    latents = ad.read_h5ad(tmp_path / "disk" / "latents.h5ad")
+    np.testing.assert_array_equal(latents.obsm["X_pyroscvi"], disk.latent(adata))
+    assert latents.obs["cell_type"].tolist() == adata.obs["cell_type"].tolist()

@@ -94,7 +94,9 @@ def demo(
 
 @app.command(rich_help_panel="Run")
 def fit(
-    data: Data,
+    data: Annotated[
+        Path, typer.Argument(help="An h5ad file; or zarr, or a folder of files, left on disk.", metavar="DATA.h5ad")
+    ],
     out: Annotated[Path, typer.Option(help="The folder to write.", metavar="RUN")],
     model: Annotated[
         str, typer.Option(help="A page, or a file of your own.", autocompletion=complete_model, rich_help_panel="Model")
@@ -136,6 +138,12 @@ def fit(
         int | None,
         typer.Option(help="Keep this many variable genes, by Pearson residuals.", min=2, rich_help_panel="Data"),
     ] = None,
+    backed: Annotated[
+        bool,
+        typer.Option(
+            "--backed", help="Leave the counts on disk: a file need not fit in memory.", rich_help_panel="Data"
+        ),
+    ] = False,
     held_out: Annotated[
         float, typer.Option(help="Fraction of cells kept from the fit, to compare on.", rich_help_panel="Data")
     ] = 0.1,
@@ -187,7 +195,7 @@ def fit(
     }
     fit_run(
         data, out, model=model, guide=guide, slots=slots, encoder=encoder, fields=fields,
-        hvg=hvg, held_out=held_out, training=training, force=force,
+        hvg=hvg, held_out=held_out, training=training, backed=backed, force=force,
     )  # fmt: skip
 
 

@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from pyroscvi import __version__
-from pyroscvi.cli.data import read_data
+from pyroscvi.cli.data import open_cells, read_cells
 from pyroscvi.cli.declare import declare, own_files
 from pyroscvi.cli.runs import carry_out, open_folder, write_run
-from pyroscvi.data.datasets import highly_variable
-from pyroscvi.data.fields import Fields
 from pyroscvi.inference.distributed import Ranks
 from pyroscvi.program import Guide, Model
 
@@ -28,13 +26,15 @@ def fit_run(
     hvg: int | None,
     held_out: float,
     training: dict[str, Any],
+    backed: bool = False,
     force: bool = False,
 ) -> None:
     declared_model, declared_guide = declare(Model, model, **slots), declare(Guide, guide, encoder=encoder)
     own = own_files(model, guide)
-    adata = read_data(data)
-    genes = None if hvg is None else highly_variable(adata, hvg, fields["counts"], fields["batch"])
-    cells = Fields(**fields, genes=genes).read(adata)
+    if backed or data.is_dir() or data.suffix in (".h5", ".hdf5"):
+        cells, obs = open_cells(data, fields, hvg, training["seed"])
+    else:
+        cells, obs = read_cells(data, fields, hvg)
     seen, unseen = cells.split(held_out, seed=training["seed"]) if held_out else (cells, None)
 
     asked = {
@@ -57,6 +57,6 @@ def fit_run(
 
     ranks.from_first(begin)
     found = carry_out(out, declared_model, declared_guide, seen, **training)
-    ranks.from_first(lambda: write_run(out, found, cells, adata.obs, unseen))
+    ranks.from_first(lambda: write_run(out, found, cells, obs, unseen))
     if ranks.first:
         print(f"{out}: {found!r}")
