@@ -546,3 +546,12 @@ def test_log1p_mass_keeps_its_digits_in_the_tails():
     got.sum().backward()
     assert loc.grad.isfinite().all()
     assert log_scale.grad.isfinite()
+
+
+def test_predictors_that_come_transposed():
+    """A decoder may hand over a view whose memory runs along cells first."""
+    x, log_mu = torch.poisson(torch.full((4, 6), 0.7)), torch.randn(6, 4).T
+    theta = torch.zeros(6)
+    torch.testing.assert_close(Poisson(log_mu).log_prob(x), Poisson(log_mu.contiguous()).log_prob(x))
+    transposed, as_it_lies = NegativeBinomial(log_mu, theta), NegativeBinomial(log_mu.contiguous(), theta)
+    torch.testing.assert_close(transposed.log_prob(x), as_it_lies.log_prob(x))

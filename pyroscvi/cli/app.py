@@ -155,6 +155,9 @@ def fit(
     scale_lr: Annotated[
         bool, typer.Option("--scale-lr", help="Make --lr larger with --batch-size.", rich_help_panel="Training")
     ] = False,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the training step first.", rich_help_panel="Training")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps", rich_help_panel="Training")] = "auto",
     seed: Annotated[int, typer.Option(help="Same seed, same result.", rich_help_panel="Training")] = 0,
     force: Force = False,
@@ -190,6 +193,7 @@ def fit(
         "batch_size": batch_size,
         "lr": lr,
         "scale_lr": scale_lr,
+        "compile": compile,
         "device": device,
         "seed": seed,
     }

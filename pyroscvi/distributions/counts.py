@@ -54,7 +54,10 @@ class NonZero:
         return t.reshape(-1).index_select(0, self.at // self.genes)
 
     def put(self, t: Tensor, values: Tensor) -> None:
-        t.view(-1).scatter_(0, self.at, values)
+        flat = t.reshape(-1)  # a copy where predictors came transposed, and what was made of them is as they are
+        flat.scatter_(0, self.at, values)
+        if not t.is_contiguous():
+            t.copy_(flat.view(t.shape))
 
     def once(self, theta: Tensor | None, value: Callable[[], Tensor]) -> Tensor:
         key = None if theta is None else (theta.data_ptr(), theta.stride())

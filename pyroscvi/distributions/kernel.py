@@ -21,6 +21,7 @@ from pyroscvi.distributions.terms import Means, terms
 
 __all__ = ["log_prob"]
 
+
 def log_prob(x: Tensor, given: Parameters) -> Tensor:
     """log p(x) of whole count vectors [...]; x and the parameters broadcast to [..., g]."""
     present = [t for t in given if t is not None]

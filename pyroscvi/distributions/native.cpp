@@ -1,5 +1,5 @@
-// log p(x | mu, theta, gate) of every cell and its slopes: terms.py, deviance.py and stirling.py in one pass over a cell,
-// whose genes stay in the processor's cache meanwhile. The formulas are explained there, and the letters are the same.
+// log p(x | mu, theta, gate) of every cell and its slopes: terms.py, deviance.py and stirling.py in one pass over a
+// cell, whose genes stay in the processor's cache meanwhile. The formulas are explained there; letters are the same.
 //
 // Before this text comes what differs by precision: T, CLIMB, and the coefficients BINET_*, SLOPE_* and ATANH.
 
@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
-#include <utility>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -24,16 +24,18 @@ const T MU_MAX = std::ldexp(T(1), 60), FAINT = std::ldexp(T(1), -90), LOG_FAINT 
 inline V where(V condition, V yes, V no) { return V::blendv(no, yes, condition); }
 inline V positive(V a) { return at::vec::maximum(a, V(0)); }
 
-// log(1 + a) by way of log, which is faster: what 1 + a rounded away is put back [Kahan; see Goldberg, 1991].
-inline V log1p(V a) {
-  const V above = V(1) + a, kept = above - V(1);
-  return where(kept == V(0), a, above.log() * (a / kept));
+// log(1 + a) where 1 / (1 + a) is known: by way of log, which is faster, and what 1 + a rounded away is put back.
+inline V log1p(V a, V inverse) {
+  const V above = V(1) + a;
+  return above.log() + (a - (above - V(1))) * inverse;
 }
+
+inline V log1p(V a) { return log1p(a, V(1) / (V(1) + a)); }
 
 template <size_t n>
 inline V horner(const T (&coefficients)[n], V z) {
   V total(coefficients[n - 1]);
-  for (int i = int(n) - 2; i >= 0; i--) total = total * z + V(coefficients[i]);
+  for (int i = int(n) - 2; i >= 0; i--) total = at::vec::fmadd(total, z, V(coefficients[i]));
   return total;
 }
 
@@ -45,6 +47,17 @@ inline T reduce(V lanes, F join) {
   for (int i = 1; i < W; i++) all = join(all, values[i]);
   return all;
 }
+
+struct Sum {  // of thousands of terms, with what rounding loses [Kahan, 1965]
+  V total = V(0), lost = V(0);
+  void add(V term) {
+    term = term - lost;
+    const V next = total + term;
+    lost = (next - total) - term;
+    total = next;
+  }
+  T value() const { return reduce(total, std::plus<T>()); }
+};
 
 inline bool none(V mask) { return mask.zero_mask() == (1 << W) - 1; }
 
@@ -80,10 +93,7 @@ inline V log_ratio(V x, V log_mu, V mu) {
   return (x / at::vec::maximum(mu, V(FAINT))).log() + positive(V(LOG_FAINT) - log_mu);
 }
 
-inline V best(V x, V theta, bool poisson) {
-  const V fit = (x * V(2 * M_PI)).log() * V(-0.5) - binet(x);
-  return poisson ? fit : fit + binet(theta + x) - binet(theta) - log1p(x / theta) * V(0.5);
-}
+inline V best_poisson(V x) { return (x * V(2 * M_PI)).log() * V(-0.5) - binet(x); }
 
 // An extra zero: everything that a gate and log p(0) say
 
@@ -92,217 +102,252 @@ struct Mixed {
 };
 
 inline Mixed mixed(V gate, V log_p) {
-  const V e = (V(0) - gate.abs()).exp(), tail = V(0) - log1p(e), up = V(1) / (V(1) + e);
+  const V e = (V(0) - gate.abs()).exp(), up = V(1) / (V(1) + e), tail = V(0) - log1p(e, up);
   const V extra = tail - positive(V(0) - gate), kept = tail - positive(gate);
   const V odds = log_p - gate, f = (V(0) - odds.abs()).exp(), share = V(1) / (V(1) + f);
-  return {at::vec::maximum(extra, kept + log_p) + log1p(f), kept, where(gate >= V(0), e * up, up),
+  return {at::vec::maximum(extra, kept + log_p) + log1p(f, share), kept, where(gate >= V(0), e * up, up),
           where(odds >= V(0), share, f * share)};
 }
 
 struct Given {  // a parameter: how many rows it has, which are those of the cells in turn; none is an absent one
   const T* values;
   int64_t rows;
-  const T* row(int64_t r, int64_t genes) const { return values + (rows == 1 ? 0 : r % rows) * genes; }
+  const T* row(int64_t r, int64_t genes) const { return values + (rows < 2 ? 0 : r % rows) * genes; }
 };
 
-struct Slopes {  // where d/d parameter goes: to its row, or to a thread's own sum where all cells share one
+struct Slopes {  // where d/d parameter goes: to its row, or onto a thread's own sum where all cells share one
   T* values;
   int64_t rows;
-  T* row(int64_t r, int64_t genes, T* own) const { return rows == 1 ? own : values + r % rows * genes; }
+  bool summed;  // over rows; what starts the sum is zero
+  T* row(int64_t r, int64_t genes, T* own) const { return rows < 2 ? own : values + r % rows * genes; }
+  void put(V value, T* to, int64_t n) const { (summed ? value + V::loadu(to, n) : value).store(to, n); }
 };
 
-// What is said of one cell, gene by gene; a few rows of this many numbers fit into the first cache
+// What is said of one cell, gene by gene, and of its counts above zero in a line
 struct Row {
-  std::vector<T> mu, log_p, d_mu, d_theta, d_gate;
-  std::vector<T> x, best, nonzero[5];
-  std::vector<int64_t> at;
-  explicit Row(int64_t genes) {
-    for (auto* v : {&mu, &log_p, &d_mu, &d_theta, &d_gate, &x, &best}) v->resize(genes + W);
-    for (auto& v : nonzero) v.resize(genes + W);
-    at.resize(genes + W);
+  std::vector<T> mu, d_mu, x, best, logits, mus, thetas, gates, rest;
+  std::vector<int32_t> at;
+  int64_t k = 0;  // how many counts are above zero
+  explicit Row(int64_t genes) : at(genes + W) {
+    for (auto* v : {&mu, &d_mu, &x, &best, &logits, &mus, &thetas, &gates, &rest}) v->resize(genes + W, T(1));
+  }
+};
+
+// What every cell asks for again: the best fit to small counts, Stirling's remainder of the genes' theta (or its slope)
+struct Known {
+  static constexpr int SMALL = 64;
+  T best[SMALL];
+  std::vector<T> remainder;  // empty where cells differ in theta
+
+  Known(V (*f)(V), const T* theta, int64_t rows, int64_t genes) {
+    for (int x = 0; x < SMALL; x++) best[x] = x;
+    for (int x = 0; x < SMALL; x += W) best_poisson(V::loadu(best + x)).store(best + x);
+    if (!theta || rows > 1) return;
+    remainder.resize(genes + W);
+    for (int64_t g = 0; g < genes; g += W) f(V::loadu(theta + g, std::min(W, genes - g))).store(&remainder[g]);
   }
 };
 
 struct Problem {
-  const T *x, *size, *weight;
+  const Known& known;
   Given mean, theta, gate;
-  T* log_p;
-  Slopes d_mean, d_theta, d_gate;
-  T* d_size;
+  const T *x, *size;
   int64_t particles, cells, genes;
 
-  // Where the cell's counts are, in order; returns how many
-  int64_t find(int64_t cell, Row& row) const {
+  // f(g, n) for n <= W genes from g on; all but the last time n is W, and known to the compiler
+  template <typename F>
+  void each(F f) const {
+    int64_t g = 0;
+    for (; g + W <= genes; g += W) f(g, std::integral_constant<int64_t, W>());
+    if (g < genes) f(g, genes - g);
+  }
+
+  static V first(V value, int64_t n) {  // the first n lanes, and zeros
+    return n == W ? value : V::set(V(0), value, n);
+  }
+
+  void find(int64_t cell, Row& row) const {
     const T* x_n = x + cell * genes;
-    int64_t k = 0;
-    for (int64_t g = 0; g < genes; g++) {
-      row.at[k] = g;
-      k += x_n[g] != 0;
+    int32_t k = 0, *at = row.at.data();
+    for (int64_t g = 0; g < genes; g += 64) {
+      uint64_t above = 0;  // a bit for each of 64 genes
+      for (int64_t i = g; i < std::min(g + 64, genes); i += W) {
+        const int64_t n = std::min(W, genes - i);
+        above |= uint64_t(~V::loadu(x_n + i, n).zero_mask() & ((1 << n) - 1)) << (i - g);
+      }
+      for (; above; above &= above - 1) at[k++] = g + __builtin_ctzll(above);
     }
-    for (int64_t j = 0; j < k; j++) row.x[j] = x_n[row.at[j]];
-    std::fill_n(row.x.begin() + k, W, T(1));
-    return k;
+    row.k = k;
+    gather(x_n, row.x, row);
   }
 
-  void gather(const T* from, T* to, const Row& row, int64_t k) const {
-    for (int64_t j = 0; j < k; j++) to[j] = from[row.at[j]];
-    std::fill_n(to + k, W, T(1));
+  void gather(const T* from, std::vector<T>& to, const Row& row) const {
+    for (int64_t j = 0; j < row.k; j++) to[j] = from[row.at[j]];
+    std::fill_n(to.begin() + row.k, W, T(1));
   }
 
-  void remember_best(int64_t r, Row& row, int64_t k) const {
-    T* theta_x = row.nonzero[0].data();
-    if (theta.values) gather(theta.row(r, genes), theta_x, row, k);
-    for (int64_t j = 0; j < k; j += W)
-      best(V::loadu(&row.x[j]), V::loadu(theta_x + j), !theta.values).store(&row.best[j]);
+  void remember_best(int64_t r, Row& row) const {
+    bool all = true;
+    for (int64_t j = 0; j < row.k; j++) {
+      const T x = row.x[j];
+      const bool tabled = x < Known::SMALL && x == std::floor(x);
+      row.best[j] = tabled ? known.best[int(x)] : T(0);
+      all &= tabled;
+    }
+    for (int64_t j = 0; j < row.k && !all; j += W) {
+      const V x = V::loadu(&row.x[j]), b = V::loadu(&row.best[j]);
+      where(b == V(0), best_poisson(x), b).store(&row.best[j]);
+    }
+    if (!theta.values) return;
+    gather(theta.row(r, genes), row.thetas, row);
+    remainder(binet, row);
+    for (int64_t j = 0; j < row.k; j += W) {
+      const V x = V::loadu(&row.x[j]), t = V::loadu(&row.thetas[j]), rest = V::loadu(&row.rest[j]);
+      (V::loadu(&row.best[j]) + binet(t + x) - rest - log1p(x / t) * V(0.5)).store(&row.best[j]);
+    }
   }
 
-  // mu of all genes; returns what is to be added to a logit to make it log mu, and what makes mu a share
-  std::pair<T, T> means(int64_t r, Row& row) const {
+  // f(theta) at the counts, where theta has been gathered
+  template <typename F>
+  void remainder(F f, Row& row) const {
+    if (!known.remainder.empty()) return gather(known.remainder.data(), row.rest, row);
+    for (int64_t j = 0; j < row.k; j += W) f(V::loadu(&row.thetas[j])).store(&row.rest[j]);
+  }
+
+  struct Scale {
+    T offset, to_mu, to_share;  // log mu = logit + offset; mu = to_mu row.mu; share = to_share mu
+  };
+
+  // exp(logits), up to a factor, and what makes them means
+  Scale means(int64_t r, Row& row) const {
     const T* logits = mean.row(r, genes);
-    T offset = 0, scale = 1, unscale = 1;
-    T* mu = row.mu.data();
-    V top(-std::numeric_limits<T>::infinity()), sum(0);
-    int64_t g = 0;
-    if (size) {
-      for (; g + W <= genes; g += W) top = at::vec::maximum(top, V::loadu(logits + g));
-      T most = reduce(top, [](T a, T b) { return std::max(a, b); });
-      for (; g < genes; g++) most = std::max(most, logits[g]);
-      offset = -most;
+    if (!size) {
+      each([&](int64_t g, auto n) {
+        at::vec::minimum(V::loadu(logits + g, n).exp(), V(MU_MAX)).store(&row.mu[g]);
+      });
+      return {0, 1, 1};
     }
-    for (g = 0; g < genes; g += W) {
-      const int64_t n = std::min(W, genes - g);
-      const V e = (V::loadu(logits + g, n) + V(offset)).exp();
-      at::vec::minimum(e, V(MU_MAX)).store(mu + g, n);
-    }
-    if (!size) return {0, 1};
-    for (g = 0; g + W <= genes; g += W) sum = sum + V::loadu(mu + g);
-    T total = reduce(sum, std::plus<T>());
-    for (; g < genes; g++) total += mu[g];
-    const T l = std::min(std::exp(size[r]), MU_MAX);
-    scale = l / total;
-    unscale = 1 / l;
-    for (g = 0; g < genes; g += W) (V::loadu(mu + g) * V(scale)).store(mu + g);
-    return {size[r] + offset - std::log(total), unscale};
+    V top(logits[0]);
+    Sum sum;
+    each([&](int64_t g, auto n) { top = V::set(top, at::vec::maximum(top, V::loadu(logits + g, n)), n); });
+    const T most = reduce(top, [](T a, T b) { return std::max(a, b); });
+    each([&](int64_t g, auto n) {
+      const V e = (V::loadu(logits + g, n) - V(most)).exp();
+      sum.add(first(e, n));
+      e.store(&row.mu[g]);
+    });
+    const T total = sum.value(), l = std::min(std::exp(size[r]), MU_MAX);
+    return {size[r] - most - std::log(total), l / total, 1 / l};
   }
 
-  template <bool slopes>
-  void zeros(int64_t r, Row& row) const {
-    const T *th = theta.values ? theta.row(r, genes) : nullptr, *gt = gate.values ? gate.row(r, genes) : nullptr;
-    for (int64_t g = 0; g < genes; g += W) {
-      const int64_t n = std::min(W, genes - g);
-      const V mu = V::loadu(&row.mu[g]);
-      V log_p = V(0) - mu, d_mu = log_p, d_theta(0);
-      if (th) {
-        const V t = V::loadu(th + g, n), ratio = mu / t;
-        log_p = V(0) - t * log1p(ratio);
-        if (slopes) {
-          d_mu = d_mu / (V(1) + ratio);
-          d_theta = log_p - d_mu;
-        }
-      }
-      if (gt) {
-        const Mixed m = mixed(V::loadu(gt + g, n), log_p);
-        log_p = m.log_p;
-        if (slopes) {
-          d_mu = d_mu * m.weight;
-          d_theta = d_theta * m.weight;
-          (m.slope - m.weight).store(&row.d_gate[g]);
-        }
-      }
-      if (!slopes) log_p.store(&row.log_p[g]);
-      if (slopes) d_mu.store(&row.d_mu[g]);
-      if (slopes && th) d_theta.store(&row.d_theta[g]);
-    }
-  }
-
-  template <bool slopes>
-  void counts(int64_t r, Row& row, int64_t k, T offset) const {
-    T *logits = row.nonzero[0].data(), *mus = row.nonzero[1].data(), *thetas = row.nonzero[2].data();
-    T *gates = row.nonzero[3].data(), *out = row.nonzero[4].data();
-    gather(mean.row(r, genes), logits, row, k);
-    gather(row.mu.data(), mus, row, k);
-    if (theta.values) gather(theta.row(r, genes), thetas, row, k);
-    if (gate.values) gather(gate.row(r, genes), gates, row, k);
-    for (int64_t j = 0; j < k; j += W) {
-      const V x = V::loadu(&row.x[j]), mu = V::loadu(mus + j), log_mu = V::loadu(logits + j) + V(offset);
-      V excess = x - mu, cost, d_theta(0);
-      if (theta.values) {
-        const V t = V::loadu(thetas + j), total = t + x, fitted = t + mu, shrink = t / fitted;
-        const V shift = (fitted / total).log(), theta_h = h((V(0) - excess) / fitted, shift) * t;
-        cost = x * h(excess / x * shrink, log_ratio(x, log_mu, mu) + shift) + theta_h;
-        if (slopes) d_theta = (binet_slope(total) - binet_slope(t)) * t - theta_h + x / total * V(0.5);
-        excess = excess * shrink;
-      } else if (!slopes) {
-        cost = x * h(excess / x, log_ratio(x, log_mu, mu));
-      }
-      if (!slopes) {
-        V log_p = V::loadu(&row.best[j]) - cost;
-        if (gate.values) log_p = log_p + mixed(V::loadu(gates + j), V(0)).kept;
-        log_p.store(out + j);
-      } else {
-        excess.store(mus + j);
-        d_theta.store(thetas + j);
-        if (gate.values) (mixed(V::loadu(gates + j), V(0)).slope - V(1)).store(gates + j);
-      }
-    }
-    auto put = [&](const T* from, std::vector<T>& to) {
-      for (int64_t j = 0; j < k; j++) to[row.at[j]] = from[j];
-    };
-    if (!slopes) return put(out, row.log_p);
-    put(mus, row.d_mu);
-    if (theta.values) put(thetas, row.d_theta);
-    if (gate.values) put(gates, row.d_gate);
-  }
-
-  T total(const T* values) const {
-    V sum(0);
-    int64_t g = 0;
-    for (; g + W <= genes; g += W) sum = sum + V::loadu(values + g);
-    T all = reduce(sum, std::plus<T>());
-    for (; g < genes; g++) all += values[g];
-    return all;
-  }
-
-  // to = w from, or to += w from where rows are summed
-  void weigh(const T* from, T w, T* to, bool add) const {
-    for (int64_t g = 0; g < genes; g += W) {
-      const int64_t n = std::min(W, genes - g);
-      V value = V::loadu(from + g, n) * V(w);
-      if (add) value = value + V::loadu(to + g, n);
-      value.store(to + g, n);
-    }
-  }
-
-  void forward(int64_t cell, Row& row) const {
-    const int64_t k = find(cell, row);
+  void forward(int64_t cell, Row& row, T* log_p) const {
+    find(cell, row);
+    const T* x_n = x + cell * genes;
     for (int64_t s = 0; s < particles; s++) {
       const int64_t r = s * cells + cell;
-      if (s == 0 || theta.rows > cells) remember_best(r, row, k);  // particles share it
-      const T offset = means(r, row).first;
-      zeros<false>(r, row);
-      counts<false>(r, row, k, offset);
-      log_p[r] = total(row.log_p.data());
+      if (s == 0 || theta.rows > cells) remember_best(r, row);  // particles share it
+      const Scale scale = means(r, row);
+      const T *th = theta.values ? theta.row(r, genes) : nullptr, *gt = gate.values ? gate.row(r, genes) : nullptr;
+      Sum sum;
+      each([&](int64_t g, auto n) {  // zeros
+        const V mu = V::loadu(&row.mu[g]) * V(scale.to_mu);
+        mu.store(&row.mu[g]);
+        V value = V(0) - mu;
+        if (th) {
+          const V t = V::loadu(th + g, n);
+          value = V(0) - t * log1p(mu / t);
+        }
+        if (gt) value = mixed(V::loadu(gt + g, n), value).log_p;
+        sum.add(first(where(V::loadu(x_n + g, n) == V(0), value, V(0)), n));
+      });
+      gather_parameters(r, row);
+      for (int64_t j = 0; j < row.k; j += W) {  // counts above zero
+        const V x = V::loadu(&row.x[j]), mu = V::loadu(&row.mus[j]);
+        const V log_mu = V::loadu(&row.logits[j]) + V(scale.offset);
+        V u = (x - mu) / x, value = V::loadu(&row.best[j]), log_u = log_ratio(x, log_mu, mu);
+        if (th) {
+          const V t = V::loadu(&row.thetas[j]), fitted = t + mu, shift = (fitted / (t + x)).log();
+          value = value - t * h((mu - x) / fitted, shift);
+          u = u * (t / fitted);
+          log_u = log_u + shift;
+        }
+        value = value - x * h(u, log_u);
+        if (gt) value = value + mixed(V::loadu(&row.gates[j]), V(0)).kept;
+        sum.add(first(value, std::min(W, row.k - j)));
+      }
+      log_p[r] = sum.value();
     }
   }
 
-  void backward(int64_t cell, Row& row, T* own_mean, T* own_theta, T* own_gate) const {
-    const int64_t k = find(cell, row);
+  void backward(int64_t cell, Row& row, const T* weight, T* d_size, const Slopes* to, T* own) const {
+    const Slopes &d_mean = to[0], &d_theta = to[1], &d_gate = to[2];
+    find(cell, row);
+    const T* x_n = x + cell * genes;
     for (int64_t s = 0; s < particles; s++) {
-      const int64_t r = s * cells + cell, rows = particles * cells;
-      const T w = weight[r];
-      const auto [offset, unscale] = means(r, row);
-      zeros<true>(r, row);
-      counts<true>(r, row, k, offset);
-      if (size) {  // through the softmax: d/d logits = d/d log mu - rho sum(d/d log mu)
-        const T all = total(row.d_mu.data());
-        d_size[r] = w * all;
-        for (int64_t g = 0; g < genes; g += W)
-          (V::loadu(&row.d_mu[g]) - V::loadu(&row.mu[g]) * V(unscale * all)).store(&row.d_mu[g]);
+      const int64_t r = s * cells + cell;
+      const V w(weight[r]);
+      const Scale scale = means(r, row);
+      const T *th = theta.values ? theta.row(r, genes) : nullptr, *gt = gate.values ? gate.row(r, genes) : nullptr;
+      T *to_mean = d_mean.row(r, genes, own), *to_theta = d_theta.row(r, genes, own + genes);
+      T* to_gate = d_gate.row(r, genes, own + 2 * genes);
+      Sum sum;
+      each([&](int64_t g, auto n) {  // zeros
+        const V mu = V::loadu(&row.mu[g]) * V(scale.to_mu), zero = V::loadu(x_n + g, n) == V(0);
+        mu.store(&row.mu[g]);
+        V d_mu = V(0) - mu, log_p = d_mu, d_th(0), share(1);
+        if (th) {
+          const V t = V::loadu(th + g, n), ratio = mu / t, inverse = V(1) / (V(1) + ratio);
+          log_p = V(0) - t * log1p(ratio, inverse);
+          d_mu = d_mu * inverse;
+          d_th = log_p - d_mu;
+        }
+        if (gt) {
+          const Mixed m = mixed(V::loadu(gt + g, n), log_p);
+          share = m.weight;
+          d_gate.put(where(zero, w * (m.slope - share), V(0)), to_gate + g, n);
+        }
+        d_mu = where(zero, d_mu * share, V(0));
+        if (th) d_theta.put(where(zero, w * d_th * share, V(0)), to_theta + g, n);
+        sum.add(first(d_mu, n));
+        d_mu.store(&row.d_mu[g]);
+      });
+      gather_parameters(r, row);
+      if (th) remainder(binet_slope, row);
+      for (int64_t j = 0; j < row.k; j += W) {  // counts above zero
+        const V x = V::loadu(&row.x[j]), mu = V::loadu(&row.mus[j]);
+        V d_mu = x - mu;
+        if (th) {
+          const V t = V::loadu(&row.thetas[j]), total = t + x, fitted = t + mu;
+          const V cost = h((mu - x) / fitted, (fitted / total).log());
+          const V d_th = (binet_slope(total) - V::loadu(&row.rest[j]) - cost) * t + x / total * V(0.5);
+          (w * d_th).store(&row.thetas[j]);
+          d_mu = d_mu * (t / fitted);
+        }
+        if (gt) (w * (mixed(V::loadu(&row.gates[j]), V(0)).slope - V(1))).store(&row.gates[j]);
+        sum.add(first(d_mu, std::min(W, row.k - j)));
+        d_mu.store(&row.mus[j]);
       }
-      weigh(row.d_mu.data(), w, d_mean.row(r, genes, own_mean), d_mean.rows != rows || rows == 1);
-      if (theta.values) weigh(row.d_theta.data(), w, d_theta.row(r, genes, own_theta), d_theta.rows != rows || rows == 1);
-      if (gate.values) weigh(row.d_gate.data(), w, d_gate.row(r, genes, own_gate), d_gate.rows != rows || rows == 1);
+      for (int64_t j = 0; j < row.k; j++) {
+        const int64_t g = row.at[j];
+        row.d_mu[g] = row.mus[j];
+        if (th) to_theta[g] += row.thetas[j];
+        if (gt) to_gate[g] += row.gates[j];
+      }
+      const T all = sum.value();
+      // through the softmax: d/d logits = d/d log mu - rho sum(d/d log mu)
+      const V through(size ? all * scale.to_share : T(0));
+      if (size) d_size[r] = weight[r] * all;
+      each([&](int64_t g, auto n) {
+        d_mean.put(w * (V::loadu(&row.d_mu[g]) - V::loadu(&row.mu[g]) * through), to_mean + g, n);
+      });
     }
+  }
+
+  void gather_parameters(int64_t r, Row& row) const {
+    gather(mean.row(r, genes), row.logits, row);
+    gather(row.mu.data(), row.mus, row);
+    if (theta.values) gather(theta.row(r, genes), row.thetas, row);
+    if (gate.values) gather(gate.row(r, genes), row.gates, row);
   }
 };
 
@@ -310,23 +355,25 @@ struct Problem {
 
 extern "C" void log_prob(const T* x, const T* mean, const T* size, const T* theta, const T* gate, T* log_p,
                          const int64_t* rows, int64_t particles, int64_t cells, int64_t genes, int threads) {
-  const Problem p{x,  size, nullptr, {mean, rows[0]}, {theta, rows[1]}, {gate, rows[2]}, log_p, {}, {}, {}, nullptr, particles,
-                  cells, genes};
+  const Known known(binet, theta, rows[1], genes);
+  const Problem p{known, {mean, rows[0]}, {theta, rows[1]}, {gate, rows[2]}, x, size, particles, cells, genes};
 #pragma omp parallel num_threads(threads)
   {
     Row row(genes);
 #pragma omp for schedule(static)
-    for (int64_t n = 0; n < cells; n++) p.forward(n, row);
+    for (int64_t n = 0; n < cells; n++) p.forward(n, row, log_p);
   }
 }
 
-// The slopes of sum(weight log p) in the logits, log size, log theta and gate; the outputs start at zero.
-extern "C" void slopes(const T* x, const T* mean, const T* size, const T* theta, const T* gate, const T* weight, T* d_mean,
-                       T* d_size, T* d_theta, T* d_gate, const int64_t* rows, int64_t particles, int64_t cells,
-                       int64_t genes, int threads) {
-  const Problem p{x,     size,           weight,           {mean, rows[0]},   {theta, rows[1]}, {gate, rows[2]}, nullptr,
-                  {d_mean, rows[0]}, {d_theta, rows[1]}, {d_gate, rows[2]}, d_size, particles, cells, genes};
-  T* shared[3] = {d_mean, d_theta, d_gate};
+// The slopes of sum(weight log p) in logits, log size, log theta and gate. What is summed over cells starts at zero.
+extern "C" void slopes(const T* x, const T* mean, const T* size, const T* theta, const T* gate, const T* weight,
+                       T* d_mean, T* d_size, T* d_theta, T* d_gate, const int64_t* rows, int64_t particles,
+                       int64_t cells, int64_t genes, int threads) {
+  const Known known(binet_slope, theta, rows[1], genes);
+  const Problem p{known, {mean, rows[0]}, {theta, rows[1]}, {gate, rows[2]}, x, size, particles, cells, genes};
+  T* all[3] = {d_mean, d_theta, d_gate};
+  Slopes to[3];
+  for (int i = 0; i < 3; i++) to[i] = {all[i], rows[i], rows[i] == 1 || rows[i] != particles * cells};
   std::vector<std::vector<T>> sums(threads);  // of each thread, added up in order: the answer does not vary by chance
 #pragma omp parallel num_threads(threads)
   {
@@ -334,10 +381,10 @@ extern "C" void slopes(const T* x, const T* mean, const T* size, const T* theta,
     std::vector<T>& own = sums[omp_get_thread_num()];
     own.assign(3 * genes, 0);
 #pragma omp for schedule(static)
-    for (int64_t n = 0; n < cells; n++) p.backward(n, row, &own[0], &own[genes], &own[2 * genes]);
+    for (int64_t n = 0; n < cells; n++) p.backward(n, row, weight, d_size, to, own.data());
   }
   for (const auto& own : sums)
     for (int i = 0; i < 3; i++)
-      if (shared[i] && rows[i] == 1 && !own.empty())
-        for (int64_t g = 0; g < genes; g++) shared[i][g] += own[i * genes + g];
+      if (all[i] && rows[i] == 1 && !own.empty())
+        for (int64_t g = 0; g < genes; g++) all[i][g] += own[i * genes + g];
 }

@@ -49,7 +49,11 @@ def build(dtype: torch.dtype) -> ctypes.CDLL:
     from torch._inductor.codecache import CppCodeCache
 
     ratios = {"BINET": stirling.BINET_RATIO, "SLOPE": stirling.SLOPE_RATIO}
-    tables = {f"{name}_{part}": row for name, ratio in ratios.items() for part, row in zip(("TOP", "BOTTOM"), ratio, strict=True)}
+    tables = {
+        f"{name}_{part}": row
+        for name, ratio in ratios.items()
+        for part, row in zip(("TOP", "BOTTOM"), ratio, strict=True)
+    }
     tables["ATANH"] = deviance.ATANH_TAIL[dtype]
     lines = [f"using T = {'double' if dtype == torch.float64 else 'float'};"]
     lines += [f"constexpr int CLIMB = {stirling.CLIMB[dtype]};"]
@@ -120,14 +124,22 @@ def slopes(
     x: Tensor, mean: Tensor, size: Tensor | None, theta: Tensor | None, gate: Tensor | None, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The slopes of sum(weight log p(x)) in the logits, log size, log theta and gate, each of its parameter's shape."""
-    found = _like_parameters(x, mean, size, theta, gate, weight)
+    cells = weight.numel()
+
+    def like(t: Tensor | None) -> Tensor:
+        if t is None:
+            return x.new_empty(0)
+        apart = 1 < cells == t.numel() // t.shape[-1]  # no row is a sum
+        return torch.empty_like(t) if apart else torch.zeros_like(t)
+
+    found = like(mean), like(size), like(theta), like(gate)
     _run("slopes", x, (mean, size, theta, gate), (weight, *found))
     return found
 
 
 @slopes.register_fake
 def _like_parameters(x: Tensor, *parameters: Tensor | None) -> tuple[Tensor, ...]:
-    return tuple(x.new_zeros(0 if t is None else t.shape) for t in parameters[:-1])
+    return tuple(x.new_empty(0 if t is None else t.shape) for t in parameters[:-1])
 
 
 def _run(name: str, x: Tensor, parameters: tuple[Tensor | None, ...], rest: tuple[Tensor, ...]) -> None:

@@ -21,9 +21,10 @@ from torch.func import functional_call
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.distributions import native
+from pyroscvi.inference import noise
 from pyroscvi.inference.seeds import generator_state, set_generator_state
 
-__all__ = ["Captured", "capture"]
+__all__ = ["Captured", "capture", "decline"]
 
 LOSS, GRADIENT = 1e-5, 1e-3  # how far the compiled step may be from the eager one: float32, summed in another order
 
@@ -61,23 +62,25 @@ class Captured:
         return [loss.detach(), *torch.autograd.grad(loss, [held[i] for i in self.trained], materialize_grads=True)]
 
     def _compiled(self, first: Cells) -> Any:
-        from torch._inductor import compile as inductor
+        from torch import _inductor
         from torch.fx.experimental.proxy_tensor import make_fx
 
-        given = self._arguments(_tensors(first), 0.5)
-        given = [t.clone() for t in given]
+        given = [t.clone() for t in self._arguments(_tensors(first), 0.5)]
         for i in self.trained:
             given[i].requires_grad_()
         native.build(first.dtype)
         with native.used():
-            graph = make_fx(self._step, tracing_mode="fake", _allow_non_fake_inputs=True)(*given)
-        with torch.no_grad():
-            return inductor(graph, [t.detach() for t in given], options={"fallback_random": True})
+            graph = make_fx(self._step, noise.TABLE, tracing_mode="fake", _allow_non_fake_inputs=True)(*given)
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what compilers tell each other
+            return _inductor.compile(graph, [t.detach() for t in given], options={"fallback_random": True})
 
 
-def capture(
-    loss: nn.Module, parameters: Sequence[nn.Parameter], first: Cells, beta: float
-) -> Captured | None:
+def decline(reason: str) -> None:
+    warnings.warn(f"compile=True: {reason}; training goes on without compiling", stacklevel=3)
+
+
+def capture(loss: nn.Module, parameters: Sequence[nn.Parameter], first: Cells, beta: float) -> Captured | None:
     """The compiled step, once it has been seen to do what the eager one does; otherwise None, and one line why."""
     try:
         captured = Captured(loss, parameters, first)
@@ -85,7 +88,7 @@ def capture(
             raise ArithmeticError(wrong)
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        warnings.warn(f"compile=True: {reason}; training goes on without compiling", stacklevel=2)
+        decline(reason)
         return None
     return captured
 
@@ -127,7 +130,7 @@ def _without_tensors(cells: Cells) -> Cells:
 
 
 def _with_tensors(like: Cells, tensors: Mapping[str, Tensor]) -> Cells:
-    rest = dict(tensors)
+    rest: dict[str, Any] = dict(tensors)
     library = rest.pop("library")
     categories = {name: rest.pop(f"categories.{name}") for name in like.categories}
     cells = replace(like, counts=rest.pop("x"), categories=categories, **rest)

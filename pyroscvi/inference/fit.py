@@ -45,6 +45,7 @@ def fit(
     progress: bool = True,
     folder: str | Path | Folder | None = None,
     distributed: bool = True,
+    compile: bool = False,
 ) -> Fit:
     """Fit a guide to a model.
 
@@ -65,6 +66,8 @@ def fit(
     progress        show a progress bar
     folder          write checkpoints here, and go on from the one that is there
     distributed     under ``torchrun``, share every minibatch with the other processes; all get the same fit
+    compile         capture the training step as one graph and compile it: the same fit to rounding, several times as
+                    fast after half a minute or so; where that cannot be, a warning says why, and the fit goes on
 
     Ctrl-C ends a fit early: what there is by then comes back, with a warning. ``NonFiniteLoss`` (a ValueError) is
     raised at the step that would spoil the parameters; its ``fit`` is the last good state.
@@ -80,7 +83,8 @@ def fit(
         patience = _patience(early_stopping, epochs)
         lr = scaled(lr, batch_size, len(train)) if scale_lr else lr
         run = Run(
-            model, guide, train, held_out, epochs, batch_size, lr, schedule, patience, clip, objectives, seed, ranks
+            model, guide, train, held_out, epochs, batch_size, lr, schedule, patience, clip, objectives, seed,
+            ranks=ranks, compile=compile,
         )  # fmt: skip
         ranks.check_same(lambda: identity(run, cells))
         notes = folder if isinstance(folder, Folder | None) else Folder(folder)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pyroscvi.data.cells import Cells
+from pyroscvi.distributions import native
+from pyroscvi.inference.captured import Captured, capture, decline
 from pyroscvi.inference.diagnosis import NonFiniteLoss, explain
 from pyroscvi.inference.distributed import Ranks
 from pyroscvi.inference.elbo import negative_elbo
@@ -49,6 +51,7 @@ class Run:
     objectives: Sequence[Objective]
     seed: int
     ranks: Ranks = field(default_factory=Ranks)
+    compile: bool = False
 
     epoch: int = 0  # epochs behind us
     step: int = 0  # minibatches behind us in the epoch that is under way
@@ -75,6 +78,10 @@ class Run:
         self.parts = [self.ranks.part(cells) for cells in (self.sample, self.held_out)]  # to evaluate the bound on
         self.summed = torch.zeros((), dtype=self.train.dtype, device=self.train.device)  # loss of the epoch under way
         self.best: dict[str, Tensor] | None = None
+        self.captured: Captured | None = None
+        if self.compile and not self.ranks.alone:
+            decline("a fit that several processes share is not captured")
+            self.compile = False
         self._minibatches: Iterator[Cells] | None = None
 
     @property
@@ -109,12 +116,8 @@ class Run:
         self.ranks.draw_apart(self.train.device, self.seed, self.epoch, self.step)
         before = generator_state(self.train.device)
         cells, weight = self.ranks.shard(cells, self.guide.encoder.hops)
-        loss = self.loss(cells, self.beta, weight)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = torch.stack([torch.linalg.vector_norm(g) for g in gradients]).norm()
-        loss = self.ranks.mean(loss.detach())
+        loss = self.ranks.mean(self._differentiate(cells, weight))
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
         if not torch.isfinite(loss + norm):
             set_generator_state(self.train.device, before)  # so that what is explained is what happened
             what = (
@@ -126,11 +129,24 @@ class Run:
                 f"{what} at epoch {self.epoch + 1}, minibatch {self.step + 1}: {why}. No parameter was changed by it: "
                 "the error's .fit is the last good state. Look at the counts of that cell, or lower lr"
             )
-        shrink = (self.clip / norm).clamp(max=1)
-        for gradient in gradients:
-            gradient *= shrink
         self.optimiser.step()
         return loss
+
+    def _differentiate(self, cells: Cells, weight: float) -> Tensor:
+        """The loss [] of this rank's cells, whose gradients are left in the parameters."""
+        if self.compile and self.captured is None and len(cells) == self.size:
+            self.captured = capture(self.loss, self.parameters, cells, self.beta)
+            self.compile = self.captured is not None
+        if self.captured is not None and self.captured.suits(cells):
+            loss, gradients = self.captured(cells, self.beta)
+            for parameter, gradient in zip(self.parameters, gradients, strict=True):
+                parameter.grad = gradient
+            return loss
+        with native.used(self.captured is not None):
+            loss = self.loss(cells, self.beta, weight)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        return loss.detach()
 
     def _end(self, seconds: float) -> None:
         """The end of an epoch: what it did to the bound, un-annealed and without dropout, on cells seen and unseen."""
@@ -145,7 +161,8 @@ class Run:
 
     def _bound(self, part: Cells | None) -> float:
         n, device = 0 if part is None else len(part), self.train.device
-        found = math.nan if part is None else evaluate(self.model, self.guide, part, len(self.train), self.seed)
+        with native.used(self.captured is not None):
+            found = math.nan if part is None else evaluate(self.model, self.guide, part, len(self.train), self.seed)
         return self.ranks.average(found, n, device)
 
     def _judge(self, patience: Patience) -> None:

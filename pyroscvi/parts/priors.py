@@ -99,7 +99,7 @@ class VampPrior(Prior):
         object.__setattr__(self, "guide", guide)
         chosen = cells.subset(torch.linspace(0, len(cells) - 1, self.components).long())
         self.raw_u = nn.Parameter(chosen.x.log1p())
-        self.conditions = list(chosen.categories)  # what an encoder may be told of a cell
+        self.conditions, self.levels = list(chosen.categories), chosen.levels  # what an encoder may be told of a cell
         for field, codes in chosen.categories.items():
             self.register_buffer(f"code_{field}", codes)
         self.register_buffer("covariates", chosen.covariates)
@@ -114,7 +114,7 @@ class VampPrior(Prior):
         if self.guide is None:
             return pyro.sample("z", dist.Normal(self.loc[k], 1.0).to_event(1))
         told = {field: getattr(self, f"code_{field}") for field in self.conditions}
-        pseudo = Cells(self.u, told, self.covariates, dtype=self.u.dtype, device=self.u.device)
+        pseudo = Cells(self.u, told, self.covariates, levels=self.levels, dtype=self.u.dtype, device=self.u.device)
         q = self.guide.posteriors(pseudo)["z"]
         return pyro.sample("z", _pick(q, k))
 

@@ -1,0 +1,41 @@
+"""Random numbers in a captured graph: drawn by PyTorch's own generators, in the order in which the eager step draws.
+
+PyTorch fills tensors with noise in place (dropout asks for ``torch.empty_like(h).bernoulli_(p)``). Here each such call
+becomes one operator that hands back a new tensor. Inductor 2.13, left to itself, may read the tensor before it is full.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["TABLE"]
+
+
+@torch.library.custom_op("pyroscvi::noise", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
+def noise(like: Tensor, kind: str, parameters: list[float]) -> Tensor:
+    """A tensor of this shape, filled by the method ``kind``."""
+    return getattr(torch.empty_like(like), kind)(*parameters)
+
+
+@noise.register_fake
+def _(like: Tensor, kind: str, parameters: list[float]) -> Tensor:
+    return torch.empty_like(like)
+
+
+def _in_place(kind: str, *default: float) -> Callable[..., Tensor]:
+    def fill(like: Tensor, *parameters: float, generator: torch.Generator | None = None) -> Tensor:
+        if generator is not None:
+            raise ValueError("a captured step draws from the global generator")
+        return like.copy_(noise(like, kind, [*parameters, *default[len(parameters) :]]))
+
+    return fill
+
+
+aten = torch.ops.aten
+TABLE = {
+    aten.bernoulli_.float: _in_place("bernoulli_", 0.5),
+    aten.uniform_.default: _in_place("uniform_", 0.0, 1.0),
+    aten.normal_.default: _in_place("normal_", 0.0, 1.0),
+    aten.exponential_.default: _in_place("exponential_", 1.0),
+}

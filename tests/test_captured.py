@@ -1,0 +1,218 @@
+"""A captured step is the eager step: the same loss, the same gradients, the same fit."""
+
+import shutil
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import pyroscvi as ps
+from pyroscvi.data.cells import Cells
+from pyroscvi.distributions import kernel, native, plain
+from pyroscvi.guides import FullCovariance, LowRank, MeanField, SpatialGNN
+from pyroscvi.inference import captured
+from pyroscvi.inference.captured import Captured, capture
+from pyroscvi.inference.loss import Loss
+from pyroscvi.inference.objectives import Classifier, FreeBits
+from pyroscvi.models import CVAE, GMVAE, LDVAE, PPCA, SCVI, Annotated, PoissonLognormal
+from pyroscvi.parts import (
+    MLP,
+    NB,
+    BatchNorm,
+    Laplace,
+    LatentSize,
+    Mixture,
+    PerBatch,
+    Poisson,
+    RandomDispersion,
+    ReadCell,
+    VampPrior,
+)
+
+compiled = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+
+NORMED = ReadCell(norm=BatchNorm(), dropout=0.3)
+PROGRAMS = [
+    (SCVI(latent=3), MeanField()),
+    (SCVI(latent=3, likelihood=NB(dispersion=PerBatch()), decoder=MLP(norm=BatchNorm())), MeanField(encoder=NORMED)),
+    (SCVI(latent=3, likelihood=Poisson(), size=LatentSize()), FullCovariance()),
+    (SCVI(latent=3, prior=Mixture(components=4)), LowRank()),
+    (SCVI(latent=3, prior=VampPrior(components=4)), FullCovariance()),
+    (SCVI(latent=3, prior=Laplace()), MeanField()),
+    (GMVAE(latent=3), FullCovariance()),
+    (LDVAE(latent=3, likelihood=NB(dispersion=RandomDispersion())), MeanField()),
+    (Annotated(latent=3), FullCovariance()),
+    (CVAE(latent=3), MeanField()),
+    (PPCA(latent=3), LowRank()),
+    (PoissonLognormal(), MeanField()),
+]
+
+
+def graph_itself(graph, inputs, **_):
+    """In place of Inductor: the graph as it was traced."""
+    return graph
+
+
+def loss_of(model, guide, cells, objectives=(), dtype=torch.float64):
+    model = model.sized(cells.dims).to(dtype)
+    guide = guide.sized(model, cells).to(dtype)
+    trained = nn.ModuleDict({"model": model, "guide": guide}).train()
+    return Loss(trained, objectives, len(cells)), list(trained.parameters())
+
+
+def step(loss, parameters, cells, beta, seed=0):
+    torch.manual_seed(seed)
+    value = loss(cells, beta)
+    return value.detach(), torch.autograd.grad(value, parameters, materialize_grads=True, allow_unused=True)
+
+
+def agree(one, other, value, gradient):
+    torch.testing.assert_close(one[0], other[0], rtol=value, atol=value)
+    scale = max(g.abs().max().item() for g in one[1])
+    for a, b in zip(one[1], other[1], strict=True):
+        torch.testing.assert_close(a, b, rtol=gradient, atol=gradient * scale)
+
+
+@pytest.fixture
+def alone(cells) -> Cells:
+    """Cells without neighbours, in float64."""
+    return Cells(cells.counts, cells.categories, levels=cells.levels).to(dtype=torch.float64)
+
+
+def textbook(x, given):
+    """log p(x) by the textbook formulas and autograd."""
+    log_mu = given.mean if given.size is None else given.mean.log_softmax(-1) + given.size
+    if given.dispersion is None:
+        log_p, at_zero = plain.poisson_log_pmf(x, log_mu), plain.poisson_log_pmf(torch.zeros_like(x), log_mu)
+    else:
+        log_p, at_zero = (
+            plain.negative_binomial_log_pmf(count, log_mu, given.dispersion) for count in (x, torch.zeros_like(x))
+        )
+    return (log_p if given.gate is None else plain.zero_inflated(x, log_p, at_zero, given.gate)).sum(-1)
+
+
+@compiled
+@pytest.mark.parametrize(("model", "guide"), PROGRAMS, ids=lambda p: repr(p)[:60])
+@pytest.mark.parametrize("beta", [0.3, 1.0])
+def test_eager_captured_and_textbook_agree(model, guide, beta, alone, monkeypatch):
+    """On another minibatch than the one that was traced, with another KL weight."""
+    monkeypatch.setattr("torch._inductor.compile", graph_itself)
+    loss, parameters = loss_of(model, guide, alone)
+    first, second = alone.minibatches(30, torch.Generator().manual_seed(0))
+    graph = Captured(loss, parameters, first)
+    buffers = [b.clone() for b in loss.buffers()]
+
+    def afresh(how):
+        for buffer, was in zip(loss.buffers(), buffers, strict=True):
+            buffer.copy_(was)
+        found = how()
+        return found, [b.clone() for b in loss.buffers()]
+
+    def by_graph():
+        torch.manual_seed(1)
+        return graph(second, beta)
+
+    eager, moved = afresh(lambda: step(loss, parameters, second, beta, seed=1))
+    from_graph, moved_too = afresh(by_graph)
+    agree(eager, from_graph, 1e-6, 1e-5)
+    for a, b in zip(moved, moved_too, strict=True):  # running moments of a batch norm
+        torch.testing.assert_close(a, b)
+    monkeypatch.setattr(kernel, "log_prob", textbook)
+    slow, _ = afresh(lambda: step(loss, parameters, second, beta, seed=1))
+    agree(slow, eager, 1e-6, 1e-5)
+
+
+@compiled
+@pytest.mark.parametrize("objective", [Classifier(), FreeBits(2.0)], ids=repr)
+def test_objectives_are_in_the_graph(objective, alone, monkeypatch):
+    monkeypatch.setattr("torch._inductor.compile", graph_itself)
+    loss, parameters = loss_of(Annotated(latent=3), MeanField(), alone, [objective])
+    first, second = alone.minibatches(30)
+    graph = Captured(loss, parameters, first)
+    eager = step(loss, parameters, second, 0.5)
+    torch.manual_seed(0)
+    agree(eager, graph(second, 0.5), 1e-6, 1e-5)
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("model", "guide"),
+    [(SCVI(latent=3, decoder=MLP(norm=BatchNorm())), MeanField(encoder=NORMED)), (GMVAE(latent=3), FullCovariance())],
+    ids=["mean field", "mixture, full covariance"],
+)
+def test_compiled_fits_are_the_eager_ones(model, guide, alone):
+    """Dropout and draws are those of the eager fit, and the short last minibatch is trained on."""
+    cells = alone.to(dtype=torch.float32)
+    settings = {"epochs": 3, "batch_size": 25, "early_stopping": False, "validation": 0.1, "progress": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fast = ps.fit(model, guide, cells, compile=True, **settings)
+    slow = ps.fit(model, guide, cells, **settings)
+    columns = ["loss", "elbo_train", "elbo_held_out"]
+    assert fast.history[columns].to_numpy() == pytest.approx(slow.history[columns].to_numpy(), rel=1e-4)
+    state = slow.model.state_dict()
+    for name, tensor in fast.model.state_dict().items():
+        torch.testing.assert_close(tensor, state[name], rtol=1e-2, atol=1e-3)
+
+
+@compiled
+def test_one_line_says_why_a_step_is_not_compiled(cells, alone, monkeypatch):
+    settings = {"epochs": 1, "batch_size": 30, "progress": False, "compile": True}
+    with pytest.warns(UserWarning, match="compile=True: cells with a graph.*goes on without compiling") as told:
+        fit = ps.fit(SCVI(latent=2), SpatialGNN(), cells, **settings)
+    assert len(told) == 1
+    assert "\n" not in str(told[0].message)
+    assert len(fit.history) == 1
+
+    def broken(graph, inputs, **_):
+        raise RuntimeError("no compiler\nand a long story")
+
+    monkeypatch.setattr("torch._inductor.compile", broken)
+    with pytest.warns(UserWarning, match=r"compile=True: no compiler; training goes on without compiling$"):
+        ps.fit(SCVI(latent=2), MeanField(), alone, **settings)
+
+
+@compiled
+@pytest.mark.parametrize("wrong", ["loss", "gradient"])
+def test_a_graph_that_does_something_else_is_not_used(wrong, alone, monkeypatch):
+    def altered(graph, inputs, **_):
+        def run(*given):
+            loss, *gradients = graph(*given)
+            return [loss + 0.1, *gradients] if wrong == "loss" else [loss, *gradients[:-1], gradients[-1] + 1.0]
+
+        return run
+
+    monkeypatch.setattr("torch._inductor.compile", altered)
+    loss, parameters = loss_of(SCVI(latent=2), MeanField(), alone)
+    before = torch.get_rng_state()
+    with pytest.warns(UserWarning, match=f"the compiled {wrong} .*eager one"):
+        assert capture(loss, parameters, alone, 0.5) is None
+    assert torch.equal(torch.get_rng_state(), before)
+    assert captured.LOSS <= 1e-5
+
+
+@compiled
+def test_dropout_in_a_compiled_graph_is_full_of_noise(alone):
+    """Two masks of one shape are two masks, and each is drawn before it is read."""
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(12, dtype=torch.float64))
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, cells, beta):
+            rows = torch.ones(len(cells), 12, dtype=torch.float64) * self.w
+            return (self.drop(rows) * self.drop(rows)).sum() * beta
+
+    loss = Twice()
+    graph = Captured(loss, list(loss.parameters()), alone)
+    eager = step(loss, list(loss.parameters()), alone, 0.5, seed=3)
+    torch.manual_seed(3)
+    agree(eager, graph(alone, 0.5), 1e-12, 1e-12)
+
+
+def test_nothing_is_compiled_unasked(alone, monkeypatch):
+    monkeypatch.setattr(native, "build", lambda dtype: pytest.fail("built"))
+    ps.fit(SCVI(latent=2), MeanField(), alone, epochs=1, progress=False)
