@@ -23,6 +23,7 @@ _HOME = {
     "Cells": "data.cells",
     "Fields": "data.fields",
     "Fit": "inference.result",
+    "certify": "evidence.certificate",
     "compare": "evidence.compare",
     "create": "registry",
     "fit": "inference.fit",
@@ -37,6 +38,7 @@ __all__ = [
     "Cells",
     "Fields",
     "Fit",
+    "certify",
     "compare",
     "create",
     "data",
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from pyroscvi import data, distributions, guides, handlers, models, parts
     from pyroscvi.data.cells import Cells
     from pyroscvi.data.fields import Fields
+    from pyroscvi.evidence.certificate import certify
     from pyroscvi.evidence.compare import compare
     from pyroscvi.evidence.importance import log_evidence
     from pyroscvi.inference.checkpoints import load

@@ -324,7 +324,7 @@ def test_a_heavy_tail_is_spoken_of(pair, cells):
     model, guide = copy.deepcopy(pair)
     with torch.no_grad():
         guide.heads["z"].out.bias[2:4] = -4.0  # far too narrow
-    table = compare({"good": pair, "narrow": (model, guide)}, cells, 200)
+    table = compare({"good": pair, "narrow": (model, guide)}, cells, 200, method="importance")
     assert table.loc["narrow", "heavy_tailed"] > 0.5
     assert "of the cells of 'narrow'" in " ".join(printed(table).split())
 

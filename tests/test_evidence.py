@@ -123,9 +123,10 @@ def test_a_closed_form_is_used_where_it_holds(cells):
     assert set(table["method"]) == set(table["certificate"]) == {"exact"}
     assert (table["monte_carlo_se"] == 0).all()
     np.testing.assert_allclose(table["log_evidence"], pair[0].log_evidence(cells.x).detach(), rtol=1e-5)
-    assert set(evidence_table(untrained(PPCA(prior=Laplace()), MeanField(), cells), cells)["method"]) == {"importance"}
+    few = cells.subset(torch.arange(5))
+    assert "exact" not in set(evidence_table(untrained(PPCA(prior=Laplace()), MeanField(), cells), few)["method"])
     with poutine.mask(mask=torch.tensor(True)):  # under a handler the page is not what it was
-        assert set(evidence_table(pair, cells, 10)["method"]) == {"importance"}
+        assert "exact" not in set(evidence_table(pair, few, 10)["method"])
 
 
 def test_ppca_with_a_trained_guide(cells):
@@ -320,11 +321,11 @@ def test_a_condition_made_unknown_is_its_levels_weighed(cells):
     pair = untrained(CVAE(latent=2, condition=OneHot("drug"), likelihood=NB()), MeanField(), cells)
     weights = torch.tensor([0.1, 0.2, 0.3, 0.4])
     with unknown("drug", weights.log()):
-        mixed = log_evidence(pair, cells, 50)
+        mixed = log_evidence(pair, cells, 50, method="importance")
     given = []
     for level in range(4):
         with intervene(drug=level):
-            given.append(log_evidence(pair, cells, 50))
+            given.append(log_evidence(pair, cells, 50, method="importance"))
     by_hand = np.logaddexp.reduce(weights.log().numpy()[:, None] + np.stack(given))
     np.testing.assert_allclose(mixed, by_hand, atol=1e-6)
 
@@ -410,7 +411,8 @@ def test_poisson_is_a_negative_binomial_without_dispersion(cells):
     model, guide = untrained(SCVI(latent=2, likelihood=NB(dispersion=PerGene(start=log(1e6)))), MeanField(), cells)
     poisson = SCVI(latent=2, likelihood=Poisson()).sized(cells.dims)
     poisson.decoder = copy.deepcopy(model.decoder)
-    difference = log_evidence((model, guide), cells, 100) - log_evidence((poisson, guide), cells, 100)
+    with_theta, without = (log_evidence((page, guide), cells, 100, method="importance") for page in (model, poisson))
+    difference = with_theta - without
     assert np.abs(difference).max() < 0.01
 
 
@@ -476,7 +478,7 @@ def test_a_mode_that_the_guide_has_missed_is_found():
         guide.heads["z"].weight.zero_()
         guide.heads["z"].bias.copy_(torch.tensor([3.0, 0.0, -0.8, -0.8]))
     exact = quadrature((model, guide), cells, points=201)
-    missed = evidence_table((model, guide), cells, 1000)
+    missed = evidence_table((model, guide), cells, 1000, method="importance")
     assert_close(missed["log_evidence"].to_numpy(), exact - log(2.0), atol=0.1, rtol=0)
     assert missed["k_hat"].max() < 0.7
     found = log_evidence((model, guide), cells, 5000, proposal=Refined())

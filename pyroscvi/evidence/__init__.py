@@ -1,8 +1,28 @@
 """Evidence: how probable cells are under a fitted model, and which of several models makes them more probable."""
 
+from pyroscvi.evidence.adaptive import Adaptive
+from pyroscvi.evidence.annealed import Annealed
+from pyroscvi.evidence.certificate import Certificate, certify
 from pyroscvi.evidence.counting import as_counts
+from pyroscvi.evidence.estimator import Estimator, Importance
 from pyroscvi.evidence.importance import evidence_table, log_evidence
+from pyroscvi.evidence.ladder import Ladder
 from pyroscvi.evidence.proposals import GuideDraws, Proposal, StudentT
 from pyroscvi.evidence.refined import Refined
 
-__all__ = ["GuideDraws", "Proposal", "Refined", "StudentT", "as_counts", "evidence_table", "log_evidence"]
+__all__ = [
+    "Adaptive",
+    "Annealed",
+    "Certificate",
+    "Estimator",
+    "GuideDraws",
+    "Importance",
+    "Ladder",
+    "Proposal",
+    "Refined",
+    "StudentT",
+    "as_counts",
+    "certify",
+    "evidence_table",
+    "log_evidence",
+]

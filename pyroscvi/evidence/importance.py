@@ -23,6 +23,7 @@ References
 import copy
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import asdict
 from math import log
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ from torch import Tensor
 
 from pyroscvi.evidence.compiled import compiled
 from pyroscvi.evidence.pareto import k_hat
-from pyroscvi.evidence.proposals import Draws, LogJoint, Proposal
+from pyroscvi.evidence.proposals import Draws, GuideDraws, LogJoint, Proposal
 from pyroscvi.evidence.reading import MEMORY, Read, as_cells, pair, reading
 from pyroscvi.evidence.streams import Streams
 from pyroscvi.parts.priors import StandardNormal
@@ -48,6 +49,7 @@ def log_evidence(
     particles: int = 1000,
     seed: int = 0,
     *,
+    method: Any = None,
     proposal: Proposal | None = None,
     batch_size: int | None = None,
     chunk: int | None = None,
@@ -60,7 +62,9 @@ def log_evidence(
     fit         a Fit, or a pair (model, guide)
     cells       Cells that the fit has not seen, or an AnnData, which is read through ``fit.fields``
     particles   draws for every cell
-    proposal    where to draw from; by default the page's closed form if it has one, and otherwise ``StudentT()``
+    method      "auto": the page's closed form if it has one, and otherwise a ladder on which every cell climbs as far
+                as it must (``Ladder``). Or by name "importance", "adaptive", "refined", "annealed"; or an ``Estimator``
+    proposal    importance sampling alone, from here: ``StudentT()``, ``Refined()``, ``Adaptive()``, ``GuideDraws()``
     memory      what may be held at once beside the model and the data, in bytes or as "2GB"; or, by hand, so many cells
                 at once (``batch_size``) and draws (``chunk``). None of them enters the result
     compile     score counts by the kernel in C++, which is compiled when it is first asked for: the same to rounding.
@@ -70,7 +74,7 @@ def log_evidence(
 
     Raises ValueError where cells share a latent: they have one evidence together, and none each.
     """
-    how: dict[str, Any] = {"proposal": proposal, "batch_size": batch_size, "chunk": chunk}
+    how: dict[str, Any] = {"method": method, "proposal": proposal, "batch_size": batch_size, "chunk": chunk}
     how |= {"memory": memory, "compile": compile, "dtype": dtype}
     return evidence_table(fit, cells, particles, seed, **how)["log_evidence"].to_numpy()
 
@@ -81,7 +85,9 @@ def evidence_table(
     particles: int = 1000,
     seed: int = 0,
     *,
+    method: Any = None,
     proposal: Proposal | None = None,
+    certify: bool = False,
     batch_size: int | None = None,
     chunk: int | None = None,
     memory: int | str = MEMORY,
@@ -90,28 +96,45 @@ def evidence_table(
 ) -> pd.DataFrame:
     """The evidence of every cell, and what is known of its error; arguments as in ``log_evidence``.
 
+    certify   simulate 64 cells from the fit and measure how far off an evidence is: ``pyroscvi.certify``
+
     log_evidence           log p(x_n), in nats
     monte_carlo_se         standard error over draws
     effective_sample_size  draws from the posterior that would have been as good
     k_hat                  how heavy the tail of the weights is: above 0.7 the other columns mean little
-    method                 "exact" or "importance"
-    certificate            "exact" or "uncertified"
+    method                 "exact", or what this cell was estimated by: "importance", "adaptive", "refined", "annealed"
+    certificate            "exact", "certified (gap 0.01)", "uncertified (gap 3.2)"; "uncertified" if nobody asked
     """
+    from pyroscvi.evidence.certificate import certify as certified
+    from pyroscvi.evidence.estimator import Target
+    from pyroscvi.evidence.ladder import named, takes_closed_forms
+
     model, _ = pair(fit)
     cells = as_cells(fit, cells)
+    estimator = named(method, proposal)
+    where: dict[str, Any] = {"batch_size": batch_size, "memory": memory}
     pieces = []
     with compiled(fit, cells, dtype) if compile else nullcontext():
-        for read in reading(fit, cells, seed, proposal, batch_size, memory=memory, particles=particles, dtype=dtype):
-            known = known_exactly(read) if proposal is None or not read.joint.size else None
-            found = certain(known) if known is not None else sampled(read, particles, chunk)
+        for read in reading(fit, cells, seed, GuideDraws(), particles=particles, dtype=dtype, **where):
+            known = known_exactly(read) if takes_closed_forms(estimator) or not read.joint.size else None
+            if known is None:
+                found, method, _ = estimator(Target.of(read, chunk), particles)
+            else:
+                found, method = certain(known), "exact"
             piece = pd.DataFrame({name: value.cpu().numpy() for name, value in found._asdict().items()})
-            pieces.append(piece.assign(method="importance" if known is None else "exact"))
-    table = pd.concat(pieces, ignore_index=True)
-    table["certificate"] = table["method"].where(table["method"] == "exact", "uncertified")
+            pieces.append(piece.assign(method=method))
+        table = pd.concat(pieces, ignore_index=True)
+        certificate = None
+        if certify and not (table["method"] == "exact").all():
+            certificate = certified(fit, cells, particles, seed, method=estimator, chunk=chunk, **where)
+    words = "uncertified" if certificate is None else certificate.words
+    table["certificate"] = table["method"].where(table["method"] == "exact", words)
     if cells.names is not None:
         table.index = pd.Index(cells.names, name="cell")
     estimand = getattr(model, "estimand", "p(x)")
     table.attrs = {"estimand": estimand, "note": note(estimand), "particles": particles, "seed": seed}
+    if certificate is not None:
+        table.attrs["certificate"] = asdict(certificate)
     return table
 
 

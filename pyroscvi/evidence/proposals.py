@@ -22,7 +22,7 @@ from pyroscvi.evidence.streams import Streams
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.part import Part
 
-__all__ = ["Draws", "Elliptical", "GuideDraws", "Mixed", "Proposal", "StudentT", "together"]
+__all__ = ["Draws", "Elliptical", "GuideDraws", "Mixed", "Proposal", "StudentT", "components", "together"]
 
 LogJoint = Callable[[Tensor], Tensor]
 DRAWS = 512  # of a guide that is not Gaussian, for its moments
@@ -73,6 +73,11 @@ class Elliptical(NamedTuple):
     def take(self, index: Tensor) -> "Elliptical":
         return Elliptical(self.loc[index], self.scale_tril[index], self.df)
 
+    def put(self, index: Tensor, others: "Elliptical") -> "Elliptical":
+        """These draws, with others in the place of some of the cells."""
+        loc = self.loc.index_copy(0, index, others.loc)
+        return Elliptical(loc, self.scale_tril.index_copy(0, index, others.scale_tril), self.df)
+
     def log_prob(self, u: Tensor) -> Tensor:
         d = self.loc.shape[-1]
         e = torch.linalg.solve_triangular(self.scale_tril, (u - self.loc).permute(1, 2, 0), upper=False)  # [n, d, s]
@@ -118,6 +123,11 @@ class Proposal(Part):
 
     def forward(self, q: Elliptical, log_joint: LogJoint) -> Draws:
         raise NotImplementedError
+
+
+def components(log_joint: LogJoint) -> list[LogJoint]:
+    """The densities that add up to this one, one for every level of what is enumerated; most often there is but one."""
+    return getattr(log_joint, "components", lambda: [log_joint])()
 
 
 class GuideDraws(Proposal):

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pyroscvi.evidence.proposals import Elliptical, LogJoint, Mixed, Proposal
+from pyroscvi.evidence.proposals import Elliptical, LogJoint, Mixed, Proposal, components
 
 __all__ = ["Refined"]
 
@@ -36,7 +36,7 @@ class Refined(Proposal):
         h = 0.1 * q.scale_tril.norm(dim=-1)
         own = Elliptical(q.loc, self.widen * q.scale_tril, self.df)
         parts, masses = [], []
-        for density in getattr(log_joint, "components", lambda: [log_joint])():
+        for density in components(log_joint):
             mode, curvature = climb(density, q.loc, h, self.steps)
             spread = covariance(curvature).diagonal(dim1=-2, dim2=-1).sqrt()
             height, _, curvature = surface(density, mode, 0.5 * spread)

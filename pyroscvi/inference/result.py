@@ -127,6 +127,12 @@ class Fit:
 
         return log_evidence(self, cells, **options)
 
+    def certify(self, cells: Cells | AnnData, **options: Any) -> Any:
+        """How far off ``log_evidence`` can be at the same options: ``evidence.certificate``."""
+        from pyroscvi.evidence.certificate import certify
+
+        return certify(self, cells, **options)
+
     def to_arviz(self, cells: Cells | AnnData, **options: Any) -> Any:
         """Posterior, predictive, log-likelihood and data as ArviZ knows them: ``report.inference_data``."""
         from pyroscvi.report.inference_data import to_arviz

@@ -1,0 +1,144 @@
+"""Certificates: what the sandwich shows, and above all what a k-hat does not."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from reference.problems import PROBLEMS, amortised
+from torch.testing import assert_close
+
+import pyroscvi as ps
+from pyroscvi.data.cells import Cells
+from pyroscvi.evidence.certificate import Certificate, Replayed, certify, simulate
+from pyroscvi.evidence.compare import _weakest
+from pyroscvi.evidence.importance import evidence_table
+from pyroscvi.evidence.joint import Joint
+from pyroscvi.evidence.reading import doubled
+from pyroscvi.guides import FullCovariance, MeanField
+from pyroscvi.models import PPCA, SCVI, Annotated
+from pyroscvi.parts import NB, Linear, Mixture, RandomDispersion
+
+
+def untrained(model, guide, cells):
+    model = model.sized(cells.dims)
+    return model.eval(), guide.sized(model, cells).eval()
+
+
+@pytest.fixture
+def one_mode():
+    """Two kinds of cell that counts do not tell apart, and a guide that knows of one of them."""
+    cells = Cells(torch.poisson(torch.full((16, 12), 3.0)))
+    page = SCVI(latent=2, prior=Mixture(components=2), decoder=Linear(), likelihood=NB())
+    model, guide = untrained(page, MeanField(), cells)
+    with torch.no_grad():
+        model.prior.m.copy_(torch.tensor([[3.0, 0.0], [-3.0, 0.0]]))
+        model.prior.raw_s.fill_(-1.0)
+        model.decoder.heads["rho"].weight[:, 0] = 0
+        guide.heads["z"].weight.zero_()
+        guide.heads["z"].bias.copy_(torch.tensor([3.0, 0.0, -0.8, -0.8]))
+    return (model, guide), cells
+
+
+def test_a_missed_mode_is_seen(one_mode):
+    pair, cells = one_mode
+    assert evidence_table(pair, cells, 1000, method="importance")["k_hat"].max() < 0.7
+    missed = certify(pair, cells, 1000, method="importance")
+    assert missed.gap > 1
+    assert not missed.holds
+    assert missed.words.startswith("uncertified (gap ")
+    found = certify(pair, cells, 1000)
+    assert found.holds
+    assert found.gap < 0.02
+    assert found.words.startswith("certified (gap 0.0")
+
+
+def test_annealing_sees_the_mode_that_it_cannot_reach(one_mode):
+    from pyroscvi.evidence import Annealed, StudentT
+
+    pair, cells = one_mode
+    chains = Annealed(chains=8, temperatures=10, leapfrogs=3, start=StudentT())
+    assert certify(pair, cells, method=chains, simulated=32).gap > 0.5
+
+
+def test_the_gap_bounds_the_error():
+    problem = PROBLEMS["nb-normal-d2"](160)
+    pair, unseen = amortised(problem, steps=60)
+    table = evidence_table(pair, unseen, 200, method="importance", certify=True)
+    gap = table.attrs["certificate"]["gap"]
+    error = problem.exact[: len(unseen)].numpy() - table["log_evidence"].to_numpy()
+    assert gap > 0
+    assert error.mean() < gap + 3 * table.attrs["certificate"]["standard_error"] + 3 * error.std() / len(error) ** 0.5
+    assert set(table["certificate"]) == {Certificate(**table.attrs["certificate"]).words}
+
+
+def test_what_is_exact_needs_no_certificate(cells):
+    pair = untrained(PPCA(latent=2), MeanField(), cells)
+    assert certify(pair, cells).words == "exact"
+    table = evidence_table(pair, cells, certify=True)
+    assert set(table["certificate"]) == {"exact"}
+    assert "certificate" not in table.attrs
+
+
+def test_a_size_that_was_observed_stays_what_it_was(cells):
+    """Counts are others, and the latents that made them are a draw of the posterior given the old totals alone."""
+    pair = untrained(SCVI(latent=2, likelihood=NB()), FullCovariance(), cells)
+    drawn, truth = simulate(pair, cells, seed=0)
+    assert not torch.equal(drawn["x"].sum(-1), cells.library.squeeze(-1).double())
+    model, guide, double = doubled(*pair, cells)
+    double = double.take(torch.arange(len(cells)))
+    replayed = Joint(Replayed(model, drawn), guide.sites, double)(truth[None])[0]
+    eta = model.decoder(truth, model.condition(double))
+    x = model.likelihood(double.library, model.likelihood.dispersion.log_theta, **eta).log_prob(drawn["x"])
+    assert_close(replayed, x + torch.distributions.Normal(0.0, 1.0).log_prob(truth).sum(-1))
+
+
+def test_labels_are_simulated_too(cells):
+    pair = untrained(Annotated(latent=2), MeanField(), cells)
+    drawn, truth = simulate(pair, cells, seed=0)
+    assert set(drawn) == {"x", "label"}
+    assert (drawn["label"].sum(-1) == 1).all()
+    assert truth.shape == (60, 2)
+    assert np.isfinite(certify(pair, cells, 15, simulated=8).gap)
+
+
+def test_the_same_twice_and_nobodys_random_numbers(cells):
+    pair = untrained(SCVI(latent=2, likelihood=NB()), MeanField(), cells)
+    state = torch.get_rng_state()
+    first = certify(pair, cells, 15, simulated=6)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(77)
+    again = certify(pair, cells, 15, simulated=6, batch_size=4, chunk=2)
+    assert again.gap == pytest.approx(first.gap, abs=1e-9)
+    assert first.cells == 6
+
+
+def test_fewer_cells_than_are_simulated(cells):
+    few = replace(cells, graph=None).subset(torch.arange(3))
+    pair = untrained(SCVI(latent=2, likelihood=NB()), MeanField(), cells)
+    assert certify(pair, few, 15, simulated=7).cells == 7
+
+
+def test_comparisons_show_certificates(cells):
+    few = replace(cells, graph=None).subset(torch.arange(6))
+    pair = untrained(SCVI(latent=2, likelihood=NB()), MeanField(), cells)
+    table = ps.compare({"a": pair}, few, 15, certify=True)
+    assert "certified (gap" in table["certificate"].iloc[0]
+    assert set(ps.compare({"a": pair}, few, 15)["certificate"]) == {"uncertified"}
+    assert _weakest(pd.Series(["exact", "certified (gap 0.01)"])) == "certified (gap 0.01)"
+    assert _weakest(pd.Series(["exact", "exact"])) == "exact"
+
+
+def test_refusals(cells):
+    shared = untrained(SCVI(likelihood=NB(dispersion=RandomDispersion())), MeanField(), cells)
+    with pytest.raises(ValueError, match="shared by all cells"):
+        certify(shared, cells)
+    with pytest.raises(ValueError, match="one simulated cell at least"):
+        certify(untrained(SCVI(latent=2), MeanField(), cells), cells, simulated=0)
+
+
+def test_it_prints():
+    told = str(Certificate(0.0123, 0.004, 0.09, 64, "Ladder(), 1,000 particles"))
+    assert told.startswith("certified (gap 0.012): 0.0123 ± 0.0040 nats a cell")
+    assert Certificate(0.09, 0.02, 1.0, 64, "").words == "uncertified (gap 0.09)"
