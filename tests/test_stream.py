@@ -63,6 +63,7 @@ def dense(adata: AnnData, path: Path) -> Path:
 
 
 def zarr(adata: AnnData, path: Path, version: int = 3) -> Path:
+    pytest.importorskip("zarr")
     with anndata.settings.override(zarr_write_format=version), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what will be the default of a later anndata
         adata.write_zarr(path)
