@@ -21,7 +21,7 @@ from pyroscvi.evidence.proposals import Elliptical, GuideDraws, LogJoint, Mixed,
 
 __all__ = ["Adaptive"]
 
-PIECE = 64  # draws at once
+PIECE = 64  # draws at once, where there is room for them
 FEWEST = 4  # effective draws for each dimension
 HALVINGS = 30
 SEARCH, HOPELESS = 2, 15.0  # rounds until a component that is this many nats below the best is given up
@@ -48,7 +48,7 @@ class Adaptive(Proposal):
     @torch.no_grad()
     def forward(self, q, log_joint):
         own = Elliptical(q.loc, self.widen * q.scale_tril, self.df)
-        densities = components(log_joint)
+        densities, piece = components(log_joint), min(getattr(log_joint, "chunk", None) or PIECE, PIECE)
         begun = self.start(q, log_joint)
         parts = list(begun.parts[: len(densities)]) if isinstance(begun, Mixed) else [own] * len(densities)
         masses = torch.zeros(len(parts), len(q.loc)).to(q.loc)
@@ -57,19 +57,19 @@ class Adaptive(Proposal):
             for k, part in enumerate(parts):
                 rows = alive[k].nonzero().squeeze(-1)
                 if len(rows) == len(own.loc):
-                    masses[k], parts[k] = self.adapted(part, densities[k], turn)
+                    masses[k], parts[k] = self.adapted(part, densities[k], turn, piece)
                 elif len(rows):
                     few = components(log_joint.take(rows))[k]
-                    masses[k, rows], found = self.adapted(part.take(rows), few, turn)
+                    masses[k, rows], found = self.adapted(part.take(rows), few, turn, piece)
                     parts[k] = part.put(rows, found)
         weights = 0.9 * masses.softmax(0)
         return Mixed((*parts, own), torch.cat([weights, torch.full_like(weights[:1], 0.1)]))
 
-    def adapted(self, q: Elliptical, log_joint: LogJoint, turn: int) -> tuple[Tensor, Elliptical]:
+    def adapted(self, q: Elliptical, log_joint: LogJoint, turn: int, piece: int) -> tuple[Tensor, Elliptical]:
         """What these draws say of log p(x) [n], and the draws to try next."""
         n, d = q.loc.shape
         u = q.around(scattered(self.draws, d, self.df, turn)[:, None].to(q.loc).expand(-1, n, -1))
-        log_w = torch.cat([log_joint(piece) - q.log_prob(piece) for piece in u.split(PIECE)])
+        log_w = torch.cat([log_joint(some) - q.log_prob(some) for some in u.split(piece)])
         log_w = log_w.nan_to_num(-inf, posinf=-inf)
         log_w = log_w.clamp(min=log_w.amax(0) - FARTHEST)
         few = min(FEWEST * d + 10, self.draws // 2)

@@ -31,15 +31,18 @@ class Joint:
 
     model   a Pyro program of cells, everything in it inside one plate "cells"
     sites   its continuous latents, as ``Guide.sites`` has them
+    chunk   draws at once that there is room for; None: any number
 
     The model is run in the precision of the cells, and what its sites say is added up in that of u.
     """
 
-    def __init__(self, model: Callable[[Cells], Any], sites: Mapping[str, Site], cells: Cells):
+    def __init__(
+        self, model: Callable[[Cells], Any], sites: Mapping[str, Site], cells: Cells, chunk: int | None = None
+    ):
         for name, site in sites.items():
             if not site.local:
                 raise ValueError(_shared(name))
-        self.model, self.sites, self.cells = model, sites, cells
+        self.model, self.sites, self.cells, self.chunk = model, sites, cells, chunk
         self.size = sum(site.size for site in sites.values())
 
     def __call__(self, u: Tensor) -> Tensor:
@@ -102,7 +105,7 @@ class Joint:
 
     def take(self, index: Tensor) -> "Joint":
         """The density of some of the cells; their neighbours, which only guides look at, are left behind."""
-        return Joint(self.model, self.sites, self.cells.take(index, hops=0))
+        return Joint(self.model, self.sites, self.cells.take(index, hops=0), self.chunk)
 
     def origin(self) -> Tensor:
         """u = 0 for every cell [1, n, size]."""

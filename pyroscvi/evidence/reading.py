@@ -54,12 +54,13 @@ def reading(
     widest = max(cells.counts.shape[1], *(layer.out_features for layer in _linear(model)), 0)
     room = Room(in_bytes(memory), widest, prod(levels.values()), particles, dtype.itemsize)
     for minibatch in cells.minibatches(batch_size or room.cells(), hops=hops):
-        joint = Joint(model, guide.sites, minibatch)
+        chunk = room.draws(len(minibatch))
+        joint = Joint(model, guide.sites, minibatch, chunk)
         with torch.no_grad():
             q = together(guide, minibatch)
         q = q._replace(loc=q.loc.double(), scale_tril=q.scale_tril.double())
         draws = (proposal or StudentT() if joint.size else GuideDraws())(q, joint)
-        yield Read(joint, draws, Streams(seed, minibatch.index), room.draws(len(minibatch)))
+        yield Read(joint, draws, Streams(seed, minibatch.index), chunk)
 
 
 def _linear(model: Any) -> list[nn.Linear]:
