@@ -12,10 +12,11 @@ import pandas as pd
 import scanpy as sc
 import torch
 from anndata import AnnData
+from scipy import sparse
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-__all__ = ["agreement", "clusterings", "read", "write"]
+__all__ = ["agreement", "clusterings", "drawn", "markdown", "read", "write"]
 
 
 def read(path: Path, batch: str | None = None, genes: int = 2000) -> AnnData:
@@ -25,6 +26,22 @@ def read(path: Path, batch: str | None = None, genes: int = 2000) -> AnnData:
         sc.experimental.pp.highly_variable_genes(adata, n_top_genes=genes, batch_key=batch)
         adata = adata[:, adata.var["highly_variable"]]
     return adata[np.asarray(adata.X.sum(1)).ravel() > 0].copy()
+
+
+def drawn(n: int, g: int) -> AnnData:
+    """Counts of eight kinds of cells in four batches, nine in ten of them zero."""
+    r = np.random.default_rng(0)
+    profile = r.normal(0, 1.9, g) + (r.random((8, g)) < 0.1) * r.normal(0, 1.5, (8, g))
+    kind, batch, shift = r.integers(0, 8, n), r.integers(0, 4, n), r.normal(0, 0.25, (4, g))
+    waves, blocks = r.normal(size=(3, g)), []
+    for rows in np.array_split(np.arange(n), max(n // 2000, 1)):
+        wave = r.normal(0, 0.25, (len(rows), 3)) @ waves
+        rate = np.exp(profile[kind[rows]] + shift[batch[rows]] + wave)
+        mu = rate / rate.sum(1, keepdims=True) * r.lognormal(np.log(0.225 * g), 0.45, (len(rows), 1))
+        blocks.append(sparse.csr_matrix(r.poisson(r.gamma(1.3, mu / 1.3)).astype(np.float32)))
+    names = [f"cell{i}" for i in range(n)]
+    obs = pd.DataFrame({"batch": pd.Categorical([f"b{i}" for i in batch])}, index=names)
+    return AnnData(sparse.vstack(blocks, format="csr"), obs)
 
 
 def clusterings(latent: np.ndarray, kinds: int, seeds: int = 5) -> dict[str, list[np.ndarray]]:

@@ -28,8 +28,7 @@ import pyro
 import scvi
 import torch
 from anndata import AnnData
-from common import markdown, read, write
-from scipy import sparse
+from common import drawn, markdown, read, write
 
 import pyroscvi as ps
 from pyroscvi.evidence import StudentT
@@ -43,22 +42,6 @@ K, SAMPLES = 10, 1000
 PEER, WITHOUT = ("scvi-tools, cells/s", "pyroscvi, cells/s"), ("with, steps/s", "without, steps/s")
 PLAIN = {"proposal": StudentT()}
 QUICK = PLAIN | {"compile": True, "dtype": torch.float32}
-
-
-def drawn(n: int, g: int) -> AnnData:
-    """Counts of eight kinds of cells in four batches, nine in ten of them zero."""
-    r = np.random.default_rng(0)
-    profile = r.normal(0, 1.9, g) + (r.random((8, g)) < 0.1) * r.normal(0, 1.5, (8, g))
-    kind, batch, shift = r.integers(0, 8, n), r.integers(0, 4, n), r.normal(0, 0.25, (4, g))
-    waves, blocks = r.normal(size=(3, g)), []
-    for rows in np.array_split(np.arange(n), max(n // 2000, 1)):
-        wave = r.normal(0, 0.25, (len(rows), 3)) @ waves
-        rate = np.exp(profile[kind[rows]] + shift[batch[rows]] + wave)
-        mu = rate / rate.sum(1, keepdims=True) * r.lognormal(np.log(0.225 * g), 0.45, (len(rows), 1))
-        blocks.append(sparse.csr_matrix(r.poisson(r.gamma(1.3, mu / 1.3)).astype(np.float32)))
-    names = [f"cell{i}" for i in range(n)]
-    obs = pd.DataFrame({"batch": pd.Categorical([f"b{i}" for i in batch])}, index=names)
-    return AnnData(sparse.vstack(blocks, format="csr"), obs)
 
 
 def seconds(do: Callable[[], Any]) -> float:

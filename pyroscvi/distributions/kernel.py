@@ -28,8 +28,6 @@ def log_prob(x: Tensor, given: Parameters) -> Tensor:
     dtype = reduce(torch.promote_types, (t.dtype for t in present), torch.float32)
     dtype = torch.promote_types(dtype, x.dtype)
     x, given = x.detach().to(dtype), given.each(lambda t: t.to(dtype))
-    if native.active(x):
-        return native.NativeLogProb.apply(x, *given)
     slopes_wanted = torch.is_grad_enabled() and any(t.requires_grad for t in present)
     return CountLogProb.apply(x, slopes_wanted, *given)
 
@@ -43,6 +41,10 @@ class CountLogProb(torch.autograd.Function):
         ctx.shapes = [None if t is None else t.shape for t in given]
         shape = torch.broadcast_shapes(x.shape, *(s for s in ctx.shapes if s is not None))
         given = given.with_theta()
+        if native.active(x):
+            log_p, slopes = native.evaluate(x, given, slopes_wanted)
+            ctx.save_for_backward(*(slopes or ()))
+            return log_p
         x, given = x.expand(shape), given.spread(shape, Tensor.expand)
         slopes = given.spread(shape, Tensor.new_empty) if slopes_wanted else None
         log_p = x.new_empty(shape[:-1])

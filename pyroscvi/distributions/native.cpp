@@ -115,14 +115,6 @@ struct Given {  // a parameter: how many rows it has, which are those of the cel
   const T* row(int64_t r, int64_t genes) const { return values + (rows < 2 ? 0 : r % rows) * genes; }
 };
 
-struct Slopes {  // where d/d parameter goes: to its row, or onto a thread's own sum where all cells share one
-  T* values;
-  int64_t rows;
-  bool summed;  // over rows; what starts the sum is zero
-  T* row(int64_t r, int64_t genes, T* own) const { return rows < 2 ? own : values + r % rows * genes; }
-  void put(V value, T* to, int64_t n) const { (summed ? value + V::loadu(to, n) : value).store(to, n); }
-};
-
 // What is said of one cell, gene by gene, and of its counts above zero in a line
 struct Row {
   std::vector<T> mu, d_mu, x, best, logits, mus, thetas, gates, rest;
@@ -133,19 +125,28 @@ struct Row {
   }
 };
 
-// What every cell asks for again: the best fit to small counts, Stirling's remainder of the genes' theta (or its slope)
+// What every cell asks for again: the best fit to small counts, Stirling's remainder of the genes' theta and its slope
 struct Known {
   static constexpr int SMALL = 64;
   T best[SMALL];
-  std::vector<T> remainder;  // empty where cells differ in theta
+  std::vector<T> remainder, slope;  // empty where cells differ in theta
 
-  Known(V (*f)(V), const T* theta, int64_t rows, int64_t genes) {
+  Known(const T* theta, int64_t rows, int64_t genes) {
     for (int x = 0; x < SMALL; x++) best[x] = x;
     for (int x = 0; x < SMALL; x += W) best_poisson(V::loadu(best + x)).store(best + x);
     if (!theta || rows > 1) return;
     remainder.resize(genes + W);
-    for (int64_t g = 0; g < genes; g += W) f(V::loadu(theta + g, std::min(W, genes - g))).store(&remainder[g]);
+    slope.resize(genes + W);
+    for (int64_t g = 0; g < genes; g += W) {
+      const V t = V::loadu(theta + g, std::min(W, genes - g));
+      binet(t).store(&remainder[g]);
+      binet_slope(t).store(&slope[g]);
+    }
   }
+};
+
+struct Out {
+  T *log_p, *d_mean, *d_size, *d_theta, *d_gate;  // a row for every cell and particle; no slopes where they are null
 };
 
 struct Problem {
@@ -200,7 +201,7 @@ struct Problem {
     }
     if (!theta.values) return;
     gather(theta.row(r, genes), row.thetas, row);
-    remainder(binet, row);
+    remainder(binet, known.remainder, row);
     for (int64_t j = 0; j < row.k; j += W) {
       const V x = V::loadu(&row.x[j]), t = V::loadu(&row.thetas[j]), rest = V::loadu(&row.rest[j]);
       (V::loadu(&row.best[j]) + binet(t + x) - rest - log1p(x / t) * V(0.5)).store(&row.best[j]);
@@ -209,8 +210,8 @@ struct Problem {
 
   // f(theta) at the counts, where theta has been gathered
   template <typename F>
-  void remainder(F f, Row& row) const {
-    if (!known.remainder.empty()) return gather(known.remainder.data(), row.rest, row);
+  void remainder(F f, const std::vector<T>& tabled, Row& row) const {
+    if (!tabled.empty()) return gather(tabled.data(), row.rest, row);
     for (int64_t j = 0; j < row.k; j += W) f(V::loadu(&row.thetas[j])).store(&row.rest[j]);
   }
 
@@ -240,7 +241,9 @@ struct Problem {
     return {size[r] - most - std::log(total), l / total, 1 / l};
   }
 
-  void forward(int64_t cell, Row& row, T* log_p) const {
+  // log p of a cell and all its particles; the slopes are those in logits, log size, log theta and gate
+  template <bool slopes>
+  void read(int64_t cell, Row& row, const Out& out) const {
     find(cell, row);
     const T* x_n = x + cell * genes;
     for (int64_t s = 0; s < particles; s++) {
@@ -248,97 +251,79 @@ struct Problem {
       if (s == 0 || theta.rows > cells) remember_best(r, row);  // particles share it
       const Scale scale = means(r, row);
       const T *th = theta.values ? theta.row(r, genes) : nullptr, *gt = gate.values ? gate.row(r, genes) : nullptr;
-      Sum sum;
-      each([&](int64_t g, auto n) {  // zeros
-        const V mu = V::loadu(&row.mu[g]) * V(scale.to_mu);
-        mu.store(&row.mu[g]);
-        V value = V(0) - mu;
-        if (th) {
-          const V t = V::loadu(th + g, n);
-          value = V(0) - t * log1p(mu / t);
-        }
-        if (gt) value = mixed(V::loadu(gt + g, n), value).log_p;
-        sum.add(first(where(V::loadu(x_n + g, n) == V(0), value, V(0)), n));
-      });
-      gather_parameters(r, row);
-      for (int64_t j = 0; j < row.k; j += W) {  // counts above zero
-        const V x = V::loadu(&row.x[j]), mu = V::loadu(&row.mus[j]);
-        const V log_mu = V::loadu(&row.logits[j]) + V(scale.offset);
-        V u = (x - mu) / x, value = V::loadu(&row.best[j]), log_u = log_ratio(x, log_mu, mu);
-        if (th) {
-          const V t = V::loadu(&row.thetas[j]), fitted = t + mu, shift = (fitted / (t + x)).log();
-          value = value - t * h((mu - x) / fitted, shift);
-          u = u * (t / fitted);
-          log_u = log_u + shift;
-        }
-        value = value - x * h(u, log_u);
-        if (gt) value = value + mixed(V::loadu(&row.gates[j]), V(0)).kept;
-        sum.add(first(value, std::min(W, row.k - j)));
-      }
-      log_p[r] = sum.value();
-    }
-  }
-
-  void backward(int64_t cell, Row& row, const T* weight, T* d_size, const Slopes* to, T* own) const {
-    const Slopes &d_mean = to[0], &d_theta = to[1], &d_gate = to[2];
-    find(cell, row);
-    const T* x_n = x + cell * genes;
-    for (int64_t s = 0; s < particles; s++) {
-      const int64_t r = s * cells + cell;
-      const V w(weight[r]);
-      const Scale scale = means(r, row);
-      const T *th = theta.values ? theta.row(r, genes) : nullptr, *gt = gate.values ? gate.row(r, genes) : nullptr;
-      T *to_mean = d_mean.row(r, genes, own), *to_theta = d_theta.row(r, genes, own + genes);
-      T* to_gate = d_gate.row(r, genes, own + 2 * genes);
-      Sum sum;
+      T *d_mean = out.d_mean + r * genes, *d_theta = out.d_theta + r * genes, *d_gate = out.d_gate + r * genes;
+      Sum sum, sum_d_mu;
       each([&](int64_t g, auto n) {  // zeros
         const V mu = V::loadu(&row.mu[g]) * V(scale.to_mu), zero = V::loadu(x_n + g, n) == V(0);
         mu.store(&row.mu[g]);
-        V d_mu = V(0) - mu, log_p = d_mu, d_th(0), share(1);
+        V log_p = V(0) - mu, d_mu = log_p, d_th(0);
         if (th) {
           const V t = V::loadu(th + g, n), ratio = mu / t, inverse = V(1) / (V(1) + ratio);
           log_p = V(0) - t * log1p(ratio, inverse);
-          d_mu = d_mu * inverse;
-          d_th = log_p - d_mu;
+          if (slopes) {
+            d_mu = d_mu * inverse;
+            d_th = log_p - d_mu;
+          }
         }
         if (gt) {
           const Mixed m = mixed(V::loadu(gt + g, n), log_p);
-          share = m.weight;
-          d_gate.put(where(zero, w * (m.slope - share), V(0)), to_gate + g, n);
+          log_p = m.log_p;
+          if (slopes) {
+            d_mu = d_mu * m.weight;
+            d_th = d_th * m.weight;
+            (m.slope - m.weight).store(d_gate + g, n);
+          }
         }
-        d_mu = where(zero, d_mu * share, V(0));
-        if (th) d_theta.put(where(zero, w * d_th * share, V(0)), to_theta + g, n);
-        sum.add(first(d_mu, n));
-        d_mu.store(&row.d_mu[g]);
+        sum.add(first(where(zero, log_p, V(0)), n));
+        if (slopes) {
+          d_mu.store(&row.d_mu[g]);
+          sum_d_mu.add(first(where(zero, d_mu, V(0)), n));
+          if (th) d_th.store(d_theta + g, n);
+        }
       });
       gather_parameters(r, row);
-      if (th) remainder(binet_slope, row);
+      if (slopes && th) remainder(binet_slope, known.slope, row);
       for (int64_t j = 0; j < row.k; j += W) {  // counts above zero
+        const int64_t n = std::min(W, row.k - j);
         const V x = V::loadu(&row.x[j]), mu = V::loadu(&row.mus[j]);
-        V d_mu = x - mu;
+        const V log_mu = V::loadu(&row.logits[j]) + V(scale.offset);
+        V d_mu = x - mu, u = d_mu / x, log_p = V::loadu(&row.best[j]), log_u = log_ratio(x, log_mu, mu);
         if (th) {
-          const V t = V::loadu(&row.thetas[j]), total = t + x, fitted = t + mu;
-          const V cost = h((mu - x) / fitted, (fitted / total).log());
-          const V d_th = (binet_slope(total) - V::loadu(&row.rest[j]) - cost) * t + x / total * V(0.5);
-          (w * d_th).store(&row.thetas[j]);
-          d_mu = d_mu * (t / fitted);
+          const V t = V::loadu(&row.thetas[j]), total = t + x, fitted = t + mu, shrink = t / fitted;
+          const V shift = (fitted / total).log(), cost = h((mu - x) / fitted, shift) * t;
+          if (slopes) {
+            const V rest = binet_slope(total) - V::loadu(&row.rest[j]);
+            (rest * t - cost + x / total * V(0.5)).store(&row.thetas[j]);
+          }
+          log_p = log_p - cost;
+          d_mu = d_mu * shrink;
+          u = u * shrink;
+          log_u = log_u + shift;
         }
-        if (gt) (w * (mixed(V::loadu(&row.gates[j]), V(0)).slope - V(1))).store(&row.gates[j]);
-        sum.add(first(d_mu, std::min(W, row.k - j)));
+        log_p = log_p - x * h(u, log_u);
+        if (gt) {
+          const Mixed m = mixed(V::loadu(&row.gates[j]), V(0));
+          log_p = log_p + m.kept;
+          (m.slope - V(1)).store(&row.gates[j]);
+        }
+        sum.add(first(log_p, n));
+        sum_d_mu.add(first(d_mu, n));
         d_mu.store(&row.mus[j]);
       }
+      out.log_p[r] = sum.value();
+      if (!slopes) continue;
       for (int64_t j = 0; j < row.k; j++) {
         const int64_t g = row.at[j];
         row.d_mu[g] = row.mus[j];
-        if (th) to_theta[g] += row.thetas[j];
-        if (gt) to_gate[g] += row.gates[j];
+        if (th) d_theta[g] = row.thetas[j];
+        if (gt) d_gate[g] = row.gates[j];
       }
-      const T all = sum.value();
       // through the softmax: d/d logits = d/d log mu - rho sum(d/d log mu)
+      const T all = sum_d_mu.value();
       const V through(size ? all * scale.to_share : T(0));
-      if (size) d_size[r] = weight[r] * all;
+      if (size) out.d_size[r] = all;
       each([&](int64_t g, auto n) {
-        d_mean.put(w * (V::loadu(&row.d_mu[g]) - V::loadu(&row.mu[g]) * through), to_mean + g, n);
+        (V::loadu(&row.d_mu[g]) - V::loadu(&row.mu[g]) * through).store(d_mean + g, n);
       });
     }
   }
@@ -353,38 +338,16 @@ struct Problem {
 
 }  // namespace
 
-extern "C" void log_prob(const T* x, const T* mean, const T* size, const T* theta, const T* gate, T* log_p,
-                         const int64_t* rows, int64_t particles, int64_t cells, int64_t genes, int threads) {
-  const Known known(binet, theta, rows[1], genes);
+extern "C" void log_prob(const T* x, const T* mean, const T* size, const T* theta, const T* gate, T* log_p, T* d_mean,
+                         T* d_size, T* d_theta, T* d_gate, const int64_t* rows, int64_t particles, int64_t cells,
+                         int64_t genes, int threads) {
+  const Known known(theta, rows[1], genes);
   const Problem p{known, {mean, rows[0]}, {theta, rows[1]}, {gate, rows[2]}, x, size, particles, cells, genes};
+  const Out out{log_p, d_mean, d_size, d_theta, d_gate};
 #pragma omp parallel num_threads(threads)
   {
     Row row(genes);
 #pragma omp for schedule(static)
-    for (int64_t n = 0; n < cells; n++) p.forward(n, row, log_p);
+    for (int64_t n = 0; n < cells; n++) d_mean ? p.read<true>(n, row, out) : p.read<false>(n, row, out);
   }
-}
-
-// The slopes of sum(weight log p) in logits, log size, log theta and gate. What is summed over cells starts at zero.
-extern "C" void slopes(const T* x, const T* mean, const T* size, const T* theta, const T* gate, const T* weight,
-                       T* d_mean, T* d_size, T* d_theta, T* d_gate, const int64_t* rows, int64_t particles,
-                       int64_t cells, int64_t genes, int threads) {
-  const Known known(binet_slope, theta, rows[1], genes);
-  const Problem p{known, {mean, rows[0]}, {theta, rows[1]}, {gate, rows[2]}, x, size, particles, cells, genes};
-  T* all[3] = {d_mean, d_theta, d_gate};
-  Slopes to[3];
-  for (int i = 0; i < 3; i++) to[i] = {all[i], rows[i], rows[i] == 1 || rows[i] != particles * cells};
-  std::vector<std::vector<T>> sums(threads);  // of each thread, added up in order: the answer does not vary by chance
-#pragma omp parallel num_threads(threads)
-  {
-    Row row(genes);
-    std::vector<T>& own = sums[omp_get_thread_num()];
-    own.assign(3 * genes, 0);
-#pragma omp for schedule(static)
-    for (int64_t n = 0; n < cells; n++) p.backward(n, row, weight, d_size, to, own.data());
-  }
-  for (const auto& own : sums)
-    for (int i = 0; i < 3; i++)
-      if (all[i] && rows[i] == 1 && !own.empty())
-        for (int64_t g = 0; g < genes; g++) all[i][g] += own[i * genes + g];
 }

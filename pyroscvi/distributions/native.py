@@ -4,12 +4,10 @@
         log_p = distribution.log_prob(x)      # the same to rounding, several times as fast
 
 It is compiled when it is first needed, by the tool chain with which ``torch.compile`` builds its own kernels, and kept
-in the same cache: a wheel carries the source and nothing else. Two operators, log p(x) and the slopes of its weighted
-sum, are all that a graph sees of it; between them nothing is kept, since a cell is read faster than it is remembered.
+in the same cache: a wheel carries the source and nothing else. To a graph it is one operator.
 """
 
 import ctypes
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,12 +17,11 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor
-from torch.autograd.function import once_differentiable
 
 from pyroscvi.distributions import deviance, stirling
 from pyroscvi.distributions.parameters import Parameters
 
-__all__ = ["NativeLogProb", "active", "build", "used"]
+__all__ = ["active", "build", "evaluate", "used"]
 
 _USED: ContextVar[bool] = ContextVar("the native kernel is used", default=False)
 
@@ -61,23 +58,13 @@ def build(dtype: torch.dtype) -> ctypes.CDLL:
     return CppCodeCache.load("\n".join([*lines, Path(__file__).with_suffix(".cpp").read_text()]), "cpu")
 
 
-class NativeLogProb(torch.autograd.Function):
-    """x and the parameters one by one -> log p(x) [...]."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, *parameters: Any) -> Tensor:
-        ctx.shapes = [None if t is None else t.shape for t in parameters]
-        shape = torch.broadcast_shapes(x.shape, *(s for s in ctx.shapes if s is not None))
-        x, *given = _in_rows(shape, x, *Parameters(*parameters).with_theta())
-        ctx.save_for_backward(x, *given)
-        return log_prob(x, *given)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
-        found = slopes(*ctx.saved_tensors, weight.contiguous())
-        every = zip(found, ctx.shapes, ctx.needs_input_grad[1:], strict=True)
-        return None, *(d.sum_to_size(shape) if needed else None for d, shape, needed in every)
+def evaluate(x: Tensor, given: Parameters, slopes_wanted: bool) -> tuple[Tensor, Parameters | None]:
+    """log p(x) [...] and its slopes in logits, log size, log theta and gate [..., g]; ``given`` has theta itself."""
+    shape = torch.broadcast_shapes(x.shape, *(t.shape for t in given if t is not None))
+    log_p, *slopes = log_prob(*_in_rows(shape, x, *given), slopes_wanted)
+    if not slopes_wanted:
+        return log_p, None
+    return log_p, Parameters(*(None if t is None else d for t, d in zip(given, slopes, strict=True)))  # type: ignore[arg-type]
 
 
 def _in_rows(shape: Size, x: Tensor, *parameters: Tensor | None) -> list[Any]:
@@ -106,52 +93,29 @@ def _in_rows(shape: Size, x: Tensor, *parameters: Tensor | None) -> list[Any]:
 
 
 @torch.library.custom_op("pyroscvi::log_prob", mutates_args=())
-def log_prob(x: Tensor, mean: Tensor, size: Tensor | None, theta: Tensor | None, gate: Tensor | None) -> Tensor:
-    """log p(x) [...], of contiguous tensors aligned as ``_in_rows`` has them."""
-    log_p = _like_cells(x, mean, size, theta, gate)
-    _run("log_prob", x, (mean, size, theta, gate), (log_p,))
-    return log_p
-
-
-@log_prob.register_fake
-def _like_cells(x: Tensor, *parameters: Tensor | None) -> Tensor:
-    shape = torch.broadcast_shapes(x.shape, *(t.shape for t in parameters if t is not None))
-    return x.new_empty(shape[:-1])
-
-
-@torch.library.custom_op("pyroscvi::slopes", mutates_args=())
-def slopes(
-    x: Tensor, mean: Tensor, size: Tensor | None, theta: Tensor | None, gate: Tensor | None, weight: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The slopes of sum(weight log p(x)) in the logits, log size, log theta and gate, each of its parameter's shape."""
-    cells = weight.numel()
-
-    def like(t: Tensor | None) -> Tensor:
-        if t is None:
-            return x.new_empty(0)
-        apart = 1 < cells == t.numel() // t.shape[-1]  # no row is a sum
-        return torch.empty_like(t) if apart else torch.zeros_like(t)
-
-    found = like(mean), like(size), like(theta), like(gate)
-    _run("slopes", x, (mean, size, theta, gate), (weight, *found))
+def log_prob(
+    x: Tensor, mean: Tensor, size: Tensor | None, theta: Tensor | None, gate: Tensor | None, slopes: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """log p(x) [...] and its slopes, of tensors as ``_in_rows`` has them; what is not there, or not wanted, is empty."""
+    found = _empty(x, mean, size, theta, gate, slopes)
+    genes = x.shape[-1]
+    cells = x.numel() // max(genes, 1)
+    rows = (ctypes.c_int64 * 3)(*(0 if t is None else t.numel() // max(genes, 1) for t in (mean, theta, gate)))
+    sizes = (ctypes.c_int64(n) for n in (found[0].numel() // max(cells, 1), cells, genes))
+    tensors = (_pointer(t) for t in (x, mean, size, theta, gate, *found))
+    build(x.dtype).log_prob(*tensors, rows, *sizes, ctypes.c_int(torch.get_num_threads()))
     return found
 
 
-@slopes.register_fake
-def _like_parameters(x: Tensor, *parameters: Tensor | None) -> tuple[Tensor, ...]:
-    return tuple(x.new_empty(0 if t is None else t.shape) for t in parameters[:-1])
+@log_prob.register_fake
+def _empty(x: Tensor, *given: Any) -> tuple[Tensor, ...]:
+    *parameters, slopes = given
+    shape = torch.broadcast_shapes(x.shape, *(t.shape for t in parameters if t is not None))
+    one = Size((*shape[:-1], 1))
+    shapes = (one if t is parameters[1] else shape for t in parameters)
+    slopes = [x.new_empty(s if slopes and t is not None else 0) for s, t in zip(shapes, parameters, strict=True)]
+    return x.new_empty(shape[:-1]), *slopes
 
 
-def _run(name: str, x: Tensor, parameters: tuple[Tensor | None, ...], rest: tuple[Tensor, ...]) -> None:
-    genes = x.shape[-1]
-    cells = x.numel() // max(genes, 1)
-    everywhere = math.prod(_like_cells(x, *parameters).shape)
-
-    def pointer(t: Tensor | None) -> ctypes.c_void_p:
-        return ctypes.c_void_p(t.data_ptr() if t is not None and t.numel() else None)
-
-    mean, _, theta, gate = parameters
-    rows = (ctypes.c_int64 * 3)(*(0 if t is None else t.numel() // max(genes, 1) for t in (mean, theta, gate)))
-    sizes = (ctypes.c_int64(n) for n in (everywhere // max(cells, 1), cells, genes))
-    tensors = (pointer(t) for t in (x, *parameters, *rest))
-    getattr(build(x.dtype), name)(*tensors, rows, *sizes, ctypes.c_int(torch.get_num_threads()))
+def _pointer(t: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(t.data_ptr() if t is not None and t.numel() else None)

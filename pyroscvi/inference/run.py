@@ -117,7 +117,8 @@ class Run:
         before = generator_state(self.train.device)
         cells, weight = self.ranks.shard(cells, self.guide.encoder.hops)
         loss = self.ranks.mean(self._differentiate(cells, weight))
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
         if not torch.isfinite(loss + norm):
             set_generator_state(self.train.device, before)  # so that what is explained is what happened
             what = (
@@ -129,6 +130,8 @@ class Run:
                 f"{what} at epoch {self.epoch + 1}, minibatch {self.step + 1}: {why}. No parameter was changed by it: "
                 "the error's .fit is the last good state. Look at the counts of that cell, or lower lr"
             )
+        if norm > self.clip:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
         self.optimiser.step()
         return loss
 
