@@ -20,6 +20,7 @@ using V = at::vec::Vectorized<T>;
 constexpr int64_t W = V::size();
 
 const T MU_MAX = std::ldexp(T(1), 60), FAINT = std::ldexp(T(1), -90), LOG_FAINT = std::log(FAINT);
+const T TINY = std::ldexp(T(1), -100);
 
 inline V where(V condition, V yes, V no) { return V::blendv(no, yes, condition); }
 inline V positive(V a) { return at::vec::maximum(a, V(0)); }
@@ -95,18 +96,32 @@ inline V log_ratio(V x, V log_mu, V mu) {
 
 inline V best_poisson(V x) { return (x * V(2 * M_PI)).log() * V(-0.5) - binet(x); }
 
-// An extra zero: everything that a gate and log p(0) say
+// An extra zero, of probability pi = sigmoid(gate)
 
-struct Mixed {
-  V log_p, kept, slope, weight;  // log P(0), log(1 - pi), 1 - pi, P(not extra | x = 0)
+struct Zero {
+  V log_p, weight, kept;  // log P(0), P(not extra | x = 0), 1 - pi; given what log p(0) is without it
 };
 
-inline Mixed mixed(V gate, V log_p) {
-  const V e = (V(0) - gate.abs()).exp(), up = V(1) / (V(1) + e), tail = V(0) - log1p(e, up);
-  const V extra = tail - positive(V(0) - gate), kept = tail - positive(gate);
-  const V odds = log_p - gate, f = (V(0) - odds.abs()).exp(), share = V(1) / (V(1) + f);
-  return {at::vec::maximum(extra, kept + log_p) + log1p(f, share), kept, where(gate >= V(0), e * up, up),
-          where(odds >= V(0), share, f * share)};
+inline V odd(V gate) { return (V(0) - gate.abs()).exp(); }
+
+inline V kept(V gate) {  // 1 - pi
+  const V e = odd(gate);
+  return where(gate >= V(0), e, V(1)) / (V(1) + e);
+}
+
+inline V log_kept(V gate) { return V(0) - log1p(odd(gate)) - positive(gate); }
+
+inline Zero far_zero(V gate, V log_p) {
+  const V extra = log_kept(V(0) - gate), count = log_kept(gate) + log_p, f = odd(extra - count);
+  return {at::vec::maximum(extra, count) + log1p(f), where(count >= extra, V(1), f) / (V(1) + f), kept(gate)};
+}
+
+// (pi + (1 - pi) p) is ([e or 1] + [1 or e] p) / (1 + e) with e = exp(-|gate|); in logarithms where all of it vanishes
+inline Zero zero(V gate, V log_p) {
+  const V e = odd(gate), inverse = V(1) / (V(1) + e), not_extra = where(gate >= V(0), e, V(1));
+  const V count = not_extra * log_p.exp(), total = where(gate >= V(0), V(1), e) + count;
+  if (!none(total < V(TINY))) return far_zero(gate, log_p);
+  return {(total * inverse).log(), count / total, not_extra * inverse};
 }
 
 struct Given {  // a parameter: how many rows it has, which are those of the cells in turn; none is an absent one
@@ -254,7 +269,7 @@ struct Problem {
       T *d_mean = out.d_mean + r * genes, *d_theta = out.d_theta + r * genes, *d_gate = out.d_gate + r * genes;
       Sum sum, sum_d_mu;
       each([&](int64_t g, auto n) {  // zeros
-        const V mu = V::loadu(&row.mu[g]) * V(scale.to_mu), zero = V::loadu(x_n + g, n) == V(0);
+        const V mu = V::loadu(&row.mu[g]) * V(scale.to_mu), none_here = V::loadu(x_n + g, n) == V(0);
         mu.store(&row.mu[g]);
         V log_p = V(0) - mu, d_mu = log_p, d_th(0);
         if (th) {
@@ -266,18 +281,18 @@ struct Problem {
           }
         }
         if (gt) {
-          const Mixed m = mixed(V::loadu(gt + g, n), log_p);
-          log_p = m.log_p;
+          const Zero both = zero(V::loadu(gt + g, n), log_p);
+          log_p = both.log_p;
           if (slopes) {
-            d_mu = d_mu * m.weight;
-            d_th = d_th * m.weight;
-            (m.slope - m.weight).store(d_gate + g, n);
+            d_mu = d_mu * both.weight;
+            d_th = d_th * both.weight;
+            (both.kept - both.weight).store(d_gate + g, n);
           }
         }
-        sum.add(first(where(zero, log_p, V(0)), n));
+        sum.add(first(where(none_here, log_p, V(0)), n));
         if (slopes) {
           d_mu.store(&row.d_mu[g]);
-          sum_d_mu.add(first(where(zero, d_mu, V(0)), n));
+          sum_d_mu.add(first(where(none_here, d_mu, V(0)), n));
           if (th) d_th.store(d_theta + g, n);
         }
       });
@@ -302,9 +317,9 @@ struct Problem {
         }
         log_p = log_p - x * h(u, log_u);
         if (gt) {
-          const Mixed m = mixed(V::loadu(&row.gates[j]), V(0));
-          log_p = log_p + m.kept;
-          (m.slope - V(1)).store(&row.gates[j]);
+          const V logit = V::loadu(&row.gates[j]);
+          log_p = log_p + log_kept(logit);
+          (kept(logit) - V(1)).store(&row.gates[j]);
         }
         sum.add(first(log_p, n));
         sum_d_mu.add(first(d_mu, n));

@@ -8,6 +8,7 @@ in the same cache: a wheel carries the source and nothing else. To a graph it is
 """
 
 import ctypes
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -44,7 +45,10 @@ def active(x: Tensor) -> bool:
 def build(dtype: torch.dtype) -> ctypes.CDLL:
     """The compiled kernel for one precision; whatever keeps it from being compiled is raised."""
     from torch._inductor.codecache import CppCodeCache
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
 
+    if not pick_vec_isa():
+        warnings.warn("no vector instructions were found for the C++ kernel, which will be slow", stacklevel=2)
     ratios = {"BINET": stirling.BINET_RATIO, "SLOPE": stirling.SLOPE_RATIO}
     tables = {
         f"{name}_{part}": row
@@ -64,7 +68,8 @@ def evaluate(x: Tensor, given: Parameters, slopes_wanted: bool) -> tuple[Tensor,
     log_p, *slopes = log_prob(*_in_rows(shape, x, *given), slopes_wanted)
     if not slopes_wanted:
         return log_p, None
-    return log_p, Parameters(*(None if t is None else d for t, d in zip(given, slopes, strict=True)))  # type: ignore[arg-type]
+    found = (None if t is None else d for t, d in zip(given, slopes, strict=True))
+    return log_p, Parameters(*found)  # type: ignore[arg-type]
 
 
 def _in_rows(shape: Size, x: Tensor, *parameters: Tensor | None) -> list[Any]:
@@ -96,7 +101,7 @@ def _in_rows(shape: Size, x: Tensor, *parameters: Tensor | None) -> list[Any]:
 def log_prob(
     x: Tensor, mean: Tensor, size: Tensor | None, theta: Tensor | None, gate: Tensor | None, slopes: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """log p(x) [...] and its slopes, of tensors as ``_in_rows`` has them; what is not there, or not wanted, is empty."""
+    """log p(x) [...] and its slopes, of tensors as ``_in_rows`` has them; what is not there or not wanted is empty."""
     found = _empty(x, mean, size, theta, gate, slopes)
     genes = x.shape[-1]
     cells = x.numel() // max(genes, 1)
