@@ -235,7 +235,7 @@ def test_the_generator_is_found_again(fits, overdispersed):
 
 def test_differences_are_paired(fits, overdispersed):
     two = {name: fits[name] for name in ("poisson", "nb")}
-    table = compare(two, overdispersed[1], 50)
+    table = compare(two, overdispersed[1], 50, method="importance")
     cells = table.attrs["log_evidence"]
     difference = np.subtract(cells["poisson"], cells["nb"])
     assert table.loc["poisson", "difference"] == pytest.approx(difference.mean())
@@ -247,7 +247,7 @@ def test_differences_are_paired(fits, overdispersed):
 
 def test_errors_over_clusters(fits, overdispersed):
     two, held_out = {name: fits[name] for name in ("poisson", "nb")}, overdispersed[1]
-    table = compare(two, held_out, 50, by="batch")
+    table = compare(two, held_out, 50, method="importance", by="batch")
     difference = np.subtract(table.attrs["log_evidence"]["poisson"], table.attrs["log_evidence"]["nb"])
     sums = [(difference - difference.mean())[held_out.batch == level].sum() for level in range(8)]
     by_hand = np.sqrt(8 / 7 * np.sum(np.square(sums))) / len(difference)
@@ -255,18 +255,18 @@ def test_errors_over_clusters(fits, overdispersed):
     # Cells that are copies of each other are worth one: an error over cells would not notice.
     copies = torch.arange(len(held_out)).repeat_interleave(4)
     told = replace(held_out.subset(copies), categories={"batch": held_out.batch[copies], "copy": copies})
-    model_by_copy = compare(two, told, 50, by="copy").loc["poisson", "standard_error"]
-    plain = compare(two, held_out, 50).loc["poisson", "standard_error"]
+    model_by_copy = compare(two, told, 50, method="importance", by="copy").loc["poisson", "standard_error"]
+    plain = compare(two, held_out, 50, method="importance").loc["poisson", "standard_error"]
     assert model_by_copy == pytest.approx(plain, rel=0.1)
-    assert compare(two, told, 50).loc["poisson", "standard_error"] < 0.6 * plain
+    assert compare(two, told, 50, method="importance").loc["poisson", "standard_error"] < 0.6 * plain
 
 
 def test_refits_widen_the_error(fits, overdispersed):
     held_out = overdispersed[1]
     two = {name: fits[name] for name in ("nb", "poisson")}
-    plain = compare(two, held_out, 50)
-    table = compare(two, held_out, 50, refits={"nb": [fits["nb again"]]})
-    means = [log_evidence(fits[name], held_out, 50).mean() for name in ("nb", "nb again")]
+    plain = compare(two, held_out, 50, method="importance")
+    table = compare(two, held_out, 50, method="importance", refits={"nb": [fits["nb again"]]})
+    means = [log_evidence(fits[name], held_out, 50, method="importance").mean() for name in ("nb", "nb again")]
     assert table.loc["nb", "refits"] == pytest.approx(np.std(means, ddof=1))
     assert np.isnan(table.loc["poisson", "refits"])
     wider = np.hypot(plain.loc["poisson", "standard_error"], table.loc["nb", "refits"])

@@ -20,6 +20,7 @@ References
 """
 
 from functools import partial
+from math import sqrt
 from typing import NamedTuple
 
 import torch
@@ -57,7 +58,11 @@ class Annealed(Estimator):
         steps = path.pilot(self.pilots, target.streams.anew(PILOT))
         log_w = path.forwards(self.chains, steps, target.streams)
         of_truth = partial(path.backwards, steps, target.streams.anew(BACKWARDS))
-        return weighed(log_w, of_truth, target, "annealed")
+        found = weighed(log_w, of_truth, target, "annealed")
+        # So few weights do not know their own spread: an error is that of a Student-t with as many degrees of freedom.
+        wider = sqrt((self.chains - 1) / max(self.chains - 3, 1))
+        error = wider * found.estimate.monte_carlo_se
+        return found._replace(estimate=found.estimate._replace(monte_carlo_se=error))
 
 
 class State(NamedTuple):
