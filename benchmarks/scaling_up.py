@@ -46,6 +46,7 @@ def main() -> None:
     ask.add_argument("--seeds", type=int, default=2)
     ask.add_argument("--particles", type=int, default=1000)
     ask.add_argument("--score", type=int, default=300, help="at most so many held-out cells are scored")
+    ask.add_argument("--compile", action="store_true", help="of the training steps")
     ask.add_argument("--out", type=Path, default=Path("results"))
     said = ask.parse_args()
     warnings.simplefilter("ignore")
@@ -61,7 +62,7 @@ def main() -> None:
             began = time.process_time()
             fits[name] = ps.fit(
                 SCVI(likelihood=NB()), MeanField(), train, epochs=said.epochs, early_stopping=Patience(said.epochs),
-                seed=seed, device="cpu", progress=False, **options,
+                seed=seed, device="cpu", progress=False, compile=said.compile, **options,
             )  # fmt: skip
             seconds[name] = time.process_time() - began
             print(f"seed {seed}: {name}: {seconds[name]:.0f} s", flush=True)
