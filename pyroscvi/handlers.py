@@ -3,6 +3,7 @@
     with temper(0.3):                          KL warm-up: log-densities of latents count for 0.3
     with intervene(perturbation=2):            every cell as if its perturbation had been level 2
     with unknown("perturbation", log_prior):   the condition as a latent, summed out exactly
+    with as_scored():                          draws have the density that they are scored by, be they counts or not
 
 A condition of a cell (its batch, its perturbation) is not sampled but *read*: ``read(cells, "batch")``. Reading is an
 effect like sampling is, and so a handler can answer it.
@@ -19,7 +20,7 @@ from pyro.poutine.runtime import effectful
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-__all__ = ["Tempered", "intervene", "read", "temper", "unknown"]
+__all__ = ["Tempered", "as_scored", "intervene", "read", "temper", "unknown"]
 
 
 @effectful(type="read")
@@ -60,6 +61,18 @@ class unknown(Messenger):
             prior = dist.Categorical(logits=self.log_prior)
             message["value"] = pyro.sample(self.name, prior, infer={"enumerate": "parallel"})
             message["done"] = True
+
+
+class as_scored(Messenger):
+    """Draw what ``log_prob`` is the density of, where ``sample`` makes something nicer of it.
+
+    A Gaussian of log counts draws no count below zero, and is a density there all the same: whoever checks a posterior
+    on cells of the model's own making needs those that the density makes.
+    """
+
+    def _pyro_sample(self, message: Any) -> None:
+        if message["value"] is None and hasattr(message["fn"], "sample_as_scored"):
+            message["value"] = message["fn"].sample_as_scored()
 
 
 class temper(Messenger):

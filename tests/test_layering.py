@@ -15,7 +15,7 @@ FLOORS = [  # a file may import from floors below its own, and from its own wher
     {"program"},
     {"models", "guides"},
     {"registry"},
-    {"inference", "evidence", "analysis", "report", "interop"},
+    {"inference", "evidence", "analysis", "calibration", "report", "interop"},
     {"sugar"},
     {"cli", "__main__"},
 ]

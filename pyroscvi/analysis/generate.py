@@ -18,7 +18,7 @@ from pyroscvi.program import onto
 if TYPE_CHECKING:
     from pyroscvi.inference.result import Fit
 
-__all__ = ["generate"]
+__all__ = ["blank", "generate"]
 
 
 def generate(
@@ -47,7 +47,7 @@ def generate(
     if cells is None:
         assert n is not None
         told = codes(fit, n, levels)
-        cells = fit.read(_blank(fit, n, told, size, seed))
+        cells = fit.read(blank(fit, n, told, size, seed))
         draw = _from_the_prior(fit, levels)
     else:
         cells = fit.read(cells)
@@ -79,7 +79,7 @@ def _from_the_prior(fit: Fit, levels: Mapping[str, Level]) -> Any:
     return draw
 
 
-def _blank(fit: Fit, n: int, told: Mapping[str, Tensor], size: ArrayLike | None, seed: int) -> Cells:
+def blank(fit: Fit, n: int, told: Mapping[str, Tensor], size: ArrayLike | None, seed: int) -> Cells:
     """New cells that hold nothing but conditions and sizes: their counts are the average profile, for their total."""
     generator = torch.Generator().manual_seed(seed)
     categories = {}

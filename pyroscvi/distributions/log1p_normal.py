@@ -66,9 +66,13 @@ class Log1pNormal(TorchDistribution):
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """exp(y) - 1 for a normal y, not rounded; what falls below zero is zero."""
+        return self.sample_as_scored(sample_shape).clamp(min=0)
+
+    def sample_as_scored(self, sample_shape: Any = ()) -> Tensor:
+        """exp(y) - 1 for a normal y, below zero as well: what has the density that ``log_prob`` says."""
         with torch.no_grad():
             shape = self._extended_shape(Size(sample_shape))
-            return torch.normal(self.loc.expand(shape), self.scale.expand(shape)).expm1().clamp(min=0)
+            return torch.normal(self.loc.expand(shape), self.scale.expand(shape)).expm1()
 
     @property
     def mean(self) -> Tensor:

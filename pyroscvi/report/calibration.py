@@ -1,0 +1,70 @@
+"""Pictures of a calibration: how far ranks are from uniform, and a statistic of cells beside the same of replicates.
+
+calibrate(fit).plot().savefig("calibration.png")
+"""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from pyroscvi.calibration.uniformity import band, below
+from pyroscvi.report.plots import FAINT, INK
+
+if TYPE_CHECKING:
+    from pyroscvi.calibration.simulation_based import Calibration
+
+__all__ = ["ranks"]
+
+STYLES: dict[str, dict[str, Any]] = {
+    "guide": {"color": "#e76300", "linewidth": 1.2},
+    "corrected": {"color": "#3f90da", "linewidth": 1.2},
+}
+NAMES = {"guide": "the guide", "corrected": "importance-corrected"}
+COVERAGE = 0.99
+
+
+def ranks(found: "Calibration") -> Figure:
+    """Share of ranks below each fraction, less that fraction, a panel a quantity.
+
+    All of a curve lies in the grey band in 99 of 100 calibrations, if draws are draws of the posterior. Titles of
+    quantities that fail, all of them considered, are bold.
+    """
+    quantities = list(found.guide.values)
+    columns = min(4, len(quantities))
+    rows = math.ceil(len(quantities) / columns)
+    figure = Figure(figsize=(1.95 * columns + 0.5, 1.55 * rows + 0.7), dpi=200, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True)
+    draws, cells = found.guide.draws, len(found.guide.values)
+    at = np.arange(1, draws + 1) / (draws + 1)
+    least, greatest = (edge / cells - at for edge in band(cells, draws, COVERAGE))
+    for panel, quantity in zip(panels.flat, quantities, strict=False):
+        panel.fill_between(at, least, greatest, color="#e6e6e6", linewidth=0, step="mid")
+        panel.axhline(0, color=FAINT, linewidth=0.6)
+        for name, one in found.ranks.items():
+            panel.step(at, below(one.values[quantity].to_numpy(), draws) / cells - at, where="mid", **STYLES[name])
+        failed = any(quantity in one.failures for one in found.ranks.values())
+        panel.set_title(quantity, fontsize=7.5, color=INK, loc="left", fontweight="bold" if failed else "normal")
+        _quiet(panel)
+    for panel in panels.flat[len(quantities) :]:
+        panel.set_axis_off()
+    for panel in panels.flat[max(len(quantities) - columns, 0) : len(quantities)]:
+        panel.tick_params(labelbottom=True)  # none is below
+    figure.supxlabel("rank of the truth among draws, as a fraction", fontsize=8, color=INK)
+    figure.supylabel("ECDF less uniform", fontsize=8, color=INK)
+    handles: list[Any] = [Line2D([], [], label=NAMES[name], **STYLES[name]) for name in found.ranks]
+    handles.append(Patch(color="#e6e6e6", label=f"{COVERAGE:.0%} of calibrated curves"))
+    figure.legend(handles=handles, loc="outside upper left", ncols=3, frameon=False, fontsize=8, handlelength=1.4)
+    return figure
+
+
+def _quiet(ax: Axes) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(FAINT)
+    ax.tick_params(colors=INK, labelsize=6, color=FAINT)
+    ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+    ax.margins(y=0.12)

@@ -1,0 +1,241 @@
+"""Calibration: it passes what is right, fails what is wrong, and every page of the zoo is right when corrected."""
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pyro.distributions as dist
+import pytest
+import torch
+from scipy.stats import binom, chisquare
+from torch import nn
+
+import pyroscvi as ps
+from pyroscvi.calibration import calibrate
+from pyroscvi.calibration.ranks import Ranks, ranked
+from pyroscvi.calibration.simulation import simulate
+from pyroscvi.calibration.uniformity import band, below, holm, p_value
+from pyroscvi.evidence.adaptive import Adaptive
+from pyroscvi.evidence.proposals import StudentT
+from pyroscvi.evidence.refined import Refined
+from pyroscvi.evidence.resampling import Pool, pools
+from pyroscvi.evidence.streams import Streams
+from pyroscvi.models import PPCA
+from pyroscvi.parts import MLP, NB, LatentSize, Mixture, RandomDispersion
+from pyroscvi.program import free_sites
+
+SMALL = MLP(widths=(16,))
+PAGES = {name: ps.create(name, latent=2) for name in ps.list_models()} | {
+    "annotated": ps.create("annotated", latent=2, decoder=SMALL),
+    "gmvae": ps.create("gmvae", latent=2, kinds=3),
+    "scvi, latent size": ps.create("scvi", latent=2, size=LatentSize()),
+    "scvi, mixture": ps.create("scvi", latent=1, prior=Mixture(components=2), decoder=SMALL),
+}
+QUICK = StudentT(), Adaptive(rounds=4, draws=256), Adaptive(start=Refined())
+
+
+class Given(nn.Module):
+    """A guide of one's own making: a posterior of cells, for a PPCA."""
+
+    def __init__(self, model, posterior, cells):
+        super().__init__()
+        self.model, self.posterior, self.sites = model, posterior, free_sites(model, cells)
+
+    def posteriors(self, cells):
+        return {"z": self.posterior(self.model, cells)}
+
+
+def exact(model, cells):
+    q = model.posterior(cells.x)
+    return dist.MultivariateNormal(q.loc, scale_tril=q.scale_tril)
+
+
+def best_mean_field(model, cells):
+    """The independent normals of least KL(q || p): right means, and the conditional spread of every coordinate."""
+    q = model.posterior(cells.x)
+    return dist.Normal(q.loc, q.precision_matrix.diagonal(dim1=-2, dim2=-1).rsqrt().expand(q.loc.shape)).to_event(1)
+
+
+def prior(model, cells):
+    return dist.Normal(torch.zeros(len(cells), model.latent, dtype=cells.dtype), 1.0).to_event(1)
+
+
+@pytest.fixture
+def ppca(cells):
+    """A PPCA whose latents are correlated in the posterior: both dimensions do nearly the same."""
+    model = PPCA(latent=2).sized(cells.dims).requires_grad_(False)
+    w, aside = torch.linspace(0.4, 0.8, len(cells.genes)), 0.1 * torch.tensor([1.0, -1.0]).repeat(len(cells.genes) // 2)
+    model.W.copy_(torch.stack([w + aside, w - aside], -1))
+    return model
+
+
+# The test for uniformity
+
+
+@pytest.mark.parametrize(("simulations", "draws"), [(4, 3), (5, 2), (3, 5)])
+def test_p_value_is_that_of_every_outcome_counted(simulations, draws):
+    outcomes = np.array(list(product(range(draws + 1), repeat=simulations)))
+    share = np.arange(1, draws + 1) / (draws + 1)
+    counts = np.stack([below(outcome, draws) for outcome in outcomes])
+    tails = np.minimum(binom.cdf(counts, simulations, share), binom.sf(counts - 1, simulations, share)).min(1)
+    for i in range(0, len(outcomes), 7):
+        expected = (tails <= tails[i] * (1 + 1e-9)).mean()
+        assert p_value(outcomes[i], draws) == pytest.approx(expected, abs=1e-12)
+
+
+def test_band_holds_as_many_curves_as_it_says():
+    least, greatest = band(200, 99, coverage=0.9)
+    ranks = np.random.default_rng(0).integers(0, 100, (3000, 200))
+    counts = np.stack([below(one, 99) for one in ranks])
+    inside = ((counts >= least) & (counts <= greatest)).all(1).mean()
+    assert inside == pytest.approx(0.9, abs=0.02)  # 3.6 standard errors
+
+
+def test_hopeless_ranks_have_hopeless_p_values():
+    assert p_value(np.zeros(500, dtype=int), 99) < 1e-200
+    assert p_value(np.arange(500) % 100, 99) > 0.99
+
+
+def test_holm_by_hand():
+    np.testing.assert_allclose(holm(np.array([0.04, 0.01, 0.03, 0.6])), [0.09, 0.04, 0.09, 0.6])
+
+
+def test_ties_are_ranked_by_lot():
+    """A truth that ties with all draws may have any rank; one that ties with none has its own."""
+    n = 4000
+    uniform = torch.rand(n, generator=torch.Generator().manual_seed(0))
+    ranks = ranked(torch.ones(n), torch.ones(9, n), uniform)
+    assert chisquare(np.bincount(ranks.numpy(), minlength=10)).pvalue > 0.001
+    assert (ranked(torch.full((n,), 0.5), torch.arange(9.0)[:, None].expand(9, n), uniform) == 1).all()
+    assert ranked(torch.ones(1), torch.ones(9, 1), torch.ones(1)) == 9
+
+
+def test_coverage_of_uniform_ranks_is_what_it_says():
+    ranks = Ranks(pd.DataFrame({"z": np.arange(100)}))
+    assert ranks.coverage(0.9)["z"] == 0.9
+    assert ranks.coverage(0.5)["z"] == 0.5
+    assert ranks.passes
+
+
+# Simulated cells
+
+
+def test_simulated_cells_keep_their_sizes_and_are_what_they_were_made_of(cells):
+    model = PAGES["gmvae"].sized(cells.dims)
+    guide = ps.create("mean_field").sized(model, cells)
+    made = simulate((model, guide), cells, seed=3)
+    assert made.observed["x"].dtype == torch.float64
+    assert made.u.shape == (60, 2)
+    assert made.levels["k"].shape == (60,)
+    torch.testing.assert_close(made.cells.library, cells.library.double())
+    again = simulate((model, guide), cells, seed=3)
+    assert torch.equal(made.observed["x"], again.observed["x"])
+    assert not torch.equal(made.u, simulate((model, guide), cells, seed=4).u)
+
+
+# Controls, after a table of known answers: exact, mean field on a correlated posterior, the prior
+
+
+def test_exact_posterior_passes(ppca, cells):
+    found = calibrate((ppca, Given(ppca, exact, cells)), cells, 500, corrected=False)
+    assert found.passes, found
+    assert found.corrected is None
+    assert found.guide.coverage(0.9).between(0.86, 0.94).all()
+    assert list(found.guide.values) == ["z[0]", "z[1]", "z[0] z[1]", "|z|²", "log p(x | z)"]
+
+
+def test_mean_field_on_a_correlated_posterior_fails_and_is_corrected(ppca, cells):
+    found = calibrate((ppca, Given(ppca, best_mean_field, cells)), cells, 500, candidates=2000)
+    assert not found.guide.passes
+    assert found.guide.table["p"]["z[0]"] < 1e-20
+    assert found.guide.table["p"]["log p(x | z)"] < 1e-5
+    assert found.guide.coverage(0.9)["z[0]"] < 0.75
+    assert found.corrected.passes, found
+    assert found.passes
+
+
+def test_prior_as_guide_fails_in_the_likelihood_alone_and_is_corrected(ppca, cells):
+    found = calibrate((ppca, Given(ppca, prior, cells)), cells, 500, candidates=2000)
+    assert found.guide.failures == ["log p(x | z)"]
+    assert found.guide.table["p"]["log p(x | z)"] < 1e-100
+    assert found.corrected.passes, found
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_passes_when_corrected(page, cells):
+    fit = ps.fit(
+        PAGES[page], ps.create("mean_field"), cells, epochs=15, batch_size=20, lr=1e-2, progress=False,
+        early_stopping=False,
+    )  # fmt: skip
+    found = calibrate(fit, simulations=150, candidates=1000, proposals=QUICK)
+    assert found.corrected.passes, found
+    assert found.settled > 0.95
+    expected = {"gmvae": "k", "annotated": "y", "scvi, mixture": "k", "scvi, latent size": "log l"}
+    assert page not in expected or expected[page] in found.corrected.values
+    assert any(name.startswith("log p(x | ") for name in found.corrected.values)
+
+
+# Corrected draws
+
+
+def test_pool_has_the_moments_of_the_posterior(ppca, cells):
+    found = next(pools((ppca, Given(ppca, best_mean_field, cells)), cells, 4000))[1]
+    truth = exact(ppca.double(), replace(cells, dtype=torch.float64))
+    sd = truth.variance.sqrt()
+    assert ((found.mean(found.u) - truth.mean).abs() / sd).max() < 0.2
+    torch.testing.assert_close(found.covariance(), truth.covariance_matrix.expand(60, 2, 2), rtol=0.25, atol=0.02)
+    drawn = found.resampled(Streams(0, torch.arange(60)), 400)
+    assert drawn.shape == (400, 60, 2)
+    apart = (drawn - truth.mean) / sd
+    assert apart.mean().abs() < 0.02
+    assert apart.std() == pytest.approx(1.0, abs=0.02)
+
+
+def test_pools_do_not_depend_on_minibatches(ppca, cells):
+    pair = ppca, Given(ppca, best_mean_field, cells)
+    whole = next(pools(pair, cells, 500))[1]
+    parts = [part for _, part in pools(pair, cells, 500, batch_size=17)]
+    torch.testing.assert_close(torch.cat([part.log_w for part in parts], 1), whole.log_w, rtol=0, atol=1e-9)
+
+
+def test_resampling_follows_the_weights():
+    pool = Pool(
+        torch.arange(3.0, dtype=torch.float64).reshape(3, 1, 1), torch.tensor([[0.1], [0.6], [0.3]]).double().log()
+    )
+    drawn = pool.resampled(Streams(0, torch.arange(1)), 5000)
+    counts = np.bincount(drawn.long().flatten().numpy(), minlength=3)
+    assert chisquare(counts, [500, 3000, 1500]).pvalue > 0.001
+    assert pool.effective_sample_size == pytest.approx(1 / (0.01 + 0.36 + 0.09))
+
+
+# Bad input
+
+
+def test_what_cannot_be_calibrated_says_so(ppca, cells):
+    pair = ppca, Given(ppca, prior, cells)
+    with pytest.raises(TypeError, match="give cells"):
+        calibrate(pair)
+    with pytest.raises(ValueError, match="at least"):
+        calibrate(pair, cells, 0)
+    with pytest.raises(ValueError, match="draws=0"):
+        calibrate(pair, cells, draws=0)
+    shared = ps.create("scvi", latent=2, likelihood=NB(dispersion=RandomDispersion())).sized(cells.dims)
+    with pytest.raises(ValueError, match="shared by all cells"):
+        calibrate((shared, ps.create("mean_field").sized(shared, cells)), cells, 10)
+
+
+def test_it_prints_and_draws_what_was_found(ppca, cells):
+    found = calibrate((ppca, Given(ppca, prior, cells)), cells, 80, candidates=500)
+    told = str(found)
+    assert "80 simulated cells, 99 draws of each" in told
+    assert "the guide: fails in 1 of 5" in told
+    assert "importance-corrected: passes" in told
+    assert repr(found) == "Calibration(80 cells, 5 quantities: guide fails, corrected passes)"
+    panels = [ax for ax in found.plot().axes if ax.get_title(loc="left")]
+    assert [ax.get_title(loc="left") for ax in panels] == list(found.guide.values)
+    weights = [ax._left_title.get_fontweight() for ax in panels]
+    assert weights == ["normal"] * 4 + ["bold"]
+    curve = panels[4].lines[1].get_ydata()
+    expected = below(found.guide.values["log p(x | z)"].to_numpy(), 99) / 80 - np.arange(1, 100) / 100
+    np.testing.assert_allclose(curve, expected)
