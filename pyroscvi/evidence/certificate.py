@@ -36,6 +36,7 @@ from pyroscvi.evidence.importance import known_exactly
 from pyroscvi.evidence.ladder import named, takes_closed_forms
 from pyroscvi.evidence.proposals import GuideDraws, Proposal
 from pyroscvi.evidence.reading import MEMORY, as_cells, doubled, pair, reading
+from pyroscvi.handlers import as_scored
 from pyroscvi.inference.seeds import seeded
 
 __all__ = ["Certificate", "certify"]
@@ -124,7 +125,7 @@ def simulate(fit: Any, cells: Cells, seed: int) -> tuple[dict[str, Tensor], Tens
     """What the model observes in cells that it makes itself, by site, and their unconstrained latents [n, d]."""
     model, guide = pair(fit)
     double, _, cells = doubled(model, guide, cells)
-    with seeded(CERTIFYING + seed, cells.device):
+    with seeded(CERTIFYING + seed, cells.device), as_scored():
         made: dict[str, Any] = poutine.trace(poutine.uncondition(double)).get_trace(cells).nodes
         as_it_is: dict[str, Any] = poutine.trace(double).get_trace(cells).nodes
     sites = {name: node for name, node in as_it_is.items() if node["type"] == "sample" and not site_is_subsample(node)}
