@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyroscvi.analysis.posterior import Level, codes, each, expected
+from pyroscvi.analysis.corrected import each_drawn
+from pyroscvi.analysis.posterior import Level, codes, expected
 from pyroscvi.data.cells import Cells
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def denoise(
     samples: int = 10,
     library: float | None = None,
     genes: Sequence[str] | None = None,
+    corrected: bool = False,
     seed: int = 0,
     batch_size: int = 256,
     **levels: Level,
@@ -34,9 +36,10 @@ def denoise(
     samples   posterior draws that are averaged
     library   scale each cell to this total: 1 gives shares; None leaves it the size that it has
     genes     names of the genes that are wanted; None is all
+    corrected draws of the posterior itself, by importance resampling, in the place of the guide's
     levels    conditions under which the same cells are seen, by name: ``batch="donor1"``, or one name a cell
     """
-    pieces = rates(fit, cells, samples, library, genes, seed, batch_size, **levels)
+    pieces = rates(fit, cells, samples, library, genes, corrected, seed, batch_size, **levels)
     return np.concatenate(list(pieces))
 
 
@@ -46,6 +49,7 @@ def rates(
     samples: int = 10,
     library: float | None = None,
     genes: Sequence[str] | None = None,
+    corrected: bool = False,
     seed: int = 0,
     batch_size: int = 256,
     **levels: Level,
@@ -55,18 +59,18 @@ def rates(
     told = codes(fit, len(cells), levels)
     wanted = slice(None) if genes is None else _columns(fit, genes)
 
-    def rate(minibatch: Cells) -> np.ndarray:
+    def rate(minibatch: Cells, guides: Iterable[Any]) -> np.ndarray:
         here = {name: code[minibatch.index] for name, code in told.items()}
         total: Any = 0.0
-        for _ in range(samples):
-            found = expected(fit, minibatch, here)
+        for guide in guides:
+            found = expected(fit, minibatch, here, guide)
             mu = _rate(found.counts)
             if library is not None:
                 mu = mu * (library / mu.sum(-1, keepdim=True))
             total = total + found.mean(mu)[:, wanted]
         return (total / samples).cpu().numpy()
 
-    return each(fit, cells, rate, seed, batch_size)
+    return each_drawn(fit, cells, rate, samples, seed, batch_size, corrected)
 
 
 def _rate(counts: Any) -> Tensor:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from math import log
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyro
 import torch
 from torch import Tensor
 
+from pyroscvi.analysis.corrected import Given, resampled
 from pyroscvi.analysis.posterior import counted
+from pyroscvi.data.cells import Cells
 from pyroscvi.inference.elbo import Sites, divergences, factor, joint, summed
 from pyroscvi.inference.objectives import log_levels
 from pyroscvi.inference.seeds import seeded
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from pyroscvi.inference.result import Fit
 
 __all__ = ["Description", "describe"]
+
+MANY = 100  # draws for a divergence of a corrected posterior
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,35 +67,68 @@ class Description:
 
 
 @torch.no_grad()
-def describe(fit: Fit, cells: Any, *, site: str = "z", seed: int = 0) -> Description:
+def describe(fit: Fit, cells: Any, *, site: str = "z", corrected: bool = False, seed: int = 0) -> Description:
     """One draw of the latents of these cells, and all that follows from it; ``site`` is the latent that is described.
 
-    All cells at once: [n, g] has to fit into memory.
+    Draws and moments are of the guide; ``corrected``, of the posterior itself, by importance sampling from the guide:
+    the divergence from the prior is then that of all latents together. All cells at once: [n, g] has to fit into
+    memory.
     """
     cells = fit.read(cells)
     if site not in fit.guide.sites:
         raise KeyError(f"the guide has no site {site!r}; it has {', '.join(fit.guide.sites)}")
+    found = _corrected(fit, cells, site, seed) if corrected else None
     with seeded(seed, cells.device), pyro.validation_enabled(False):
-        p, q = joint(fit.model, fit.guide, cells)
-        posterior = fit.guide.posteriors(cells)[site]
-    covariance = getattr(posterior, "covariance_matrix", None)
-    variance = posterior.variance
+        p, q = joint(fit.model, fit.guide if found is None else found.guide, cells)
+        mean, covariance = _moments(fit.guide.posteriors(cells)[site]) if found is None else found.moments
     local = {name: s for name, s in p.items() if factor(s).local}
     nothing = torch.zeros(len(cells), dtype=cells.dtype, device=cells.device)
     latent = [factor(s) for s in local.values() if not s["is_observed"]]
     logits = {name: log_levels(p, name) for name, s in local.items() if s["infer"].get("_enumerate_dim")}
     counts = counted(p)
     return Description(
-        mean=posterior.mean,
+        mean=mean,
         sample=q[site]["value"],
-        log_variance=variance.log(),
-        covariance=torch.diag_embed(variance) if covariance is None else covariance,
-        kl=_kl(local, q, nothing),
+        log_variance=covariance.diagonal(dim1=-2, dim2=-1).log(),
+        covariance=covariance,
+        kl=_kl(local, q, nothing) if found is None else {" + ".join(fit.guide.sites): found.kl},
         log_likelihood=summed([factor(s) for s in local.values()], nothing) - summed(latent, nothing),
         counts=counts.counts if counts.weights is None else counts,
         logits=logits,
         class_loss=_class_loss(logits.get("y"), cells.label),
     )
+
+
+def _moments(q: Any) -> tuple[Tensor, Tensor]:
+    covariance = getattr(q, "covariance_matrix", None)
+    return q.mean, torch.diag_embed(q.variance) if covariance is None else covariance
+
+
+class Corrected(NamedTuple):
+    """Draws of the posterior, as a guide; mean and covariance of a site; the divergence from the prior [n]."""
+
+    guide: Given
+    moments: tuple[Tensor, Tensor]
+    kl: Tensor
+
+
+def _corrected(fit: Fit, cells: Cells, site: str, seed: int) -> Corrected:
+    sizes = [here.size for here in fit.guide.sites.values()]
+    at = list(fit.guide.sites).index(site)
+    here = slice(sum(sizes[:at]), sum(sizes[: at + 1]))
+    draws: list[dict[str, Tensor]] = []
+    pieces: list[tuple[Tensor, Tensor, Tensor]] = []
+    for found in resampled(fit, cells, MANY, seed):
+        draws.append(found.read.joint.values(found.draws[:1]))
+        u, pool = found.draws, found.pool
+        log_p = torch.cat(
+            [found.read.joint(few) - found.read.joint.log_prior(few) for few in u.split(found.read.chunk)]
+        )
+        kl = log_p.mean(0) - (pool.log_w.logsumexp(0) - log(len(pool.log_w)))  # E log p(x | z) - log p(x)
+        pieces.append((pool.mean(pool.u)[:, here], pool.covariance()[:, here, here], kl))
+    mean, covariance, kl = (torch.cat(column).to(cells.dtype) for column in zip(*pieces, strict=True))
+    values = {name: torch.cat([piece[name][0] for piece in draws]).to(cells.dtype) for name in fit.guide.sites}
+    return Corrected(Given(values), (mean, covariance), kl)
 
 
 def _kl(p: Sites, q: Sites, nothing: Tensor) -> dict[str, Tensor]:

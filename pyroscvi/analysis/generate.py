@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 from pyro import poutine
 from torch import Tensor
 
-from pyroscvi.analysis.posterior import Level, Told, codes, each, expected
+from pyroscvi.analysis.corrected import each_drawn
+from pyroscvi.analysis.posterior import Level, Told, codes, expected
 from pyroscvi.data.cells import Cells
 from pyroscvi.program import onto
 
@@ -28,17 +29,19 @@ def generate(
     n: int | None = None,
     samples: int | None = None,
     size: ArrayLike | None = None,
+    corrected: bool = False,
     seed: int = 0,
     batch_size: int = 256,
     **levels: Level,
 ) -> np.ndarray:
     """Counts [n, g], or [samples, n, g]: of these cells once more, or of ``n`` new ones.
 
-    cells    given these cells: from the posterior predictive distribution, each with its own latents
-    n        without cells: from the prior. A condition that is not named is as frequent as in training, a continuous
-             covariate is at its mean, and the size of a cell is drawn from those of its batch, unless given
-    size     sizes of new cells, one or [n]
-    levels   conditions by name, ``perturbation="control"``, or one name a cell
+    cells      given these cells: from the posterior predictive distribution, each with its own latents
+    n          without cells: from the prior. A condition that is not named is as frequent as in training, a continuous
+               covariate is at its mean, and the size of a cell is drawn from those of its batch, unless given
+    size       sizes of new cells, one or [n]
+    corrected  latents of these cells from the posterior itself, by importance resampling, rather than from the guide
+    levels     conditions by name, ``perturbation="control"``, or one name a cell
 
     KeyError for a field or a level that training never saw; ValueError for one that the model does not look at.
     """
@@ -48,18 +51,20 @@ def generate(
         assert n is not None
         told = codes(fit, n, levels)
         cells = fit.read(blank(fit, n, told, size, seed))
-        draw = _from_the_prior(fit, levels)
+        draw, corrected = _from_the_prior(fit, levels), False
     else:
         cells = fit.read(cells)
         told = codes(fit, len(cells), levels)
 
-        def draw(minibatch: Cells) -> Tensor:
-            return expected(fit, minibatch, {name: code[minibatch.index] for name, code in told.items()}).sample()
+        def draw(minibatch: Cells, guide: Any) -> Tensor:
+            here = {name: code[minibatch.index] for name, code in told.items()}
+            return expected(fit, minibatch, here, guide).sample()
 
-    def several(minibatch: Cells) -> Tensor:
-        return torch.stack([draw(minibatch) for _ in range(samples or 1)]).cpu()
+    def several(minibatch: Cells, guides: Iterable[Any]) -> Tensor:
+        return torch.stack([draw(minibatch, guide) for guide in guides]).cpu()
 
-    drawn = torch.cat(list(each(fit, cells, several, seed, batch_size)), 1).numpy()
+    pieces = each_drawn(fit, cells, several, samples or 1, seed, batch_size, corrected)
+    drawn = torch.cat(list(pieces), 1).numpy()
     return drawn[0] if samples is None else drawn
 
 
@@ -67,7 +72,7 @@ def _from_the_prior(fit: Fit, levels: Mapping[str, Level]) -> Any:
     """Draws of new cells; latents that cells share come from their posterior, for they have been learnt."""
     shared = [name for name, site in fit.guide.sites.items() if not site.local]
 
-    def draw(blank: Cells) -> Tensor:
+    def draw(blank: Cells, _: Any) -> Tensor:
         q = fit.guide.posteriors(blank) if shared else {}
         learnt = {name: onto(fit.guide.sites[name].support, q[name]).sample() for name in shared}
         model = poutine.condition(poutine.uncondition(fit.model), data=learnt)

@@ -95,9 +95,12 @@ class Expected(NamedTuple):
         return drawn.flatten(0, -3)[k, torch.arange(len(k), device=k.device)]
 
 
-def expected(fit: Fit, cells: Cells, levels: Mapping[str, Tensor]) -> Expected:
-    """One draw of the latents of these cells, read as they are, and their counts under these levels [n]."""
-    p, q = joint(fit.model, fit.guide, cells)
+def expected(fit: Fit, cells: Cells, levels: Mapping[str, Tensor], guide: Any = None) -> Expected:
+    """One draw of the latents of these cells, read as they are, and their counts under these levels [n].
+
+    guide   what draws the latents, if not the guide of the fit
+    """
+    p, q = joint(fit.model, guide or fit.guide, cells)
     if not levels:
         return counted(p)
     drawn = {name: site["value"] for name, site in q.items()}

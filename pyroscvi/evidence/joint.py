@@ -74,6 +74,12 @@ class Joint:
         latent = [name for name in _sampled(trace) if name in self.sites or not trace.nodes[name]["is_observed"]]
         return _summed(_log_p(trace, u, [*latent, site])) - _summed(_log_p(trace, u, latent))
 
+    def log_prior(self, u: Tensor) -> Tensor:
+        """log p(u_n) of the latents [s, n]; what is enumerated is summed over."""
+        trace = self.trace(u)
+        latent = [name for name in _sampled(trace) if name in self.sites or not trace.nodes[name]["is_observed"]]
+        return _summed(_log_p(trace, u, latent)) + self.log_volume(u)
+
     def predicted(self, u: Tensor, site: str = "x") -> Tensor:
         """Draws of an observed site at these latents [s, n, ...]; what is enumerated is drawn from its posterior."""
         trace = self.trace(u)

@@ -1,13 +1,16 @@
 """A fit as ArviZ knows one: draws of every latent, predicted counts, log-likelihoods and what was observed, by name."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyroscvi.analysis.corrected import resampled
+from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.proposals import GuideDraws
-from pyroscvi.evidence.reading import as_cells, pair, reading
+from pyroscvi.evidence.reading import Read, as_cells, pair, reading
 from pyroscvi.report.generations import inference_data
 
 __all__ = ["to_arviz"]
@@ -17,10 +20,14 @@ NO_LOO = (
     "importance weights from q(z_n | x_n) to the prior have no variance: loo and waic of these numbers mean nothing. "
     "Compare models by held-out evidence, pyroscvi.compare."
 )
+RAW = "of the guide q(z | x), not corrected for its error"
+CORRECTED = "of the posterior p(z | x), by importance resampling from the guide"
 
 
-def to_arviz(fit: Any, cells: Any, samples: int = 100, seed: int = 0) -> Any:
-    """InferenceData (ArviZ 0.x) or DataTree (1.x), with one chain of ``samples`` draws of the guide.
+def to_arviz(fit: Any, cells: Any, samples: int = 100, seed: int = 0, *, corrected: bool = False) -> Any:
+    """InferenceData (ArviZ 0.x) or DataTree (1.x), with one chain of ``samples`` draws.
+
+    Draws are of the guide; ``corrected``, of the posterior itself, by importance resampling.
 
     posterior             every latent of a cell, z and l among them    [chain, draw, cell, <latent>_dim]
     posterior_predictive  counts x, drawn at these latents              [chain, draw, cell, gene]
@@ -36,8 +43,7 @@ def to_arviz(fit: Any, cells: Any, samples: int = 100, seed: int = 0) -> Any:
     devices = {p.device for p in model.parameters() if p.is_cuda}
     with torch.random.fork_rng(devices), torch.no_grad():
         torch.manual_seed(seed)
-        for read in reading(fit, cells, seed, GuideDraws()):
-            u = read.draws.sample(read.streams, samples)
+        for read, u in _drawn(fit, cells, samples, seed, corrected):
             latents.append(read.joint.values(u))
             likelihood.append(read.joint.log_likelihood(u))
             predicted.append(read.joint.predicted(u).float())
@@ -59,7 +65,17 @@ def to_arviz(fit: Any, cells: Any, samples: int = 100, seed: int = 0) -> Any:
         },
         dims={"x": ["cell", "gene"], **{name: ["cell", f"{name}_dim"] for name in posterior}},
         attrs={
-            "posterior": {"draws": "of the guide q(z | x), not corrected for its error", "model": repr(model)},
+            "posterior": {"draws": CORRECTED if corrected else RAW, "model": repr(model)},
             "log_likelihood": {"note": NO_LOO, "estimand": getattr(model, "estimand", "p(x)")},
         },
     )
+
+
+def _drawn(fit: Any, cells: Cells, samples: int, seed: int, corrected: bool) -> Iterator[tuple[Read, Tensor]]:
+    """Minibatches with draws of their unconstrained latents u [samples, n, d]."""
+    if corrected:
+        for found in resampled(fit, cells, samples, seed):
+            yield found.read, found.draws
+        return
+    for read in reading(fit, cells, seed, GuideDraws()):
+        yield read, read.draws.sample(read.streams, samples)
