@@ -28,10 +28,12 @@ _HOME = {
     "create": "registry",
     "fit": "inference.fit",
     "from_scvi": "interop",
+    "grid": "evidence.sweep",
     "list_guides": "registry",
     "list_models": "registry",
     "load": "inference.checkpoints",
     "log_evidence": "evidence.importance",
+    "sweep": "evidence.sweep",
 }
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "distributions",
     "fit",
     "from_scvi",
+    "grid",
     "guides",
     "handlers",
     "list_guides",
@@ -53,6 +56,7 @@ __all__ = [
     "log_evidence",
     "models",
     "parts",
+    "sweep",
 ]
 
 if TYPE_CHECKING:
@@ -62,6 +66,7 @@ if TYPE_CHECKING:
     from pyroscvi.evidence.certificate import certify
     from pyroscvi.evidence.compare import compare
     from pyroscvi.evidence.importance import log_evidence
+    from pyroscvi.evidence.sweep import grid, sweep
     from pyroscvi.inference.checkpoints import load
     from pyroscvi.inference.fit import fit
     from pyroscvi.inference.result import Fit

@@ -334,3 +334,108 @@ def test_values_of_single_cells_come_along(pair, named):
     assert table.attrs["cells"] == list(named.names)
     assert len(table.attrs["log_evidence"]["a"]) == len(named)
     assert "..." in repr(table)  # a table too wide to print is cut, attributes or not
+
+
+# What else a table tells
+
+
+def test_an_error_over_clusters_sees_a_donor_effect():
+    """Differences of which half of the variance is between six donors, and differences that know of no donor."""
+    from pyroscvi.evidence.paired import standard_error
+
+    rng = np.random.default_rng(0)
+    donor = np.arange(600) % 6
+    shared = rng.normal(size=6)[donor] + rng.normal(size=600)
+    over_cells, over_donors = standard_error(shared), standard_error(shared, donor)
+    assert over_donors > 3 * over_cells
+    truth = np.std([rng.normal(size=6)[donor].mean() + rng.normal(size=600).mean() for _ in range(400)])
+    assert 0.4 < over_donors / truth < 1.6
+    alone = rng.normal(size=600)
+    assert standard_error(alone, donor) == pytest.approx(standard_error(alone), rel=0.8)
+
+
+def test_an_error_over_one_cell_or_cluster_is_not_known():
+    from pyroscvi.evidence.paired import standard_error
+
+    assert np.isnan(standard_error(np.array([3.0])))
+    assert np.isnan(standard_error(np.arange(4.0), np.zeros(4, dtype=int)))
+
+
+def test_what_is_said_of_a_difference():
+    from pyroscvi.evidence.paired import verdict
+
+    assert verdict(0.04, 0.019, 100) == "told apart"
+    assert verdict(-0.04, 0.019, 100) == "told apart"
+    assert verdict(0.0399, 0.001, 100) == "indistinguishable"  # 3.99 nats in total
+    assert verdict(0.04, 0.021, 100) == "indistinguishable"  # 1.9 standard errors
+    assert verdict(1.0, np.nan, 100) == "indistinguishable"  # nobody knows its error
+
+
+def test_both_paired_errors_are_told(fits, overdispersed):
+    two, held_out = {name: fits[name] for name in ("poisson", "nb")}, overdispersed[1]
+    table = compare(two, held_out, 50, method="importance", by="batch")
+    difference = np.subtract(table.attrs["log_evidence"]["poisson"], table.attrs["log_evidence"]["nb"])
+    assert table.loc["poisson", "over_cells"] == pytest.approx(difference.std(ddof=1) / len(difference) ** 0.5)
+    assert table.loc["poisson", "over_clusters"] == table.loc["poisson", "standard_error"]
+    assert "Errors are over 8 clusters (batch)" in " ".join(printed(table).split())
+    plain = compare(two, held_out, 50, method="importance")
+    assert plain["over_clusters"].isna().all()
+    assert plain.loc["poisson", "standard_error"] == plain.loc["poisson", "over_cells"]
+
+
+def test_weights_are_those_of_stacking(fits, overdispersed):
+    from pyroscvi.evidence.stacking import stacking_weights
+
+    table = compare(fits, overdispersed[1], 50, method="importance")
+    log_p = np.column_stack([table.attrs["log_evidence"][name] for name in table.index])
+    np.testing.assert_allclose(table["weight"], stacking_weights(log_p))
+    assert table["weight"].sum() == pytest.approx(1)
+    assert table.loc["poisson", "weight"] < 0.1
+
+
+def test_how_much_of_a_model_is_used(named):
+    from pyroscvi.evidence.usage import usage
+    from pyroscvi.parts import Mixture
+
+    model, guide = untrained(SCVI(latent=3, prior=Mixture(components=4)), named)
+    with torch.no_grad():
+        last = guide.heads["z"].out
+        last.weight[2], last.bias[2] = 0.0, 0.5  # the third dimension is the same for every cell
+        model.prior.w.copy_(torch.tensor([500.0, 0.0, 0.0, 0.0]))  # all cells are of the first component
+    assert usage((model, guide), named) == pytest.approx((2, 1), abs=1e-3)
+    with torch.no_grad():
+        model.prior.w.zero_()
+        model.prior.m.zero_()
+    assert usage((model, guide), named).components == pytest.approx(4, abs=1e-3)  # components that are all alike
+    z = np.concatenate([guide.posteriors(part)["z"].mean.detach() for part in named.minibatches(25)])
+    assert usage((model, guide), named).active_units == (z.var(0) > 0.01).sum()
+    table = compare({"mixture": (model, guide), "normal": untrained(SCVI(latent=3), named)}, named, 5)
+    assert table.loc["mixture", "components"] == pytest.approx(4, abs=1e-3)
+    assert np.isnan(table.loc["normal", "components"])
+
+
+def test_cells_are_laid_out(pair, named):
+    from pyroscvi.evidence.compare import cell_table
+
+    table = cell_table(compare({"a": pair, "b": pair}, named, 5))
+    assert list(table.index) == list(named.names)
+    np.testing.assert_allclose(table["cell", "library_size"], named.counts.sum(1))
+    assert list(table["cell", "batch"][:3]) == ["a", "b", "a"]
+    assert set(table["cell", "label"]) == {"B", "NK", "T", "?"}
+    assert (table["log_evidence", "a"] == table["log_evidence", "b"]).all()
+
+
+def test_settings_are_handed_on(pair, named, monkeypatch):
+    import pyroscvi.evidence.compare as module
+
+    seen = []
+
+    def table(*arguments, **settings):
+        seen.append(settings)
+        return evidence_table(*arguments, **settings)
+
+    evidence_table = module.evidence_table
+    monkeypatch.setattr(module, "evidence_table", table)
+    compare({"a": pair}, named, 5, memory="10MB", batch_size=7, dtype=torch.float32, method="importance")
+    expected = {"memory": "10MB", "batch_size": 7, "dtype": torch.float32, "method": "importance", "compile": False}
+    assert expected.items() <= seen[0].items()

@@ -5,7 +5,8 @@
 
 Differences are taken cell by cell, because cells differ among each other by far more than models do. Three errors are
 kept apart: that of the Monte Carlo draws, that of having seen these cells and not others (by donor or batch, where the
-cells of one are alike), and that of having fitted with this seed and not another.
+cells of one are alike), and that of having fitted with this seed and not another. ``sweep`` makes the fits from a
+declaration, ``pyroscvi.report`` pictures and a page to send from the table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,19 +15,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.importance import evidence_table, note
+from pyroscvi.evidence.paired import clusters, standard_error, verdict
 from pyroscvi.evidence.proposals import Proposal
-from pyroscvi.evidence.reading import as_cells, pair
+from pyroscvi.evidence.reading import MEMORY, as_cells, pair
 from pyroscvi.evidence.refined import Refined
 from pyroscvi.evidence.same import question, refuse_unequal
+from pyroscvi.evidence.stacking import stacking_weights
+from pyroscvi.evidence.usage import usage
 
-__all__ = ["compare", "show"]
+__all__ = ["cell_table", "compare", "show"]
 
-FEWEST_NATS = 4.0  # in total: a likelihood ratio of 55
-FEWEST_ERRORS = 2.0
 HEAVY = 0.7  # k-hat
+FEW = 10  # clusters, of which an error is itself not well known
 
 
 def compare(
@@ -40,69 +44,108 @@ def compare(
     method: Any = None,
     proposal: Proposal | None = None,
     certify: bool = False,
+    batch_size: int | None = None,
+    memory: int | str = MEMORY,
+    compile: bool = False,
+    dtype: torch.dtype = torch.float64,
 ) -> pd.DataFrame:
     """Held-out evidence of every fit, best first, and which differences can be told apart.
 
-    fits       {name: Fit, or the folder of one}
+    fits       {name: Fit, or the folder of one}, or what ``sweep`` has fitted
     cells      held-out Cells, or an AnnData that every fit reads through its own fields; or {name: cells} where fits
                look at different columns of the same cells
-    particles, seed, method, proposal   as in ``log_evidence``
-    certify    simulate cells from every fit and measure how far off its evidence is: ``pyroscvi.certify``
     by         a categorical field ("batch") whose levels are clusters: errors are then over clusters, not cells
-    refits     {name: fits of the same declaration with other seeds}
+    refits     {name: fits of the same declaration with other seeds}; those of a sweep are known
+    certify    simulate cells from every fit and measure how far off its evidence is: ``pyroscvi.certify``
+    particles, seed, method, proposal, batch_size, memory, compile, dtype   as in ``log_evidence``
 
     evidence        mean of log p(x_n) over cells, each counting once, in nats
     difference      to the best, in nats a cell
-    standard_error  of the difference, paired over cells or clusters, and widened by the refits where there are any
-    monte_carlo     standard error of the difference that more particles would lessen; it is part of ``standard_error``
+    standard_error  of the difference: ``over_cells``, or ``over_clusters`` where there are any, and ``refits`` of both
+    over_cells      of the difference, paired: cells taken for independent of each other
+    over_clusters   of the difference, paired: clusters taken for independent; NaN without ``by``
+    monte_carlo     standard error of the difference that more particles would lessen; it is part of the two before
     refits          standard deviation of ``evidence`` over seeds; NaN without refits
+    weight          in the mixture of all fits that predicts these cells best: ``stacking_weights``
     verdict         "told apart", or "indistinguishable": below 4 nats in total, or below 2 standard errors
     heavy_tailed    share of the cells whose k-hat is above 0.7: their evidence is too low, by nobody knows how much
+    active_units    dimensions of z whose posterior mean varies over these cells by more than 0.01
+    components      effective components of a mixture, exp H(mean responsibilities); NaN where there is none
+    kl_weight       the last one: below 1 a fit has not arrived at its bound
     certificate     "exact", "certified (gap 0.01)", "uncertified (gap 3.2)", or "uncertified" if nobody asked
 
-    Cell by cell values are in ``table.attrs``. Raises ValueError where two evidences are not probabilities of the same
-    thing: other cells, genes, counts, estimand, support or base measure. The message says what to change.
+    Cell by cell values are in ``table.attrs``: ``cell_table`` lays them out. Raises ValueError where two evidences are
+    not probabilities of the same thing: other cells, genes, counts, estimand, support or base measure. The message says
+    what to change.
     """
     if not fits:
         raise ValueError("compare needs at least one fit: compare({name: fit}, cells)")
+    refits = getattr(fits, "refits", {}) if refits is None else refits
     loaded = {name: _loaded(fit) for name, fit in fits.items()}
-    again = {name: [_loaded(fit) for fit in others] for name, others in (refits or {}).items()}
+    again = {name: [_loaded(fit) for fit in others] for name, others in refits.items()}
     given = {name: as_cells(fit, cells[name] if isinstance(cells, Mapping) else cells) for name, fit in loaded.items()}
     questions = {name: question(fit, given[name]) for name, fit in loaded.items()}
     refuse_unequal(questions)
     _refuse_other_declarations(loaded, again)
 
+    where: dict[str, Any] = {"batch_size": batch_size, "memory": memory}
+    how: dict[str, Any] = {"method": method, "proposal": proposal, "compile": compile, "dtype": dtype, **where}
+
     def table(name: str, fit: Any, certify: bool = False) -> pd.DataFrame:
-        return evidence_table(fit, given[name], particles, seed, method=method, proposal=proposal, certify=certify)
+        return evidence_table(fit, given[name], particles, seed, certify=certify, **how)
 
     tables = {name: table(name, fit, certify) for name, fit in loaded.items()}
     means = {name: [table(name, fit)["log_evidence"].mean() for fit in others] for name, others in again.items()}
     order = sorted(tables, key=lambda name: -tables[name]["log_evidence"].mean())
     best = order[0]
-    cluster = None if by is None else _clusters(given[best], by)
+    cluster = None if by is None else clusters(given[best], by)
     spread = {name: _spread([tables[name]["log_evidence"].mean(), *means.get(name, ())]) for name in order}
+    weights = stacking_weights(np.column_stack([tables[name]["log_evidence"] for name in order]))
     rows = [
         {
             "evidence": tables[name]["log_evidence"].mean(),
             **_against(tables[best], tables[name], cluster, np.hypot(*np.nan_to_num([spread[name], spread[best]]))),
             "refits": spread[name],
+            "weight": weight,
             "estimand": questions[name].estimand,
             "heavy_tailed": (tables[name]["k_hat"] > HEAVY).mean(),
+            **usage(loaded[name], given[name], seed, **where)._asdict(),
             **_recorded(loaded[name]),
             "certificate": _weakest(tables[name]["certificate"]),
         }
-        for name in order
+        for name, weight in zip(order, weights, strict=True)
     ]
     result = pd.DataFrame(rows, index=pd.Index(order, name="fit"))
     result.attrs = {
         "note": note(questions[best].estimand),
         "by": by,
+        "clusters": None if cluster is None else int(cluster.max()) + 1,
+        "particles": particles,
         "refined": isinstance(proposal, Refined),
         "cells": [str(cell) for cell in tables[best].index],
         "log_evidence": {name: tables[name]["log_evidence"].tolist() for name in order},
         "monte_carlo_se": {name: tables[name]["monte_carlo_se"].tolist() for name in order},
+        "library_size": given[best].library.squeeze(-1).tolist(),
+        "groups": _groups(given[best]),
+        "genes": given[best].counts.shape[1],
+        "declared": {name: tuple(map(repr, pair(loaded[name]))) for name in order},
+        "latent": {name: getattr(pair(loaded[name])[0], "latent", None) for name in order},
+        "fitted": {name: _fitted(loaded[name]) for name in order},
+        "seeds": {name: 1 + len(again.get(name, ())) for name in order},
     }
     return result
+
+
+def cell_table(table: pd.DataFrame) -> pd.DataFrame:
+    """What a comparison knows of every cell, under two headings.
+
+    cell          its library size, and the name of its level of every categorical field
+    log_evidence  of every fit, in nats
+    """
+    told = {"library_size": table.attrs["library_size"], **table.attrs["groups"]}
+    known = pd.DataFrame(told, index=pd.Index(table.attrs["cells"], name="cell"))
+    evidence = pd.DataFrame(table.attrs["log_evidence"], index=known.index)
+    return pd.concat({"cell": known, "log_evidence": evidence}, axis=1)
 
 
 def show(table: pd.DataFrame) -> Any:
@@ -123,6 +166,7 @@ def show(table: pd.DataFrame) -> Any:
     for heading in ("evidence", "difference", "± s.e."):
         picture.add_column(heading, justify="right", no_wrap=True)
     picture.add_column("verdict", no_wrap=True)
+    picture.add_column("weight", justify="right", no_wrap=True)
     picture.add_column("KL", justify="right", no_wrap=True)
     picture.add_column("certificate", no_wrap=True)
     for name, row in table.iterrows():
@@ -133,6 +177,7 @@ def show(table: pd.DataFrame) -> Any:
             "" if best else f"{row['difference']:.3f}",
             "" if best else f"{row['standard_error']:.3f}",
             row["verdict"],
+            f"{row['weight']:.2f}",
             "" if np.isnan(row["kl_weight"]) else f"{row['kl_weight']:.2f}",
             row["certificate"],
             style="bold" if best else None,
@@ -145,6 +190,8 @@ def _remarks(table: pd.DataFrame) -> str | None:
     remarks = []
     if (draws := table["monte_carlo"].max()) > 0:
         remarks.append(f"Of the standard errors, Monte Carlo is {draws:.2g} at most.")
+    if (many := table.attrs["clusters"]) is not None and many < FEW:
+        remarks.append(f"Errors are over {many} clusters ({table.attrs['by']}), and not well known themselves.")
     if (heavy := table["heavy_tailed"].max()) > 0:
         remarks.append(
             f"Importance weights have a heavy tail (k-hat above {HEAVY}) for {heavy:.0%} of the cells of "
@@ -165,25 +212,21 @@ def _loaded(fit: Any) -> Any:
 def _against(best: pd.DataFrame, other: pd.DataFrame, cluster: np.ndarray | None, seeds: float) -> dict[str, Any]:
     """The difference to the best, its errors and what they allow to say."""
     if other is best:
-        return {"difference": 0.0, "standard_error": 0.0, "monte_carlo": 0.0, "verdict": "best"}
+        none = {"over_cells": 0.0, "over_clusters": np.nan if cluster is None else 0.0, "monte_carlo": 0.0}
+        return {"difference": 0.0, "standard_error": 0.0, **none, "verdict": "best"}
     difference = (other["log_evidence"] - best["log_evidence"].to_numpy()).to_numpy()
-    error = np.hypot(_error(difference, cluster), seeds)
+    over_cells = float(standard_error(difference))
+    over_clusters = np.nan if cluster is None else float(standard_error(difference, cluster))
+    error = float(np.hypot(over_cells if cluster is None else over_clusters, seeds))
     draws = np.concatenate([best["monte_carlo_se"], other["monte_carlo_se"]])
-    told = abs(difference.sum()) >= FEWEST_NATS and abs(difference.mean()) >= FEWEST_ERRORS * error
     return {
         "difference": difference.mean(),
         "standard_error": error,
+        "over_cells": over_cells,
+        "over_clusters": over_clusters,
         "monte_carlo": np.sqrt((draws**2).sum()) / len(difference),
-        "verdict": "told apart" if told else "indistinguishable",
+        "verdict": verdict(difference.mean(), error, len(difference)),
     }
-
-
-def _error(difference: np.ndarray, cluster: np.ndarray | None) -> float:
-    """Standard error of a mean over cells; where cells come in clusters, the sums of whole clusters are what varies."""
-    residual = difference - difference.mean()
-    sums = residual if cluster is None else np.bincount(cluster, residual)
-    c, n = len(sums), len(difference)
-    return np.sqrt(c / (c - 1) * (sums**2).sum()) / n if c > 1 else np.nan
 
 
 def _spread(means: Sequence[float]) -> float:
@@ -191,13 +234,16 @@ def _spread(means: Sequence[float]) -> float:
     return float(np.std(means, ddof=1)) if len(means) > 1 else np.nan
 
 
-def _clusters(cells: Cells, by: str) -> np.ndarray:
-    if by not in cells.categories:
-        raise KeyError(f"no categorical field {by!r} to cluster by; there are {sorted(cells.categories)}")
-    _, cluster = np.unique(cells.categories[by].cpu().numpy(), return_inverse=True)
-    if cluster.max() == 0:
-        raise ValueError(f"all cells are of one {by}: there is no error over clusters; leave by= out")
-    return cluster
+def _groups(cells: Cells) -> dict[str, list[str]]:
+    """Levels of every categorical field, by their names; "?" where a level is not known."""
+    named = {field: np.array([*names, "?"]) for field, names in cells.levels.items() if field in cells.categories}
+    return {field: names[cells.categories[field].cpu().numpy()].tolist() for field, names in named.items()}
+
+
+def _fitted(fit: Any) -> dict[str, Any]:
+    """How a fit came about, as far as it has been written down."""
+    record = getattr(fit, "record", {})
+    return {name: record[name] for name in ("seed", "epochs", "best_epoch", "cells", "stopped_early") if name in record}
 
 
 def _refuse_other_declarations(fits: Mapping[str, Any], refits: Mapping[str, Sequence[Any]]) -> None:

@@ -1,0 +1,217 @@
+"""Sweeps: what is declared is fitted, once, and found again."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import pyroscvi as ps
+from pyroscvi.evidence import sweep as module
+from pyroscvi.evidence.compare import compare
+from pyroscvi.evidence.sweep import grid, sweep
+from pyroscvi.guides import FullCovariance, MeanField
+from pyroscvi.models import LDVAE, PPCA, SCVI
+from pyroscvi.parts import MLP, NB, ZINB, LatentSize, Mixture, PerBatch, Poisson, ReadCell, StandardNormal, VampPrior
+
+GUIDE = MeanField(encoder=ReadCell(widths=8))
+PAGE = SCVI(latent=2, decoder=MLP(8))
+QUICK = {"epochs": 2, "progress": False, "early_stopping": False}
+
+
+@pytest.fixture
+def plain(cells):
+    return replace(cells, graph=None)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """What is really fitted, rather than read."""
+    done = []
+
+    def fit(model, guide, cells, **settings):
+        done.append(repr(model.likelihood))
+        return ps.fit(model, guide, cells, **settings)
+
+    monkeypatch.setattr(module, "fit", fit)
+    return done
+
+
+# What is declared
+
+
+def test_every_combination():
+    declared = grid(PAGE, GUIDE, likelihood=[NB(), ZINB()], latent=[2, 3], guide=[MeanField(), FullCovariance()])
+    assert len(declared) == 8
+    model, guide = declared["zinb, latent 3, full_covariance"]
+    assert repr(model) == "SCVI(latent=3, decoder=MLP(widths=8))"  # zinb is its default
+    assert repr(guide) == "FullCovariance()"
+    assert repr(declared["nb, latent 2, mean_field"][0]) == "SCVI(latent=2, decoder=MLP(widths=8), likelihood=NB())"
+
+
+def test_what_does_not_vary_is_in_no_name():
+    assert list(grid(PAGE, GUIDE, likelihood=[NB()], latent=[2, 3])) == ["latent 2", "latent 3"]
+    assert list(grid(PAGE, GUIDE, likelihood=[NB()])) == ["nb"]
+    assert list(grid(PAGE, GUIDE)) == ["SCVI"]
+
+
+def test_names_are_those_of_the_command_line():
+    priors = [StandardNormal(), Mixture(16), VampPrior(components=4)]
+    assert list(grid(PAGE, GUIDE, prior=priors)) == ["standard_normal", "mixture:16", "vamp_prior:4"]
+    assert list(grid(PAGE, GUIDE, likelihood=[NB(), NB(PerBatch())])) == ["nb", "nb:per_batch"]
+    decoders = [MLP(), MLP(dropout=0.1)]
+    assert list(grid(PAGE, GUIDE, decoder=decoders)) == ["mlp", "mlp:dropout=0.1"]
+    assert list(grid(PAGE, GUIDE, prior={"wide": Mixture(32), "none": StandardNormal()})) == ["wide", "none"]
+
+
+def test_models_and_encoders_are_choices_too():
+    declared = grid(PAGE, GUIDE, model=[SCVI(), LDVAE()], encoder=[ReadCell(8), ReadCell(4)], latent=[3])
+    assert set(declared) == {f"{page}, read_cell:{width}" for page in ("scvi", "ldvae") for width in (8, 4)}
+    model, guide = declared["ldvae, read_cell:4"]
+    assert repr(model) == "LDVAE(latent=3)"
+    assert repr(guide) == "MeanField(encoder=ReadCell(widths=4))"
+
+
+def test_declarations_that_cannot_be():
+    with pytest.raises(ValueError, match="no field of SCVI 'likelyhood'; did you mean 'likelihood'"):
+        grid(PAGE, GUIDE, likelyhood=[NB()])
+    with pytest.raises(ValueError, match="no field of PPCA 'likelihood'"):
+        grid(PPCA(), GUIDE, likelihood=[NB()])
+    with pytest.raises(ValueError, match="likelihood takes a list of choices"):
+        grid(PAGE, GUIDE, likelihood=NB())
+    with pytest.raises(ValueError, match="two choices of latent are the same"):
+        grid(PAGE, GUIDE, latent=[2, 2])
+    with pytest.raises(ValueError, match="no choice of latent"):
+        grid(PAGE, GUIDE, latent=[])
+
+
+# What is fitted
+
+
+def test_fits_are_those_of_fit(plain):
+    (swept,) = sweep(grid(PAGE, GUIDE, likelihood=[NB()]), plain, **QUICK).values()
+    alone = ps.fit(replace(PAGE, likelihood=NB()), GUIDE, plain, **QUICK)
+    np.testing.assert_array_equal(swept.latent(plain), alone.latent(plain))
+
+
+def test_nothing_is_fitted_twice(plain, tmp_path, counted):
+    declared = grid(PAGE, GUIDE, likelihood=[NB(), Poisson()])
+    first = sweep(declared, plain, folder=tmp_path, **QUICK)
+    assert counted == ["NB()", "Poisson()"]
+    again = sweep(declared, plain, folder=tmp_path, **QUICK)
+    assert len(counted) == 2
+    for name in declared:
+        np.testing.assert_array_equal(first[name].latent(plain), again[name].latent(plain))
+    wider = sweep(grid(PAGE, GUIDE, likelihood=[ZINB(), NB(), Poisson()]), plain, folder=tmp_path, **QUICK)
+    assert counted[2:] == ["ZINB()"]
+    assert list(wider) == ["zinb", "nb", "poisson"]
+
+
+def test_other_content_is_fitted_anew(plain, tmp_path, counted):
+    declared = grid(PAGE, GUIDE, likelihood=[NB()])
+    sweep(declared, plain, folder=tmp_path, **QUICK)
+    sweep(declared, plain, folder=tmp_path, **QUICK, lr=1e-2)  # other settings
+    sweep(declared, plain.subset(torch.arange(50)), folder=tmp_path, **QUICK)  # other cells
+    one_more = plain.counts.clone()
+    one_more[0, 0] += 1
+    sweep(declared, replace(plain, counts=one_more), folder=tmp_path, **QUICK)  # another count
+    sweep(grid(replace(PAGE, latent=3), GUIDE, likelihood=[NB()]), plain, folder=tmp_path, **QUICK)  # another model
+    sweep(grid(PAGE, FullCovariance(encoder=ReadCell(8)), likelihood=[NB()]), plain, folder=tmp_path, **QUICK)
+    assert len(counted) == len(list(tmp_path.iterdir())) == 6
+    about = [json.loads((folder / "declaration.json").read_text()) for folder in tmp_path.iterdir()]
+    assert {each["guide"] for each in about} == {repr(GUIDE), "FullCovariance(encoder=ReadCell(widths=8))"}
+    sweep(declared, plain, folder=tmp_path, **{**QUICK, "progress": True})  # which changes nothing
+    assert len(counted) == 6
+
+
+def test_an_interrupted_sweep_goes_on(plain, tmp_path, monkeypatch, counted):
+    from pyroscvi.inference.run import Run
+
+    declared = grid(PAGE, GUIDE, likelihood=[NB(), Poisson(), ZINB()])
+    alone = sweep(declared, plain, **QUICK)
+    counted.clear()
+    advance, steps = Run.advance, []
+
+    def interrupted(run):
+        if len(steps) == 3:  # in the second epoch of the second fit
+            raise KeyboardInterrupt
+        steps.append(repr(run.model.likelihood))
+        advance(run)
+
+    monkeypatch.setattr(module, "SECONDS", 0.0)
+    monkeypatch.setattr(Run, "advance", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="the same sweep goes on from here"):
+        sweep(declared, plain, folder=tmp_path, **QUICK)
+    assert counted == ["NB()", "Poisson()"]
+
+    steps.clear()
+    monkeypatch.setattr(Run, "advance", lambda run: (steps.append(repr(run.model.likelihood)), advance(run)))
+    swept = sweep(declared, plain, folder=tmp_path, **QUICK)
+    assert steps == ["Poisson()", "ZINB()", "ZINB()"]  # one epoch was left of the second fit, and all of the third
+    for name in declared:
+        np.testing.assert_array_equal(swept[name].latent(plain), alone[name].latent(plain))
+    assert not list(tmp_path.rglob("run.safetensors*"))
+
+
+def test_seeds_give_the_error_over_refits(plain, tmp_path, counted):
+    train, held_out = plain.split(0.3, seed=0)
+    told = []
+    swept = sweep(
+        grid(PAGE, GUIDE, likelihood=[NB(), Poisson()]), train, folder=tmp_path, seeds=2, tell=told.append, **QUICK
+    )
+    assert {name: len(others) for name, others in swept.refits.items()} == {"nb": 1, "poisson": 1}
+    assert told[1].startswith("2 of 4  nb, seed 1: SCVI(")
+    table = compare(swept, held_out, 20)
+    assert (table["refits"] > 0).all()
+    other = table.index[1]
+    spread = np.hypot(*table["refits"])
+    assert table.loc[other, "standard_error"] == pytest.approx(np.hypot(table.loc[other, "over_cells"], spread))
+    assert set(table.attrs["seeds"].values()) == {2}
+    sweep(grid(PAGE, GUIDE, likelihood=[NB()]), train, folder=tmp_path, seeds=[0, 5], **QUICK)
+    assert len(counted) == 5
+
+
+def test_a_fit_that_fails_does_not_take_the_others_with_it(plain, monkeypatch):
+    from pyroscvi.inference.diagnosis import NonFiniteLoss
+
+    def fit(model, guide, cells, **settings):
+        if isinstance(model.likelihood, Poisson):
+            raise NonFiniteLoss("the loss is not finite")
+        return ps.fit(model, guide, cells, **settings)
+
+    monkeypatch.setattr(module, "fit", fit)
+    with pytest.warns(UserWarning, match="'poisson' could not be fitted with seed 0: the loss is not finite"):
+        swept = sweep(grid(PAGE, GUIDE, likelihood=[Poisson(), NB()]), plain, **QUICK)
+    assert list(swept) == ["nb"]
+    assert swept.failed == {"poisson": "the loss is not finite"}
+
+
+def test_a_page_of_ones_own_is_read_again(plain, tmp_path, counted):
+    class Mine(NB):
+        """A part that the library does not know."""
+
+    declared = grid(PAGE, GUIDE, likelihood=[Mine()])
+    sweep(declared, plain, folder=tmp_path, **QUICK)
+    sweep(declared, plain, folder=tmp_path, **QUICK)
+    assert counted == ["Mine()"]
+
+
+def test_estimands_that_differ_are_fitted_and_not_compared(plain):
+    from pyroscvi.parts import ObservedSize
+
+    swept = sweep(grid(PAGE, GUIDE, size=[ObservedSize(), LatentSize()]), plain, **QUICK)
+    with pytest.raises(ValueError, match=r"'observed_size' gives p\(x \| l\) and 'latent_size' gives p\(x\)"):
+        compare(swept, plain, 5)
+
+
+def test_what_cannot_be_swept(plain, tmp_path):
+    declared = grid(PAGE, GUIDE)
+    with pytest.raises(ValueError, match="a sweep takes seeds=, how many or which, and not seed="):
+        sweep(declared, plain, seed=1)
+    with pytest.raises(ValueError, match="seeds that differ"):
+        sweep(declared, plain, seeds=[1, 1])
+    with pytest.raises(ValueError, match="one declaration at least"):
+        sweep({}, plain)
+    with pytest.raises(ValueError, match=r"objectives=.* is called otherwise in every process: make it a Part"):
+        sweep(declared, plain, folder=tmp_path, objectives=[lambda *_: 0.0])
