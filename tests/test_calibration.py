@@ -239,3 +239,14 @@ def test_it_prints_and_draws_what_was_found(ppca, cells):
     curve = panels[4].lines[1].get_ydata()
     expected = below(found.guide.values["log p(x | z)"].to_numpy(), 99) / 80 - np.arange(1, 100) / 100
     np.testing.assert_allclose(curve, expected)
+
+
+def test_the_same_twice_and_nobodys_random_numbers(ppca, cells):
+    pair = ppca, Given(ppca, prior, cells)
+    before = torch.get_rng_state()
+    one, two = (calibrate(pair, cells, 40, candidates=200, seed=2) for _ in range(2))
+    assert one.guide.values.equals(two.guide.values)
+    assert one.corrected.values.equals(two.corrected.values)
+    assert torch.equal(before, torch.get_rng_state())
+    whole = calibrate(pair, cells, 40, candidates=200, seed=2, batch_size=7)
+    assert whole.corrected.values.equals(one.corrected.values)  # minibatches do not show

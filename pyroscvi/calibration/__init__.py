@@ -1,5 +1,10 @@
-"""Calibration: are the posteriors of a fitted model right, and does it make cells like those that it was fitted to?"""
+"""Calibration: are the posteriors of a fitted model right, and does it make cells like those that it was fitted to?
 
+calibrate(fit)                  ranks of the truth among posterior draws, on cells that the fit has made itself
+predictive_check(fit, cells)    statistics of cells beside those of their replicates
+"""
+
+from pyroscvi.calibration.predictive import Check, predictive_check
 from pyroscvi.calibration.simulation_based import Calibration, calibrate
 
-__all__ = ["Calibration", "calibrate"]
+__all__ = ["Calibration", "Check", "calibrate", "predictive_check"]

@@ -54,7 +54,7 @@ def simulate(fit: Any, cells: Cells, seed: int = 0) -> Simulated:
     sites = Joint(model, guide.sites, cells).sites
     with seeded(SIMULATING + seed, cells.device), as_scored():
         made: Any = poutine.trace(poutine.uncondition(model)).get_trace(cells).nodes
-    seen: Any = poutine.trace(model).get_trace(cells).nodes
+        seen: Any = poutine.trace(model).get_trace(cells).nodes
     sampled = [name for name, node in seen.items() if node["type"] == "sample" and not site_is_subsample(node)]
     observed = {name: made[name]["value"] for name in sampled if seen[name]["is_observed"]}
     latents = [biject_to(site.support).inv(made[name]["value"]) for name, site in sites.items()]
