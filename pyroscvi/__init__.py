@@ -23,8 +23,10 @@ _HOME = {
     "Cells": "data.cells",
     "Fields": "data.fields",
     "Fit": "inference.result",
+    "calibrate": "calibration.simulation_based",
     "certify": "evidence.certificate",
     "compare": "evidence.compare",
+    "compare_genes": "evidence.genes",
     "create": "registry",
     "fit": "inference.fit",
     "from_scvi": "interop",
@@ -33,6 +35,7 @@ _HOME = {
     "list_models": "registry",
     "load": "inference.checkpoints",
     "log_evidence": "evidence.importance",
+    "predictive_check": "calibration.predictive",
     "sweep": "evidence.sweep",
 }
 
@@ -40,8 +43,10 @@ __all__ = [
     "Cells",
     "Fields",
     "Fit",
+    "calibrate",
     "certify",
     "compare",
+    "compare_genes",
     "create",
     "data",
     "distributions",
@@ -56,15 +61,19 @@ __all__ = [
     "log_evidence",
     "models",
     "parts",
+    "predictive_check",
     "sweep",
 ]
 
 if TYPE_CHECKING:
     from pyroscvi import data, distributions, guides, handlers, models, parts
+    from pyroscvi.calibration.predictive import predictive_check
+    from pyroscvi.calibration.simulation_based import calibrate
     from pyroscvi.data.cells import Cells
     from pyroscvi.data.fields import Fields
     from pyroscvi.evidence.certificate import certify
     from pyroscvi.evidence.compare import compare
+    from pyroscvi.evidence.genes import compare_genes
     from pyroscvi.evidence.importance import log_evidence
     from pyroscvi.evidence.sweep import grid, sweep
     from pyroscvi.inference.checkpoints import load

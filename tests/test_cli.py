@@ -277,6 +277,24 @@ def test_demo(tmp_path, capsys, monkeypatch, flat):
 
 # Errors
 
+
+def test_calibrate_prints_a_table_and_draws(nb, data, tmp_path, capsys):
+    table, ranks, check = (tmp_path / name for name in ("table.csv", "ranks.png", "check.png"))
+    capsys.readouterr()
+    run("calibrate", nb, "--data", data, "--simulations", 20, "--draws", 19, "--out", table, "--picture", ranks,
+        "--predictive", check)  # fmt: skip
+    said = capsys.readouterr().out
+    assert "20 simulated cells, 19 draws of each" in said
+    assert "Posterior predictive check: 99 replicates" in said
+    rows = pd.read_csv(table, index_col=["draws", "quantity"])
+    assert set(rows.index.get_level_values("draws")) == {"guide", "corrected"}
+    assert "log p(x | z)" in rows.loc["guide"].index
+    assert ranks.stat().st_size > 0
+    assert check.stat().st_size > 0
+    run("calibrate", nb, "--raw", "--simulations", 20)
+    assert "importance-corrected" not in capsys.readouterr().out
+
+
 WRONG = [
     (["shwo"], "No such command 'shwo'"),
     (["show", "gmvea"], "no page 'gmvea'; did you mean 'gmvae'?"),
@@ -302,6 +320,9 @@ WRONG = [
     (["embed", "RUN", "DATA", "--out", "z.h5ad", "--color", "cell_typ"], "did you mean 'cell_type'?"),
     (["compare", "RUN", "RUN", "--data", "DATA"], "a run is named twice"),
     (["compare", "RUN", "--data", "DATA", "--by", "donor"], "donor"),
+    (["calibrate", "nowhere"], "nowhere is no run folder"),
+    (["calibrate", "RUN", "--out", "DATA"], "exists already"),
+    (["calibrate", "RUN", "--predictive", "check.png"], "--data"),
 ]
 
 

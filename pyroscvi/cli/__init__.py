@@ -1,4 +1,4 @@
-"""The command line: ``pyroscvi list | show | copy | demo | fit | embed | compare``.
+"""The command line: ``pyroscvi list | show | copy | demo | fit | embed | compare | calibrate``.
 
 A thin layer: each command reads its arguments, calls what a Python user would call, and writes what came of it. Torch
 and scanpy take seconds to import, and so every command imports what it needs when it runs.

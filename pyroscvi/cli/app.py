@@ -241,3 +241,33 @@ def compare(
         runs, data, particles=particles, seed=seed, proposal=proposal, by=by,
         out=out, picture=picture, pages=page, force=force,
     )  # fmt: skip
+
+
+@app.command(rich_help_panel="Run")
+def calibrate(
+    run: Run,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Cells whose conditions and sizes are taken; those of training if none.", metavar="DATA.h5ad"
+        ),
+    ] = None,
+    simulations: Annotated[int, typer.Option(help="Cells that the fit makes itself.", min=1)] = 1000,
+    draws: Annotated[int, typer.Option(help="Draws of the posterior of each.", min=1)] = 99,
+    raw: Annotated[bool, typer.Option("--raw", help="Look at draws of the guide alone: quicker.")] = False,
+    seed: Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the table here.", metavar="CSV")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw the ranks here, with bands.", metavar="PNG")] = None,
+    predictive: Annotated[
+        Path | None, typer.Option(help="Compare DATA with replicates of it too, and draw that here.", metavar="PNG")
+    ] = None,
+    page: OwnPages = None,
+    force: Force = False,
+) -> None:
+    """Are the posteriors of a run those of its model? Simulation-based calibration, raw and importance-corrected."""
+    from pyroscvi.cli.calibrate import calibrate_run
+
+    calibrate_run(
+        run, data, simulations=simulations, draws=draws, corrected=not raw, seed=seed,
+        out=out, picture=picture, predictive=predictive, pages=page, force=force,
+    )  # fmt: skip

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from pyroscvi.analysis.describe import Description
+    from pyroscvi.calibration import Calibration, Check
 
 
 __all__ = ["Fit"]
@@ -132,6 +133,18 @@ class Fit:
         from pyroscvi.evidence.certificate import certify
 
         return certify(self, cells, **options)
+
+    def calibrate(self, cells: Cells | AnnData | None = None, **options: Any) -> Calibration:
+        """Are its posteriors right? Ranks of the truth, on cells of its own making: ``calibration``."""
+        from pyroscvi.calibration import calibrate
+
+        return calibrate(self, cells, **options)
+
+    def predictive_check(self, cells: Cells | AnnData, **options: Any) -> Check:
+        """Does it make cells like these? Statistics of them and of their replicates: ``calibration``."""
+        from pyroscvi.calibration import predictive_check
+
+        return predictive_check(self, cells, **options)
 
     def to_arviz(self, cells: Cells | AnnData, **options: Any) -> Any:
         """Posterior, predictive, log-likelihood and data as ArviZ knows them: ``report.inference_data``."""

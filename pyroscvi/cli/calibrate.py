@@ -1,0 +1,50 @@
+"""``pyroscvi calibrate``: are the posteriors of a run right, and does it make cells like those that there are?"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from pyroscvi.calibration import Calibration, calibrate, predictive_check
+from pyroscvi.cli.data import read_data
+from pyroscvi.cli.files import draw, free, whole
+from pyroscvi.cli.runs import read_run
+
+__all__ = ["calibrate_run"]
+
+
+def calibrate_run(
+    run: Path,
+    data: Path | None = None,
+    *,
+    simulations: int = 1000,
+    draws: int = 99,
+    corrected: bool = True,
+    seed: int = 0,
+    out: Path | None = None,
+    picture: Path | None = None,
+    predictive: Path | None = None,
+    pages: list[Path] | None = None,
+    force: bool = False,
+) -> None:
+    for file in (out, picture, predictive):
+        if file is not None:
+            free(file, force)
+    if predictive is not None and data is None:
+        raise ValueError("--predictive compares cells with their replicates: name them with --data DATA.h5ad")
+    found = read_run(run, pages or ())
+    cells = None if data is None else found.fit.fields.read(read_data(data))
+    ranks = calibrate(found.fit, cells, simulations, draws=draws, corrected=corrected, seed=seed)
+    print(ranks)
+    if out is not None:
+        whole(out, _table(ranks).to_csv)
+    if picture is not None:
+        draw(picture, ranks.plot())
+    if predictive is not None:
+        check = predictive_check(found.fit, cells, corrected=corrected, seed=seed)
+        print(f"\n{check}")
+        draw(predictive, check.plot())
+
+
+def _table(ranks: Calibration) -> pd.DataFrame:
+    """One row for the draws and the quantity."""
+    return pd.concat({name: one.table for name, one in ranks.ranks.items()}, names=["draws", "quantity"])
