@@ -80,6 +80,15 @@ class Joint:
         latent = [name for name in _sampled(trace) if name in self.sites or not trace.nodes[name]["is_observed"]]
         return _summed(_log_p(trace, u, latent)) + self.log_volume(u)
 
+    def by_gene(self, u: Tensor, site: str = "x") -> tuple[Tensor, Tensor]:
+        """log p(x_ng | u_n, k_n) of every gene [k, s, n, g], and log p(k_n | x_n, u_n) [k, s, n], k joint levels."""
+        trace = self.trace(u)
+        fn: Any = trace.nodes[site]["fn"]
+        log_p = _log_p(trace, u)
+        log_pmf = fn.log_pmf(self.cells.x).to(u.dtype).expand(*log_p.shape, -1)
+        levels = log_p.reshape(-1, *u.shape[:-1]).log_softmax(0)
+        return log_pmf.reshape(*levels.shape, -1), levels
+
     def predicted(self, u: Tensor, site: str = "x") -> Tensor:
         """Draws of an observed site at these latents [s, n, ...]; what is enumerated is drawn from its posterior."""
         trace = self.trace(u)
