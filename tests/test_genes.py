@@ -91,7 +91,9 @@ def inflated():
     """Thirty genes in 300 cells, of which the first three are lost from four cells in ten, whatever they do there."""
     generator = torch.Generator().manual_seed(5)
     z = torch.randn(600, 1, generator=generator)
-    mu = 600 * torch.softmax(z @ torch.randn(1, 30, generator=generator) * 0.5, -1)
+    loading = torch.randn(1, 30, generator=generator) * 0.5
+    loading[:, :3] = 0.0
+    mu = 600 * torch.softmax(z @ loading, -1)
     counts = torch.poisson(mu, generator=generator)
     counts[:, :3] *= torch.rand(600, 3, generator=generator) < 0.6
     genes = tuple(f"gene{i}" for i in range(30))
