@@ -275,9 +275,6 @@ def test_demo(tmp_path, capsys, monkeypatch, flat):
     assert capsys.readouterr().out.split("nats")[1:] == first.split("nats")[1:]
 
 
-# Errors
-
-
 def test_calibrate_prints_a_table_and_draws(nb, data, tmp_path, capsys):
     table, ranks, check = (tmp_path / name for name in ("table.csv", "ranks.png", "check.png"))
     capsys.readouterr()
@@ -294,6 +291,8 @@ def test_calibrate_prints_a_table_and_draws(nb, data, tmp_path, capsys):
     run("calibrate", nb, "--raw", "--simulations", 20)
     assert "importance-corrected" not in capsys.readouterr().out
 
+
+# Errors
 
 WRONG = [
     (["shwo"], "No such command 'shwo'"),
