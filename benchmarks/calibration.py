@@ -6,8 +6,9 @@
 The controls are posteriors of a PPCA that need no training: the exact one, the best mean field where the posterior is
 correlated, the prior. Then every page, fitted to 400 simulated cells of 30 genes in two batches, and once more with
 what it may have besides: a latent size, a mixture for a prior. A row has how many quantities fail for the guide and for
-the importance-corrected draws, the least p-value corrected for their number, the p-value of the likelihood rank, and the
-coverage of central 90% intervals, averaged over quantities. One honest row in a hundred has a corrected p below 0.01.
+the importance-corrected draws, the least p-value corrected for their number, the p-value of the likelihood rank, and
+the coverage of central 90% intervals, averaged over quantities. One honest row in a hundred has a corrected p below
+0.01.
 """
 
 import argparse

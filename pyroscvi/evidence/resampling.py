@@ -65,7 +65,7 @@ class Pool(NamedTuple):
     @property
     def settled(self) -> Tensor:
         """Whose pools are large enough to draw a hundred times from [n]."""
-        return (self.effective_sample_size >= min(ENOUGH, len(self.log_w) / 10)) & ~(k_hat(self.log_w) >= HEAVY)
+        return (self.effective_sample_size >= min(ENOUGH, len(self.log_w) / 4)) & ~(k_hat(self.log_w) >= HEAVY)
 
     def mean(self, values: Tensor) -> Tensor:
         """Posterior mean [n, ...] of something known of every draw [K, n, ...]."""
