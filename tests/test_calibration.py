@@ -209,6 +209,17 @@ def test_resampling_follows_the_weights():
     assert pool.effective_sample_size == pytest.approx(1 / (0.01 + 0.36 + 0.09))
 
 
+# A tissue
+
+
+def test_a_tissue_is_not_folded_upon_itself(cells):
+    """A guide that reads neighbours is given the cells that there are; one that does not may have any number."""
+    model = ps.create("scvi", latent=2, decoder=SMALL).sized(cells.dims).eval()
+    for guide, n in {"spatial_gnn": 60, "mean_field": 90}.items():
+        pair = model, ps.create(guide).sized(model, cells).eval()
+        assert len(calibrate(pair, cells, 90, corrected=False).guide.values) == n
+
+
 # Bad input
 
 
