@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["arviz", "inference_data"]
+__all__ = ["arviz", "first_generation", "inference_data"]
 
 Groups = Mapping[str, Mapping[str, np.ndarray]]
 
@@ -24,13 +24,18 @@ def inference_data(
     groups  {group: {variable: [chain, draw, ...]}}; observed data without chain and draw
     attrs   {group: what is to be known of it}
     """
-    if int(version("arviz").split(".")[0]) >= 1:
-        data = arviz().from_dict({group: dict(table) for group, table in groups.items()}, coords=coords, dims=dims)
-    else:
+    if first_generation():
         data = arviz().from_dict(**groups, coords=coords, dims=dims)
+    else:
+        data = arviz().from_dict({group: dict(table) for group, table in groups.items()}, coords=coords, dims=dims)
     for group, told in attrs.items():
         data[group].attrs.update(told)
     return data
+
+
+def first_generation() -> bool:
+    """Is it a 0.x that is installed?"""
+    return int(version("arviz").split(".")[0]) < 1
 
 
 def arviz() -> Any:
