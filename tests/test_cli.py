@@ -223,6 +223,9 @@ def test_embed(nb, data, tmp_path, flat):
     assert embedded.obsm["X_pyroscvi_umap"].shape == (60, 2)
     np.testing.assert_array_equal(embedded.X.toarray(), adata.X.toarray())
     assert picture.read_bytes()[:4] == b"\x89PNG"
+    run("embed", nb, data, "--out", out, "--corrected", "--force")
+    corrected = ps.load(nb).latent(adata, corrected=True)
+    np.testing.assert_array_equal(ad.read_h5ad(out).obsm["X_pyroscvi"], corrected)
 
 
 def test_compare_takes_cells_that_no_run_has_seen(nb, poisson, data, tmp_path, capsys):

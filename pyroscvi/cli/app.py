@@ -210,13 +210,16 @@ def embed(
     out: Annotated[Path, typer.Option(help="The file to write.", metavar="OUT.h5ad")],
     picture: Annotated[Path | None, typer.Option(help="Draw a UMAP of the latents here.", metavar="PNG")] = None,
     color: Annotated[str | None, typer.Option(help="A column of obs, for the picture.")] = None,
+    corrected: Annotated[
+        bool, typer.Option("--corrected", help="Means of the posterior itself, not of the guide: slower.")
+    ] = False,
     page: OwnPages = None,
     force: Force = False,
 ) -> None:
     """Read cells with a fit: posterior means of their latents, as obsm["X_pyroscvi"]."""
     from pyroscvi.cli.embed import embed_run
 
-    embed_run(run, data, out, picture=picture, color=color, pages=page, force=force)
+    embed_run(run, data, out, picture=picture, color=color, corrected=corrected, pages=page, force=force)
 
 
 @app.command(rich_help_panel="Run")

@@ -18,6 +18,7 @@ def embed_run(
     *,
     picture: Path | None = None,
     color: str | None = None,
+    corrected: bool = False,
     pages: list[Path] | None = None,
     force: bool = False,
 ) -> None:
@@ -27,7 +28,7 @@ def embed_run(
     found = read_run(run, pages or ())
     adata = read_data(data)
     groups = None if color is None else among(color, {name: adata.obs[name] for name in adata.obs}, "column of obs")
-    adata.obsm[KEY] = found.fit.latent(adata)
+    adata.obsm[KEY] = found.fit.latent(adata, corrected=corrected)
     if picture is not None:
         adata.obsm[f"{KEY}_umap"] = plots.umap(adata.obsm[KEY])
         draw(picture, plots.embedding(adata.obsm[f"{KEY}_umap"], groups))
