@@ -29,6 +29,7 @@ from pyroscvi.parts.conditions import Together
 __all__ = ["fill", "known", "parse", "split"]
 
 P = TypeVar("P", bound=Part)
+ALSO = {"normal": "standard_normal"}  # what people say, where the slot has such a part
 
 
 def parse(slot: type[P], text: str) -> P:
@@ -86,6 +87,7 @@ def _term(slot: type[P], text: str) -> P:
     name, *arguments = split(text, ":")
     names = known(slot)
     in_full = {letters(part.__name__): part for part in names.values()}
+    name = ALSO[name] if ALSO.get(name) in names else name
     return fill(in_full.get(letters(name)) or among(name, names, _words(slot)), arguments)
 
 

@@ -99,7 +99,7 @@ def test_reading_imports_nothing_heavy():
     program = """
 import sys
 from pyroscvi.cli import main
-for command in (["--help"], ["fit", "--help"], ["list"], ["show", "scvi"], ["show", "scvj"]):
+for command in (["--help"], ["fit", "--help"], ["compare", "--help"], ["list"], ["show", "scvi"], ["show", "scvj"]):
     main(command)
 print("heavy:", sorted({"torch", "numpy", "pandas", "scanpy", "matplotlib", "pyro"} & set(sys.modules)))
 """

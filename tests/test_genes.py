@@ -161,3 +161,15 @@ def test_genes_of_what_cannot_be_compared(cells, both, inflated):
     }
     with pytest.raises(ValueError, match=r"'a' gives p\(x \| l\)"):
         compare_genes(two, plain)
+
+
+def test_pairs_that_differ_by_zero_inflation(cells):
+    from pyroscvi.evidence.genes import zero_inflation
+    from pyroscvi.parts import ZIP, PerBatch
+
+    plain = replace(cells, graph=None)
+    likelihoods = {"zinb": ZINB(), "by batch": ZINB(PerBatch()), "nb": NB(), "zip": ZIP(), "poisson": Poisson()}
+    fits = {name: untrained(SCVI(latent=2, likelihood=one), plain) for name, one in likelihoods.items()}
+    assert zero_inflation(fits) == [("zinb", "nb"), ("zip", "poisson")]
+    assert zero_inflation({"zinb": fits["zinb"], "wider": untrained(SCVI(latent=3, likelihood=NB()), plain)}) == []
+    assert zero_inflation({"ppca": untrained(PPCA(latent=2), plain)}) == []

@@ -29,6 +29,7 @@ from pyroscvi.parts import (
     RandomDispersion,
     ReadCell,
     Size,
+    StandardNormal,
     VampPrior,
 )
 from pyroscvi.sugar import known, parse
@@ -39,6 +40,7 @@ SAME = [
     (Prior, "vamp:4", VampPrior(components=4)),
     (Prior, "vamp-prior:4", VampPrior(components=4)),
     (Prior, "laplace:0.5", Laplace(b=0.5)),
+    (Prior, "normal", StandardNormal()),
     (Decoder, "linear", Linear()),
     (Decoder, "linear:no", Linear(bias=False)),
     (Decoder, "mlp:256", MLP(widths=256)),

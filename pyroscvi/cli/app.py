@@ -1,9 +1,11 @@
 """The grammar of the command line: every command with its arguments and options."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from pyroscvi.cli.several import Several
 
 __all__ = ["app"]
 
@@ -45,6 +47,28 @@ OwnPages = Annotated[
     list[Path] | None, typer.Option(help="A file of your own that a run was fitted with.", metavar="FILE.py")
 ]
 Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
+
+# Where things are in the data, and how a model is trained: of every command that fits.
+Counts = Annotated[str | None, typer.Option(help="The layer with counts; X if none.", rich_help_panel="Data")]
+Column = Annotated[str | None, typer.Option(help="A column of obs.", rich_help_panel="Data")]
+Categories = Annotated[
+    list[str] | None, typer.Option(help="More categorical columns; may be repeated.", rich_help_panel="Data")
+]
+Covariates = Annotated[
+    list[str] | None, typer.Option(help="Continuous columns; may be repeated.", rich_help_panel="Data")
+]
+Coordinates = Annotated[str | None, typer.Option(help="A key of obsm: coordinates.", rich_help_panel="Data")]
+Section = Annotated[str | None, typer.Option(help="A column of obs: tissue sections.", rich_help_panel="Data")]
+Variable = Annotated[
+    int | None, typer.Option(help="Keep this many variable genes, by Pearson residuals.", min=2, rich_help_panel="Data")
+]
+HeldOut = Annotated[
+    float, typer.Option(help="Fraction of cells kept from the fit, to compare on.", rich_help_panel="Data")
+]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the cells.", min=1, rich_help_panel="Training")]
+BatchSize = Annotated[int, typer.Option(help="Cells a minibatch.", min=1, rich_help_panel="Training")]
+Rate = Annotated[float, typer.Option(help="Learning rate.", min=0, rich_help_panel="Training")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps", rich_help_panel="Training")]
 
 
 @app.command("list", rich_help_panel="Read")
@@ -118,47 +142,32 @@ def fit(
     encoder: Annotated[
         str | None, typer.Option(help="read_cell:256,128, ... (of the guide)", rich_help_panel="Model")
     ] = None,
-    counts: Annotated[
-        str | None, typer.Option(help="The layer with counts; X if none.", rich_help_panel="Data")
-    ] = None,
-    batch: Annotated[str | None, typer.Option(help="A column of obs.", rich_help_panel="Data")] = None,
-    label: Annotated[str | None, typer.Option(help="A column of obs.", rich_help_panel="Data")] = None,
-    category: Annotated[
-        list[str] | None, typer.Option(help="More categorical columns; may be repeated.", rich_help_panel="Data")
-    ] = None,
-    covariate: Annotated[
-        list[str] | None, typer.Option(help="Continuous columns; may be repeated.", rich_help_panel="Data")
-    ] = None,
-    size_factor: Annotated[str | None, typer.Option(help="A column of obs.", rich_help_panel="Data")] = None,
-    spatial: Annotated[str | None, typer.Option(help="A key of obsm: coordinates.", rich_help_panel="Data")] = None,
-    section: Annotated[
-        str | None, typer.Option(help="A column of obs: tissue sections.", rich_help_panel="Data")
-    ] = None,
-    hvg: Annotated[
-        int | None,
-        typer.Option(help="Keep this many variable genes, by Pearson residuals.", min=2, rich_help_panel="Data"),
-    ] = None,
+    counts: Counts = None,
+    batch: Column = None,
+    label: Column = None,
+    category: Categories = None,
+    covariate: Covariates = None,
+    size_factor: Column = None,
+    spatial: Coordinates = None,
+    section: Section = None,
+    hvg: Variable = None,
     backed: Annotated[
         bool,
         typer.Option(
             "--backed", help="Leave the counts on disk: a file need not fit in memory.", rich_help_panel="Data"
         ),
     ] = False,
-    held_out: Annotated[
-        float, typer.Option(help="Fraction of cells kept from the fit, to compare on.", rich_help_panel="Data")
-    ] = 0.1,
-    epochs: Annotated[
-        int | None, typer.Option(help="Passes over the cells.", min=1, rich_help_panel="Training")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Cells a minibatch.", min=1, rich_help_panel="Training")] = 128,
-    lr: Annotated[float, typer.Option(help="Learning rate.", min=0, rich_help_panel="Training")] = 3e-3,
+    held_out: HeldOut = 0.1,
+    epochs: Epochs = None,
+    batch_size: BatchSize = 128,
+    lr: Rate = 3e-3,
     scale_lr: Annotated[
         bool, typer.Option("--scale-lr", help="Make --lr larger with --batch-size.", rich_help_panel="Training")
     ] = False,
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the training step first.", rich_help_panel="Training")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps", rich_help_panel="Training")] = "auto",
+    device: Device = "auto",
     seed: Annotated[int, typer.Option(help="Same seed, same result.", rich_help_panel="Training")] = 0,
     force: Force = False,
 ) -> None:
@@ -222,27 +231,114 @@ def embed(
     embed_run(run, data, out, picture=picture, color=color, corrected=corrected, pages=page, force=force)
 
 
-@app.command(rich_help_panel="Run")
+def _choices(help: str) -> Any:
+    return typer.Option(help=help, metavar="CHOICE ...", rich_help_panel="Choices of a sweep")
+
+
+@app.command(cls=Several, rich_help_panel="Run")
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Folders that `pyroscvi fit` wrote.", metavar="RUN RUN ...")],
-    data: Annotated[Path, typer.Option(help="An h5ad file.", metavar="DATA.h5ad")],
-    particles: Annotated[int, typer.Option(help="Draws a cell.", min=1)] = 1000,
-    seed: Seed = 0,
-    proposal: Annotated[
-        str | None, typer.Option(help="Where to draw from: guide_draws, refined (closer, and slower), ...")
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="An h5ad file, for a sweep; or runs.", metavar="DATA.h5ad | RUN RUN ..."),
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="For runs: the h5ad file whose cells they are compared on.", metavar="DATA.h5ad")
     ] = None,
-    by: Annotated[str | None, typer.Option(help="A field whose levels are clusters of cells: batch, ...")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the table here.", metavar="CSV")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Draw the differences here.", metavar="PNG")] = None,
+    model: Annotated[list[str] | None, _choices("Pages, or files of your own.")] = None,
+    guide: Annotated[list[str] | None, _choices("mean_field, full_covariance, low_rank, ...")] = None,
+    latent: Annotated[list[str] | None, _choices("Dimensions of z: 5 10 20")] = None,
+    likelihood: Annotated[list[str] | None, _choices("poisson, nb, zinb, zip, ...")] = None,
+    dispersion: Annotated[list[str] | None, _choices("per_gene, per_batch, per_label, per_cell, ...")] = None,
+    prior: Annotated[list[str] | None, _choices("normal, mixture:8, laplace, vamp:32, ...")] = None,
+    decoder: Annotated[list[str] | None, _choices("linear, mlp:256,128, ...")] = None,
+    size: Annotated[list[str] | None, _choices("observed, latent, size_factor")] = None,
+    condition: Annotated[list[str] | None, _choices("one_hot:batch, embedding:donor:16, ...")] = None,
+    encoder: Annotated[list[str] | None, _choices("read_cell:256,128, ... (of the guide)")] = None,
+    seeds: Annotated[
+        int, typer.Option(help="Fits of each, for the error over refits.", min=1, rich_help_panel="Choices of a sweep")
+    ] = 1,
+    counts: Counts = None,
+    batch: Column = None,
+    label: Column = None,
+    category: Categories = None,
+    covariate: Covariates = None,
+    size_factor: Column = None,
+    spatial: Coordinates = None,
+    section: Section = None,
+    hvg: Variable = None,
+    held_out: HeldOut = 0.1,
+    epochs: Epochs = None,
+    batch_size: BatchSize = 128,
+    lr: Rate = 3e-3,
+    device: Device = "auto",
+    particles: Annotated[int, typer.Option(help="Draws a cell.", min=1, rich_help_panel="Evidence")] = 1000,
+    method: Annotated[
+        str | None, typer.Option(help="auto, importance, adaptive, refined, annealed", rich_help_panel="Evidence")
+    ] = None,
+    proposal: Annotated[
+        str | None,
+        typer.Option(help="Importance sampling from here: guide_draws, refined, ...", rich_help_panel="Evidence"),
+    ] = None,
+    certify: Annotated[
+        bool, typer.Option("--certify", help="Measure how far off evidences are.", rich_help_panel="Evidence")
+    ] = False,
+    by: Annotated[
+        str | None,
+        typer.Option(help="A field whose levels are clusters of cells: batch, ...", rich_help_panel="Evidence"),
+    ] = None,
+    seed: Seed = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Sweep: the folder of its fits, table and picture. Runs: the table.", metavar="FOLDER | CSV"),
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="Runs: draw the differences here.", metavar="PNG")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="A page with words, table and pictures, to send to somebody.", metavar="HTML")
+    ] = None,
     page: OwnPages = None,
     force: Force = False,
 ) -> None:
-    """Which run explains held-out cells better: the cells of DATA that none of the runs was fitted on."""
-    from pyroscvi.cli.compare import compare_runs
+    """Which model explains cells best that it was not fitted on.
 
-    compare_runs(
-        runs, data, particles=particles, seed=seed, proposal=proposal, by=by,
-        out=out, picture=picture, pages=page, force=force,
+    A sweep fits every combination of the choices that are declared, and again whatever is not in its folder yet:
+
+    [bold]pyroscvi compare cells.h5ad --likelihood nb zinb --prior normal mixture:8 --latent 5 10 --out runs[/bold]
+
+    Runs that `pyroscvi fit` has left are compared on the cells of DATA that none of them was fitted on:
+
+    [bold]pyroscvi compare runs/nb runs/zinb --data cells.h5ad[/bold]
+
+    Choices are written as for `pyroscvi fit`. Data come first, for a choice takes all words up to the next option.
+    """
+    from pyroscvi.cli.compare import compare_runs, compare_sweep, is_sweep
+
+    slots = {
+        "model": model, "guide": guide, "likelihood": likelihood, "dispersion": dispersion, "prior": prior,
+        "decoder": decoder, "size": size, "condition": condition, "encoder": encoder, "latent": latent,
+    }  # fmt: skip
+    choices = {slot: words for slot, words in slots.items() if words}
+    evidence = {"particles": particles, "seed": seed, "method": method, "certify": certify, "by": by}
+    if not is_sweep(runs, data, choices):
+        assert data is not None
+        compare_runs(
+            runs, data, evidence=evidence, proposal=proposal, out=out, picture=picture, report=report, pages=page,
+            force=force,
+        )  # fmt: skip
+        return
+    fields = {
+        "counts": counts,
+        "batch": batch,
+        "label": label,
+        "categories": tuple(category or ()),
+        "covariates": tuple(covariate or ()),
+        "size_factor": size_factor,
+        "spatial": spatial,
+        "section": section,
+    }
+    training = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "device": device}
+    compare_sweep(
+        runs[0], choices, out=out, report=report, evidence=evidence, proposal=proposal, force=force, fields=fields,
+        hvg=hvg, held_out=held_out, seed=seed, seeds=seeds, training=training,
     )  # fmt: skip
 
 

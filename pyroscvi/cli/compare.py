@@ -1,39 +1,88 @@
-"""``pyroscvi compare``: which of several runs explains cells better that none of them was fitted on."""
+"""``pyroscvi compare``: which of several models explains cells better that none of them was fitted on.
 
+The models are run folders that are there already, or a sweep that is declared and fitted first.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import torch
 
 from pyroscvi.cli.data import read_data
 from pyroscvi.cli.files import draw, free, whole
 from pyroscvi.cli.runs import Run, read_run
+from pyroscvi.cli.sweep import sweep_runs
 from pyroscvi.cli.terminal import terminal
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.compare import compare, show
+from pyroscvi.evidence.genes import compare_genes, zero_inflation
 from pyroscvi.evidence.proposals import Proposal
-from pyroscvi.report import plots
+from pyroscvi.report import html, plots
 from pyroscvi.sugar import parse
 
-__all__ = ["compare_runs"]
+__all__ = ["compare_runs", "compare_sweep", "is_sweep"]
+
+
+def is_sweep(places: Sequence[Path], data: Path | None, choices: Mapping[str, Sequence[str]]) -> bool:
+    """Is it a sweep that is meant, or runs that are there? ValueError where it cannot be told."""
+    if data is not None and choices:
+        slot = next(iter(choices))
+        raise ValueError(
+            f"runs with --data are compared as they are, and --{slot.replace('_', '-')} declares new ones. A sweep "
+            "takes its data first: pyroscvi compare DATA.h5ad --likelihood nb zinb --out RUNS"
+        )
+    if data is None and not choices and all(place.is_dir() for place in places):
+        raise ValueError("Missing option '--data': the cells to compare these runs on")
+    if data is None and not choices:
+        raise ValueError("nothing to choose from: name choices, --likelihood nb zinb, or runs with --data DATA.h5ad")
+    if choices and len(places) != 1:
+        named = ", ".join(map(str, places))
+        raise ValueError(f"a sweep is over one data set, and {len(places)} are named: {named}")
+    return data is None
+
+
+def compare_sweep(
+    data: Path,
+    choices: Mapping[str, Sequence[str]],
+    *,
+    out: Path | None,
+    report: Path | None,
+    evidence: dict[str, Any],
+    proposal: str | None,
+    force: bool,
+    **sweep: Any,
+) -> None:
+    if out is None:
+        raise ValueError("Missing option '--out': the folder in which the fits of the sweep are kept")
+    if report is not None:
+        free(report, force)
+    evidence = {**evidence, "proposal": _proposal(proposal)}
+    table, swept, unseen, how = sweep_runs(data, out, choices, evidence=evidence, **sweep)
+    terminal().print(show(table))
+    print(f"{out}: comparison.csv and .png, cells.csv, and a folder for every fit, which runs.csv names")
+    if report is not None:
+        given = dict.fromkeys(swept, unseen)
+        _report(report, table, swept, given, str(data), how, evidence["by"], swept.failed)
 
 
 def compare_runs(
     runs: list[Path],
     data: Path,
     *,
-    particles: int = 1000,
-    seed: int = 0,
+    evidence: dict[str, Any],
     proposal: str | None = None,
-    by: str | None = None,
     out: Path | None = None,
     picture: Path | None = None,
+    report: Path | None = None,
     pages: list[Path] | None = None,
     force: bool = False,
 ) -> None:
-    for file in (out, picture):
+    for file in (out, picture, report):
         if file is not None:
             free(file, force)
-    drawn = None if proposal is None else parse(Proposal, proposal)
+    evidence = {**evidence, "proposal": _proposal(proposal)}
     found = dict(zip(_names(runs), (read_run(run, pages or ()) for run in runs), strict=True))
     adata = read_data(data)
     unseen = ~adata.obs_names.isin(set().union(*(run.fitted_on for run in found.values())))
@@ -49,12 +98,40 @@ def compare_runs(
         return cells.subset(torch.as_tensor(unseen.nonzero()[0]), hops=run.fit.guide.encoder.hops)
 
     fits = {name: run.fit for name, run in found.items()}
-    table = compare(fits, {name: read(run) for name, run in found.items()}, particles, seed, by=by, proposal=drawn)
+    given = {name: read(run) for name, run in found.items()}
+    table = compare(fits, given, **evidence)
     terminal().print(show(table))
     if out is not None:
         whole(out, table.to_csv)
     if picture is not None:
         draw(picture, plots.comparison(table))
+    if report is not None:
+        _report(report, table, fits, given, str(data), "those that none was fitted on", evidence["by"])
+
+
+def _report(
+    file: Path,
+    table: pd.DataFrame,
+    fits: Mapping[str, Any],
+    cells: Mapping[str, Cells],
+    data: str,
+    how: str,
+    by: str | None,
+    failed: Mapping[str, str] | None = None,
+) -> None:
+    """A page of HTML; with genes, where two of the fits differ by zero inflation alone."""
+    order = {name: fits[name] for name in table.index}
+    genes = None
+    for two in zero_inflation(order)[:1]:
+        genes = compare_genes({name: fits[name] for name in two}, {name: cells[name] for name in two}, by=by)
+    field = next((name for name in ("label", by, *table.attrs["groups"]) if name in table.attrs["groups"]), None)
+    told: dict[str, Any] = {"data": data, "held_out": how, "field": field, "genes": genes, "failed": failed}
+    whole(file, lambda beside: html.write(table, beside, **told))
+    print(f"{file}: a report to send")
+
+
+def _proposal(text: str | None) -> Proposal | None:
+    return None if text is None else parse(Proposal, text)
 
 
 def _names(runs: list[Path]) -> list[str]:

@@ -23,6 +23,7 @@ References
 """
 
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,12 +33,14 @@ from scipy.stats import false_discovery_control, norm
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.paired import FEWEST_NATS, clusters, standard_error
-from pyroscvi.evidence.reading import MEMORY, as_cells
+from pyroscvi.evidence.reading import MEMORY, as_cells, pair
 from pyroscvi.evidence.resampling import pools
 from pyroscvi.evidence.same import question, refuse_unequal
+from pyroscvi.parts.likelihoods import NB, ZINB, ZIP, Likelihood, Poisson
 
-__all__ = ["GeneScores", "compare_genes", "gene_scores"]
+__all__ = ["GeneScores", "compare_genes", "gene_scores", "zero_inflation"]
 
+TWINS: dict[Any, type[Likelihood]] = {ZINB: NB, ZIP: Poisson}
 DISCOVERIES = 0.05  # how many of the genes that are told apart may be so by chance
 
 
@@ -141,6 +144,21 @@ def compare_genes(
     )
     table.attrs = {"first": first, "second": second, "cells": n, "by": by}
     return table.sort_values("predicted", ascending=False)
+
+
+def zero_inflation(fits: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Pairs of fits that differ by zero inflation and nothing else: (with it, without it), in the order of ``fits``."""
+    plain = {tuple(map(repr, pair(fit))): name for name, fit in fits.items()}
+    found = []
+    for name, fit in fits.items():
+        model, guide = pair(fit)
+        likelihood = getattr(model, "likelihood", None)
+        if type(likelihood) in TWINS:
+            stated = {f.name: getattr(likelihood, f.name) for f in fields(likelihood)}  # type: ignore[arg-type]
+            twin = replace(model, likelihood=TWINS[type(likelihood)](**stated))
+            if (repr(twin), repr(guide)) in plain:
+                found.append((name, plain[repr(twin), repr(guide)]))
+    return found
 
 
 def _q_values(total: np.ndarray, error: np.ndarray) -> np.ndarray:

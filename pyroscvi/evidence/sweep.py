@@ -149,7 +149,8 @@ def sweep(
             folders.setdefault(name, []).append(there)
     whole = {name: several for name, several in fits.items() if name not in failed}
     refits = {name: several[1:] for name, several in whole.items() if len(several) > 1}
-    return Swept({name: several[0] for name, several in whole.items()}, refits, failed, folders)
+    kept = {name: folders[name] for name in whole if name in folders}
+    return Swept({name: several[0] for name, several in whole.items()}, refits, failed, kept)
 
 
 def folder_name(model: Model, guide: Guide, cells: str, settings: Mapping[str, Any]) -> str:

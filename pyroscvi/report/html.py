@@ -152,7 +152,7 @@ def _failed(failed: Mapping[str, str]) -> str:
 
 
 def _figures(table: pd.DataFrame, field: str | None) -> Iterable[str]:
-    by = f" by {field}" if field else ""
+    by = f", by {field}," if field else ""
     yield _figure(plots.comparison(table), "Differences to the best fit, with two standard errors to either side.")
     if len(table) < 2:
         return

@@ -1,0 +1,91 @@
+"""``pyroscvi compare DATA.h5ad``: every combination of what is declared, fitted where it is not there yet, compared.
+
+OUT/<hash>/          a run folder for each fit, found again by its content
+    runs.csv         which of them is which
+    comparison.csv   the table
+    comparison.png   differences to the best
+    cells.csv        log evidence of every held-out cell under every fit
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pyroscvi.cli.data import read_cells
+from pyroscvi.cli.declare import declare, own_files
+from pyroscvi.cli.files import draw, whole, write_json
+from pyroscvi.cli.runs import DONE, latents_of
+from pyroscvi.data.cells import Cells
+from pyroscvi.evidence.compare import cell_table, compare
+from pyroscvi.evidence.sweep import Swept, combinations, sweep
+from pyroscvi.program import Guide, Model
+from pyroscvi.report import plots
+
+__all__ = ["declared_grid", "sweep_runs"]
+
+PAGES = {"model": "scvi", "guide": "mean_field"}
+NUMBERS = ("latent",)  # choices that say nothing without the name of their slot
+
+
+def sweep_runs(
+    data: Path,
+    out: Path,
+    choices: Mapping[str, Sequence[str]],
+    *,
+    fields: dict[str, Any],
+    hvg: int | None,
+    held_out: float,
+    seed: int,
+    seeds: int,
+    training: Mapping[str, Any],
+    evidence: Mapping[str, Any],
+) -> tuple[pd.DataFrame, Swept, Cells, str]:
+    """The comparison, its fits, the held-out cells, and in words how they were held out."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file: a sweep takes a folder, in which every fit has its own")
+    declared = declared_grid(choices)
+    cells, obs = read_cells(data, fields, hvg)
+    by = None if cells.batch is None else "batch"
+    seen, unseen = cells.split(held_out, by=by, seed=seed)
+    how = f"{held_out:.0%}{f' of every {fields[by]}' if by else ' of all cells'}, drawn with seed {seed}"
+    print(f"{len(seen):,} cells to fit and {len(unseen):,} to compare on, {cells.counts.shape[1]:,} genes")
+
+    swept = sweep(declared, seen, folder=out, seeds=range(seed, seed + seeds), tell=print, **training)
+    if not swept:
+        raise ValueError("none of the models could be fitted: " + "; ".join(swept.failed.values()))
+    own = [file.name for file in own_files(*choices.get("model", ()), *choices.get("guide", ()))]
+    names = cells.names if cells.names is not None else [str(n) for n in range(len(cells))]
+    roles = pd.DataFrame({"held_out": pd.Index(names).isin(unseen.names)}, index=pd.Index(names, name="cell"))
+    for name, folders in swept.folders.items():
+        for folder, found in zip(folders, [swept[name], *swept.refits.get(name, ())], strict=True):
+            if not (folder / DONE).is_file():  # what makes the folder of a fit that of a run
+                write_json(folder / "configuration.json", {"data": str(data), "name": name, "pages": own})
+                whole(folder / "cells.csv", roles.to_csv)
+                whole(folder / DONE, latents_of(found, cells, obs).write_h5ad)
+
+    table = compare(swept, unseen, **evidence)
+    where = [
+        (name, seed + place, folder.name) for name, all_ in swept.folders.items() for place, folder in enumerate(all_)
+    ]
+    runs = pd.DataFrame(where, columns=["fit", "seed", "folder"])
+    whole(out / "runs.csv", lambda file: runs.to_csv(file, index=False))
+    whole(out / "comparison.csv", table.to_csv)
+    whole(out / "cells.csv", cell_table(table).droplevel(0, axis=1).to_csv)
+    draw(out / "comparison.png", plots.comparison(table))
+    return table, swept, unseen, how
+
+
+def declared_grid(choices: Mapping[str, Sequence[str]]) -> dict[str, tuple[Model, Guide]]:
+    """Models and guides from the words of the command line, called by those words."""
+    for slot, words in choices.items():
+        if len(set(words)) < len(words):
+            raise ValueError(f"--{slot.replace('_', '-')} names a choice twice: {' '.join(words)}")
+    worded = {slot: {f"{slot} {w}" if slot in NUMBERS else w: w for w in words} for slot, words in choices.items()}
+    declared = {}
+    for name, chosen in combinations(worded).items():
+        slots: dict[str, Any] = {**PAGES, **chosen}
+        page, reader, encoder = slots.pop("model"), slots.pop("guide"), slots.pop("encoder", None)
+        declared[name] = declare(Model, page, **slots), declare(Guide, reader, encoder=encoder)
+    return declared

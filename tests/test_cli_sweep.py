@@ -1,0 +1,149 @@
+"""``pyroscvi compare`` as a sweep: from words to fits, a table and a page."""
+
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import pyroscvi as ps
+from pyroscvi.cli import main
+from pyroscvi.cli.several import spread
+from pyroscvi.cli.sweep import declared_grid
+from pyroscvi.data.datasets import simulated
+from pyroscvi.evidence import sweep as module
+
+QUICK = ("--counts", "counts", "--batch", "batch", "--decoder", "mlp:8", "--epochs", "2", "--particles", "20",
+         "--method", "importance", "--held-out", "0.3")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("data") / "cells.h5ad"
+    simulated(cells=60, genes=12, seed=0).write_h5ad(file)
+    return file
+
+
+def run(*arguments: object) -> None:
+    assert main([str(argument) for argument in arguments]) == 0
+
+
+def test_an_option_takes_several_words():
+    grid = ("--likelihood", "--latent")
+    line = "data.h5ad --likelihood nb zinb --latent 5 10 --seed 1 --latent 20 -- --likelihood a b"
+    assert " ".join(spread(line.split(), grid)) == (
+        "data.h5ad --likelihood nb --likelihood zinb --latent 5 --latent 10 --seed 1 --latent 20 -- --likelihood a b"
+    )
+
+
+def test_words_are_declarations():
+    declared = declared_grid({"likelihood": ["nb", "zinb:per_batch"], "prior": ["mixture:4"], "latent": ["5", "10"]})
+    assert list(declared) == [
+        "nb, latent 5",
+        "nb, latent 10",
+        "zinb:per_batch, latent 5",
+        "zinb:per_batch, latent 10",
+    ]
+    model, guide = declared["zinb:per_batch, latent 5"]
+    assert repr(model) == "SCVI(latent=5, prior=Mixture(components=4), likelihood=ZINB(dispersion=PerBatch()))"
+    assert repr(guide) == "MeanField()"
+    mixed = declared_grid({"model": ["scvi", "ldvae"], "guide": ["full_covariance"], "encoder": ["read_cell:8"]})
+    assert [repr(pair) for pair in mixed["ldvae"]] == ["LDVAE()", "FullCovariance(encoder=ReadCell(widths=8))"]
+    with pytest.raises(ValueError, match="--latent names a choice twice: 5 5"):
+        declared_grid({"latent": ["5", "5"]})
+
+
+@pytest.fixture(scope="module")
+def swept(data):
+    out = data.parent / "runs"
+    run("compare", data, "--likelihood", "nb", "zinb", "--latent", "2", *QUICK, "--seeds", 2, "--by", "batch",
+        "--category", "cell_type", "--out", out, "--report", data.parent / "report.html")  # fmt: skip
+    return out
+
+
+def test_a_sweep_leaves_runs_and_a_table(swept, data):
+    table = pd.read_csv(swept / "comparison.csv", index_col="fit")
+    assert set(table.index) == {"nb", "zinb"}
+    assert (table["refits"] > 0).all()
+    assert table["over_clusters"].notna().all()
+    runs = pd.read_csv(swept / "runs.csv")
+    assert runs.groupby("fit")["seed"].apply(list).to_dict() == {"nb": [0, 1], "zinb": [0, 1]}
+    cells = pd.read_csv(swept / "cells.csv", index_col="cell")
+    np.testing.assert_allclose(cells["nb"].mean(), table.loc["nb", "evidence"])
+    assert len(cells) == 18
+    assert (swept / "comparison.png").read_bytes()[:4] == b"\x89PNG"
+
+    first = swept / runs.set_index(["fit", "seed"]).loc[("nb", 0), "folder"]
+    assert repr(ps.load(first).model) == "SCVI(latent=2, decoder=MLP(widths=8), likelihood=NB())"
+    roles = pd.read_csv(first / "cells.csv", index_col="cell")
+    assert set(roles.index[roles["held_out"]]) == set(cells.index)
+
+
+def test_a_report_says_how_cells_were_held_out(swept, data):
+    text = (data.parent / "report.html").read_text("utf-8")
+    assert "18 held-out cells, 12 genes" in text
+    assert "(30% of every batch, drawn with seed 0)" in text
+    assert "predicted better by zinb" in text
+    assert "clusters of cells (batch), paired. With so few" in text
+    assert ", by batch, each fit" in text  # nobody named a label: what the errors are clustered by
+
+
+def test_the_folders_of_a_sweep_are_runs(swept, data, capsys):
+    runs = pd.read_csv(swept / "runs.csv").set_index(["fit", "seed"])["folder"]
+    table = data.parent / "again.csv"
+    both = [swept / runs["nb", 0], swept / runs["zinb", 0]]
+    run("compare", *both, "--data", data, "--particles", 20, "--method", "importance", "--out", table)
+    assert "18 of 60 cells" in capsys.readouterr().out
+    again, first = pd.read_csv(table, index_col="fit"), pd.read_csv(swept / "comparison.csv", index_col="fit")
+    np.testing.assert_allclose(sorted(again["evidence"]), sorted(first["evidence"]))
+
+
+def test_a_second_time_nothing_is_fitted(swept, data, capsys, monkeypatch):
+    fitted = []
+
+    def fit(model, guide, cells, **settings):
+        fitted.append(repr(model.likelihood))
+        return ps.fit(model, guide, cells, **settings)
+
+    monkeypatch.setattr(module, "fit", fit)
+    command = ("compare", data, "--latent", "2", *QUICK, "--category", "cell_type", "--out", swept, "--likelihood")
+    run(*command, "nb", "zinb")
+    assert fitted == []
+    assert "1 of 2  nb: is there" in capsys.readouterr().out
+    run(*command, "poisson", "nb")
+    assert fitted == ["Poisson()"]
+
+
+WRONG = [
+    (["compare", "DATA", "--likelihood", "nb", "zinb"], "Missing option '--out'"),
+    (["compare", "DATA", "--out", "runs"], "nothing to choose from: name choices, --likelihood nb zinb"),
+    (["compare", "RUNS", "--likelihood", "nb", "--data", "DATA"], "--likelihood declares new ones"),
+    (["compare", "RUNS"], "Missing option '--data'"),
+    (
+        ["compare", "DATA", "DATA", "--likelihood", "nb", "--out", "runs"],
+        "a sweep is over one data set, and 2 are named",
+    ),
+    (["compare", "--likelihood", "nb", "DATA", "--out", "runs"], "Missing argument"),
+    (["compare", "DATA", "--likelihood", "nb", "zimb", "--out", "runs"], "did you mean 'zinb'?"),
+    (["compare", "DATA", "--likelihood", "nb", "nb", "--out", "runs"], "names a choice twice: nb nb"),
+    (["compare", "DATA", "--likelihood", "nb", "--out", "DATA"], "is a file: a sweep takes a folder"),
+    (["compare", "nowhere.h5ad", "--likelihood", "nb", "--out", "runs"], "nowhere.h5ad: there is no such file"),
+    (["compare", "DATA", "--likelihood", "nb", "--out", "runs", "--report", "DATA"], "exists already"),
+    (
+        ["compare", "DATA", "--size", "observed", "latent", *QUICK, "--latent", "2", "--out", "runs"],
+        "cannot be compared",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), WRONG, ids=[" ".join(a)[:60] for a, _ in WRONG])
+def test_an_error_is_one_line(arguments, said, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    stand_in = {"DATA": str(data), "RUNS": str(tmp_path / "folder")}
+    assert main([stand_in.get(argument, argument) for argument in arguments]) != 0
+    err = capsys.readouterr().err
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert ad.read_h5ad(data).n_obs == 60
