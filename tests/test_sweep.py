@@ -121,7 +121,7 @@ def test_other_content_is_fitted_anew(plain, tmp_path, counted):
     assert len(counted) == len(list(tmp_path.iterdir())) == 6
     about = [json.loads((folder / "declaration.json").read_text()) for folder in tmp_path.iterdir()]
     assert {each["guide"] for each in about} == {repr(GUIDE), "FullCovariance(encoder=ReadCell(widths=8))"}
-    sweep(declared, plain, folder=tmp_path, **{**QUICK, "progress": True})  # which changes nothing
+    sweep(declared, plain, folder=tmp_path, **{**QUICK, "device": "cpu"})  # which changes nothing
     assert len(counted) == 6
 
 

@@ -36,6 +36,7 @@ Declared = Mapping[str, tuple[Model, Guide]]
 T = TypeVar("T")
 SECONDS = 5.0  # between checkpoints, and so the most that an interrupted sweep loses
 ABOUT = "declaration.json"
+ASIDE = ("progress", "device", "compile", "distributed")  # settings that say where and how fast, and not what
 
 
 def grid(model: Model, guide: Guide, /, **choices: Iterable[Any] | Mapping[str, Any]) -> dict[str, tuple[Model, Guide]]:
@@ -160,7 +161,7 @@ def folder_name(model: Model, guide: Guide, cells: str, settings: Mapping[str, A
 
 
 def _content(model: Model, guide: Guide, cells: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    told = {name: repr(value) for name, value in settings.items() if name != "progress"}
+    told = {name: repr(value) for name, value in settings.items() if name not in ASIDE}
     if nameless := [name for name, value in told.items() if re.search(r" at 0x[0-9a-f]+", value)]:
         raise ValueError(
             f"a sweep knows a fit by its settings, and {nameless[0]}={told[nameless[0]]} is called otherwise in every "
