@@ -439,3 +439,9 @@ def test_settings_are_handed_on(pair, named, monkeypatch):
     compare({"a": pair}, named, 5, memory="10MB", batch_size=7, dtype=torch.float32, method="importance")
     expected = {"memory": "10MB", "batch_size": 7, "dtype": torch.float32, "method": "importance", "compile": False}
     assert expected.items() <= seen[0].items()
+
+
+def test_a_column_of_a_table_does_not_copy_the_cells(pair, named):
+    table = compare({"a": pair, "b": pair}, named, 5)
+    for attached in ("cells", "log_evidence", "monte_carlo_se", "library_size", "groups"):
+        assert table["evidence"].attrs[attached] is table.attrs[attached]

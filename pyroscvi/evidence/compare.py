@@ -122,11 +122,11 @@ def compare(
         "clusters": None if cluster is None else int(cluster.max()) + 1,
         "particles": particles,
         "refined": isinstance(proposal, Refined),
-        "cells": [str(cell) for cell in tables[best].index],
-        "log_evidence": {name: tables[name]["log_evidence"].tolist() for name in order},
-        "monte_carlo_se": {name: tables[name]["monte_carlo_se"].tolist() for name in order},
-        "library_size": given[best].library.squeeze(-1).tolist(),
-        "groups": _groups(given[best]),
+        "cells": Listed(str(cell) for cell in tables[best].index),
+        "log_evidence": Named({name: tables[name]["log_evidence"].tolist() for name in order}),
+        "monte_carlo_se": Named({name: tables[name]["monte_carlo_se"].tolist() for name in order}),
+        "library_size": Listed(given[best].library.squeeze(-1).tolist()),
+        "groups": Named(_groups(given[best])),
         "genes": given[best].counts.shape[1],
         "declared": {name: tuple(map(repr, pair(loaded[name]))) for name in order},
         "latent": {name: getattr(pair(loaded[name])[0], "latent", None) for name in order},
@@ -134,6 +134,20 @@ def compare(
         "seeds": {name: 1 + len(again.get(name, ())) for name in order},
     }
     return result
+
+
+class Listed(list[Any]):
+    """Values of all cells. pandas copies what is attached to a table whenever a column is taken of it: not these."""
+
+    def __deepcopy__(self, memo: Any) -> "Listed":
+        return self
+
+
+class Named(dict[str, list[Any]]):
+    """The same by name."""
+
+    def __deepcopy__(self, memo: Any) -> "Named":
+        return self
 
 
 def cell_table(table: pd.DataFrame) -> pd.DataFrame:
