@@ -154,7 +154,8 @@ def of_enumeration(adata: AnnData, batch: str | None, rounds: int) -> list[dict]
     for name, (with_it, without, hidden) in pairs.items():
         for size in (128, 1024):
             first, second = Step(with_it, cells, size, hidden), Step(without, cells, size)
-            found.append(in_turn(f"{K} components {name}, minibatch {size}", first, second, rounds, 1, WITHOUT))
+            turns = rounds * 4 if size > 128 else rounds * 12  # of single steps, which vary
+            found.append(in_turn(f"{K} components {name}, minibatch {size}", first, second, turns, 1, WITHOUT))
     return found
 
 
