@@ -64,7 +64,7 @@ def compare_sweep(
     print(f"{out}: comparison.csv and .png, cells.csv, and a folder for every fit, which runs.csv names")
     if report is not None:
         given = dict.fromkeys(swept, unseen)
-        _report(report, table, swept, given, str(data), how, evidence["by"], swept.failed)
+        _report(report, table, swept, given, str(data), how, evidence, swept.failed)
 
 
 def compare_runs(
@@ -106,7 +106,7 @@ def compare_runs(
     if picture is not None:
         draw(picture, plots.comparison(table))
     if report is not None:
-        _report(report, table, fits, given, str(data), "those that none was fitted on", evidence["by"])
+        _report(report, table, fits, given, str(data), "those that none was fitted on", evidence)
 
 
 def _report(
@@ -116,14 +116,17 @@ def _report(
     cells: Mapping[str, Cells],
     data: str,
     how: str,
-    by: str | None,
+    evidence: Mapping[str, Any],
     failed: Mapping[str, str] | None = None,
 ) -> None:
     """A page of HTML; with genes, where two of the fits differ by zero inflation alone."""
-    order = {name: fits[name] for name in table.index}
+    order, by = {name: fits[name] for name in table.index}, evidence["by"]
     genes = None
     for two in zero_inflation(order)[:1]:
-        genes = compare_genes({name: fits[name] for name in two}, {name: cells[name] for name in two}, by=by)
+        chosen = {name: fits[name] for name in two}
+        genes = compare_genes(
+            chosen, {name: cells[name] for name in two}, evidence["particles"], evidence["seed"], by=by
+        )
     field = next((name for name in ("label", by, *table.attrs["groups"]) if name in table.attrs["groups"]), None)
     told: dict[str, Any] = {"data": data, "held_out": how, "field": field, "genes": genes, "failed": failed}
     whole(file, lambda beside: html.write(table, beside, **told))

@@ -34,7 +34,7 @@ from scipy.stats import false_discovery_control, norm
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.paired import FEWEST_NATS, clusters, standard_error
 from pyroscvi.evidence.reading import MEMORY, as_cells, pair
-from pyroscvi.evidence.resampling import pools
+from pyroscvi.evidence.resampling import PROPOSALS, pools
 from pyroscvi.evidence.same import question, refuse_unequal
 from pyroscvi.parts.likelihoods import NB, ZINB, ZIP, Likelihood, Poisson
 
@@ -67,8 +67,9 @@ def gene_scores(
                 another weight, w / p(x_g | z): a proposal is wider than the posterior, and so has draws where z would
                 be without the gene; draws of the posterior itself have too few
     """
+    where: dict[str, Any] = {"memory": memory, "batch_size": batch_size}
     predicted, expected = [], []
-    for read, pool in pools(fit, cells, particles, seed, memory=memory, batch_size=batch_size):
+    for read, pool in pools(fit, cells, particles, seed, proposals=PROPOSALS[:2], **where):
         log_w = pool.log_w.log_softmax(0)
         inverse, mean = [], torch.zeros(())
         for u, w in zip(pool.u.split(read.chunk), log_w.split(read.chunk), strict=True):
