@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.fixture(autouse=True)
 def _deterministic():
+    torch.set_num_threads(1)  # numba, at work for scanpy in a test before this one, may have raised it
     torch.manual_seed(0)
     pyro.clear_param_store()
     pyro.enable_validation(True)
