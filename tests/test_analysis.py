@@ -294,11 +294,11 @@ def test_conditions_that_are_not_named_are_as_frequent_as_in_training(cells):
     from pyroscvi.analysis.generate import blank
 
     f = quick(SCVI(latent=2), MeanField(), cells.subset(torch.arange(45)))
-    blank = blank(f, 3000, {}, None, 0)
+    made = blank(f, 3000, {}, None, 0)
     assert f.record["levels"]["batch"] == {"a": 23, "b": 22}
-    assert abs(blank.batch.float().mean() - 22 / 45) < 0.05
+    assert abs(made.batch.float().mean() - 22 / 45) < 0.05
     assert (
-        abs((blank.label == 0).float().mean() - f.record["levels"]["label"]["B"] / (cells.label[:45] >= 0).sum()) < 0.05
+        abs((made.label == 0).float().mean() - f.record["levels"]["label"]["B"] / (cells.label[:45] >= 0).sum()) < 0.05
     )
     f.record["levels"]["batch"] = {"a": 0, "b": 5}
     assert (blank(f, 30, {}, None, 0).batch == 1).all()

@@ -38,8 +38,8 @@ def built(tmp_path_factory) -> dict[str, Path]:
 
 
 def ours() -> set[str]:
-    """Every module and marker of the package, as it is imported."""
-    found = [*ROOT.glob("pyroscvi/**/*.py"), ROOT / "pyroscvi" / "py.typed"]
+    """Every module and marker of the package, as it is imported, and the source of its kernel."""
+    found = [*ROOT.glob("pyroscvi/**/*.py"), *ROOT.glob("pyroscvi/**/*.cpp"), ROOT / "pyroscvi" / "py.typed"]
     zoo = [ROOT / "pyroscvi" / kind / file.name for kind in ("models", "guides") for file in (ROOT / kind).glob("*.py")]
     return {str(file.relative_to(ROOT)) for file in [*found, *zoo]}
 
