@@ -166,6 +166,14 @@ def test_no_nan_on_any_valid_input(name):
 
 
 @every_count
+def test_one_impossible_count_makes_a_cell_impossible(name):
+    x, log_mu = torch.ones(1, 100), torch.zeros(100)
+    gate = torch.full((100,), -1.0)
+    (gate if name[0] == "z" else log_mu)[3] = math.inf if name[0] == "z" else -math.inf
+    assert made(name, log_mu, torch.zeros(100), gate).log_prob(x).item() == -math.inf
+
+
+@every_count
 def test_what_is_not_a_count_is_not_given_a_probability(name):
     zero = torch.zeros(2)
     assert made(name, zero, zero, zero).log_pmf(torch.tensor([-1.0, math.nan])).isnan().all()

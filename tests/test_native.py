@@ -15,6 +15,7 @@ from test_distributions import (  # noqa: F401
     test_in_a_plate_under_a_mask_and_with_whole_numbers,
     test_infinite_theta_is_the_poisson_digit_for_digit,
     test_no_nan_on_any_valid_input,
+    test_one_impossible_count_makes_a_cell_impossible,
     test_particles_of_counts_and_one_cell_of_many_particles,
     test_plain_and_fast_agree,
     test_predictors_that_come_transposed,
@@ -22,7 +23,6 @@ from test_distributions import (  # noqa: F401
     test_the_pmf_sums_to_one_and_has_the_moments_it_says,
     test_the_same_twice,
     test_what_is_not_a_count_is_not_given_a_probability,
-    test_without_extra_zeros_zero_inflation_is_gone,
 )
 
 from pyroscvi.distributions import kernel, native
@@ -77,6 +77,14 @@ def test_any_number_of_cells_and_genes(cells, genes):
     for parameters in ([mean, None, theta, gate], [mean, size.clamp(min=0), theta, None]):
         for torch_s, native_s in zip(*both(x, parameters), strict=True):
             torch.testing.assert_close(native_s, torch_s, rtol=1e-10, atol=1e-9)
+
+
+@pytest.mark.parametrize("theta", [None, torch.randn(37, dtype=torch.float64)], ids=["poisson", "nb"])
+def test_without_extra_zeros_zero_inflation_is_gone_but_for_rounding(theta):
+    x, mean, size = problem((3,))
+    shut = torch.full((37,), -torch.inf, dtype=torch.float64)
+    closed, open_ = (kernel.log_prob(x, Parameters(mean, size, theta, gate)) for gate in (shut, None))
+    torch.testing.assert_close(closed, open_, rtol=1e-13, atol=0)
 
 
 def test_threads_do_not_change_the_answer():

@@ -20,9 +20,11 @@ using V = at::vec::Vectorized<T>;
 constexpr int64_t W = V::size();
 
 const T MU_MAX = std::ldexp(T(1), 60), FAINT = std::ldexp(T(1), -90), LOG_FAINT = std::log(FAINT);
-const T TINY = std::ldexp(T(1), -100);
+const T TINY = std::ldexp(T(1), -30);
+constexpr int FEW = 4;  // so many numbers above TINY have a product
 
 inline V where(V condition, V yes, V no) { return V::blendv(no, yes, condition); }
+inline V exp(V a) { return a.exp_u20(); }  // rounded less well than .exp(), as its sums are anyway
 inline V positive(V a) { return at::vec::maximum(a, V(0)); }
 
 // log(1 + a) where 1 / (1 + a) is known: by way of log, which is faster, and what 1 + a rounded away is put back.
@@ -49,15 +51,34 @@ inline T reduce(V lanes, F join) {
   return all;
 }
 
-struct Sum {  // of thousands of terms, with what rounding loses [Kahan, 1965]
-  V total = V(0), lost = V(0);
+struct Sum {  // of thousands of terms, with what rounding loses [Kahan, 1965]; and plainly, where one is infinite
+  V total = V(0), lost = V(0), plain = V(0);
   void add(V term) {
+    plain = plain + term;
     term = term - lost;
     const V next = total + term;
     lost = (next - total) - term;
     total = next;
   }
-  T value() const { return reduce(total, std::plus<T>()); }
+  T value() const {
+    const T rough = reduce(plain, std::plus<T>());
+    return std::isfinite(rough) ? reduce(total, std::plus<T>()) : rough;
+  }
+};
+
+struct Product {  // of thousands of fractions, as a sum of logarithms: one for FEW of them
+  V top = V(1), bottom = V(1);
+  int factors = 0;
+  void multiply(V p, V one, Sum& sum) {
+    top = top * p;
+    bottom = bottom * one;
+    if (++factors == FEW) close(sum);
+  }
+  void close(Sum& sum) {
+    sum.add((top / bottom).log());
+    top = bottom = V(1);
+    factors = 0;
+  }
 };
 
 inline bool none(V mask) { return mask.zero_mask() == (1 << W) - 1; }
@@ -99,10 +120,10 @@ inline V best_poisson(V x) { return (x * V(2 * M_PI)).log() * V(-0.5) - binet(x)
 // An extra zero, of probability pi = sigmoid(gate)
 
 struct Zero {
-  V log_p, weight, kept;  // log P(0), P(not extra | x = 0), 1 - pi; given what log p(0) is without it
+  V p, one, log_p, weight, kept;  // P(0) is p exp(log_p) / one; P(not extra | x = 0); 1 - pi
 };
 
-inline V odd(V gate) { return (V(0) - gate.abs()).exp(); }
+inline V odd(V gate) { return exp(V(0) - gate.abs()); }
 
 inline V kept(V gate) {  // 1 - pi
   const V e = odd(gate);
@@ -113,15 +134,15 @@ inline V log_kept(V gate) { return V(0) - log1p(odd(gate)) - positive(gate); }
 
 inline Zero far_zero(V gate, V log_p) {
   const V extra = log_kept(V(0) - gate), count = log_kept(gate) + log_p, f = odd(extra - count);
-  return {at::vec::maximum(extra, count) + log1p(f), where(count >= extra, V(1), f) / (V(1) + f), kept(gate)};
+  return {V(1), V(1), at::vec::maximum(extra, count) + log1p(f), where(count >= extra, V(1), f) / (V(1) + f), kept(gate)};
 }
 
 // (pi + (1 - pi) p) is ([e or 1] + [1 or e] p) / (1 + e) with e = exp(-|gate|); in logarithms where all of it vanishes
 inline Zero zero(V gate, V log_p) {
-  const V e = odd(gate), inverse = V(1) / (V(1) + e), not_extra = where(gate >= V(0), e, V(1));
-  const V count = not_extra * log_p.exp(), total = where(gate >= V(0), V(1), e) + count;
+  const V e = odd(gate), one = V(1) + e, not_extra = where(gate >= V(0), e, V(1));
+  const V count = not_extra * exp(log_p), total = where(gate >= V(0), V(1), e) + count;
   if (!none(total < V(TINY))) return far_zero(gate, log_p);
-  return {(total * inverse).log(), count / total, not_extra * inverse};
+  return {total, one, V(0), count / total, not_extra / one};
 }
 
 struct Given {  // a parameter: how many rows it has, which are those of the cells in turn; none is an absent one
@@ -144,16 +165,18 @@ struct Row {
 struct Known {
   static constexpr int SMALL = 64;
   T best[SMALL];
-  std::vector<T> remainder, slope;  // empty where cells differ in theta
+  std::vector<T> inverse, remainder, slope;  // empty where cells differ in theta
 
   Known(const T* theta, int64_t rows, int64_t genes) {
     for (int x = 0; x < SMALL; x++) best[x] = x;
     for (int x = 0; x < SMALL; x += W) best_poisson(V::loadu(best + x)).store(best + x);
     if (!theta || rows > 1) return;
+    inverse.resize(genes + W);
     remainder.resize(genes + W);
     slope.resize(genes + W);
     for (int64_t g = 0; g < genes; g += W) {
       const V t = V::loadu(theta + g, std::min(W, genes - g));
+      (V(1) / t).store(&inverse[g]);
       binet(t).store(&remainder[g]);
       binet_slope(t).store(&slope[g]);
     }
@@ -178,8 +201,8 @@ struct Problem {
     if (g < genes) f(g, genes - g);
   }
 
-  static V first(V value, int64_t n) {  // the first n lanes, and zeros
-    return n == W ? value : V::set(V(0), value, n);
+  static V first(V value, int64_t n, T others = 0) {  // the first n lanes, and others
+    return n == W ? value : V::set(V(others), value, n);
   }
 
   void find(int64_t cell, Row& row) const {
@@ -239,7 +262,7 @@ struct Problem {
     const T* logits = mean.row(r, genes);
     if (!size) {
       each([&](int64_t g, auto n) {
-        at::vec::minimum(V::loadu(logits + g, n).exp(), V(MU_MAX)).store(&row.mu[g]);
+        at::vec::minimum(exp(V::loadu(logits + g, n)), V(MU_MAX)).store(&row.mu[g]);
       });
       return {0, 1, 1};
     }
@@ -248,7 +271,7 @@ struct Problem {
     each([&](int64_t g, auto n) { top = V::set(top, at::vec::maximum(top, V::loadu(logits + g, n)), n); });
     const T most = reduce(top, [](T a, T b) { return std::max(a, b); });
     each([&](int64_t g, auto n) {
-      const V e = (V::loadu(logits + g, n) - V(most)).exp();
+      const V e = exp(V::loadu(logits + g, n) - V(most));
       sum.add(first(e, n));
       e.store(&row.mu[g]);
     });
@@ -259,6 +282,7 @@ struct Problem {
   // log p of a cell and all its particles; the slopes are those in logits, log size, log theta and gate
   template <bool slopes>
   void read(int64_t cell, Row& row, const Out& out) const {
+    const bool tabled = !known.inverse.empty();
     find(cell, row);
     const T* x_n = x + cell * genes;
     for (int64_t s = 0; s < particles; s++) {
@@ -268,12 +292,14 @@ struct Problem {
       const T *th = theta.values ? theta.row(r, genes) : nullptr, *gt = gate.values ? gate.row(r, genes) : nullptr;
       T *d_mean = out.d_mean + r * genes, *d_theta = out.d_theta + r * genes, *d_gate = out.d_gate + r * genes;
       Sum sum, sum_d_mu;
+      Product fractions;
       each([&](int64_t g, auto n) {  // zeros
         const V mu = V::loadu(&row.mu[g]) * V(scale.to_mu), none_here = V::loadu(x_n + g, n) == V(0);
         mu.store(&row.mu[g]);
         V log_p = V(0) - mu, d_mu = log_p, d_th(0);
         if (th) {
-          const V t = V::loadu(th + g, n), ratio = mu / t, inverse = V(1) / (V(1) + ratio);
+          const V t = V::loadu(th + g, n), ratio = tabled ? mu * V::loadu(&known.inverse[g]) : mu / t;
+          const V inverse = V(1) / (V(1) + ratio);
           log_p = V(0) - t * log1p(ratio, inverse);
           if (slopes) {
             d_mu = d_mu * inverse;
@@ -283,6 +309,8 @@ struct Problem {
         if (gt) {
           const Zero both = zero(V::loadu(gt + g, n), log_p);
           log_p = both.log_p;
+          const V p = where(none_here, both.p, V(1)), one = where(none_here, both.one, V(1));
+          fractions.multiply(first(p, n, 1), first(one, n, 1), sum);
           if (slopes) {
             d_mu = d_mu * both.weight;
             d_th = d_th * both.weight;
@@ -318,13 +346,15 @@ struct Problem {
         log_p = log_p - x * h(u, log_u);
         if (gt) {
           const V logit = V::loadu(&row.gates[j]);
-          log_p = log_p + log_kept(logit);
-          (kept(logit) - V(1)).store(&row.gates[j]);
+          log_p = log_p - positive(logit);  // log(1 - pi) is this less log(1 + exp(-|gate|))
+          fractions.multiply(V(1), first(V(1) + odd(logit), n, 1), sum);
+          if (slopes) (kept(logit) - V(1)).store(&row.gates[j]);
         }
         sum.add(first(log_p, n));
         sum_d_mu.add(first(d_mu, n));
         d_mu.store(&row.mus[j]);
       }
+      if (gt) fractions.close(sum);
       out.log_p[r] = sum.value();
       if (!slopes) continue;
       for (int64_t j = 0; j < row.k; j++) {
