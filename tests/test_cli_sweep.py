@@ -80,6 +80,18 @@ def test_a_sweep_leaves_runs_and_a_table(swept, data):
     assert set(roles.index[roles["held_out"]]) == set(cells.index)
 
 
+def test_so_many_cells_are_scored(swept, data, capsys):
+    few = data.parent / "few.html"
+    run("compare", data, "--likelihood", "nb", "zinb", "--latent", "2", *QUICK, "--by", "batch",
+        "--score", 9, "--single", "--category", "cell_type", "--out", data.parent / "few", "--report", few)  # fmt: skip
+    assert "42 cells to fit and 9 to compare on" in capsys.readouterr().out
+    assert "drawn with seed 0; 9 of them were scored" in few.read_text("utf-8")
+    runs = pd.read_csv(swept / "runs.csv").set_index(["fit", "seed"])["folder"]
+    table = data.parent / "scored.csv"
+    run("compare", swept / runs["nb", 0], "--data", data, "--particles", 20, "--score", 7, "--out", table)
+    assert "7 of them are scored" in capsys.readouterr().out
+
+
 def test_a_report_says_how_cells_were_held_out(swept, data):
     text = (data.parent / "report.html").read_text("utf-8")
     assert "18 held-out cells, 12 genes" in text

@@ -4,12 +4,14 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import pyroscvi as ps
 from pyroscvi.evidence import sweep as module
 from pyroscvi.evidence.compare import compare
+from pyroscvi.evidence.counting import as_counts
 from pyroscvi.evidence.sweep import grid, sweep
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import LDVAE, PPCA, SCVI
@@ -170,6 +172,43 @@ def test_seeds_give_the_error_over_refits(plain, tmp_path, counted):
     assert set(table.attrs["seeds"].values()) == {2}
     sweep(grid(PAGE, GUIDE, likelihood=[NB()]), train, folder=tmp_path, seeds=[0, 5], **QUICK)
     assert len(counted) == 5
+
+
+def test_evidences_are_kept_with_their_fits(plain, tmp_path, monkeypatch):
+    from pyroscvi.evidence import compare as comparison
+
+    train, held_out = plain.split(0.3, seed=0)
+    declared = grid(PAGE, GUIDE, likelihood=[NB(), Poisson()])
+    made = []
+
+    def evidence_table(fit, *arguments, **settings):
+        made.append(repr(fit.model.likelihood))
+        return real(fit, *arguments, **settings)
+
+    real = comparison.evidence_table
+    monkeypatch.setattr(comparison, "evidence_table", evidence_table)
+
+    def compared(cells=held_out, particles=20, **settings):
+        made.clear()
+        return compare(sweep(declared, train, folder=tmp_path, seeds=2, **QUICK), cells, particles, **settings)
+
+    first = compared()
+    assert len(made) == 4
+    again = compared(memory="10MB", batch_size=3)  # which no number depends on
+    assert made == []
+    pd.testing.assert_frame_equal(again, first, check_exact=True)
+    assert again.attrs["log_evidence"] == first.attrs["log_evidence"]
+
+    changed = replace(held_out, counts=held_out.x.clone().index_fill_(0, torch.tensor([3]), 1.0))
+    for other in ({"particles": 21}, {"seed": 1}, {"method": "importance"}, {"certify": True}, {"cells": changed}):
+        compared(**other)
+        assert len(made) == (2 if "certify" in other else 4), other  # refits are not certified
+    file = next(tmp_path.rglob("evidence/*.json"))
+    file.write_text(file.read_text()[:-40])
+    compared(), compared(particles=21), compared(seed=1), compared(method="importance"), compared(cells=changed)
+    with as_counts():
+        compared()
+        assert len(made) == 4  # a handler makes another model of a fit
 
 
 def test_a_fit_that_fails_does_not_take_the_others_with_it(plain, monkeypatch):

@@ -286,6 +286,17 @@ def compare(
         str | None,
         typer.Option(help="A field whose levels are clusters of cells: batch, ...", rich_help_panel="Evidence"),
     ] = None,
+    score: Annotated[
+        int,
+        typer.Option(help="Score about so many held-out cells, of every batch its share.", rich_help_panel="Evidence"),
+    ] = 1000,
+    single: Annotated[
+        bool,
+        typer.Option("--single", help="Score in single precision: off by some 1e-4 nats.", rich_help_panel="Evidence"),
+    ] = False,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile training steps and the scoring of counts first.")
+    ] = False,
     seed: Seed = 0,
     out: Annotated[
         Path | None,
@@ -318,11 +329,12 @@ def compare(
     }  # fmt: skip
     choices = {slot: words for slot, words in slots.items() if words}
     evidence = {"particles": particles, "seed": seed, "method": method, "certify": certify, "by": by}
+    evidence |= {"single": single, "compile": compile}
     if not is_sweep(runs, data, choices):
         assert data is not None
         compare_runs(
-            runs, data, evidence=evidence, proposal=proposal, out=out, picture=picture, report=report, pages=page,
-            force=force,
+            runs, data, score=score, evidence=evidence, proposal=proposal, out=out, picture=picture, report=report,
+            pages=page, force=force,
         )  # fmt: skip
         return
     fields = {
@@ -335,10 +347,10 @@ def compare(
         "spatial": spatial,
         "section": section,
     }
-    training = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "device": device}
+    training = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "compile": compile, "device": device}
     compare_sweep(
-        runs[0], choices, out=out, report=report, evidence=evidence, proposal=proposal, force=force, fields=fields,
-        hvg=hvg, held_out=held_out, seed=seed, seeds=seeds, training=training,
+        runs[0], choices, score=score, out=out, report=report, evidence=evidence, proposal=proposal, force=force,
+        fields=fields, hvg=hvg, held_out=held_out, seed=seed, seeds=seeds, training=training,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -58,7 +59,7 @@ def compare_sweep(
         raise ValueError("Missing option '--out': the folder in which the fits of the sweep are kept")
     if report is not None:
         free(report, force)
-    evidence = {**evidence, "proposal": _proposal(proposal)}
+    evidence = _evidence(evidence, proposal)
     table, swept, unseen, how = sweep_runs(data, out, choices, evidence=evidence, **sweep)
     terminal().print(show(table))
     print(f"{out}: comparison.csv and .png, cells.csv, and a folder for every fit, which runs.csv names")
@@ -71,6 +72,7 @@ def compare_runs(
     runs: list[Path],
     data: Path,
     *,
+    score: int,
     evidence: dict[str, Any],
     proposal: str | None = None,
     out: Path | None = None,
@@ -82,7 +84,7 @@ def compare_runs(
     for file in (out, picture, report):
         if file is not None:
             free(file, force)
-    evidence = {**evidence, "proposal": _proposal(proposal)}
+    evidence = _evidence(evidence, proposal)
     found = dict(zip(_names(runs), (read_run(run, pages or ()) for run in runs), strict=True))
     adata = read_data(data)
     unseen = ~adata.obs_names.isin(set().union(*(run.fitted_on for run in found.values())))
@@ -91,11 +93,15 @@ def compare_runs(
             f"every cell of {data} was fitted on by one of the runs: fit with --held-out, or give other cells"
         )
     print(f"{unseen.sum():,} of {len(adata):,} cells of {data} that no run was fitted on")
+    rows = unseen.nonzero()[0]
+    if len(rows) > score:
+        rows = np.sort(np.random.default_rng(evidence["seed"]).choice(rows, score, replace=False))
+        print(f"{score:,} of them are scored: --score says how many")
 
     def read(run: Run) -> Cells:
         """Unseen cells by name, each with its neighbours in the tissue whether they were seen or not."""
         cells = run.fit.fields.read(adata)
-        return cells.subset(torch.as_tensor(unseen.nonzero()[0]), hops=run.fit.guide.encoder.hops)
+        return cells.subset(torch.as_tensor(rows), hops=run.fit.guide.encoder.hops)
 
     fits = {name: run.fit for name, run in found.items()}
     given = {name: read(run) for name, run in found.items()}
@@ -123,6 +129,7 @@ def _report(
     order, by = {name: fits[name] for name in table.index}, evidence["by"]
     genes = None
     for two in zero_inflation(order)[:1]:
+        print(f"{two[0]} and {two[1]}, gene by gene")
         chosen = {name: fits[name] for name in two}
         genes = compare_genes(
             chosen, {name: cells[name] for name in two}, evidence["particles"], evidence["seed"], by=by
@@ -133,8 +140,11 @@ def _report(
     print(f"{file}: a report to send")
 
 
-def _proposal(text: str | None) -> Proposal | None:
-    return None if text is None else parse(Proposal, text)
+def _evidence(told: Mapping[str, Any], proposal: str | None) -> dict[str, Any]:
+    """The options of the command line, as ``compare`` takes them."""
+    how = dict(told)
+    how["dtype"] = torch.float32 if how.pop("single") else torch.float64
+    return {**how, "proposal": None if proposal is None else parse(Proposal, proposal)}
 
 
 def _names(runs: list[Path]) -> list[str]:

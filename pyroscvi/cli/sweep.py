@@ -39,6 +39,7 @@ def sweep_runs(
     held_out: float,
     seed: int,
     seeds: int,
+    score: int,
     training: Mapping[str, Any],
     evidence: Mapping[str, Any],
 ) -> tuple[pd.DataFrame, Swept, Cells, str]:
@@ -50,6 +51,9 @@ def sweep_runs(
     by = None if cells.batch is None else "batch"
     seen, unseen = cells.split(held_out, by=by, seed=seed)
     how = f"{held_out:.0%}{f' of every {fields[by]}' if by else ' of all cells'}, drawn with seed {seed}"
+    if len(unseen) > score:
+        _, unseen = unseen.split(score / len(unseen), by=by, seed=seed)
+        how += f"; {len(unseen):,} of them were scored"
     print(f"{len(seen):,} cells to fit and {len(unseen):,} to compare on, {cells.counts.shape[1]:,} genes")
 
     swept = sweep(declared, seen, folder=out, seeds=range(seed, seed + seeds), tell=print, **training)

@@ -20,6 +20,7 @@ References
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +32,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from pyroscvi.data.cells import Cells
+from pyroscvi.evidence.compiled import compiled
 from pyroscvi.evidence.estimator import Estimator, Target
 from pyroscvi.evidence.importance import known_exactly
 from pyroscvi.evidence.ladder import named, takes_closed_forms
@@ -93,6 +95,8 @@ def certify(
     memory: int | str = MEMORY,
     batch_size: int | None = None,
     chunk: int | None = None,
+    compile: bool = False,
+    dtype: torch.dtype = torch.float64,
 ) -> Certificate:
     """The certificate of ``log_evidence`` at these settings, from ``simulated`` cells of the fit's own making.
 
@@ -104,7 +108,7 @@ def certify(
     """
     estimator = named(method, proposal)
     template = _template(as_cells(fit, cells), simulated)
-    where: dict[str, Any] = {"batch_size": batch_size, "memory": memory, "particles": particles}
+    where: dict[str, Any] = {"batch_size": batch_size, "memory": memory, "particles": particles, "dtype": dtype}
     if takes_closed_forms(estimator):
         first = next(reading(fit, template.subset(torch.arange(1)), seed, GuideDraws()))
         if known_exactly(first) is not None:
@@ -112,9 +116,10 @@ def certify(
     drawn, truth = simulate(fit, template, seed)
     model, guide = pair(fit)
     gaps = []
-    for read in reading((Replayed(model, drawn), Rereading(guide, drawn)), template, seed, GuideDraws(), **where):
-        found = estimator(Target.of(read, chunk, truth), particles)
-        gaps.append(found.upper - found.estimate.log_evidence)
+    with compiled(fit, template, dtype) if compile else nullcontext():
+        for read in reading((Replayed(model, drawn), Rereading(guide, drawn)), template, seed, GuideDraws(), **where):
+            found = estimator(Target.of(read, chunk, truth), particles)
+            gaps.append(found.upper - found.estimate.log_evidence)
     gap = torch.cat(gaps)
     error = float(gap.std() / len(gap) ** 0.5) if len(gap) > 1 else float("nan")
     return Certificate(float(gap.mean()), error, float(gap.max()), len(gap), f"{estimator!r}, {particles:,} particles")

@@ -19,6 +19,7 @@ import torch
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.importance import evidence_table, note
+from pyroscvi.evidence.kept import kept
 from pyroscvi.evidence.paired import clusters, standard_error, verdict
 from pyroscvi.evidence.proposals import Proposal
 from pyroscvi.evidence.reading import MEMORY, as_cells, pair
@@ -48,16 +49,17 @@ def compare(
     memory: int | str = MEMORY,
     compile: bool = False,
     dtype: torch.dtype = torch.float64,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """Held-out evidence of every fit, best first, and which differences can be told apart.
 
-    fits       {name: Fit, or the folder of one}, or what ``sweep`` has fitted
+    fits       {name: Fit, or the folder of one}, or what ``sweep`` has fitted, in whose folders evidences are kept
     cells      held-out Cells, or an AnnData that every fit reads through its own fields; or {name: cells} where fits
                look at different columns of the same cells
     by         a categorical field ("batch") whose levels are clusters: errors are then over clusters, not cells
     refits     {name: fits of the same declaration with other seeds}; those of a sweep are known
     certify    simulate cells from every fit and measure how far off its evidence is: ``pyroscvi.certify``
-    particles, seed, method, proposal, batch_size, memory, compile, dtype   as in ``log_evidence``
+    particles, seed, method, proposal, batch_size, memory, compile, dtype, progress   as in ``evidence_table``
 
     evidence        mean of log p(x_n) over cells, each counting once, in nats
     difference      to the best, in nats a cell
@@ -89,13 +91,29 @@ def compare(
     _refuse_other_declarations(loaded, again)
 
     where: dict[str, Any] = {"batch_size": batch_size, "memory": memory}
-    how: dict[str, Any] = {"method": method, "proposal": proposal, "compile": compile, "dtype": dtype, **where}
+    what: dict[str, Any] = {
+        "particles": particles,
+        "seed": seed,
+        "method": method,
+        "proposal": proposal,
+        "dtype": dtype,
+    }
+    folders: Mapping[str, Sequence[Path]] = getattr(fits, "folders", {})
 
-    def table(name: str, fit: Any, certify: bool = False) -> pd.DataFrame:
-        return evidence_table(fit, given[name], particles, seed, certify=certify, **how)
+    def table(name: str, fit: Any, place: int = 0, certify: bool = False) -> pd.DataFrame:
+        told = f"evidence of {name}{f', refit {place}' if place else ''}" if progress else False
+        how = {**what, "certify": certify}
 
-    tables = {name: table(name, fit, certify) for name, fit in loaded.items()}
-    means = {name: [table(name, fit)["log_evidence"].mean() for fit in others] for name, others in again.items()}
+        def made() -> pd.DataFrame:
+            return evidence_table(fit, given[name], **how, compile=compile, progress=told, **where)
+
+        return kept(folders[name][place] if name in folders else None, fit, given[name], how, made)
+
+    tables = {name: table(name, fit, certify=certify) for name, fit in loaded.items()}
+    means = {
+        name: [table(name, fit, place)["log_evidence"].mean() for place, fit in enumerate(others, 1)]
+        for name, others in again.items()
+    }
     order = sorted(tables, key=lambda name: -tables[name]["log_evidence"].mean())
     best = order[0]
     cluster = None if by is None else clusters(given[best], by)

@@ -38,6 +38,7 @@ from pyroscvi.evidence.pareto import k_hat
 from pyroscvi.evidence.proposals import Draws, GuideDraws, LogJoint, Proposal
 from pyroscvi.evidence.reading import MEMORY, Read, as_cells, pair, reading
 from pyroscvi.evidence.streams import Streams
+from pyroscvi.inference.progress import counted
 from pyroscvi.parts.priors import StandardNormal
 
 __all__ = ["Estimate", "drawn", "estimate", "evidence_table", "log_evidence", "log_weights", "sampled"]
@@ -93,10 +94,12 @@ def evidence_table(
     memory: int | str = MEMORY,
     compile: bool = False,
     dtype: torch.dtype = torch.float64,
+    progress: bool | str = True,
 ) -> pd.DataFrame:
     """The evidence of every cell, and what is known of its error; arguments as in ``log_evidence``.
 
     certify   simulate 64 cells from the fit and measure how far off an evidence is: ``pyroscvi.certify``
+    progress  a bar, on a terminal or in a notebook; a text is what it says
 
     log_evidence           log p(x_n), in nats
     monte_carlo_se         standard error over draws
@@ -114,7 +117,8 @@ def evidence_table(
     estimator = named(method, proposal)
     where: dict[str, Any] = {"batch_size": batch_size, "memory": memory}
     pieces = []
-    with compiled(fit, cells, dtype) if compile else nullcontext():
+    told = progress if isinstance(progress, str) else f"evidence of {type(model).__name__}"
+    with compiled(fit, cells, dtype) if compile else nullcontext(), counted(told, len(cells), bool(progress)) as done:
         for read in reading(fit, cells, seed, GuideDraws(), particles=particles, dtype=dtype, **where):
             known = known_exactly(read) if takes_closed_forms(estimator) or not read.joint.size else None
             if known is None:
@@ -123,10 +127,11 @@ def evidence_table(
                 found, method = certain(known), "exact"
             piece = pd.DataFrame({name: value.cpu().numpy() for name, value in found._asdict().items()})
             pieces.append(piece.assign(method=method))
+            done(len(piece))
         table = pd.concat(pieces, ignore_index=True)
         certificate = None
         if certify and not (table["method"] == "exact").all():
-            certificate = certified(fit, cells, particles, seed, method=estimator, chunk=chunk, **where)
+            certificate = certified(fit, cells, particles, seed, method=estimator, chunk=chunk, dtype=dtype, **where)
     words = "uncertified" if certificate is None else certificate.words
     table["certificate"] = table["method"].where(table["method"] == "exact", words)
     if cells.names is not None:

@@ -1,4 +1,4 @@
-"""The progress bar of a fit, on a terminal or in a notebook; anywhere else, silence."""
+"""Progress bars, on a terminal or in a notebook; anywhere else, silence."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,16 +9,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from pyroscvi.inference.run import Run
 
-__all__ = ["watched"]
+__all__ = ["counted", "watched"]
 
 
 @contextmanager
 def watched(run: Run, wanted: bool = True) -> Iterator[Callable[[], None]]:
-    """Call what this gives after every step."""
-    console = Console(stderr=True)
-    shown = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not (wanted and shown)) as bar:
+    """Of a fit: call what this gives after every step."""
+    with _bar(wanted) as bar:
         task = bar.add_task(type(run.model).__name__, total=1.0, said="")
 
         def look() -> None:
@@ -26,6 +23,22 @@ def watched(run: Run, wanted: bool = True) -> Iterator[Callable[[], None]]:
 
         yield look
         look()
+
+
+@contextmanager
+def counted(what: str, total: int, wanted: bool = True) -> Iterator[Callable[[int], None]]:
+    """Of so many cells: call what this gives with how many more are done. It leaves no trace on the terminal."""
+    with _bar(wanted, transient=True) as bar:
+        task = bar.add_task(what, total=total, said=f"{total:,} cells")
+        yield lambda done: bar.advance(task, done)
+
+
+def _bar(wanted: bool, transient: bool = False) -> Progress:
+    console = Console(stderr=True)
+    shown = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn())
+    hidden = not (wanted and shown)
+    return Progress(*columns, TimeRemainingColumn(), console=console, transient=transient, disable=hidden)
 
 
 def _said(run: Run) -> str:

@@ -20,7 +20,7 @@ from pyroscvi.inference.declarations import declaration
 from pyroscvi.inference.result import Fit
 from pyroscvi.inference.run import Run
 
-__all__ = ["Folder", "identity"]
+__all__ = ["Folder", "digest", "digested", "identity"]
 
 
 @dataclass
@@ -81,7 +81,7 @@ def identity(run: Run, cells: Cells) -> dict[str, Any]:
         "minibatch": run.size,
         "model": declaration(run.model),
         "guide": declaration(run.guide),
-        "start": _digest(*run.trained.state_dict().values()),
+        "start": digested(*run.trained.state_dict().values()),
         "cells": digest(cells),
     }
 
@@ -89,10 +89,11 @@ def identity(run: Run, cells: Cells) -> dict[str, Any]:
 def digest(cells: Cells) -> str:
     """A short text that is another for other cells."""
     told: list[Any] = [cells.counts, *cells.categories.values(), cells.covariates, cells.belief, cells.size_factor]
-    return _digest(*told, cells.graph, *(cells.genes or ()))
+    return digested(*told, cells.graph, *(cells.genes or ()))
 
 
-def _digest(*values: Any) -> str:
+def digested(*values: Any) -> str:
+    """A short text that is another for other tensors, arrays, sparse matrices, or things that print otherwise."""
     digest = hashlib.blake2b(digest_size=16)
     for value in values:
         if isinstance(value, Tensor):
