@@ -9,14 +9,17 @@ A condition of a cell (its batch, its perturbation) is not sampled but *read*: `
 effect like sampling is, and so a handler can answer it.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
+from pyro.poutine import block
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import effectful
+from pyro.poutine.runtime import _PYRO_STACK, effectful
+from pyro.poutine.trace_messenger import TraceMessenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
@@ -25,9 +28,12 @@ __all__ = ["Tempered", "as_scored", "intervene", "read", "temper", "unknown"]
 
 @effectful(type="read")
 def _read(cells: Any, name: str) -> Tensor:
-    if name not in cells.categories:  # nobody told: unknown for every cell
-        return torch.full((len(cells),), -1, device=cells.device)
-    return cells.categories[name]
+    return cells.categories[name] if name in cells.categories else _untold(cells)
+
+
+def _untold(cells: Any) -> Tensor:
+    """Codes of cells of which nobody told the level."""
+    return torch.full((len(cells),), -1, device=cells.device)
 
 
 def read(cells: Any, name: str) -> Tensor:
@@ -50,17 +56,42 @@ class intervene(Messenger):
 
 
 class unknown(Messenger):
-    """Make a condition a latent, c ~ Categorical(w), enumerated in parallel: its posterior is then Bayes' rule."""
+    """Make a condition a latent, c ~ Categorical(w), enumerated in parallel: its posterior is then Bayes' rule.
+
+    It is one latent of every cell, however often a run of the model reads it, inside the plate and outside: the trace
+    of the run remembers it, and so the next run has a level of its own. Where nothing is traced, as in a guide that is
+    asked for its posteriors, there is no latent to be had, and the level is read as one that nobody told.
+    """
 
     def __init__(self, name: str, log_prior: Tensor):
         super().__init__()
         self.name, self.log_prior = name, log_prior
 
     def _pyro_read(self, message: dict) -> None:
-        if message["args"][1] == self.name:
-            prior = dist.Categorical(logits=self.log_prior)
-            message["value"] = pyro.sample(self.name, prior, infer={"enumerate": "parallel"})
+        cells, name = message["args"]
+        if name == self.name:
+            message["value"] = self._level(cells)
             message["done"] = True
+
+    def _level(self, cells: Any) -> Tensor:
+        """Codes of the cells: [n], or [levels, 1, ..] where they are enumerated."""
+        run = next((frame.trace for frame in reversed(_PYRO_STACK) if isinstance(frame, TraceMessenger)), None)
+        if run is None:
+            return _untold(cells)
+        if self.name in run:
+            drawn: Any = run.nodes[self.name]
+            return drawn["value"]
+        with _plate_of(cells):
+            prior = dist.Categorical(logits=self.log_prior)
+            return pyro.sample(self.name, prior, infer={"enumerate": "parallel"})
+
+
+def _plate_of(cells: Any) -> Any:
+    """The plate over cells. The model will enter it under the same name: its own site is hidden here."""
+    if any(isinstance(frame, pyro.plate) and frame.name == "cells" for frame in _PYRO_STACK):
+        return nullcontext()
+    with block(hide=["cells"]):
+        return cells.plate()
 
 
 class as_scored(Messenger):

@@ -5,6 +5,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.poutine import block
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -115,7 +116,8 @@ class VampPrior(Prior):
             return pyro.sample("z", dist.Normal(self.loc[k], 1.0).to_event(1))
         told = {field: getattr(self, f"code_{field}") for field in self.conditions}
         pseudo = Cells(self.u, told, self.covariates, levels=self.levels, dtype=self.u.dtype, device=self.u.device)
-        q = self.guide.posteriors(pseudo)["z"]
+        with block(hide_types=["read"]):  # whose conditions are their own, whatever is said of the cells
+            q = self.guide.posteriors(pseudo)["z"]
         return pyro.sample("z", _pick(q, k))
 
 
