@@ -73,10 +73,10 @@ def test_rates_and_counts_follow_the_posterior(ppca, cells):
 
 
 def test_arviz_is_told_whose_draws_they_are(ppca, cells):
-    data = to_arviz(ppca, cells, 150, corrected=True)
+    data = to_arviz(ppca, cells, 150, chains=1, corrected=True)
     assert "p(z | x)" in data["posterior"].attrs["draws"]
     np.testing.assert_allclose(data["posterior"]["z"].values[0], ppca.latent(cells, 150, corrected=True), rtol=1e-6)
-    assert "not corrected" in to_arviz(ppca, cells, 3)["posterior"].attrs["draws"]
+    assert "not corrected" in to_arviz(ppca, cells, 4)["posterior"].attrs["draws"]
 
 
 def test_every_latent_of_a_page_is_drawn_jointly(cells):

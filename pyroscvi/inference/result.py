@@ -147,7 +147,7 @@ class Fit:
         return predictive_check(self, cells, **options)
 
     def to_arviz(self, cells: Cells | AnnData, **options: Any) -> Any:
-        """Posterior, predictive, log-likelihood and data as ArviZ knows them: ``report.inference_data``."""
+        """Posterior, posterior predictive and data as ArviZ knows them: ``report.inference_data``."""
         from pyroscvi.report.inference_data import to_arviz
 
         return to_arviz(self, cells, **options)

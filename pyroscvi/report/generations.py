@@ -22,14 +22,17 @@ def inference_data(
     """Groups of arrays with named dimensions, as the installed ArviZ has them.
 
     groups  {group: {variable: [chain, draw, ...]}}; observed data without chain and draw
-    attrs   {group: what is to be known of it}
+    attrs   {group: what is to be known of it}, and of all groups together under "/"
     """
-    if first_generation():
-        data = arviz().from_dict(**groups, coords=coords, dims=dims)
-    else:
-        data = arviz().from_dict({group: dict(table) for group, table in groups.items()}, coords=coords, dims=dims)
+    with warnings.catch_warnings():
+        for word in ("More chains", "Found chain dimension to be longer"):  # than draws: it was asked for so
+            warnings.filterwarnings("ignore", word, UserWarning)
+        if first_generation():
+            data = arviz().from_dict(**groups, coords=coords, dims=dims)
+        else:
+            data = arviz().from_dict({group: dict(table) for group, table in groups.items()}, coords=coords, dims=dims)
     for group, told in attrs.items():
-        data[group].attrs.update(told)
+        (data if group == "/" else data[group]).attrs.update(told)
     return data
 
 
