@@ -4,6 +4,7 @@ A program announces its parameters to Pyro when it is called, so that plain ``py
 global parameter store alone: two programs in one session never share, freeze or overwrite each other's parameters.
 """
 
+from contextlib import ExitStack
 from typing import Any, ClassVar, NamedTuple
 
 import pyro
@@ -18,6 +19,7 @@ from torch.distributions import biject_to, constraints
 from pyroscvi.data.cells import Cells, Dims
 from pyroscvi.part import Part
 from pyroscvi.parts.encoders import Encoder, ReadCell
+from pyroscvi.parts.loadings import Loadings
 
 __all__ = ["Guide", "Model", "Program", "Site", "free_sites"]
 
@@ -76,7 +78,11 @@ class Model(Program):
         raise NotImplementedError
 
     def forward(self, cells: Cells) -> None:
-        return self.model(cells)
+        with ExitStack() as drawn:
+            for part in self.modules():
+                if isinstance(part, Loadings):  # a latent that cells share, of a part that is used inside their plate
+                    drawn.enter_context(part.drawn())
+            return self.model(cells)
 
 
 class Guide(Program):

@@ -31,6 +31,8 @@ from pyroscvi.parts import (
     BatchNorm,
     Continuous,
     Embedding,
+    GammaDispersion,
+    LaplaceLoadings,
     LatentSize,
     Linear,
     OneHot,
@@ -44,6 +46,7 @@ PAGES = [
     SCVI(latent=3, decoder=MLP(widths=(16, 8), norm=BatchNorm(), dropout=0.1), size=LatentSize()),
     CVAE(latent=3, condition=Embedding("label", 4) + OneHot("batch") + Continuous()),
     LDVAE(latent=3, likelihood=NB(dispersion=RandomDispersion()), decoder=Linear(bias=False, norm=BatchNorm())),
+    LDVAE(latent=3, likelihood=NB(dispersion=GammaDispersion(b=2.0)), decoder=Linear(loadings=LaplaceLoadings(b=0.5))),
     GMVAE(latent=3),
     Annotated(latent=3, trust=0.9),
 ]

@@ -21,12 +21,15 @@ from pyroscvi.parts import (
     ZIP,
     BatchNorm,
     Embedding,
+    GammaDispersion,
     Laplace,
+    LaplaceLoadings,
     LatentSize,
     Linear,
     Log1pNormal,
     LogisticNormal,
     Mixture,
+    NormalLoadings,
     OneHot,
     PerBatch,
     PerCell,
@@ -42,11 +45,16 @@ MODELS, GUIDES = ps.list_models(), ps.list_guides()
 SLOTS = {
     "likelihood": [Poisson(), ZIP(), NB(), ZINB(), Log1pNormal()],
     "prior": [StandardNormal(), Mixture(components=3), LogisticNormal(), Laplace(b=0.5), VampPrior(components=4)],
-    "decoder": [Linear(), MLP(widths=(8, 8), norm=BatchNorm(), dropout=0.1, everywhere=True)],
+    "decoder": [
+        Linear(),
+        Linear(loadings=NormalLoadings(s=0.5)),
+        Linear(loadings=LaplaceLoadings()),
+        MLP(widths=(8, 8), norm=BatchNorm(), dropout=0.1, everywhere=True),
+    ],
     "size": [LatentSize()],
     "condition": [OneHot("batch") + Embedding("drug", width=3), Embedding("label", width=2)],
 }
-DISPERSIONS = [PerGene(), PerBatch(), PerLabel(), PerCell(), RandomDispersion()]
+DISPERSIONS = [PerGene(), PerBatch(), PerLabel(), PerCell(), RandomDispersion(), GammaDispersion()]
 SWAPS = [
     (model, slot, part) for model in MODELS for slot in SLOTS for part in SLOTS[slot] if hasattr(ps.create(model), slot)
 ]

@@ -16,12 +16,16 @@ from pyroscvi.parts import (
     Embedding,
     Encoder,
     Exponential,
+    GammaDispersion,
     Laplace,
+    LaplaceLoadings,
     LatentSize,
     Likelihood,
     Linear,
+    Loadings,
     LogShare,
     Mixture,
+    NormalLoadings,
     OneHot,
     PerBatch,
     PerGene,
@@ -43,6 +47,8 @@ SAME = [
     (Prior, "normal", StandardNormal()),
     (Decoder, "linear", Linear()),
     (Decoder, "linear:no", Linear(bias=False)),
+    (Decoder, "linear:loadings=(normal:0.5)", Linear(loadings=NormalLoadings(s=0.5))),
+    (Decoder, "linear:loadings=laplace", Linear(loadings=LaplaceLoadings())),
     (Decoder, "mlp:256", MLP(widths=256)),
     (Decoder, "mlp:256,128:everywhere=yes", MLP(widths=(256, 128), everywhere=True)),
     (Size, "latent", LatentSize()),
@@ -50,6 +56,7 @@ SAME = [
     (Dispersion, "per_gene:1.5", PerGene(start=1.5)),
     (Likelihood, "nb", NB()),
     (Likelihood, "zinb:per_batch", ZINB(dispersion=PerBatch())),
+    (Likelihood, "nb:(gamma:2:0.5)", NB(dispersion=GammaDispersion(b=0.5))),
     (Likelihood, "nb:(random:0:0.5):exponential", NB(dispersion=RandomDispersion(s=0.5), link=Exponential())),
     (Condition, "onehot:donor", OneHot("donor")),
     (Condition, "one_hot:batch + embedding:perturbation:16", OneHot("batch") + Embedding("perturbation", width=16)),
@@ -64,7 +71,7 @@ def test_a_name_is_the_object(slot, text, part):
     assert type(parse(slot, text)) is type(part)
 
 
-@pytest.mark.parametrize("slot", [Prior, Decoder, Size, Dispersion, Likelihood, Condition, Encoder])
+@pytest.mark.parametrize("slot", [Prior, Decoder, Size, Dispersion, Likelihood, Loadings, Condition, Encoder])
 def test_every_public_part_has_a_name_in_its_slot(slot):
     public = [getattr(parts, name) for name in parts.__all__]
     for part in public:

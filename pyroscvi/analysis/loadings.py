@@ -8,6 +8,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pyroscvi.analysis.generate import blank
+from pyroscvi.analysis.latent import latent
+
 if TYPE_CHECKING:
     from pyroscvi.inference.result import Fit
 
@@ -18,8 +21,8 @@ __all__ = ["loadings"]
 def loadings(fit: Fit) -> pd.DataFrame:
     """Change of every gene's linear predictor by a unit step of every latent dimension, genes x latents.
 
-    Under a softmax link that is a log share, up to what all genes have in common. ValueError where it depends on the
-    place from which the step is taken, so that there is no such table.
+    Under a softmax link that is a log share, up to what all genes have in common. Where loadings have a prior, their
+    posterior means. ValueError where it depends on the place from which the step is taken, so that there is no table.
     """
     W = _weights(fit)
     return pd.DataFrame(W.cpu().numpy(), index=list(fit.genes), columns=[f"z{j}" for j in range(W.shape[1])])
@@ -32,6 +35,9 @@ def _weights(fit: Fit) -> Tensor:
         return W
     if not hasattr(model, "decoder"):
         raise ValueError(f"{type(model).__name__} has no decoder to read loadings from")
+    if "W" in fit.guide.sites:
+        of_nothing = blank(fit, 1, {}, None, 0)
+        return torch.as_tensor(latent(fit, of_nothing, site="W")).unflatten(-1, (-1, model.latent))
     steps = torch.eye(model.latent).to(next(model.parameters()))
     d = steps.new_zeros(1, getattr(getattr(model, "condition", None), "width", 0))
     was = model.training

@@ -2,10 +2,19 @@
 
 from pyroscvi.parts.conditions import Condition, Continuous, Embedding, Nothing, OneHot
 from pyroscvi.parts.decoders import MLP, Decoder, Linear
-from pyroscvi.parts.dispersions import Dispersion, PerBatch, PerCell, PerGene, PerLabel, RandomDispersion
+from pyroscvi.parts.dispersions import (
+    Dispersion,
+    GammaDispersion,
+    PerBatch,
+    PerCell,
+    PerGene,
+    PerLabel,
+    RandomDispersion,
+)
 from pyroscvi.parts.encoders import Counts, Encoder, Features, Log1p, LogShare, ReadCell
 from pyroscvi.parts.likelihoods import NB, ZINB, ZIP, Likelihood, Log1pNormal, Poisson
 from pyroscvi.parts.links import Exponential, Link, Softmax, Softplus
+from pyroscvi.parts.loadings import LaplaceLoadings, Learned, Loadings, NormalLoadings
 from pyroscvi.parts.norms import BatchNorm, LayerNorm, NoNorm, Norm
 from pyroscvi.parts.priors import Laplace, LogisticNormal, Mixture, Prior, StandardNormal, VampPrior
 from pyroscvi.parts.sizes import LatentSize, ObservedSize, Size, SizeFactor
@@ -25,12 +34,16 @@ __all__ = [
     "Encoder",
     "Exponential",
     "Features",
+    "GammaDispersion",
     "Laplace",
+    "LaplaceLoadings",
     "LatentSize",
     "LayerNorm",
+    "Learned",
     "Likelihood",
     "Linear",
     "Link",
+    "Loadings",
     "Log1p",
     "Log1pNormal",
     "LogShare",
@@ -38,6 +51,7 @@ __all__ = [
     "Mixture",
     "NoNorm",
     "Norm",
+    "NormalLoadings",
     "Nothing",
     "ObservedSize",
     "OneHot",

@@ -1,5 +1,6 @@
 """Decoders: linear predictors eta for every head that the likelihood asks for."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from pyroscvi.data.cells import Dims
 from pyroscvi.part import Part
 from pyroscvi.parts.layers import Layers, affine
+from pyroscvi.parts.loadings import Learned, Loadings
 from pyroscvi.parts.norms import LayerNorm, NoNorm, Norm
 
 __all__ = ["MLP", "Decoder", "Linear"]
@@ -23,19 +25,33 @@ class Decoder(Part):
 
 
 class Linear(Decoder):
-    """eta = W (z, d) + b: one loading for every gene and latent dimension [Svensson et al., 2020]."""
+    """eta = W z + C d + b: one loading for every gene and latent dimension [Svensson et al., 2020].
+
+    loadings   W is a parameter, or a latent that all cells share: ``NormalLoadings(s=0.5)``
+    """
 
     bias: bool = True
     norm: Norm = NoNorm()
+    loadings: Loadings = Learned()
 
     def build(self, dims, *, latent, conditions, heads):
-        self.heads = nn.ModuleDict({head: nn.Linear(latent + conditions, dims.genes, self.bias) for head in heads})
+        self.loadings = self.loadings.sized(dims.genes, latent, heads)
+        learnt = conditions + (latent if isinstance(self.loadings, Learned) else 0)
+        with warnings.catch_warnings(action="ignore"):  # of a layer that has a bias and nothing else
+            self.heads = nn.ModuleDict({head: nn.Linear(learnt, dims.genes, self.bias) for head in heads})
         self.norms = nn.ModuleDict({head: self.norm.sized(dims.genes) for head in heads})
         if self.bias:
             _start_at_profile(self.heads["rho"], dims)
 
     def forward(self, z, d):
-        return {head: self.norms[head](affine(layer, z, d)) for head, layer in self.heads.items()}
+        return {head: self.norms[head](self._affine(head, layer, z, d)) for head, layer in self.heads.items()}
+
+    def _affine(self, head: str, layer: Any, z: Tensor, d: Tensor) -> Tensor:
+        W = self.loadings(head)
+        if W is None:
+            return affine(layer, z, d)
+        # Several draws of W come with the plate over cells as a dimension of one on their right: [..., 1, g, latent].
+        return z @ (W if W.dim() == 2 else W.squeeze(-3)).mT + layer(d)
 
 
 class MLP(Decoder):

@@ -14,7 +14,16 @@ from pyroscvi.data.cells import Cells, Dims
 from pyroscvi.handlers import read
 from pyroscvi.part import Part
 
-__all__ = ["Dispersion", "Equidispersed", "PerBatch", "PerCell", "PerGene", "PerLabel", "RandomDispersion"]
+__all__ = [
+    "Dispersion",
+    "Equidispersed",
+    "GammaDispersion",
+    "PerBatch",
+    "PerCell",
+    "PerGene",
+    "PerLabel",
+    "RandomDispersion",
+]
 
 
 class Dispersion(Part):
@@ -86,3 +95,16 @@ class RandomDispersion(Dispersion):
 
     def forward(self, cells):
         return pyro.sample("theta", dist.LogNormal(self.loc, self.s).to_event(1)).log()
+
+
+class GammaDispersion(Dispersion):
+    """theta_g ~ Gamma(a, b), of mean a / b: as ``RandomDispersion``, with more weight on genes that scatter widely."""
+
+    a: float = 2.0
+    b: float = 1.0
+
+    def build(self, dims):
+        self.register_buffer("shape", torch.full((dims.genes,), self.a))
+
+    def forward(self, cells):
+        return pyro.sample("theta", dist.Gamma(self.shape, self.b).to_event(1)).log()
