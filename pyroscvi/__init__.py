@@ -28,6 +28,7 @@ _HOME = {
     "compare": "evidence.compare",
     "compare_genes": "evidence.genes",
     "create": "registry",
+    "data_evidence": "evidence.whole",
     "fit": "inference.fit",
     "from_scvi": "interop",
     "grid": "evidence.sweep",
@@ -49,6 +50,7 @@ __all__ = [
     "compare_genes",
     "create",
     "data",
+    "data_evidence",
     "distributions",
     "fit",
     "from_scvi",
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
     from pyroscvi.evidence.genes import compare_genes
     from pyroscvi.evidence.importance import log_evidence
     from pyroscvi.evidence.sweep import grid, sweep
+    from pyroscvi.evidence.whole import data_evidence
     from pyroscvi.inference.checkpoints import load
     from pyroscvi.inference.fit import fit
     from pyroscvi.inference.result import Fit

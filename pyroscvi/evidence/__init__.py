@@ -9,11 +9,13 @@ from pyroscvi.evidence.importance import evidence_table, log_evidence
 from pyroscvi.evidence.ladder import Ladder
 from pyroscvi.evidence.proposals import GuideDraws, Proposal, StudentT
 from pyroscvi.evidence.refined import Refined
+from pyroscvi.evidence.whole import DataEvidence, data_evidence
 
 __all__ = [
     "Adaptive",
     "Annealed",
     "Certificate",
+    "DataEvidence",
     "Estimator",
     "GuideDraws",
     "Importance",
@@ -23,6 +25,7 @@ __all__ = [
     "StudentT",
     "as_counts",
     "certify",
+    "data_evidence",
     "evidence_table",
     "log_evidence",
 ]

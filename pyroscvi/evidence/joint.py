@@ -8,7 +8,7 @@ not know what they are. Discrete sites k are enumerated and summed exactly.
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from math import log, prod
+from math import prod
 from typing import Any
 
 import torch
@@ -16,14 +16,13 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Categorical, biject_to, constraints
+from torch.distributions import Categorical
 
 from pyroscvi.data.cells import Cells
+from pyroscvi.evidence.coordinates import Coordinates
 from pyroscvi.program import Site
 
 __all__ = ["Joint"]
-
-FARTHEST = 0.7  # of the largest number's logarithm: no posterior is out there, and a wide proposal may draw there
 
 
 class Joint:
@@ -43,7 +42,8 @@ class Joint:
             if not site.local:
                 raise ValueError(_shared(name))
         self.model, self.sites, self.cells, self.chunk = model, sites, cells, chunk
-        self.size = sum(site.size for site in sites.values())
+        self.coordinates = Coordinates(sites, cells.dtype)
+        self.size = self.coordinates.size
 
     def __call__(self, u: Tensor) -> Tensor:
         """log p(x_n, u_n) [s, n]."""
@@ -62,9 +62,9 @@ class Joint:
 
     def components(self) -> list[Callable[[Tensor], Tensor]]:
         """log p(x_n, u_n, k_n), one function of u for every joint level of what is enumerated; their sum is p(x, u)."""
-        return [partial(self._component, k) for k in range(prod(self.levels().values()))]
+        return [partial(self.component, k) for k in range(prod(self.levels().values()))]
 
-    def _component(self, k: int, u: Tensor) -> Tensor:
+    def component(self, k: int, u: Tensor) -> Tensor:
         log_p = _log_p(self.trace(u), u)
         return log_p.reshape(-1, *u.shape[:-1])[k] + self.log_volume(u)
 
@@ -128,15 +128,11 @@ class Joint:
 
     def values(self, u: Tensor) -> dict[str, Tensor]:
         """Every site where it lives [s, n, ...]."""
-        return {name: biject_to(site.support)(part) for name, site, part in self._parts(u)}
+        return self.coordinates.values(u)
 
     def log_volume(self, u: Tensor) -> Tensor:
         """log |dz / du| [s, n]."""
-        total = u.new_zeros(u.shape[:-1])
-        for _, site, part in self._parts(u):
-            onto = biject_to(site.support)
-            total = total + onto.log_abs_det_jacobian(part, onto(part))
-        return total
+        return self.coordinates.log_volume(u)
 
     def trace(self, u: Tensor) -> poutine.Trace:
         """The model run at these latents, everything discrete enumerated on the left of [s, n]."""
@@ -156,18 +152,6 @@ class Joint:
                     'size the guide on this model, or mark the site infer={"enumerate": "parallel"}'
                 )
         return trace
-
-    def _parts(self, u: Tensor) -> Iterable[tuple[str, Site, Tensor]]:
-        parts = u.split([site.size for site in self.sites.values()], -1) if self.sites else ()
-        sites = zip(self.sites.items(), parts, strict=True)
-        farthest = FARTHEST * log(torch.finfo(self.cells.dtype).max)
-        return [(name, site, _within(part, site, farthest)) for (name, site), part in sites]
-
-
-def _within(u: Tensor, site: Site, farthest: float) -> Tensor:
-    """Latents of a site that is not the whole real line, kept from where exp(u) leaves the range of a float."""
-    real = getattr(site.support, "base_constraint", site.support) is constraints.real
-    return u if real else u.clamp(-farthest, farthest)
 
 
 def _sampled(trace: poutine.Trace) -> list[str]:
@@ -197,5 +181,6 @@ def _summed(log_p: Tensor) -> Tensor:
 def _shared(name: str) -> str:
     return (
         f"site {name!r} is shared by all cells, so that they are not independent and log p(x_n) is not defined cell by "
-        "cell. Use a part that has a parameter there (PerGene() instead of RandomDispersion(), say)"
+        "cell. All cells together have an evidence: data_evidence(fit, cells). For one of each, use a part that has a "
+        "parameter there (PerGene() instead of RandomDispersion(), say)"
     )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pyroscvi.analysis.describe import Description
     from pyroscvi.calibration import Calibration, Check
+    from pyroscvi.evidence.whole import DataEvidence
 
 
 __all__ = ["Fit"]
@@ -127,6 +128,12 @@ class Fit:
         from pyroscvi.evidence.importance import log_evidence
 
         return log_evidence(self, cells, **options)
+
+    def data_evidence(self, cells: Cells | AnnData, **options: Any) -> DataEvidence:
+        """log p(x_1 .. x_N) of all cells together, latents that they share integrated: ``evidence.whole``."""
+        from pyroscvi.evidence.whole import data_evidence
+
+        return data_evidence(self, cells, **options)
 
     def certify(self, cells: Cells | AnnData, **options: Any) -> Any:
         """How far off ``log_evidence`` can be at the same options: ``evidence.certificate``."""

@@ -1,0 +1,222 @@
+"""The joint density of a whole data set and the latents that its cells share, each cell's own latents integrated out.
+
+    p(x_1 .. x_N, u) = p(u) prod_n p(x_n | u),      p(x_n | u) = int p(x_n, z_n | u) dz_n
+
+Given u the cells are independent, and what is left of a page is one that has parameters in the place of u. So a cell's
+integral is the one that ``log_evidence`` takes, by importance sampling about the mode of z_n. Its estimate is unbiased,
+hence so is the product over cells, and weights that are made with it average to p(x_1 .. x_N) as exact ones would
+[pseudo-marginal; Andrieu & Roberts, 2009]. With K draws a cell, each of relative variance v, the variance of the
+log-weights is larger by N v / K.
+
+References
+    Andrieu, C. & Roberts, G. O. (2009) The pseudo-marginal approach for efficient Monte Carlo computations. Ann Stat
+    37, 697-725. doi:10.1214/07-AOS574
+    Chopin, N., Jacob, P. E. & Papaspiliopoulos, O. (2013) SMC^2: an efficient algorithm for sequential analysis of
+    state space models. J R Stat Soc B 75, 397-426. arXiv:1101.1528
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from functools import partial
+from math import log, prod
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyroscvi.data.cells import Cells
+from pyroscvi.evidence.coordinates import Coordinates
+from pyroscvi.evidence.joint import Joint
+from pyroscvi.evidence.proposals import Elliptical, Proposal
+from pyroscvi.evidence.refined import Refined
+from pyroscvi.evidence.streams import Streams
+from pyroscvi.program import Site
+
+__all__ = ["Shared"]
+
+INNER, SEARCH = 201, 202  # purposes of streams
+STEEP = 8  # rows that the search for modes takes gradients of at once
+
+
+class Shared:
+    """log p(x_1 .. x_N, u) [..., m] of latents u [..., m, size] that cells share, estimated afresh at every call.
+
+    model  a Pyro program of cells
+    sites  its continuous latents, as ``Guide.sites`` has them, those of the cells among them
+    cells  all of them
+    q      what a guide says of the cells' own latents, laid end to end
+    draws  of those latents, for every cell at every u
+    rows   draws, over all cells, that there is room for at once
+    """
+
+    def __init__(
+        self,
+        model: Callable[[Cells], Any],
+        sites: Mapping[str, Site],
+        cells: Cells,
+        q: Elliptical,
+        *,
+        draws: int = 64,
+        rows: int = 1024,
+        seed: int = 0,
+        proposal: Proposal | None = None,
+    ):
+        self.model, self.cells, self.q, self.draws = model, cells, q, draws
+        self.own = {name: site for name, site in sites.items() if site.local}
+        self.coordinates = Coordinates({n: site for n, site in sites.items() if not site.local}, cells.dtype)
+        self.origin = Coordinates(self.own, cells.dtype).values(torch.zeros_like(q.loc[:1]))
+        self.proposal = proposal or Refined()
+        self.streams, self.common = Streams(seed, torch.arange(len(cells)), INNER), False
+        self.chunk = max(1, rows // max(draws, STEEP)) if self.own else rows
+        self._check()
+
+    @property
+    def size(self) -> int:
+        return self.coordinates.size
+
+    def fixed(self, draws: int) -> "Shared":
+        """The same with random numbers that are the same at every u: smooth, for a search, and not unbiased."""
+        other = copy.copy(self)
+        other.draws, other.common = draws, True
+        other.streams = self.streams.anew(SEARCH)
+        return other
+
+    def __call__(self, u: Tensor) -> Tensor:
+        pieces = [self.log_prior(piece) + self.of_cells(piece).sum(-1) for piece in u.flatten(0, -2).split(self.chunk)]
+        return torch.cat(pieces).view(u.shape[:-1])
+
+    def log_prior(self, u: Tensor) -> Tensor:
+        """log p(u) [t], of all that the model says outside the plate over cells."""
+        total = self.coordinates.log_volume(u)
+        for name, node in self._outside(self._values(u)).items():
+            log_p = scale_and_mask(node["fn"].log_prob(node["value"]), mask=node["mask"])
+            if log_p.shape not in (torch.Size([]), torch.Size([len(u), 1])):
+                raise ValueError(_narrow(name))
+            total = total + log_p.flatten()
+        return total
+
+    def of_cells(self, u: Tensor, truth: Tensor | None = None) -> Tensor:
+        """Estimates of log p(x_n | u_t) [t, n]; with draws of the posterior z [n, d] in the place of one draw."""
+        given = Given(self._held, self._values(u), self.own, self.cells)
+        t, n = len(u), len(self.cells)
+        if not self.own:
+            return given(u.new_zeros(1, t * n, 0)).view(t, n)
+        q = Elliptical(self.q.loc.repeat(t, 1), self.q.scale_tril.repeat(t, 1, 1))
+        with torch.no_grad():
+            draws = self.proposal(q, Given(self._held, self._values(u.detach()), self.own, self.cells))
+            z = draws.sample(Noise(self._streams(), t, self.common), self.draws)
+            if truth is not None:
+                z[0] = truth.repeat(t, 1)
+            log_q = draws.log_prob(z)
+        log_w = given(z) - log_q
+        return (log_w.logsumexp(0) - log(self.draws)).view(t, n)
+
+    def take(self, index: Tensor) -> "Shared":
+        """There is one data set, and no other."""
+        return self
+
+    def _streams(self) -> Streams:
+        return self.streams.anew(SEARCH) if self.common else self.streams
+
+    def _values(self, u: Tensor) -> dict[str, Tensor]:
+        """Shared sites [t, 1, ...], with a dimension for the plate over cells, as the model is told them."""
+        return {name: value.to(self.cells.dtype) for name, value in self.coordinates.values(u.unsqueeze(-2)).items()}
+
+    def _held(self, values: Mapping[str, Tensor]) -> Callable[[Cells], Any]:
+        """The model given what cells share, of which it no longer speaks."""
+        return poutine.block(poutine.condition(self.model, data=dict(values)), hide_fn=_is_outside)
+
+    def _outside(self, values: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What is sampled or observed outside the plate over cells, at these values."""
+        one = self.cells.take(torch.arange(1), hops=0)
+        held = poutine.condition(self.model, data={**self.origin, **values})
+        with torch.random.fork_rng(devices=[]):
+            nodes: Any = poutine.trace(held).get_trace(one).nodes
+        return {name: node for name, node in nodes.items() if node["type"] == "sample" and _is_outside(node)}
+
+    def _check(self) -> None:
+        """ValueError for what cannot be integrated here."""
+        for name, node in self._outside({}).items():
+            if not node["is_observed"] and name not in self.coordinates.sites:
+                discrete = node["fn"].support.is_discrete
+                raise ValueError(_discrete(name) if discrete else _uncovered(name))
+
+
+class Given:
+    """log p(x_n, z_n | u_t) [s, t * n] of latents z [s, t * n, d], for every pair of a draw u_t and a cell n.
+
+    A pair is to a proposal what a cell is elsewhere.
+    """
+
+    def __init__(self, held: Callable[..., Any], values: Mapping[str, Tensor], sites: Mapping[str, Site], cells: Cells):
+        self.held, self.values, self.sites, self.cells = held, values, sites, cells
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self._at(z, lambda joint, rows: joint(rows))
+
+    def components(self) -> list[Callable[[Tensor], Tensor]]:
+        one = {name: value[:1] for name, value in self.values.items()}
+        levels = prod(Joint(self.held(one), self.sites, self.cells).levels().values())
+        return [partial(self._component, k) for k in range(levels)]
+
+    def _component(self, k: int, z: Tensor) -> Tensor:
+        return self._at(z, lambda joint, rows: joint.component(k, rows))
+
+    def _at(self, z: Tensor, density: Callable[[Joint, Tensor], Tensor]) -> Tensor:
+        s, t = len(z), z.shape[1] // len(self.cells)
+        values = {name: value.expand(s, *value.shape).flatten(0, 1) for name, value in self.values.items()}
+        joint = Joint(self.held(values), self.sites, self.cells)
+        return density(joint, z.reshape(s * t, len(self.cells), z.shape[-1])).reshape(s, -1)
+
+
+class Noise:
+    """Random numbers of pairs, from streams of cells: as ``Streams`` has them, for t draws u after each other.
+
+    common   every u has the same
+    """
+
+    def __init__(self, streams: Streams, t: int, common: bool):
+        self.streams, self.t, self.common = streams, t, common
+
+    def normal(self, s: int, d: int) -> Tensor:
+        return self._laid(lambda many: self.streams.normal(many, d), s)
+
+    def chi2(self, df: float, s: int) -> Tensor:
+        return self._laid(lambda many: self.streams.chi2(df, many), s)
+
+    def uniform(self, s: int) -> Tensor:
+        return self._laid(self.streams.uniform, s)
+
+    def _laid(self, draw: Callable[[int], Tensor], s: int) -> Tensor:
+        """[s, t * n, ...]; the numbers of one u come after those of another, in however many pieces they are drawn."""
+        if self.common:
+            found = draw(s).unsqueeze(1)
+            return found.expand(-1, self.t, *found.shape[2:]).flatten(1, 2)
+        return draw(s * self.t).unflatten(0, (self.t, s)).transpose(0, 1).flatten(1, 2)
+
+
+def _is_outside(message: Any) -> bool:
+    if message["type"] != "sample" or site_is_subsample(message):
+        return False
+    return not any(frame.name == "cells" for frame in message["cond_indep_stack"])
+
+
+def _discrete(name: str) -> str:
+    return (
+        f"site {name!r} is discrete and shared by all cells: only what is discrete in a cell is summed out. Move it "
+        f"into the plate over cells, or take the evidence given each level k, poutine.condition(model, {{{name!r}: k}})"
+    )
+
+
+def _uncovered(name: str) -> str:
+    return f"site {name!r} is covered by no site of the guide: size the guide on this model, guide.sized(model, cells)"
+
+
+def _narrow(name: str) -> str:
+    return (
+        f"site {name!r} does not take several draws of what it depends on at once: its log-density is not of their "
+        "shape. Let shared latents have dimensions on their left: W.unflatten(-1, (g, d)) rather than W.view(g, d)"
+    )
