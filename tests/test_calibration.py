@@ -8,6 +8,7 @@ import pandas as pd
 import pyro.distributions as dist
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 from scipy.stats import binom, chisquare
 from torch import nn
 
@@ -23,6 +24,7 @@ from pyroscvi.evidence.resampling import Pool, pools
 from pyroscvi.evidence.streams import Streams
 from pyroscvi.models import PPCA
 from pyroscvi.parts import MLP, NB, LatentSize, Mixture, RandomDispersion
+from pyroscvi.parts.neighbours import ReadNeighbours
 from pyroscvi.program import free_sites
 
 SMALL = MLP(widths=(16,))
@@ -218,6 +220,44 @@ def test_a_tissue_is_not_folded_upon_itself(cells):
     for guide, n in {"spatial_gnn": 60, "mean_field": 90}.items():
         pair = model, ps.create(guide).sized(model, cells).eval()
         assert len(calibrate(pair, cells, 90, corrected=False).guide.values) == n
+
+
+def test_a_simulated_cell_is_read_among_the_neighbours_that_the_real_one_has(cells):
+    """One at a time: what is put into the place of a cell is nobody's neighbour."""
+    double = cells.to(dtype=torch.float64)
+    model = ps.create("scvi", latent=2, decoder=SMALL).sized(cells.dims).eval().double()
+    guide = ps.create("spatial_gnn").sized(model, double).eval().double()
+    made = simulate((model, guide), cells, 0)
+    _, shown = made.shown_to((model, guide))
+    read, real = (some.posteriors(double.take(torch.arange(60)))["z"] for some in (shown, guide))
+    for i in (20, 33):
+        counts = torch.cat([double.x[:i], made.observed["x"][i : i + 1], double.x[i + 1 :]])
+        alone = guide.posteriors(replace(double, counts=counts))["z"]
+        torch.testing.assert_close(read.mean[i], alone.mean[i])
+        torch.testing.assert_close(read.covariance_matrix[i], alone.covariance_matrix[i])
+        assert not torch.allclose(alone.mean[i], real.mean[i])
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+def test_minibatches_of_a_tissue_do_not_show(cells, hops):
+    stored = replace(cells, counts=csr_matrix(cells.x.numpy()))
+    model = ps.create("scvi", latent=2, decoder=SMALL).sized(cells.dims).eval()
+    pair = model, ps.create("spatial_gnn", encoder=ReadNeighbours(hops=hops)).sized(model, cells).eval()
+    whole = calibrate(pair, cells, 60, corrected=False)
+    for some in (cells, stored):
+        parts = calibrate(pair, some, 60, corrected=False, batch_size=13)
+        assert parts.guide.values.equals(whole.guide.values)
+
+
+@pytest.mark.parametrize("guide", ["low_rank", "spatial_gnn"])
+def test_every_guide_passes_when_corrected(guide, cells):
+    fit = ps.fit(
+        ps.create("scvi", latent=3), ps.create(guide), cells, epochs=15, batch_size=20, lr=1e-2, progress=False,
+        early_stopping=False,
+    )  # fmt: skip
+    found = calibrate(fit, cells, 150, candidates=1000, proposals=QUICK)
+    assert found.corrected.passes, found
+    assert found.settled > 0.95
 
 
 # Bad input

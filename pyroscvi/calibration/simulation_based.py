@@ -125,8 +125,9 @@ def calibrate(
     products     of two coordinates, at most
     level        how improbable ranks must be to fail, when p-values are corrected for the number of quantities
 
-    A guide that is not Gaussian is seen as the Gaussian of its moments; one that reads neighbours sees those of other
-    minibatches as they are in ``cells``. Raises ValueError where cells share a latent.
+    A guide that is not Gaussian is seen as the Gaussian of its moments. To one that reads neighbours every simulated
+    cell is shown in the place of a real one, among that one's neighbours as they are in ``cells``. Raises ValueError
+    where cells share a latent.
     """
     if draws < 1:
         raise ValueError(f"calibrate takes one draw at least, not draws={draws}")

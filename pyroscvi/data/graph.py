@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 from scipy.spatial import cKDTree
 
-__all__ = ["nearest", "neighbourhood"]
+__all__ = ["nearest", "neighbourhood", "visited"]
 
 
 def nearest(coordinates: np.ndarray, neighbours: int = 6, section: np.ndarray | None = None) -> sparse.csr_matrix:
@@ -65,3 +65,12 @@ def neighbourhood(
     picked = graph[nodes[targets]].tocoo()
     rows, columns = targets[picked.coords[0]], place[picked.coords[1]]
     return sparse.csr_matrix((picked.data, (rows, columns)), shape=(len(nodes), len(nodes))), outside
+
+
+def visited(graph: sparse.csr_matrix, n: int) -> sparse.csr_matrix:
+    """n visitors and then all m nodes of a graph, [n + m, n + m].
+
+    Visitor i has the neighbours of node i, in whose place it is, and is nobody's neighbour itself.
+    """
+    to_nodes = sparse.vstack([graph[:n], graph])
+    return sparse.hstack([sparse.csr_matrix((to_nodes.shape[0], n)), to_nodes], "csr")

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from pyroscvi.data.cells import Cells
+from pyroscvi.data.graph import visited
 from pyroscvi.evidence.compiled import compiled
 from pyroscvi.evidence.estimator import Estimator, Target
 from pyroscvi.evidence.importance import known_exactly
@@ -169,7 +170,10 @@ class Observing(Messenger):
 
 
 class Rereading(nn.Module):
-    """A guide that is shown what was drawn."""
+    """A guide that is shown what was drawn; in a tissue, each cell among its neighbours as they are.
+
+    To the model a neighbour says nothing of a cell's latents: whatever neighbours hold, the posterior is the same.
+    """
 
     def __init__(self, guide: Any, drawn: Mapping[str, Tensor]):
         super().__init__()
@@ -180,6 +184,9 @@ class Rereading(nn.Module):
         told: dict[str, Any] = {"counts": self.drawn["x"][cells.index]} if "x" in self.drawn else {}
         if "label" in self.drawn:
             told["belief"] = self.drawn["label"][cells.index]
+        if cells.graph is not None:
+            everyone = cells.with_halo()
+            told |= {"graph": visited(cells.graph, len(cells)), "halo": replace(everyone, counts=everyone.x)}
         return self.guide.posteriors(replace(cells, **told))
 
 
