@@ -15,7 +15,7 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.distributions import NegativeBinomial
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import LDVAE, SCVI, Annotated
-from pyroscvi.parts import NB, Log1pNormal, RandomDispersion
+from pyroscvi.parts import NB, Linear, Log1pNormal, NormalLoadings, RandomDispersion
 from pyroscvi.program import Model, free_sites
 from pyroscvi.report import generations
 from pyroscvi.report.inference_data import loo, to_arviz
@@ -245,15 +245,25 @@ def test_where_nothing_can_be_left_out_the_reason_is_told(named):
         loo(generations.inference_data({"posterior": {"z": np.zeros((1, 4))}}, coords={}, dims={}, attrs={}))
 
 
-def test_where_something_can_it_is_told_how(named):
-    pair = untrained(SCVI(latent=2, likelihood=NB(dispersion=RandomDispersion())), MeanField(), named)
+SHARING = {
+    "theta": (SCVI(latent=2, likelihood=NB(dispersion=RandomDispersion())), 12),
+    "W": (LDVAE(latent=2, decoder=Linear(loadings=NormalLoadings())), 24),
+}
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_where_something_can_it_is_told_how(named, name):
+    page, size = SHARING[name]
+    pair = untrained(page, MeanField(), named)
     data = to_arviz(pair, named, 8)
-    assert dict(data["posterior"]["theta"].sizes) == {"chain": 4, "draw": 2, "theta_dim": 12}
-    np.testing.assert_allclose(data["posterior"]["theta"].values.reshape(8, 12), shared_draws(pair, named, 8)["theta"])
-    with pytest.raises(ValueError, match=r'cells share, theta.*log_likelihood="marginal"'):
+    assert dict(data["posterior"][name].sizes) == {"chain": 4, "draw": 2, f"{name}_dim": size}
+    np.testing.assert_allclose(data["posterior"][name].values.reshape(8, size), shared_draws(pair, named, 8)[name])
+    with pytest.raises(ValueError, match=rf'cells share, {name}.*log_likelihood="marginal"'):
         loo(data)
-    with pytest.raises(ValueError, match="theta is shared by all cells"):
+    with pytest.raises(ValueError, match=f"{name} is shared by all cells"):
         to_arviz(pair, named, 8, corrected=True)
+    few = named.subset(torch.arange(3))
+    assert to_arviz(pair, few, 4, log_likelihood="marginal")["log_likelihood"]["x"].shape == (4, 1, 3)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -39,8 +39,7 @@ CONDITIONAL = (
 )
 MARGINAL = (
     "log p(x_n | theta) at draws of what cells share, {shared}, with the latents of the cell integrated out: loo and "
-    "waic leave cells out. Weights of networks are plugged in, as they were fitted, and no p_loo counts them; for that "
-    "hold cells out in truth, pyroscvi.compare."
+    "waic leave cells out. Weights of networks are plugged in, as they were fitted, and no p_loo counts them."
 )
 PLUGGED_IN = (
     "no log_likelihood for loo or waic: every latent of this page is a cell's own, and goes when the cell is left out; "
