@@ -18,6 +18,7 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from pyroscvi.data.cells import Cells
+from pyroscvi.evidence.importance import evidence_table
 from pyroscvi.inference.checkpoints import load
 from pyroscvi.interop import from_scvi
 
@@ -153,6 +154,16 @@ def test_a_linear_decoder_has_no_dispersion_of_its_own_for_every_cell():
 
 # With scvi-tools itself
 
+
+def steps_of_training(module, x, steps):
+    optimiser = torch.optim.Adam(module.parameters(), lr=0.01)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        module(x)[2].loss.backward()
+        optimiser.step()
+    return module.eval()
+
+
 CATEGORIES = {"n_cats_per_cov": [2, 4], "n_continuous_cov": 2}
 LIVE = {
     "defaults": {},
@@ -201,12 +212,7 @@ def test_the_losses_that_scvi_tools_has(name, likelihood):
         x["extra_continuous_covs"] = torch.randn(40, 2)
     if "use_size_factor_key" in options:
         x["size_factor"] = torch.rand(40, 1) * 50
-    optimiser = torch.optim.Adam(module.parameters(), lr=0.01)
-    for _ in range(3):
-        optimiser.zero_grad()
-        module(x)[2].loss.backward()
-        optimiser.step()
-    module.eval()
+    steps_of_training(module, x, 3)
     with torch.no_grad():
         inference, _ = module(x, compute_loss=False)
         z = inference["qz"].sample()
@@ -233,3 +239,61 @@ def test_a_model_brings_its_fields():
     few = adata[adata.obs["donor"] != "a"].copy()  # without one of the levels
     np.testing.assert_allclose(fit.latent(few[:, ::-1]), peer.get_latent_representation(few), atol=1e-5)
     assert fit.record["kl_weight"] == pytest.approx(1 / 400)  # where its warm-up ended
+
+
+MARGINAL = {
+    "nb": {"gene_likelihood": "nb"},
+    "nb, latent size": {"gene_likelihood": "nb", "use_observed_lib_size": False},
+    "zinb": {"gene_likelihood": "zinb"},
+    "linear, nb": {"gene_likelihood": "nb"},
+    "nb, ln": {"gene_likelihood": "nb", "latent_distribution": "ln"},
+}
+RUNS, DRAWS = 10, 2000
+
+
+def many(module, x):
+    """Their estimate of log p(x_n) from RUNS x DRAWS draws [n], and its standard error from the scatter of runs [n]."""
+    with torch.no_grad():
+        runs = [module.marginal_ll(x, DRAWS, n_mc_samples_per_pass=500) for _ in range(RUNS)]
+    runs = torch.stack(runs).double().numpy()
+    value = np.logaddexp.reduce(runs) - np.log(RUNS)
+    return value, np.exp(runs - value).std(0, ddof=1) / RUNS**0.5
+
+
+def as_they_score_it(fit, cells, draws):
+    """log 1/S sum_s p(x | z_s) Normal(s_s; 0, 1) / q(s_s) [n], with s_s the softmax of z_s ~ q, and not z_s."""
+    with torch.no_grad():
+        q = fit.guide.posteriors(cells)["z"].base_dist
+        z = q.sample((draws,))
+        fn = poutine.trace(poutine.condition(fit.model, {"z": z})).get_trace(cells).nodes["x"]["fn"]
+        tilt = Normal(0.0, 1.0).log_prob(z.softmax(-1)) - q.log_prob(z.softmax(-1))
+        w = (fn.log_prob(cells.x) + tilt.sum(-1)).double().numpy()
+    return np.logaddexp.reduce(w) - np.log(draws)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", MARGINAL)
+def test_the_evidence_is_the_marginal_likelihood_of_scvi_tools(name):
+    """Cell by cell, by another proposal than theirs, within the Monte Carlo errors of both.
+
+    An ``ln`` latent apart, of which theirs is another number: that which our weights give by their formula.
+    """
+    peers = pytest.importorskip("scvi.module")
+    torch.manual_seed(0)
+    sizes = {"n_batch": 2, "n_latent": 2, "n_hidden": 32, "dropout_rate": 0.0}
+    moments = {"library_log_means": np.array([[2.7, 2.8]]), "library_log_vars": np.array([[0.2, 0.1]])}
+    x = {"X": torch.poisson(torch.rand(3, 30)[torch.arange(60) % 3]), "batch": torch.arange(60)[:, None] % 2}
+    x["labels"] = torch.zeros(60, 1, dtype=torch.long)
+    kind = peers.LDVAE if name.startswith("linear") else peers.VAE
+    module = steps_of_training(kind(30, **sizes, **moments, **MARGINAL[name]), x, 400)
+    (theirs, error), fit = many(module, x), from_scvi(module)
+    ours = evidence_table(fit, read(x), 4000)
+    apart = ours["log_evidence"].to_numpy() - theirs
+    if MARGINAL[name].get("latent_distribution") == "ln":
+        assert apart.mean() < -1  # theirs is too high
+        apart = as_they_score_it(fit, read(x), RUNS * DRAWS) - theirs
+        error = 2**0.5 * error
+    else:
+        error = np.hypot(error, ours["monte_carlo_se"].to_numpy())
+    assert (np.abs(apart) < 5 * error + 0.005).all()
+    assert abs(apart.sum()) < 4 * np.sqrt((error**2).sum()) + 0.12
