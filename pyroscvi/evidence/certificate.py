@@ -184,7 +184,7 @@ class Rereading(nn.Module):
         told: dict[str, Any] = {"counts": self.drawn["x"][cells.index]} if "x" in self.drawn else {}
         if "label" in self.drawn:
             told["belief"] = self.drawn["label"][cells.index]
-        if cells.graph is not None:
+        if cells.graph is not None and cells.graph.nnz:
             everyone = cells.with_halo()
             told |= {"graph": visited(cells.graph, len(cells)), "halo": replace(everyone, counts=everyone.x)}
         return self.guide.posteriors(replace(cells, **told))
