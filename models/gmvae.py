@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from pyroscvi.parts import NB, Condition, Decoder, Likelihood, Linear, ObservedSize, OneHot, Size
+from pyroscvi.parts.clusters import lay_out
 from pyroscvi.program import Model
 
 __all__ = ["GMVAE"]
@@ -59,6 +60,10 @@ class GMVAE(Model):
             z = pyro.sample("z", dist.Normal(self.m[k], self.s[k]).to_event(1))
             eta = self.decoder(z, d)
             pyro.sample("x", self.likelihood(l, log_theta, **eta), obs=cells.x)
+
+    def settle(self, z: Tensor) -> None:
+        """Once in a fit, half-way through its warm-up: kinds begin where k-means finds cells, at z [n, latent]."""
+        lay_out(self.w, self.m, self.raw_s, z)
 
     def responsibilities(self, z: Tensor) -> Tensor:
         """p(k | z) [..., kinds], for states z [..., latent]."""

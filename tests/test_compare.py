@@ -402,7 +402,8 @@ def test_how_much_of_a_model_is_used(named):
         last = guide.heads["z"].out
         last.weight[2], last.bias[2] = 0.0, 0.5  # the third dimension is the same for every cell
         model.prior.w.copy_(torch.tensor([500.0, 0.0, 0.0, 0.0]))  # all cells are of the first component
-    assert usage((model, guide), named) == pytest.approx((2, 1), abs=1e-3)
+    found = usage((model, guide), named)
+    assert (found.active_units, found.components) == pytest.approx((2, 1), abs=1e-3)
     with torch.no_grad():
         model.prior.w.zero_()
         model.prior.m.zero_()

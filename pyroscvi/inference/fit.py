@@ -76,6 +76,7 @@ def fit(
     ranks = Ranks.here(distributed)
     place, seed, batch_size = ranks.device(_device(device)), int(seed), int(batch_size)
     with seeded(seed, place):
+        fresh = not _is_sized(model)
         model, guide = _sized(model, guide, cells, place)
         train, held_out = _split(cells.to(place), validation, seed)
         epochs = default_epochs(len(train), batch_size) if epochs is None else int(epochs)
@@ -84,7 +85,7 @@ def fit(
         lr = scaled(lr, batch_size, len(train)) if scale_lr else lr
         run = Run(
             model, guide, train, held_out, epochs, batch_size, lr, schedule, patience, clip, objectives, seed,
-            ranks=ranks, compile=compile,
+            ranks=ranks, compile=compile, fresh=fresh,
         )  # fmt: skip
         ranks.check_same(lambda: identity(run, cells))
         notes = folder if isinstance(folder, Folder | None) else Folder(folder)

@@ -6,6 +6,7 @@ the loss. One that is an ``nn.Module`` is trained along with the rest.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import log
 from typing import Any
 
 import torch
@@ -15,7 +16,24 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.inference.elbo import divergences, factor, joint, product, summed
 from pyroscvi.program import Guide, Model
 
-__all__ = ["Classifier", "FreeBits", "log_levels"]
+__all__ = ["Balance", "Classifier", "FreeBits", "log_levels"]
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Components are to share the cells: weight times log K - H(r), with r the mean over cells of p(k_n | z_n).
+
+    A mixture that is about to fall onto one component is given a reason not to, in nats a cell. It is a reason to split
+    a cluster as well, where there are fewer than components, and the bound is no longer all that is climbed.
+    """
+
+    weight: float = 1.0
+    site: str = "k"
+
+    def __call__(self, model: Model, guide: Guide, cells: Cells) -> Tensor:
+        p, _ = joint(model, guide, cells)
+        r = log_levels(p, self.site).exp().mean(0)
+        return (self.weight * (log(len(r)) - torch.special.entr(r).sum())).expand(len(cells))
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ class Run:
     """The state of a fit, and how it takes a step. Everything happens inside ``seeded``.
 
     train, held_out   cells to fit to, and cells to stop by, on the device of model and guide
+    fresh             the model's parameters were drawn for this run, and none is to be kept
     """
 
     model: Model
@@ -52,6 +53,7 @@ class Run:
     seed: int
     ranks: Ranks = field(default_factory=Ranks)
     compile: bool = False
+    fresh: bool = False
 
     epoch: int = 0  # epochs behind us
     step: int = 0  # minibatches behind us in the epoch that is under way
@@ -60,12 +62,14 @@ class Run:
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int | None = None
     stopped_early: bool = False
+    settled: bool = False  # components of mixtures have been laid out
 
     def __post_init__(self) -> None:
         extra = [objective for objective in self.objectives if isinstance(objective, nn.Module)]
         modules = {"model": self.model, "guide": self.guide, "objectives": nn.ModuleList(extra)}
         self.trained = nn.ModuleDict(modules)
         self.parameters = [p for p in self.trained.parameters() if p.requires_grad]
+        self.mixtures: list[Any] = [part for part in self.model.modules() if hasattr(part, "settle")]
         few = self.train.take(torch.arange(min(2, len(self.train))), self.guide.encoder.hops)
         self.loss = self.ranks.wrap(Loss(self.trained, self.objectives, len(self.train)), few)
         self.optimiser = torch.optim.Adam(self.parameters, lr=self.lr, eps=EPS, fused=True)
@@ -106,10 +110,29 @@ class Run:
         self.seconds += time.monotonic() - began
 
     def _begin(self) -> None:
+        if self.fresh and self.mixtures and self.step == 0 and not self.settled:
+            self.settled = self._settle()
         self.trained.train()
         self.shuffled_from = self.shuffle.get_state()
         hops = self.guide.encoder.hops
         self._minibatches = self.train.minibatches(self.size, self.shuffle, hops, start=self.step)
+
+    def _settle(self) -> bool:
+        """Components of mixtures go where cells are, once cells have places in the latent space and may still move.
+
+        They have them when, in some dimension, two draws from the posterior of a cell have more in common than not.
+        """
+        if not max(self.warmup.settled / 2, 0.05) <= self.progress < 0.5:
+            return False
+        some = self.train.subset(torch.linspace(0, len(self.train) - 1, min(len(self.train), ENOUGH)).long())
+        z = self.ranks.from_first(lambda: placed(self.guide, some, self.seed).cpu()).to(self.train.device)
+        aside = z - z.mean(1, keepdim=True)
+        shared = (aside[0] * aside[1]).sum(0) / aside.square().sum((0, 1)) * 2  # the correlation of two draws
+        if not shared.max() > 0.5:
+            return False
+        for part in self.mixtures:
+            part.settle(z[0])
+        return True
 
     def _descend(self, cells: Cells) -> Tensor:
         """One step of the optimiser on one minibatch; its loss per cell []."""
@@ -117,6 +140,9 @@ class Run:
         before = generator_state(self.train.device)
         cells, weight = self.ranks.shard(cells, self.guide.encoder.hops)
         loss = self.ranks.mean(self._differentiate(cells, weight))
+        for part in self.mixtures:
+            if self.progress < getattr(part, "equal", 0.0):
+                part.w.grad = None
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         if not torch.isfinite(loss + norm):
@@ -203,7 +229,7 @@ class Run:
         tensors["generator.shuffle"] = self.shuffle.get_state() if self._minibatches is None else self.shuffled_from
         tensors["generator.cpu"] = torch.get_rng_state()
         tensors["generator.device"] = generator_state(self.train.device)
-        names = ("epoch", "step", "beta", "seconds", "history", "best_epoch", "stopped_early")
+        names = ("epoch", "step", "beta", "seconds", "history", "best_epoch", "stopped_early", "settled")
         return tensors, {name: getattr(self, name) for name in names}
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
@@ -223,6 +249,15 @@ class Run:
         self.shuffle.set_state(tensors["generator.shuffle"])
         torch.set_rng_state(tensors["generator.cpu"])
         set_generator_state(self.train.device, tensors["generator.device"])
+
+
+@torch.no_grad()
+def placed(guide: Guide, cells: Cells, seed: int, batch_size: int = 1024) -> Tensor:
+    """Two draws of z [2, n, d] of every cell, as the guide reads it by now."""
+    guide.eval()
+    with seeded(seed, cells.device), pyro.validation_enabled(False):
+        minibatches = cells.minibatches(batch_size, hops=guide.encoder.hops)
+        return torch.cat([guide.posteriors(minibatch)["z"].sample(torch.Size([2])) for minibatch in minibatches], 1)
 
 
 @torch.no_grad()

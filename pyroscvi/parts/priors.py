@@ -11,6 +11,7 @@ from torch.nn.functional import softplus
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.part import Part
+from pyroscvi.parts.clusters import NARROWEST, lay_out
 
 __all__ = ["Laplace", "LogisticNormal", "Mixture", "Prior", "StandardNormal", "VampPrior"]
 
@@ -61,18 +62,34 @@ class Mixture(Prior):
 
     k ~ Categorical(w)
     z ~ Normal(m[k], s[k])
+
+    start   "kmeans": half-way through the warm-up of a fit, m and s become those of clusters of cells, for a mixture
+            that begins just anywhere leaves two clusters to one component, and one cluster to two; "random": they stay
+            where they were drawn
+    equal   the fraction of a fit for which all components weigh the same, whatever their gradients ask for
     """
 
     components: int = 8
+    start: str = "kmeans"
+    equal: float = 0.0
 
     def build(self, latent):
+        if self.start not in ("kmeans", "random"):
+            raise ValueError(f'Mixture: start is "kmeans" or "random", not {self.start!r}')
+        if not 0 <= self.equal <= 1:
+            raise ValueError(f"Mixture: equal is a fraction of the fit, in [0, 1], not {self.equal}")
         self.w = nn.Parameter(torch.zeros(self.components))
         self.m = nn.Parameter(torch.randn(self.components, latent))
         self.raw_s = nn.Parameter(torch.zeros(self.components, latent))
 
     @property
     def s(self) -> Tensor:
-        return softplus(self.raw_s) + 1e-3
+        return softplus(self.raw_s) + NARROWEST
+
+    def settle(self, z: Tensor) -> None:
+        """Once in a fit: this is where cells are, z [n, latent]."""
+        if self.start == "kmeans":
+            lay_out(self.w, self.m, self.raw_s, z)
 
     def forward(self):
         k = pyro.sample("k", dist.Categorical(logits=self.w), infer={"enumerate": "parallel"})
