@@ -84,6 +84,7 @@ def markdown(table: pd.DataFrame) -> str:
     shown = pd.DataFrame(index=table.index)
     for column in table.columns.drop([c for c in table.columns if c.endswith(" sd")]):
         digits = 2 if table[column].abs().max() >= 10 else 3
+        digits = 0 if pd.api.types.is_integer_dtype(table[column]) else digits
         text = table[column].map(lambda value, d=digits: "" if pd.isna(value) else f"{value:.{d}f}")
         if f"{column} sd" in table:
             sd = table[f"{column} sd"].map(lambda value, d=digits: "" if pd.isna(value) else f" ± {value:.{d}f}")
@@ -93,3 +94,20 @@ def markdown(table: pd.DataFrame) -> str:
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     lines += ["| " + " | ".join([str(name), *row]) + " |" for name, row in zip(shown.index, shown.values, strict=True)]
     return "\n".join(lines)
+
+
+class Peak:
+    """Bytes that this process comes to hold inside, beyond what it holds before, as Linux tells them."""
+
+    def __enter__(self) -> "Peak":
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is what is held now
+        self.before = _resident("VmRSS")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bytes = _resident("VmHWM") - self.before
+
+
+def _resident(which: str) -> int:
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(which))
+    return int(line.split()[1]) * 1024

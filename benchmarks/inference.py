@@ -28,7 +28,7 @@ import pyro
 import scvi
 import torch
 from anndata import AnnData
-from common import drawn, markdown, read, write
+from common import Peak, drawn, markdown, read, write
 
 import pyroscvi as ps
 from pyroscvi.evidence import StudentT
@@ -198,16 +198,9 @@ def held(folder: str, n: int, how: dict[str, Any]) -> int:
             return peer.get_marginal_ll(adata, indices=cells, n_mc_samples=samples, batch_size=n, **how)
 
     run(50, few)  # so that code and constants are there
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is what is held now
-    before = resident("VmRSS")
-    run(SAMPLES, cells)
-    return resident("VmHWM") - before
-
-
-def resident(which: str) -> int:
-    """Bytes of this process in memory, now or at their peak, as Linux tells them."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(which))
-    return int(line.split()[1]) * 1024
+    with Peak() as peak:
+        run(SAMPLES, cells)
+    return peak.bytes
 
 
 def main() -> None:
