@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +25,9 @@ class Counts(Protocol):
 
     def take_cell(self, t: Tensor) -> Tensor:
         """The value of t [..., 1] for the cell of each count [k]."""
+
+    def take_gene(self, t: Tensor) -> Tensor:
+        """The value of t [g] for the gene of each count [k]."""
 
     def put(self, t: Tensor, values: Tensor) -> None:
         """Write values [k] into t [..., g], which is contiguous."""
@@ -52,6 +56,13 @@ class NonZero:
 
     def take_cell(self, t: Tensor) -> Tensor:
         return t.reshape(-1).index_select(0, self.at // self.genes)
+
+    def take_gene(self, t: Tensor) -> Tensor:
+        return t.index_select(0, self.gene)
+
+    @cached_property
+    def gene(self) -> Tensor:
+        return self.at % self.genes
 
     def put(self, t: Tensor, values: Tensor) -> None:
         flat = t.reshape(-1)  # a copy where predictors came transposed, and what was made of them is as they are
@@ -82,7 +93,7 @@ class Everywhere:
     def take(self, t: Tensor) -> Tensor:
         return t
 
-    take_cell = take
+    take_cell = take_gene = take
 
     def put(self, t: Tensor, values: Tensor) -> None:
         t.copy_(torch.where(self.counted, values, t))

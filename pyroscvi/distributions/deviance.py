@@ -51,9 +51,9 @@ def best_poisson(x: Tensor) -> Tensor:
     return (x * (2 * math.pi)).log_().mul_(-0.5).sub_(binet(x))
 
 
-def best_negative_binomial(x: Tensor, theta: Tensor) -> Tensor:
-    """log NB(x | x, theta) at x > 0: the most that any mean gives."""
-    return best_poisson(x).add_(binet(theta + x)).sub_(binet(theta)).sub_((x / theta).log1p_(), alpha=0.5)
+def best_negative_binomial(x: Tensor, theta: Tensor, j: Tensor) -> Tensor:
+    """log NB(x | x, theta) at x > 0: the most that any mean gives. j is J(theta)."""
+    return best_poisson(x).add_(binet(theta + x)).sub_(j).sub_((x / theta).log1p_(), alpha=0.5)
 
 
 def poisson(x: Tensor, log_mu: Tensor, mu: Tensor, best: Tensor) -> Above:
@@ -62,8 +62,10 @@ def poisson(x: Tensor, log_mu: Tensor, mu: Tensor, best: Tensor) -> Above:
     return Above(torch.addcmul(best, x, _h(excess / x, _log_ratio(x, log_mu, mu)), value=-1), excess)
 
 
-def negative_binomial(x: Tensor, log_mu: Tensor, mu: Tensor, theta: Tensor, best: Tensor, slopes: bool) -> Above:
-    """log NB(x | mu, theta), and its slopes if they are wanted, at x > 0 and for finite theta > 0."""
+def negative_binomial(
+    x: Tensor, log_mu: Tensor, mu: Tensor, theta: Tensor, best: Tensor, d_j: Tensor | None = None
+) -> Above:
+    """log NB(x | mu, theta) at x > 0 and for finite theta > 0, and its slopes if d_j = J'(theta) is given."""
     total, fitted = theta + x, theta + mu
     shrink, excess = theta / fitted, x - mu
     log_shift = (fitted / total).log_()
@@ -71,9 +73,9 @@ def negative_binomial(x: Tensor, log_mu: Tensor, mu: Tensor, theta: Tensor, best
     h = _h(excess / x * shrink, _log_ratio(x, log_mu, mu).add_(log_shift))
     log_p = torch.addcmul(best, x, h, value=-1).sub_(theta_h)
     excess.mul_(shrink)
-    if not slopes:
+    if d_j is None:
         return Above(log_p, excess)
-    slope = binet_slope(total).sub_(binet_slope(theta)).mul_(theta).sub_(theta_h).add_(x / total, alpha=0.5)
+    slope = binet_slope(total).sub_(d_j).mul_(theta).sub_(theta_h).add_(x / total, alpha=0.5)
     return Above(log_p, excess, slope)
 
 

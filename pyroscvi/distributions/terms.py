@@ -13,6 +13,7 @@ zero, of probability pi = sigmoid(gate), mixes with the zeros of the count: with
     log P(x) = log(1 - pi) + log p(x)
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ from pyroscvi.distributions import deviance
 from pyroscvi.distributions.counts import Counts
 from pyroscvi.distributions.deviance import Above
 from pyroscvi.distributions.parameters import Parameters
+from pyroscvi.distributions.stirling import binet, binet_slope
 
 __all__ = ["MU_MAX", "Means", "terms"]
 
@@ -84,11 +86,20 @@ def _negative_binomial(counts: Counts, means: Means, theta: Tensor, slopes: Para
     if slopes is not None:
         torch.div(means.mu, torch.rsub(r, -1), out=slopes.mean)
         torch.sub(log_p, slopes.mean, out=slopes.dispersion)
-    mu, theta_x = counts.take(means.mu), counts.take(theta)
-    best = counts.once(theta, lambda: deviance.best_negative_binomial(counts.x, theta_x))
-    return log_p, deviance.negative_binomial(
-        counts.x, means.log_mu(counts), mu, theta_x, best, slopes=slopes is not None
+    mu, theta_x = counts.take(means.mu), _of_theta(counts, theta)
+    best = counts.once(
+        theta, lambda: deviance.best_negative_binomial(counts.x, theta_x, _of_theta(counts, theta, binet))
     )
+    d_j = None if slopes is None else _of_theta(counts, theta, binet_slope)
+    return log_p, deviance.negative_binomial(counts.x, means.log_mu(counts), mu, theta_x, best, d_j)
+
+
+def _of_theta(counts: Counts, theta: Tensor, f: Callable[[Tensor], Tensor] = lambda theta: theta) -> Tensor:
+    """f(theta) at the counts [k], found once for each gene where all cells have the same theta [..., g]."""
+    shared = all(n == 1 or step == 0 for n, step in zip(theta.shape[:-1], theta.stride()[:-1], strict=True))
+    if shared and counts.x.numel() >= theta.shape[-1]:
+        return counts.take_gene(f(theta[(0,) * (theta.dim() - 1)]))
+    return f(counts.take(theta))
 
 
 def _with_extra_zeros(
