@@ -21,7 +21,7 @@ from pyroscvi.evidence.refined import covariance, surface
 
 __all__ = ["AtPeaks", "Divided", "ascent", "divided"]
 
-STEPS = 40
+STEPS = 25
 APART = 1.5  # standard deviations: peaks that are nearer to each other are one
 LOW = 20.0  # nats below the highest peak: not worth a look
 
@@ -29,13 +29,18 @@ LOW = 20.0  # nats below the highest peak: not worth a look
 class Divided:
     """A log-density of u [s, n, size], cut into components: u belongs to the peak that is nearest.
 
-    peaks  [peak, size]
-    scale  covariance about each of them [peak, size, size]
+    peaks    [peak, size]
+    scale    covariance about each of them [peak, size, size]
+    heights  the log-density of each of them [peak]
     """
 
     def __init__(self, whole: LogJoint, peaks: Tensor, scale: Tensor, heights: Tensor):
         self.whole, self.peaks, self.scale, self.heights = whole, peaks, scale, heights
         self.chunk = getattr(whole, "chunk", None)
+
+    def of(self, whole: LogJoint) -> "Divided":
+        """Another density, divided at the same peaks."""
+        return Divided(whole, self.peaks, self.scale, self.heights)
 
     def __call__(self, u: Tensor) -> Tensor:
         return self.whole(u)
@@ -58,14 +63,17 @@ class AtPeaks(Proposal):
 
     method: ClassVar[str] = "refined"
 
-    df: float = 5.0
-    widen: float = 1.15
+    @staticmethod
+    def shape(size: int) -> dict[str, float]:
+        """Degrees of freedom and widening: what is cautious in five dimensions leaves few draws of use in thirty."""
+        return {"df": max(5.0, float(size)), "widen": 1 + min(0.15, 0.75 / size)}
 
     def forward(self, q, log_joint):
+        df, widen = self.shape(q.loc.shape[-1]).values()
         factor = torch.linalg.cholesky(log_joint.scale)
-        own = Elliptical(q.loc, self.widen * q.scale_tril, self.df)
+        own = Elliptical(q.loc, widen * q.scale_tril, df)
         pairs = zip(log_joint.peaks, factor, strict=True)
-        parts = [Elliptical(peak[None], self.widen * each[None], self.df) for peak, each in pairs]
+        parts = [Elliptical(peak[None], widen * each[None], df) for peak, each in pairs]
         masses = log_joint.heights + factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         weights = 0.9 * masses.softmax(0)[:, None]
         return Mixed((*parts, own), torch.cat([weights, torch.full_like(weights[:1], 0.1)]))
@@ -79,11 +87,8 @@ def divided(log_joint: LogJoint, starts: Tensor, spread: Tensor) -> Divided:
     u, height = ascent(log_joint, starts)
     best = height > height.max() - LOW
     u, height = u[best], height[best]
-    step = (0.1 * spread).expand_as(u)
-    for _ in range(2):  # the second time with steps that are short beside what the first has found
-        _, _, curvature = surface(log_joint, u, step)
-        scale = covariance(curvature)
-        step = torch.minimum(step, 0.5 * scale.diagonal(dim1=-2, dim2=-1).sqrt())
+    _, _, curvature = surface(log_joint, u, (0.1 * spread).expand_as(u))
+    scale = covariance(curvature)
     kept: list[int] = []
     for i in height.argsort(descending=True).tolist():
         if all(_apart(u[i] - u[j], scale[i], scale[j]) > APART for j in kept):

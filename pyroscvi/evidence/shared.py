@@ -16,7 +16,7 @@ References
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from math import log, prod
 from typing import Any
@@ -38,6 +38,7 @@ from pyroscvi.program import Site
 __all__ = ["Shared"]
 
 INNER, SEARCH = 201, 202  # purposes of streams
+FAR, NEAR = 12, 4  # steps uphill from where a guide points, and from a mode that has been found nearby
 STEEP = 8  # rows that the search for modes takes gradients of at once
 
 
@@ -62,13 +63,14 @@ class Shared:
         draws: int = 64,
         rows: int = 1024,
         seed: int = 0,
-        proposal: Proposal | None = None,
     ):
-        self.model, self.cells, self.q, self.draws = model, cells, q, draws
+        self.model, self.cells, self.draws = model, cells, draws
         self.own = {name: site for name, site in sites.items() if site.local}
         self.coordinates = Coordinates({n: site for n, site in sites.items() if not site.local}, cells.dtype)
         self.origin = Coordinates(self.own, cells.dtype).values(torch.zeros_like(q.loc[:1]))
-        self.proposal = proposal or Refined()
+        self.places = torch.zeros(1, self.size).to(q.loc)
+        self.q = Elliptical(q.loc[None], q.scale_tril[None])  # [place, n, ...]
+        self.proposal: Proposal = Refined(steps=FAR)
         self.streams, self.common = Streams(seed, torch.arange(len(cells)), INNER), False
         self.chunk = max(1, rows // max(draws, STEEP)) if self.own else rows
         self._check()
@@ -91,11 +93,8 @@ class Shared:
     def log_prior(self, u: Tensor) -> Tensor:
         """log p(u) [t], of all that the model says outside the plate over cells."""
         total = self.coordinates.log_volume(u)
-        for name, node in self._outside(self._values(u)).items():
-            log_p = scale_and_mask(node["fn"].log_prob(node["value"]), mask=node["mask"])
-            if log_p.shape not in (torch.Size([]), torch.Size([len(u), 1])):
-                raise ValueError(_narrow(name))
-            total = total + log_p.flatten()
+        for node in self._outside(self._values(u)).values():
+            total = total + scale_and_mask(node["fn"].log_prob(node["value"]), mask=node["mask"]).flatten()
         return total
 
     def of_cells(self, u: Tensor, truth: Tensor | None = None) -> Tensor:
@@ -104,15 +103,35 @@ class Shared:
         t, n = len(u), len(self.cells)
         if not self.own:
             return given(u.new_zeros(1, t * n, 0)).view(t, n)
-        q = Elliptical(self.q.loc.repeat(t, 1), self.q.scale_tril.repeat(t, 1, 1))
         with torch.no_grad():
-            draws = self.proposal(q, Given(self._held, self._values(u.detach()), self.own, self.cells))
+            draws = self._proposed(u.detach())
             z = draws.sample(Noise(self._streams(), t, self.common), self.draws)
             if truth is not None:
                 z[0] = truth.repeat(t, 1)
             log_q = draws.log_prob(z)
         log_w = given(z) - log_q
         return (log_w.logsumexp(0) - log(self.draws)).view(t, n)
+
+    @torch.no_grad()
+    def at(self, u: Tensor) -> "Shared":
+        """The same, with searches for modes of the cells' latents that begin at those of the nearest of these u [t]."""
+        if not self.own:
+            return self
+        other = copy.copy(self)
+        found = [self._proposed(piece) for piece in u.split(self.chunk)]
+        best = [each.weights[:-1].argmax(0)[None, :, None] for each in found]  # the last part is where they began
+        loc = [_chosen(k, [part.loc for part in each.parts[:-1]]) for k, each in zip(best, found, strict=True)]
+        scale = [_chosen(k[..., None], [p.scale_tril for p in e.parts[:-1]]) for k, e in zip(best, found, strict=True)]
+        _, n, d = self.q.loc.shape
+        other.places, other.q = u, Elliptical(torch.cat(loc).view(-1, n, d), torch.cat(scale).view(-1, n, d, d))
+        other.proposal = Refined(steps=NEAR)
+        return other
+
+    def _proposed(self, u: Tensor) -> Any:
+        """Where to draw the cells' own latents, given u [t, size]: for every pair of the two."""
+        nearest = torch.cdist(u, self.places).argmin(-1)
+        q = Elliptical(self.q.loc[nearest].flatten(0, 1), self.q.scale_tril[nearest].flatten(0, 1))
+        return self.proposal(q, Given(self._held, self._values(u), self.own, self.cells))
 
     def take(self, index: Tensor) -> "Shared":
         """There is one data set, and no other."""
@@ -143,6 +162,21 @@ class Shared:
             if not node["is_observed"] and name not in self.coordinates.sites:
                 discrete = node["fn"].support.is_discrete
                 raise ValueError(_discrete(name) if discrete else _uncovered(name))
+        u = torch.linspace(-0.3, 0.3, 2 * self.size).to(self.places).view(2, -1)
+        apart = torch.cat([self._at_origin(one) for one in u.split(1)])
+        try:
+            together = self._at_origin(u)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(_narrow(self.coordinates.sites)) from error
+        if together.shape != apart.shape or not torch.allclose(together, apart, equal_nan=True):
+            raise ValueError(_narrow(self.coordinates.sites))
+
+    @torch.no_grad()
+    def _at_origin(self, u: Tensor) -> Tensor:
+        """log p(u) and log p(x_n, z_n | u) where z_n is zero [t, 1 + n]."""
+        given = Given(self._held, self._values(u), self.own, self.cells)
+        z = u.new_zeros(1, len(u) * len(self.cells), self.q.loc.shape[-1])
+        return torch.cat([self.log_prior(u)[:, None], given(z).view(len(u), -1)], 1)
 
 
 class Given:
@@ -198,6 +232,11 @@ class Noise:
         return draw(s * self.t).unflatten(0, (self.t, s)).transpose(0, 1).flatten(1, 2)
 
 
+def _chosen(k: Tensor, values: list[Tensor]) -> Tensor:
+    """Of several tensors, at each row the one that k [1, row, ...] says."""
+    return torch.take_along_dim(torch.stack(values), k, 0)[0]
+
+
 def _is_outside(message: Any) -> bool:
     if message["type"] != "sample" or site_is_subsample(message):
         return False
@@ -215,8 +254,8 @@ def _uncovered(name: str) -> str:
     return f"site {name!r} is covered by no site of the guide: size the guide on this model, guide.sized(model, cells)"
 
 
-def _narrow(name: str) -> str:
+def _narrow(names: Iterable[str]) -> str:
     return (
-        f"site {name!r} does not take several draws of what it depends on at once: its log-density is not of their "
-        "shape. Let shared latents have dimensions on their left: W.unflatten(-1, (g, d)) rather than W.view(g, d)"
+        f"the model does not take several draws of {', '.join(map(repr, names))} at once: of two it says something "
+        "else than of each. Let shared latents have dimensions on their left: W.unflatten(-1, (g, d)), not W.view(g, d)"
     )

@@ -8,10 +8,10 @@ paid for here. So priors of dispersions or of loadings can be compared, which fi
     narrow = ps.data_evidence(fit_one, cells)        likelihood=NB(dispersion=RandomDispersion(s=0.3))
     wide = ps.data_evidence(fit_other, cells)        likelihood=NB(dispersion=RandomDispersion(s=2.0))
 
-The shared latents are sought by several searches uphill, their posterior is divided among the peaks, every part has its
-proposal adapted to it, and fresh draws are weighed. Inside every draw each cell's own latents are integrated by
-importance sampling about their mode (``shared``). This is for small problems: a search in tens of dimensions, and every
-cell looked at thousands of times.
+The shared latents are sought by several searches uphill, and their posterior is divided among the peaks (``peaks``).
+Draws about these are weighed or, where they will not do, draws that have been adapted to every part. Inside every draw
+each cell's own latents are integrated by importance sampling about their mode (``shared``). This is for small problems:
+a search in tens of dimensions, and every cell looked at thousands of times.
 
 References
     Chib, S. (1995) Marginal likelihood from the Gibbs output. J Am Stat Assoc 90, 1313-1321.
@@ -37,7 +37,7 @@ from pyroscvi.evidence.certificate import CERTIFYING, Certificate, Replayed, Rer
 from pyroscvi.evidence.coordinates import Coordinates
 from pyroscvi.evidence.importance import estimate, evidence_table, log_weights
 from pyroscvi.evidence.peaks import AtPeaks, divided
-from pyroscvi.evidence.proposals import together
+from pyroscvi.evidence.proposals import Draws, together
 from pyroscvi.evidence.reading import MEMORY, as_cells, doubled, pair
 from pyroscvi.evidence.room import Room, in_bytes
 from pyroscvi.evidence.shared import Shared
@@ -49,10 +49,10 @@ from pyroscvi.program import Site
 __all__ = ["DataEvidence", "data_evidence"]
 
 MOST = 64  # numbers that cells share: beyond them neither searches nor proposals are to be trusted
-SEARCHES = 16
+SEARCHES = 10
 FEW = 16  # draws of a cell's own latents while proposals are looked for
-OUTER = 301  # purpose of streams
-TOLERANCE, HEAVY, MORE = 0.03, 0.7, 4  # nats, k-hat, and how many times the draws where either is missed
+PEAKS, PARTS = 301, 302  # purposes of streams
+HEAVY, ENOUGH, MORE = 0.7, 0.3, 4  # k-hat, the share of draws that is effective, and the more draws where either fails
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class DataEvidence:
     monte_carlo_se         standard error over draws
     effective_sample_size  draws from the posterior of the shared latents that would have been as good
     k_hat                  how heavy the tail of the weights is: above 0.7 the other numbers mean little
-    method                 "nested" where cells have latents of their own, "adaptive" where they have none, "cell by
-                           cell" where nothing is shared
+    method                 "refined", draws about the peaks of the posterior, or "adaptive", where those would not do;
+                           "nested" where cells have latents of their own. "cell by cell" where nothing is shared
     certificate            of data sets of the model's own making; None where nobody asked
     """
 
@@ -114,7 +114,7 @@ def data_evidence(
     fit        a Fit, or a pair (model, guide). Its guide is where searches begin, and need not be good
     cells      Cells, or an AnnData, which is read through ``fit.fields``. Whether the fit has seen them does not matter
                to the latents; the parameters that it has learnt are plugged in
-    particles  draws of the shared latents; four times as many where their k-hat is above 0.7 or their error above 0.03
+    particles  draws of the shared latents; four times as many where k-hat is above 0.7 or few of them are effective
     inner      draws of each cell's own latents, for every one of these
     certify    simulate so many data sets (``simulated``) from the model, priors and all, and measure how far off their
                evidence is: takes as many times as long
@@ -137,6 +137,8 @@ def data_evidence(
             "fewer genes, or a part that has parameters there (PerGene() instead of RandomDispersion(), Learned() "
             "loadings) and the evidence of each cell, log_evidence(fit, cells)"
         )
+    if certify and simulated < 2:
+        raise ValueError(f"a certificate takes two simulated data sets at least, not {simulated}")
     how: dict[str, Any] = {"particles": particles, "inner": inner, "memory": memory}
     search = Search(model, guide, cells, seed, **how)
     found = search.found()
@@ -158,11 +160,13 @@ class Search:
         with torch.no_grad():
             own = together(Speaking(guide, local=True), cells)
             self.q = together(Speaking(guide, local=False), cells.take(torch.arange(1), hops=None))
-        self.density = Shared(model, guide.sites, cells, own, draws=inner, rows=room.draws(len(cells)), seed=seed)
-        smooth = self.density.fixed(min(FEW, inner))
+        density = Shared(model, guide.sites, cells, own, draws=inner, rows=room.draws(len(cells)), seed=seed)
+        self.coordinates = density.coordinates
         spread = self.q.scale_tril.norm(dim=-1)[0]
-        self.parts = divided(smooth, self.starts(), spread)
-        self.draws = Adaptive(rounds=4, draws=256, start=AtPeaks())(self.q, self.parts)
+        found = divided(density.fixed(min(FEW, inner)), self.starts(), spread)
+        self.density = density.at(found.peaks)
+        self.parts = found.of(self.density.fixed(min(FEW, inner)))
+        self.draws: Draws = AtPeaks()(self.q, self.parts)
 
     def starts(self) -> Tensor:
         """Where the searches begin [start, size]: the guide's mean, its mirror image, and draws from the prior."""
@@ -175,10 +179,9 @@ class Search:
         """A draw of the shared latents from their prior [1, size]."""
         with as_scored():
             nodes: Any = poutine.trace(poutine.uncondition(self.model)).get_trace(self.cells).nodes
-        coordinates = self.density.coordinates
-        return coordinates.of({name: nodes[name]["value"] for name in coordinates.sites})[None]
+        return self.coordinates.of({name: nodes[name]["value"] for name in self.coordinates.sites})[None]
 
-    def log_weights(self, particles: int, purpose: int = OUTER) -> Tensor:
+    def log_weights(self, particles: int, purpose: int) -> Tensor:
         """Log weights of fresh draws [particles, 1]."""
         streams = Streams(self.seed, torch.zeros(1, dtype=torch.long), purpose)
         return log_weights(self.density, self.draws, streams, particles, self.density.chunk)
@@ -190,14 +193,16 @@ class Search:
         return self.density.log_prior(u) + cells - self.draws.log_prob(u[:, None])[:, 0]
 
     def found(self) -> DataEvidence:
-        log_w = self.log_weights(self.particles)
-        told = estimate(log_w)
-        if not (told.k_hat < HEAVY and told.monte_carlo_se < TOLERANCE):
-            log_w = torch.cat([log_w, self.log_weights((MORE - 1) * self.particles, OUTER + 1)])
-            told = estimate(log_w)
-        self.log_w = log_w
+        """By draws about the peaks; or, where these are not to be trusted, by more that are adapted to the parts."""
+        self.log_w, method = self.log_weights(self.particles, PEAKS), AtPeaks.method
+        told = estimate(self.log_w)
+        if not (told.k_hat < HEAVY and told.effective_sample_size > ENOUGH * self.particles):
+            shape = AtPeaks.shape(self.density.size)
+            self.draws = Adaptive(rounds=4, draws=256, **shape, start=AtPeaks())(self.q, self.parts)
+            self.log_w, method = self.log_weights(MORE * self.particles, PARTS), Adaptive.method
+            told = estimate(self.log_w)
         value, error, effective, k_hat = (float(each) for each in told)
-        method = "nested" if self.density.own else "adaptive"
+        method = f"nested, {method}" if self.density.own else method
         return DataEvidence(value, error, effective, k_hat, method, self.estimand, len(self.cells))
 
 
@@ -219,8 +224,6 @@ class Speaking:
 
 def _certified(model: Any, guide: Any, cells: Cells, seed: int, simulated: int, how: Mapping[str, Any]) -> Certificate:
     """The gap between the ends of the sandwich, over data sets that the model makes, priors and all."""
-    if simulated < 2:
-        raise ValueError(f"a certificate takes two simulated data sets at least, not {simulated}")
     gaps = []
     cells = cells.take(torch.arange(len(cells)), hops=None)
     for turn in range(simulated):
