@@ -125,6 +125,14 @@ def test_the_genes_that_want_zero_inflation_are_found(both, inflated):
     assert set(turned["verdict"][-3:]) == {"zinb"}
 
 
+def test_single_precision_says_the_same_of_genes(both, inflated):
+    few = inflated[1].subset(torch.arange(40))
+    double, single = (compare_genes(both, few, 100, dtype=dtype) for dtype in (torch.float64, torch.float32))
+    assert double["predicted"].dtype == single["predicted"].dtype == "float64"
+    assert not (double["predicted"] == single["predicted"]).all()
+    np.testing.assert_allclose(single["predicted"].loc[double.index], double["predicted"], atol=1e-2)
+
+
 def test_errors_are_paired_and_over_clusters(both, inflated):
     few = inflated[1].subset(torch.arange(60))
     scores = {name: gene_scores(fit, few, 100) for name, fit in both.items()}

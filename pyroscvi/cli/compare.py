@@ -131,9 +131,8 @@ def _report(
     for two in zero_inflation(order)[:1]:
         print(f"{two[0]} and {two[1]}, gene by gene")
         chosen = {name: fits[name] for name in two}
-        genes = compare_genes(
-            chosen, {name: cells[name] for name in two}, evidence["particles"], evidence["seed"], by=by
-        )
+        settings = {name: evidence[name] for name in ("particles", "seed", "compile", "dtype")}
+        genes = compare_genes(chosen, {name: cells[name] for name in two}, by=by, **settings)
     field = next((name for name in ("label", by, *table.attrs["groups"]) if name in table.attrs["groups"]), None)
     told: dict[str, Any] = {"data": data, "held_out": how, "field": field, "genes": genes, "failed": failed}
     whole(file, lambda beside: html.write(table, beside, **told))

@@ -20,10 +20,10 @@ import torch
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.importance import evidence_table, note
 from pyroscvi.evidence.kept import kept
+from pyroscvi.evidence.ladder import Ladder, named
 from pyroscvi.evidence.paired import clusters, standard_error, verdict
 from pyroscvi.evidence.proposals import Proposal
 from pyroscvi.evidence.reading import MEMORY, as_cells, pair
-from pyroscvi.evidence.refined import Refined
 from pyroscvi.evidence.same import question, refuse_unequal
 from pyroscvi.evidence.stacking import stacking_weights
 from pyroscvi.evidence.usage import usage
@@ -72,7 +72,9 @@ def compare(
     verdict         "told apart", or "indistinguishable": below 4 nats in total, or below 2 standard errors
     heavy_tailed    share of the cells whose k-hat is above 0.7: their evidence is too low, by nobody knows how much
     active_units    dimensions of z whose posterior mean varies over these cells by more than 0.01
+    information     that z has of which cell it is, in nats; at most the log of the cells, or of 1,000 of them
     components      effective components of a mixture, exp H(mean responsibilities); NaN where there is none
+    component_information   that the component has of the cell: 0 where several components are all alike
     kl_weight       the last one: below 1 a fit has not arrived at its bound
     certificate     "exact", "certified (gap 0.01)", "uncertified (gap 3.2)", or "uncertified" if nobody asked
 
@@ -139,7 +141,7 @@ def compare(
         "by": by,
         "clusters": None if cluster is None else int(cluster.max()) + 1,
         "particles": particles,
-        "refined": isinstance(proposal, Refined),
+        "ladder": isinstance(named(method, proposal), Ladder),
         "cells": Listed(str(cell) for cell in tables[best].index),
         "log_evidence": Named({name: tables[name]["log_evidence"].tolist() for name in order}),
         "monte_carlo_se": Named({name: tables[name]["monte_carlo_se"].tolist() for name in order}),
@@ -228,7 +230,7 @@ def _remarks(table: pd.DataFrame) -> str | None:
         remarks.append(
             f"Importance weights have a heavy tail (k-hat above {HEAVY}) for {heavy:.0%} of the cells of "
             f"{table['heavy_tailed'].idxmax()!r}, and their evidence is too low: "
-            + ("more particles lift it." if table.attrs["refined"] else "proposal=Refined() looks closer.")
+            + ("more particles lift it." if table.attrs["ladder"] else "the default method looks closer.")
         )
     return "\n".join(remarks) or None
 

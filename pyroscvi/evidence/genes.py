@@ -23,6 +23,7 @@ References
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
@@ -32,10 +33,12 @@ import torch
 from scipy.stats import false_discovery_control, norm
 
 from pyroscvi.data.cells import Cells
+from pyroscvi.evidence.compiled import compiled
 from pyroscvi.evidence.paired import FEWEST_NATS, clusters, standard_error
 from pyroscvi.evidence.reading import MEMORY, as_cells, pair
 from pyroscvi.evidence.resampling import PROPOSALS, pools
 from pyroscvi.evidence.same import question, refuse_unequal
+from pyroscvi.inference.progress import counted
 from pyroscvi.parts.likelihoods import NB, ZINB, ZIP, Likelihood, Poisson
 
 __all__ = ["GeneScores", "compare_genes", "gene_scores", "zero_inflation"]
@@ -60,25 +63,33 @@ def gene_scores(
     *,
     memory: int | str = MEMORY,
     batch_size: int | None = None,
+    compile: bool = False,
+    dtype: torch.dtype = torch.float64,
+    progress: bool | str = True,
 ) -> GeneScores:
     """How well a fit predicts and fits every count.
 
     particles   draws for every cell, each with the weight that makes them those of its posterior. A gene is left out by
                 another weight, w / p(x_g | z): a proposal is wider than the posterior, and so has draws where z would
                 be without the gene; draws of the posterior itself have too few
+    memory, batch_size, compile, dtype, progress   as in ``evidence_table``
     """
-    where: dict[str, Any] = {"memory": memory, "batch_size": batch_size}
+    how: dict[str, Any] = {"memory": memory, "batch_size": batch_size, "dtype": dtype, "proposals": PROPOSALS[:2]}
     predicted, expected = [], []
-    for read, pool in pools(fit, cells, particles, seed, proposals=PROPOSALS[:2], **where):
-        log_w = pool.log_w.log_softmax(0)
-        inverse, mean = [], torch.zeros(())
-        for u, w in zip(pool.u.split(read.chunk), log_w.split(read.chunk), strict=True):
-            log_p, levels = read.joint.by_gene(u)
-            weight = (levels + w).unsqueeze(-1)
-            inverse.append((weight - log_p).logsumexp((0, 1)))
-            mean = mean + (weight.exp() * log_p).sum((0, 1))
-        predicted.append(-torch.stack(inverse).logsumexp(0))
-        expected.append(mean)
+    cells = as_cells(fit, cells)
+    told = progress if isinstance(progress, str) else "genes"
+    with compiled(fit, cells, dtype) if compile else nullcontext(), counted(told, len(cells), bool(progress)) as done:
+        for read, pool in pools(fit, cells, particles, seed, **how):
+            log_w = pool.log_w.log_softmax(0)
+            inverse, mean = [], torch.zeros(())
+            for u, w in zip(pool.u.split(read.chunk), log_w.split(read.chunk), strict=True):
+                log_p, levels = read.joint.by_gene(u)
+                weight = (levels + w).unsqueeze(-1)
+                inverse.append((weight - log_p).logsumexp((0, 1)))
+                mean = mean + (weight.exp() * log_p).sum((0, 1))
+            predicted.append(-torch.stack(inverse).logsumexp(0))
+            expected.append(mean)
+            done(len(mean))
     return GeneScores(torch.cat(predicted).cpu().numpy(), torch.cat(expected).cpu().numpy())
 
 
@@ -91,6 +102,9 @@ def compare_genes(
     by: str | None = None,
     memory: int | str = MEMORY,
     batch_size: int | None = None,
+    compile: bool = False,
+    dtype: torch.dtype = torch.float64,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """The first of two fits against the second, gene by gene on held-out cells; the genes that gain most come first.
 
@@ -118,8 +132,11 @@ def compare_genes(
     first, second = fits
     given = {name: as_cells(fit, cells[name] if isinstance(cells, Mapping) else cells) for name, fit in fits.items()}
     refuse_unequal({name: question(fit, given[name]) for name, fit in fits.items()})
-    how: dict[str, Any] = {"memory": memory, "batch_size": batch_size}
-    one, other = (gene_scores(fit, given[name], particles, seed, **how) for name, fit in fits.items())
+    how: dict[str, Any] = {"memory": memory, "batch_size": batch_size, "compile": compile, "dtype": dtype}
+    one, other = (
+        gene_scores(fit, given[name], particles, seed, **how, progress=f"genes of {name}" if progress else False)
+        for name, fit in fits.items()
+    )
     here = given[first]
     cluster = None if by is None else clusters(here, by)
     counts = here.x.cpu().numpy()

@@ -94,6 +94,7 @@ def pools(
     proposals: Sequence[Proposal] = PROPOSALS,
     memory: int | str = MEMORY,
     batch_size: int | None = None,
+    dtype: torch.dtype = torch.float64,
 ) -> Iterator[tuple[Read, Pool]]:
     """Minibatches in the order of the cells, each with its pool; pools do not depend on the minibatches.
 
@@ -102,7 +103,7 @@ def pools(
     _, guide = pair(fit)
     numbers = WEIGHTS + sum(site.size for site in guide.sites.values())
     kept = ceil(candidates * numbers / WEIGHTS)
-    for read in reading(fit, cells, seed, GuideDraws(), batch_size, memory=memory, particles=kept):
+    for read in reading(fit, cells, seed, GuideDraws(), batch_size, memory=memory, particles=kept, dtype=dtype):
         yield read, pool(Target.of(read), candidates, proposals)
 
 
