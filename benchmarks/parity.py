@@ -83,9 +83,9 @@ def row(name: str, train: AnnData, held: AnnData, batch: str | None, asked: argp
         "the ladder": apart.mean(),
         "certificate gap": table.attrs["certificate"]["gap"],
         f"cells with k-hat below {LIGHT}": int(light.sum()),
-        "difference in these": apart[light].mean(),
-        "Monte Carlo error": (error[light] ** 2).sum() ** 0.5 / max(light.sum(), 1),
-        "farthest, in errors": np.abs(apart / error)[light].max(initial=0.0),
+        "difference in these": apart[light].mean() if light.any() else np.nan,
+        "Monte Carlo error": (error[light] ** 2).mean() ** 0.5 / light.sum() ** 0.5 if light.any() else np.nan,
+        "farthest, in errors": np.abs(apart / error)[light].max() if light.any() else np.nan,
     }
     if options.get("latent_distribution") == "ln":
         told["by its formula"] = (at_the_softmax(fit, cells, asked.runs, asked.draws) - value).mean()
