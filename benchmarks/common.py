@@ -3,7 +3,7 @@
 import json
 import platform
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 
 import anndata as ad
@@ -73,7 +73,7 @@ def write(folder: Path, name: str, table: pd.DataFrame, about: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     packages = ("pyroscvi", "torch", "pyro-ppl", "scvi-tools", "scanpy", "scikit-learn", "numpy")
     about |= {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "python": platform.python_version()}
-    about["versions"] = {package: version(package) for package in packages}
+    about["versions"] = {there.name: there.version for there in distributions() if there.name in packages}
     rows = json.loads(table.reset_index().to_json(orient="records", double_precision=6))
     (folder / f"{name}.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
     (folder / f"{name}.md").write_text(markdown(table) + "\n")

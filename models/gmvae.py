@@ -62,7 +62,7 @@ class GMVAE(Model):
             pyro.sample("x", self.likelihood(l, log_theta, **eta), obs=cells.x)
 
     def settle(self, z: Tensor) -> None:
-        """Once in a fit, half-way through its warm-up: kinds begin where k-means finds cells, at z [n, latent]."""
+        """Once in a fit, when cells have places z [n, latent]: kinds begin where k-means finds clusters of them."""
         lay_out(self.w, self.m, self.raw_s, z)
 
     def responsibilities(self, z: Tensor) -> Tensor:

@@ -28,6 +28,8 @@ __all__ = ["ENOUGH", "Run", "evaluate"]
 # of the data sets that this was tried on lose up to four nats.
 EPS = 0.01
 
+PLACED = 0.8  # a correlation: four fifths of the variance of z are between cells. At half, clusters may still be close
+
 ENOUGH = 10_000  # cells to evaluate a bound on: from epoch to epoch they are the same, so that its changes show
 
 
@@ -120,7 +122,7 @@ class Run:
     def _settle(self) -> bool:
         """Components of mixtures go where cells are, once cells have places in the latent space and may still move.
 
-        They have them when, in some dimension, two draws from the posterior of a cell have more in common than not.
+        They have them when, in some dimension, two draws from the posterior of a cell are correlated beyond PLACED.
         """
         if not max(self.warmup.settled / 2, 0.05) <= self.progress < 0.5:
             return False
@@ -128,7 +130,7 @@ class Run:
         z = self.ranks.from_first(lambda: placed(self.guide, some, self.seed).cpu()).to(self.train.device)
         aside = z - z.mean(1, keepdim=True)
         shared = (aside[0] * aside[1]).sum(0) / aside.square().sum((0, 1)) * 2  # the correlation of two draws
-        if not shared.max() > 0.5:
+        if not shared.max() > PLACED:
             return False
         for part in self.mixtures:
             part.settle(z[0])

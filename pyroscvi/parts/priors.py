@@ -63,9 +63,9 @@ class Mixture(Prior):
     k ~ Categorical(w)
     z ~ Normal(m[k], s[k])
 
-    start   "kmeans": half-way through the warm-up of a fit, m and s become those of clusters of cells, for a mixture
-            that begins just anywhere leaves two clusters to one component, and one cluster to two; "random": they stay
-            where they were drawn
+    start   "kmeans": once cells have places in the latent space, in the first half of a fit, m and s become those of
+            clusters of cells, for a mixture that begins just anywhere leaves two clusters to one component, and one
+            cluster to two; "random": they stay where they were drawn
     equal   the fraction of a fit for which all components weigh the same, whatever their gradients ask for
     """
 

@@ -1,0 +1,56 @@
+"""A comparison finds the model that made the data. One run of each generator; twenty: ``benchmarks/recoveries.py``."""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+from common import markdown
+from recoveries import LIKELIHOODS, compared, judged, made, summary
+
+MEANS = {"ZINB": 0.005, "NB": 0.0, "Poisson": -1.0}
+
+
+@pytest.fixture(scope="module")
+def runs():
+    torch.set_num_threads(1)
+    return {name: judged(compared(name, 0, 300, 150, epochs=40, batch_size=100), name) for name in LIKELIHOODS}
+
+
+@pytest.mark.parametrize("generator", LIKELIHOODS)
+def test_the_generator_is_first_or_tied(generator, runs):
+    assert runs[generator]["place"] in ("first", "tied")
+
+
+def test_what_scatters_more_than_a_poisson_is_told_from_one(runs):
+    assert runs["NB"]["Poisson told apart"]
+    assert runs["NB"]["Poisson ahead"] > 1
+    assert runs["ZINB"]["Poisson told apart"]
+
+
+def test_cells_are_made_by_their_seed():
+    zeros = {name: (made(name, 1000, seed=1).x == 0).float().mean() for name in LIKELIHOODS}
+    assert 0.4 < zeros["Poisson"] < zeros["NB"] < zeros["ZINB"] < 0.9
+    assert torch.equal(made("NB", 50, seed=1).x, made("NB", 50, seed=1).x)
+    assert not torch.equal(made("NB", 50, seed=1).x, made("NB", 50, seed=2).x)
+
+
+def test_what_a_comparison_says_of_the_generator():
+    """The generator is judged against the best, and each of the others against the generator."""
+    generator = torch.Generator().manual_seed(0)
+    of = {name: torch.randn(100, generator=generator).numpy() * 0.1 + mean for name, mean in MEANS.items()}
+    table = pd.DataFrame({"verdict": ["best", "indistinguishable", "told apart"]}, index=["ZINB", "NB", "Poisson"])
+    table.attrs["log_evidence"] = of
+    rows = [judged(table, name) for name in ("NB", "NB", "Poisson")]
+    assert [row["place"] for row in rows] == ["tied", "tied", "lost"]
+    assert rows[0]["Poisson told apart"]
+    assert rows[0]["Poisson ahead"] == pytest.approx(1, abs=0.05)
+    assert not rows[0]["ZINB told apart"]
+    assert not rows[2]["NB told apart"]  # which is apart, and not behind
+    lines = summary(pd.DataFrame(rows))
+    assert list(lines.loc["NB, 2 runs", ["first", "tied", "lost", "Poisson told apart"]]) == [0, 2, 0, 2]
+    assert pd.isna(lines.loc["NB, 2 runs", "NB told apart"])
+    assert "| NB, 2 runs | 0 | 2 | 0 | 2 |" in markdown(lines)
