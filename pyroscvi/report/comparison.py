@@ -68,8 +68,8 @@ def winners(table: pd.DataFrame, field: str | None = None) -> Figure:
     evidence, _, group = _laid_out(table, field)
     names = list(table.index)
     first = evidence[names].idxmax(axis=1)
-    often = [name for name in names if (first == name).any()]
-    shown = sorted(often, key=lambda name: -(first == name).sum())[: GROUPS - 1]
+    often = list(first.value_counts().index[: GROUPS - 1])
+    shown = [name for name in names if name in often]  # best first, as everywhere else
     first = first.where(first.isin(shown), OTHERS)
     shown += [OTHERS] if (first == OTHERS).any() else []
     rows = [EVERYONE] if field is None else [EVERYONE, *group.value_counts().index]
