@@ -31,8 +31,8 @@ def contestants(large: int) -> dict[str, dict]:
     return {
         "128, lr": {"batch_size": 128, "lr": LR},
         f"{large}, lr": {"batch_size": large, "lr": LR},
-        f"{large}, lr x {times**0.5:.1f} (square root)": {"batch_size": large, "lr": LR * times**0.5},
-        f"{large}, scale_lr: lr x {min(times, 8):g}": {"batch_size": large, "lr": LR, "scale_lr": True},
+        f"{large}, scale_lr: lr x {min(times, 8) ** 0.5:.1f}": {"batch_size": large, "lr": LR, "scale_lr": True},
+        f"{large}, lr x {times:g} (in proportion)": {"batch_size": large, "lr": LR * times},
     }
 
 

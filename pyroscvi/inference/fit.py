@@ -143,13 +143,13 @@ def default_epochs(cells: int, batch_size: int = 128) -> int:
 
 
 def scaled(lr: float, batch_size: int, cells: int) -> float:
-    """lr for minibatches of another size than 128: in proportion, up to eight times, beyond which nothing was measured.
+    """lr for minibatches of another size than 128: by the square root, up to eight of them; no more was measured.
 
-    An epoch then has fewer steps that are as much longer [Goyal et al., 2017, arXiv:1706.02677]. Adam alone would ask
-    for the square root, where gradients are mostly noise [Malladi et al., 2022, arXiv:2205.10287]; after equal epochs
-    that leaves more to be learnt: docs/benchmarks.md, "Larger minibatches".
+    Adam divides by the noise of gradients, which falls with the square root [Malladi et al., 2022, arXiv:2205.10287].
+    In proportion [Goyal et al., 2017, arXiv:1706.02677] a fit that is cut short gets farther, and one that is not ends
+    less well: docs/benchmarks.md, "Larger minibatches".
     """
-    return lr * min(min(batch_size, cells) / min(128, cells), 8.0)
+    return lr * min(min(batch_size, cells) / min(128, cells), 8.0) ** 0.5
 
 
 def _sized(model: Model, guide: Guide, cells: Cells, device: torch.device) -> tuple[Model, Guide]:
