@@ -10,7 +10,8 @@ has the median, the least and the most of them. The time is that of the process,
 busy machine is as unkind to one as to the other; with ``--wall`` it is that of the clock.
 
 The floor is what the matrix products of a step would take by themselves, at the rate at which this machine multiplied
-matrices of these shapes in the same rounds. ``--memory`` adds what a process of its own comes to hold beyond the counts.
+matrices of these shapes in the same rounds. ``--memory`` adds what a process of its own comes to hold beyond the
+counts.
 """
 
 import argparse
