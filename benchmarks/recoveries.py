@@ -39,7 +39,7 @@ GENES, SIZE = 40, 60  # three counts on two genes, on average; most genes are fa
 
 
 def made(likelihood: str, n: int, seed: int) -> ps.Cells:
-    """Cells of a model that is drawn at random; half of the counts are zero, or more."""
+    """Cells of a model that is drawn at random; about half of the counts are zero, or more."""
     with seeded(seed), torch.no_grad():
         sizes = SIZE * torch.exp(0.4 * torch.randn(n))
         blank = ps.Cells(torch.ones(n, GENES), size_factor=sizes)

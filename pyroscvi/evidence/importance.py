@@ -57,6 +57,7 @@ def log_evidence(
     memory: int | str = MEMORY,
     compile: bool = False,
     dtype: torch.dtype = torch.float64,
+    progress: bool | str = True,
 ) -> np.ndarray:
     """log p(x_n) of every cell in nats [n], float64; what it is a probability of is ``fit.model.estimand``.
 
@@ -72,11 +73,12 @@ def log_evidence(
                 Where that fails a warning says why, and everything goes on without it
     dtype       precision of the model: torch.float32 is twice as fast, and wrong by some 1e-4 nats. Latents, weights
                 and their average are in float64 whatever it is
+    progress    a bar, on a terminal or in a notebook; a text is what it says
 
     Raises ValueError where cells share a latent: they have one evidence together, and none each.
     """
     how: dict[str, Any] = {"method": method, "proposal": proposal, "batch_size": batch_size, "chunk": chunk}
-    how |= {"memory": memory, "compile": compile, "dtype": dtype}
+    how |= {"memory": memory, "compile": compile, "dtype": dtype, "progress": progress}
     return evidence_table(fit, cells, particles, seed, **how)["log_evidence"].to_numpy()
 
 
@@ -99,7 +101,6 @@ def evidence_table(
     """The evidence of every cell, and what is known of its error; arguments as in ``log_evidence``.
 
     certify   simulate 64 cells from the fit and measure how far off an evidence is: ``pyroscvi.certify``
-    progress  a bar, on a terminal or in a notebook; a text is what it says
 
     log_evidence           log p(x_n), in nats
     monte_carlo_se         standard error over draws
