@@ -9,7 +9,7 @@ seeds kept 4.5 effective components or more, "least" how many the worst of them 
 probable component with the clusters.
 
 Then cells of one cluster: five components against a standard normal, each from three seeds, on cells held out.
-"ahead" is how many standard errors five are better by: paired over cells, and widened by the refits.
+"ahead" is how many standard errors five are better by: paired over cells, and over the seeds of both.
 """
 
 import argparse

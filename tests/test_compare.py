@@ -6,6 +6,7 @@ from io import StringIO
 from math import log
 
 import numpy as np
+import pandas as pd
 import pyro.distributions as dist
 import pytest
 import torch
@@ -261,16 +262,103 @@ def test_errors_over_clusters(fits, overdispersed):
     assert compare(two, told, 50, method="importance").loc["poisson", "standard_error"] < 0.6 * plain
 
 
-def test_refits_widen_the_error(fits, overdispersed):
-    held_out = overdispersed[1]
+def test_the_evidence_is_a_mean_over_seeds(fits, overdispersed):
+    held_out, n = overdispersed[1], len(overdispersed[1])
     two = {name: fits[name] for name in ("nb", "poisson")}
-    plain = compare(two, held_out, 50, method="importance")
-    table = compare(two, held_out, 50, method="importance", refits={"nb": [fits["nb again"]]})
-    means = [log_evidence(fits[name], held_out, 50, method="importance").mean() for name in ("nb", "nb again")]
-    assert table.loc["nb", "refits"] == pytest.approx(np.std(means, ddof=1))
+    how = {"particles": 50, "method": "importance"}
+    table = compare(two, held_out, **how, refits={"nb": [fits["nb again"]]})
+    by_seed = np.stack([log_evidence(fits[name], held_out, **how) for name in ("nb", "nb again")])
+    poisson = log_evidence(fits["poisson"], held_out, **how)
+
+    assert table.loc["nb", "evidence"] == pytest.approx(by_seed.mean())
+    np.testing.assert_allclose(table.attrs["log_evidence"]["nb"], by_seed.mean(0))
+    between = by_seed.mean(1).std(ddof=1)
+    assert table.loc["nb", "refits"] == pytest.approx(between)
     assert np.isnan(table.loc["poisson", "refits"])
-    wider = np.hypot(plain.loc["poisson", "standard_error"], table.loc["nb", "refits"])
-    assert table.loc["poisson", "standard_error"] == pytest.approx(wider)
+    difference = poisson - by_seed.mean(0)
+    assert table.loc["poisson", "difference"] == pytest.approx(difference.mean())
+    paired = difference.std(ddof=1) / n**0.5
+    assert table.loc["poisson", "over_cells"] == pytest.approx(paired)
+    assert table.loc["poisson", "standard_error"] == pytest.approx(np.hypot(paired, between / 2**0.5))
+    assert table.attrs["seeds"] == {"nb": 2, "poisson": 1}
+
+    # The first seed is like any other; and the same one twice is a mean over one, with no error over seeds.
+    turned = {"nb": fits["nb again"], "poisson": fits["poisson"]}
+    again = compare(turned, held_out, **how, refits={"nb": [fits["nb"]]})
+    columns = ["evidence", "difference", "standard_error", "refits", "weight", "information", "seconds"]
+    pd.testing.assert_frame_equal(again[columns], table[columns])
+    twice = compare(two, held_out, **how, refits={name: [fit] for name, fit in two.items()})
+    columns = ["evidence", "difference", "standard_error", "weight", "monte_carlo"]
+    one = compare(two, held_out, **how).assign(monte_carlo=lambda once: once["monte_carlo"] / 2**0.5)
+    pd.testing.assert_frame_equal(twice[columns], one[columns])
+
+
+def test_more_seeds_make_the_error_smaller():
+    """Seeds of known spread: over many comparisons the standard error is what the differences vary by."""
+    from pyroscvi.evidence.compare import _against
+    from pyroscvi.evidence.refits import Refitted
+
+    rng = np.random.default_rng(0)
+    n, between, cells = 200, 0.3, 1.0
+
+    def refitted(seeds):
+        log_p = rng.normal(0, between, (seeds, 1)) + rng.normal(0, cells, (seeds, n))
+        return Refitted([pd.DataFrame({"log_evidence": row, "monte_carlo_se": 0.0}) for row in log_p])
+
+    for seeds in (3, 12):
+        rows = [_against(refitted(seeds), refitted(seeds), None) for _ in range(600)]
+        truth = np.std([row["difference"] for row in rows])
+        assert truth == pytest.approx((2 * (between**2 + cells**2 / n) / seeds) ** 0.5, rel=0.1)
+        found = np.sqrt(np.mean([row["standard_error"] ** 2 for row in rows]))
+        assert found == pytest.approx(truth, rel=0.12)  # what seeds and cells make together is in both parts
+
+
+def test_what_else_a_mean_over_seeds_is_made_of(fits, overdispersed):
+    from pyroscvi.evidence.importance import evidence_table
+    from pyroscvi.evidence.stacking import stacking_weights
+    from pyroscvi.evidence.usage import usage
+
+    held_out = overdispersed[1]
+    two, seeds = {name: fits[name] for name in ("nb", "poisson")}, ("nb", "nb again")
+    table = compare(two, held_out, 30, method="importance", refits={"nb": [fits["nb again"]]})
+    tables = [evidence_table(fits[name], held_out, 30, method="importance", progress=False) for name in seeds]
+    noise = np.sqrt(sum(found["monte_carlo_se"] ** 2 for found in tables)) / 2
+    np.testing.assert_allclose(table.attrs["monte_carlo_se"]["nb"], noise)
+    assert table.loc["nb", "seconds"] == pytest.approx(np.mean([fits[name].record["seconds"] for name in seeds]))
+    used = [usage(fits[name], held_out) for name in seeds]
+    assert table.loc["nb", "information"] == pytest.approx(np.mean([one.information for one in used]))
+    # Weights are those of a mixture, and a mean of logarithms is the logarithm of none.
+    log_p = [found["log_evidence"].to_numpy() for found in tables]
+    two = {"both": fits["nb"], "one": fits["nb again"]}
+    weights = compare(two, held_out, 30, method="importance", refits={"both": [fits["nb again"]]})["weight"]
+    by_hand = stacking_weights(np.column_stack([np.logaddexp(*log_p) - log(2), log_p[1]]))
+    np.testing.assert_allclose(weights[["both", "one"]], by_hand, atol=1e-6)
+    assert not np.allclose(by_hand, stacking_weights(np.column_stack([np.mean(log_p, 0), log_p[1]])), atol=0.05)
+
+
+def test_the_weakest_certificate_is_told():
+    from pyroscvi.evidence.refits import Refitted
+
+    def table(*words, gap=None):
+        found = pd.DataFrame({"log_evidence": 0.0, "certificate": words})
+        found.attrs = {} if gap is None else {"certificate": {"gap": gap}}
+        return found
+
+    narrow, wide = (table("exact", f"certified (gap {gap})", gap=gap) for gap in (0.01, 0.09))
+    loose = table("uncertified (gap 0.08)", "exact", gap=0.08)
+    assert Refitted([wide, narrow]).certificate == "certified (gap 0.09)"
+    assert Refitted([wide, loose, narrow]).certificate == "uncertified (gap 0.08)"
+    assert Refitted([table("exact"), table("exact")]).certificate == "exact"
+    assert Refitted([table("uncertified"), table("uncertified")]).certificate == "uncertified"
+
+
+def test_every_seed_is_certified(fits, overdispersed):
+    few, how = overdispersed[1].subset(torch.arange(10)), {"particles": 20, "method": "importance"}
+    certificates = [ps.certify(fits[name], few, **how).words for name in ("nb", "nb again")]
+    assert certificates[0] != certificates[1]
+    for first, other in (("nb", "nb again"), ("nb again", "nb")):
+        table = compare({"nb": fits[first]}, few, **how, refits={"nb": [fits[other]]}, certify=True)
+        assert table.loc["nb", "certificate"] == max(certificates)  # "uncertified" comes last, and both gaps are alike
 
 
 def test_refits_are_of_what_is_compared(fits, overdispersed):
@@ -278,6 +366,13 @@ def test_refits_are_of_what_is_compared(fits, overdispersed):
         compare({"nb": fits["nb"]}, overdispersed[1], 5, refits={"zinb": [fits["nb again"]]})
     with pytest.raises(ValueError, match="a refit of 'nb' differs by its seed alone"):
         compare({"nb": fits["nb"]}, overdispersed[1], 5, refits={"nb": [fits["poisson"]]})
+
+
+def test_a_refit_is_asked_the_same_question(named):
+    one, other = (ps.fit(SCVI(latent=2), MeanField(), c, epochs=1, progress=False)
+                  for c in (named, replace(named, genes=named.genes[::-1])))  # fmt: skip
+    with pytest.raises(ValueError, match="the fit knows these genes in another order"):
+        compare({"a": one}, named, 5, refits={"a": [other]})
 
 
 def test_an_anndata_is_read_as_each_fit_was(named):
@@ -327,6 +422,21 @@ def test_a_heavy_tail_is_spoken_of(pair, cells):
     table = compare({"good": pair, "narrow": (model, guide)}, cells, 200, method="importance")
     assert table.loc["narrow", "heavy_tailed"] > 0.5
     assert "of the cells of 'narrow'" in " ".join(printed(table).split())
+    good, narrow = table.loc["good", "heavy_tailed"], table.loc["narrow", "heavy_tailed"]
+    of_both = compare({"a": pair}, cells, 200, method="importance", refits={"a": [(model, guide)]})
+    assert of_both.loc["a", "heavy_tailed"] == pytest.approx((good + narrow) / 2)
+
+
+def test_means_over_few_seeds_are_spoken_of(pair, cells):
+    def said(**refits):
+        return " ".join(printed(compare({"a": pair, "b": pair}, cells, 5, method="importance", refits=refits)).split())
+
+    few = "An error over so few is itself not well known"
+    assert f"Evidences are means over 2 seeds. {few}" in said(a=[pair], b=[pair])
+    assert f"Evidences are means over up to 12 seeds. {few}" in said(a=[pair], b=[pair] * 11)
+    assert "Evidences are means over up to 10 seeds." in said(a=[pair] * 9)
+    assert few not in said(a=[pair] * 9)
+    assert "seeds" not in said()
 
 
 def test_values_of_single_cells_come_along(pair, named):

@@ -221,8 +221,32 @@ def test_doubts_are_said(table):
     assert "All evidences are certified" in words.trusted(table)[0]
     table["certificate"] = "exact"
     assert words.trusted(table)[0] == "All evidences are exact."
+
+
+def test_seeds_are_said(table):
+    assert "seeds" not in " ".join(words.asked(table))
     table.attrs["seeds"]["poisson"], table.loc["poisson", "refits"] = 3, 0.7
-    assert "up to 3 seeds, between which an evidence varies by up to 0.7 nats" in " ".join(words.trusted(table))
+    said = " ".join(words.trusted(table))
+    assert "varies by up to 0.7 nats a cell (standard deviation)" in said
+    assert "with so few of them is not well known itself" in said
+    assert "Fitted once, and without such an error: nb, latent 5; zinb, latent 5; and nb, latent 10." in said
+    assert "and over up to 3 seeds that each was fitted with. A difference" in " ".join(words.asked(table))
+    table.attrs["seeds"] = dict.fromkeys(NAMES, 10)
+    said = " ".join(words.trusted(table))
+    assert "a mean over the seeds varies by. " in said
+    assert "Fitted once" not in said
+    assert "over 10 seeds that each" in " ".join(words.asked(table))
+
+
+def test_a_page_says_of_which_seed_it_speaks(table, genes):
+    once = html.page(table, genes=genes)
+    assert "first seed" not in once
+    table.attrs["seeds"], table["refits"] = dict.fromkeys(NAMES, 2), 0.25
+    twice = html.page(table.assign(active_units=[4.5, 4, 7, np.nan]), genes=genes)
+    assert "Both fits are those with the first seed." in twice
+    assert "<dt>epochs with the first seed</dt>" in twice
+    assert "2, with a standard deviation of 0.250 nats a cell between them" in twice
+    assert "4.5 of 5" in twice
 
 
 # The page

@@ -255,7 +255,10 @@ def compare(
     condition: Annotated[list[str] | None, _choices("one_hot:batch, embedding:donor:16, ...")] = None,
     encoder: Annotated[list[str] | None, _choices("read_cell:256,128, ... (of the guide)")] = None,
     seeds: Annotated[
-        int, typer.Option(help="Fits of each, for the error over refits.", min=1, rich_help_panel="Choices of a sweep")
+        int,
+        typer.Option(
+            help="Fits of each: a mean over them, and its error.", min=1, rich_help_panel="Choices of a sweep"
+        ),
     ] = 1,
     counts: Counts = None,
     batch: Column = None,

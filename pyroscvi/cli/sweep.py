@@ -4,7 +4,7 @@ OUT/<hash>/          a run folder for each fit, found again by its content
     runs.csv         which of them is which
     comparison.csv   the table
     comparison.png   differences to the best
-    cells.csv        log evidence of every held-out cell under every fit
+    cells.csv        log evidence of every held-out cell under every fit, the mean over its seeds
 """
 
 from collections.abc import Mapping, Sequence

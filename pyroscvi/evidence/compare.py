@@ -3,13 +3,15 @@
     table = compare({"nb": nb, "nb + mixture": mixture}, held_out, by="batch")
     show(table)
 
-Differences are taken cell by cell, because cells differ among each other by far more than models do. Three errors are
-kept apart: that of the Monte Carlo draws, that of having seen these cells and not others (by donor or batch, where the
-cells of one are alike), and that of having fitted with this seed and not another. ``sweep`` makes the fits from a
-declaration, ``pyroscvi.report`` pictures and a page to send from the table.
+Differences are taken cell by cell, because cells differ among each other by far more than models do; of what was fitted
+with several seeds, between means over seeds. Three errors are kept apart: that of the Monte Carlo draws, that of having
+seen these cells and not others (by donor or batch, where the cells of one are alike), and that of having fitted with
+these seeds and not others. ``sweep`` makes the fits from a declaration, ``pyroscvi.report`` pictures and a page to send
+from the table.
 """
 
 from collections.abc import Mapping, Sequence
+from math import hypot
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +26,13 @@ from pyroscvi.evidence.ladder import Ladder, named
 from pyroscvi.evidence.paired import clusters, standard_error, verdict
 from pyroscvi.evidence.proposals import Proposal
 from pyroscvi.evidence.reading import MEMORY, as_cells, pair
+from pyroscvi.evidence.refits import HEAVY, Refitted, recorded, usage_of_all
 from pyroscvi.evidence.same import question, refuse_unequal
 from pyroscvi.evidence.stacking import stacking_weights
-from pyroscvi.evidence.usage import usage
 
 __all__ = ["cell_table", "compare", "show"]
 
-HEAVY = 0.7  # k-hat
-FEW = 10  # clusters, of which an error is itself not well known
+FEW = 10  # clusters or seeds, of which an error is itself not well known
 
 
 def compare(
@@ -57,27 +58,31 @@ def compare(
     cells      held-out Cells, or an AnnData that every fit reads through its own fields; or {name: cells} where fits
                look at different columns of the same cells
     by         a categorical field ("batch") whose levels are clusters: errors are then over clusters, not cells
-    refits     {name: fits of the same declaration with other seeds}; those of a sweep are known
+    refits     {name: fits of the same declaration with other seeds}, to take means over; those of a sweep are known
     certify    simulate cells from every fit and measure how far off its evidence is: ``pyroscvi.certify``
     particles, seed, method, proposal, batch_size, memory, compile, dtype, progress   as in ``evidence_table``
 
-    evidence        mean of log p(x_n) over cells, each counting once, in nats
+    evidence        mean of log p(x_n) over cells, each counting once, and over seeds, in nats
     difference      to the best, in nats a cell
-    standard_error  of the difference: ``over_cells``, or ``over_clusters`` where there are any, and ``refits`` of both
+    standard_error  of the difference: ``over_cells``, or ``over_clusters`` where there are any, and of both fits
+                    ``refits`` over the root of the number of seeds, combined as squares
     over_cells      of the difference, paired: cells taken for independent of each other
     over_clusters   of the difference, paired: clusters taken for independent; NaN without ``by``
     monte_carlo     standard error of the difference that more particles would lessen; it is part of the two before
-    refits          standard deviation of ``evidence`` over seeds; NaN without refits
-    weight          in the mixture of all fits that predicts these cells best: ``stacking_weights``
+    refits          standard deviation of a fit's evidence between seeds; NaN with one seed, which is then in no error
+    weight          in the mixture of all fits, every one its seeds in equal shares, that predicts these cells best:
+                    ``stacking_weights``
     verdict         "told apart", or "indistinguishable": below 4 nats in total, or below 2 standard errors
     heavy_tailed    share of the cells whose k-hat is above 0.7: their evidence is too low, by nobody knows how much
     active_units    dimensions of z whose posterior mean varies over these cells by more than 0.01
     information     that z has of which cell it is, in nats; at most the log of the cells, or of 1,000 of them
     components      effective components of a mixture, exp H(mean responsibilities); NaN where there is none
     component_information   that the component has of the cell: 0 where several components are all alike
-    kl_weight       the last one: below 1 a fit has not arrived at its bound
-    certificate     "exact", "certified (gap 0.01)", "uncertified (gap 3.2)", or "uncertified" if nobody asked
+    kl_weight       the last one, the least of all seeds: below 1 a fit has not arrived at its bound
+    certificate     "exact", "certified (gap 0.01)", "uncertified (gap 3.2)", or "uncertified" if nobody asked; the
+                    weakest of all seeds
 
+    Of several seeds ``heavy_tailed``, ``active_units`` to ``component_information`` and ``seconds`` are means.
     Cell by cell values are in ``table.attrs``: ``cell_table`` lays them out. Raises ValueError where two evidences are
     not probabilities of the same thing: other cells, genes, counts, estimand, support or base measure. The message says
     what to change.
@@ -88,50 +93,52 @@ def compare(
     loaded = {name: _loaded(fit) for name, fit in fits.items()}
     again = {name: [_loaded(fit) for fit in others] for name, others in refits.items()}
     given = {name: as_cells(fit, cells[name] if isinstance(cells, Mapping) else cells) for name, fit in loaded.items()}
-    questions = {name: question(fit, given[name]) for name, fit in loaded.items()}
-    refuse_unequal(questions)
     _refuse_other_declarations(loaded, again)
+    several = {name: [fit, *again.get(name, ())] for name, fit in loaded.items()}
+    questions = {
+        _called(name, place): question(fit, given[name])
+        for name, all_ in several.items()
+        for place, fit in enumerate(all_)
+    }
+    refuse_unequal(questions)
 
     where: dict[str, Any] = {"batch_size": batch_size, "memory": memory}
-    what: dict[str, Any] = {
+    how: dict[str, Any] = {
         "particles": particles,
         "seed": seed,
         "method": method,
         "proposal": proposal,
         "dtype": dtype,
+        "certify": certify,
     }
     folders: Mapping[str, Sequence[Path]] = getattr(fits, "folders", {})
 
-    def table(name: str, fit: Any, place: int = 0, certify: bool = False) -> pd.DataFrame:
-        told = f"evidence of {name}{f', refit {place}' if place else ''}" if progress else False
-        how = {**what, "certify": certify}
+    def table(name: str, place: int) -> pd.DataFrame:
+        fit = several[name][place]
+        told = f"evidence of {_called(name, place)}" if progress else False
 
         def made() -> pd.DataFrame:
             return evidence_table(fit, given[name], **how, compile=compile, progress=told, **where)
 
-        return kept(folders[name][place] if name in folders else None, fit, given[name], how, made)
+        folder = next(iter(folders.get(name, ())[place:]), None)
+        return kept(folder, fit, given[name], how, made)
 
-    tables = {name: table(name, fit, certify=certify) for name, fit in loaded.items()}
-    means = {
-        name: [table(name, fit, place)["log_evidence"].mean() for place, fit in enumerate(others, 1)]
-        for name, others in again.items()
-    }
-    order = sorted(tables, key=lambda name: -tables[name]["log_evidence"].mean())
+    found = {name: Refitted([table(name, place) for place in range(len(all_))]) for name, all_ in several.items()}
+    order = sorted(found, key=lambda name: -found[name].evidence)
     best = order[0]
     cluster = None if by is None else clusters(given[best], by)
-    spread = {name: _spread([tables[name]["log_evidence"].mean(), *means.get(name, ())]) for name in order}
-    weights = stacking_weights(np.column_stack([tables[name]["log_evidence"] for name in order]))
+    weights = stacking_weights(np.column_stack([found[name].log_mixture for name in order]))
     rows = [
         {
-            "evidence": tables[name]["log_evidence"].mean(),
-            **_against(tables[best], tables[name], cluster, np.hypot(*np.nan_to_num([spread[name], spread[best]]))),
-            "refits": spread[name],
+            "evidence": found[name].evidence,
+            **_against(found[best], found[name], cluster),
+            "refits": found[name].spread,
             "weight": weight,
             "estimand": questions[name].estimand,
-            "heavy_tailed": (tables[name]["k_hat"] > HEAVY).mean(),
-            **usage(loaded[name], given[name], seed, **where)._asdict(),
-            **_recorded(loaded[name]),
-            "certificate": _weakest(tables[name]["certificate"]),
+            "heavy_tailed": found[name].heavy_tailed,
+            **usage_of_all(several[name], given[name], seed, **where)._asdict(),
+            **recorded(several[name]),
+            "certificate": found[name].certificate,
         }
         for name, weight in zip(order, weights, strict=True)
     ]
@@ -142,16 +149,16 @@ def compare(
         "clusters": None if cluster is None else int(cluster.max()) + 1,
         "particles": particles,
         "ladder": isinstance(named(method, proposal), Ladder),
-        "cells": Listed(str(cell) for cell in tables[best].index),
-        "log_evidence": Named({name: tables[name]["log_evidence"].tolist() for name in order}),
-        "monte_carlo_se": Named({name: tables[name]["monte_carlo_se"].tolist() for name in order}),
+        "cells": Listed(str(cell) for cell in found[best].cells),
+        "log_evidence": Named({name: found[name].log_evidence.tolist() for name in order}),
+        "monte_carlo_se": Named({name: found[name].monte_carlo_se.tolist() for name in order}),
         "library_size": Listed(given[best].library.squeeze(-1).tolist()),
         "groups": Named(_groups(given[best])),
         "genes": given[best].counts.shape[1],
         "declared": {name: tuple(map(repr, pair(loaded[name]))) for name in order},
         "latent": {name: getattr(pair(loaded[name])[0], "latent", None) for name in order},
         "fitted": {name: _fitted(loaded[name]) for name in order},
-        "seeds": {name: 1 + len(again.get(name, ())) for name in order},
+        "seeds": {name: found[name].seeds for name in order},
     }
     return result
 
@@ -174,7 +181,7 @@ def cell_table(table: pd.DataFrame) -> pd.DataFrame:
     """What a comparison knows of every cell, under two headings.
 
     cell          its library size, and the name of its level of every categorical field
-    log_evidence  of every fit, in nats
+    log_evidence  of every fit, in nats, the mean over its seeds
     """
     told = {"library_size": table.attrs["library_size"], **table.attrs["groups"]}
     known = pd.DataFrame(told, index=pd.Index(table.attrs["cells"], name="cell"))
@@ -226,6 +233,10 @@ def _remarks(table: pd.DataFrame) -> str | None:
         remarks.append(f"Of the standard errors, Monte Carlo is {draws:.2g} at most.")
     if (many := table.attrs["clusters"]) is not None and many < FEW:
         remarks.append(f"Errors are over {many} clusters ({table.attrs['by']}), and not well known themselves.")
+    seeds = set(table.attrs["seeds"].values())
+    if (most := max(seeds)) > 1:
+        few = " An error over so few is itself not well known." if min(seeds - {1}) < FEW else ""
+        remarks.append(f"Evidences are means over {'up to ' if len(seeds) > 1 else ''}{most} seeds.{few}")
     if (heavy := table["heavy_tailed"].max()) > 0:
         remarks.append(
             f"Importance weights have a heavy tail (k-hat above {HEAVY}) for {heavy:.0%} of the cells of "
@@ -243,16 +254,21 @@ def _loaded(fit: Any) -> Any:
     return fit
 
 
-def _against(best: pd.DataFrame, other: pd.DataFrame, cluster: np.ndarray | None, seeds: float) -> dict[str, Any]:
+def _called(name: str, place: int) -> str:
+    """A fit with the first seed, or with one of the others."""
+    return f"{name}, refit {place}" if place else name
+
+
+def _against(best: Refitted, other: Refitted, cluster: np.ndarray | None) -> dict[str, Any]:
     """The difference to the best, its errors and what they allow to say."""
     if other is best:
         none = {"over_cells": 0.0, "over_clusters": np.nan if cluster is None else 0.0, "monte_carlo": 0.0}
         return {"difference": 0.0, "standard_error": 0.0, **none, "verdict": "best"}
-    difference = (other["log_evidence"] - best["log_evidence"].to_numpy()).to_numpy()
+    difference = other.log_evidence - best.log_evidence
     over_cells = float(standard_error(difference))
     over_clusters = np.nan if cluster is None else float(standard_error(difference, cluster))
-    error = float(np.hypot(over_cells if cluster is None else over_clusters, seeds))
-    draws = np.concatenate([best["monte_carlo_se"], other["monte_carlo_se"]])
+    error = hypot(over_cells if cluster is None else over_clusters, best.error, other.error)
+    draws = np.concatenate([best.monte_carlo_se, other.monte_carlo_se])
     return {
         "difference": difference.mean(),
         "standard_error": error,
@@ -261,11 +277,6 @@ def _against(best: pd.DataFrame, other: pd.DataFrame, cluster: np.ndarray | None
         "monte_carlo": np.sqrt((draws**2).sum()) / len(difference),
         "verdict": verdict(difference.mean(), error, len(difference)),
     }
-
-
-def _spread(means: Sequence[float]) -> float:
-    """Standard deviation over seeds; NaN where there is but one."""
-    return float(np.std(means, ddof=1)) if len(means) > 1 else np.nan
 
 
 def _groups(cells: Cells) -> dict[str, list[str]]:
@@ -287,20 +298,3 @@ def _refuse_other_declarations(fits: Mapping[str, Any], refits: Mapping[str, Seq
         for other in others:
             if repr(pair(other)) != repr(pair(fits[name])):
                 raise ValueError(f"a refit of {name!r} differs by its seed alone, and {pair(other)} is another model")
-
-
-def _recorded(fit: Any) -> dict[str, Any]:
-    """What a reader must know of how a fit came about."""
-    model, _ = pair(fit)
-    record = getattr(fit, "record", {})
-    return {
-        "kl_weight": record.get("kl_weight") or np.nan,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "seconds": record.get("seconds") or np.nan,
-    }
-
-
-def _weakest(certificates: pd.Series) -> str:
-    """What holds of all cells of a table: some may be exact, and the others have one certificate between them."""
-    estimated = certificates[certificates != "exact"]
-    return "exact" if estimated.empty else estimated.iloc[0]

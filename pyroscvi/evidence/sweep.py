@@ -114,7 +114,7 @@ def sweep(
 
     declared   {name: (model, guide)}: ``grid``
     folder     each fit in a folder of its own in here; without one nothing is kept
-    seeds      so many, from 0 on, or which; a second one gives ``compare`` its error over refits
+    seeds      so many, from 0 on, or which; ``compare`` takes means over them, and their error
     tell       called with a line before every fit: ``print``
     settings   of ``fit``
 

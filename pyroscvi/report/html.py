@@ -37,18 +37,20 @@ dt { font-weight: 600; margin-top: .5rem; } dd { margin-left: 1.2rem; color: #44
 """
 
 WORDS = {
-    "evidence": "mean over cells of the log probability of their counts, in nats. Higher is better; its size means "
-    "nothing but in a difference.",
-    "difference, ± s.e.": "to the best fit, and its standard error: paired over cells or clusters of cells, and "
-    "widened by refits with other seeds where there are any.",
+    "evidence": "mean over cells, and over seeds where there are several, of the log probability of the counts, in "
+    "nats. Higher is better; its size means nothing but in a difference.",
+    "difference, ± s.e.": "to the best fit, and its standard error: paired over cells or clusters of cells, and over "
+    "seeds where there are several.",
     "told apart": "the difference is at least two standard errors and at least 4 nats over all cells; otherwise it is "
     "indistinguishable, which is not the same as equal.",
-    "weight": "of stacking: the mixture of all fits that predicts these cells best. Two fits that say "
-    "the same share one.",
-    "KL": "weight of the KL term at the end of training. Below 1 a fit has not arrived at its bound.",
+    "weight": "of stacking: the mixture of all fits, each its seeds in equal shares, that predicts these cells best. "
+    "Two fits that say the same share one.",
+    "KL": "weight of the KL term at the end of training, the least of all seeds. Below 1 a fit has not arrived at its "
+    "bound.",
     "active": "dimensions of z whose posterior mean varies from cell to cell by more than 0.01 (variance), of all.",
     "components": "effective number of components of a mixture: 1 if all cells are of one.",
-    "certificate": "measured on cells simulated from the fit: how far apart two bounds of the evidence are.",
+    "certificate": "measured on cells simulated from the fit: how far apart two bounds of the evidence are. Of several "
+    "seeds the widest.",
 }
 
 
@@ -87,7 +89,7 @@ def page(
         "<h2>How far to trust it</h2>" + _paragraphs([" ".join(words.trusted(table))]),
         "<h2>Table</h2>" + _table(table) + _failed(failed or {}),
         "<h2>Pictures</h2>" + "".join(_figures(table, field)),
-        "" if genes is None else _genes(genes),
+        "" if genes is None else _genes(genes, max(table.attrs["seeds"].values()) > 1),
         "<h2>Models</h2>" + "".join(_model(table, name) for name in table.index),
         _glossary(),
     ]
@@ -126,7 +128,7 @@ def _left(column: str) -> str:
 def _row(name: str, row: pd.Series, width: int | None) -> dict[str, str]:
     best = row["verdict"] == "best"
     colour = {"told apart": "apart", "indistinguishable": "alike"}.get(row["verdict"], "")
-    units = words.minus(row["active_units"], 0) if pd.notna(row["active_units"]) else ""
+    units = f"{round(row['active_units'], 1):g}" if pd.notna(row["active_units"]) else ""
     return {
         "fit": escape(name),
         "evidence": words.minus(row["evidence"], 3),
@@ -168,7 +170,7 @@ def _figures(table: pd.DataFrame, field: str | None) -> Iterable[str]:
         yield _figure(comparison.by_latent(table), "Evidence against the dimensions of z.")
 
 
-def _genes(genes: pd.DataFrame) -> str:
+def _genes(genes: pd.DataFrame, several: bool) -> str:
     first, second = genes.attrs["first"], genes.attrs["second"]
     counts = genes["verdict"].value_counts()
     said = (
@@ -176,24 +178,23 @@ def _genes(genes: pd.DataFrame) -> str:
         f"{counts.get(second, 0):,} by {second}; the others are not told apart, at a false discovery rate of 5%. A "
         "gene's number is how much more probable its counts are, given the other genes of the cell; these numbers do "
         "not add up to an evidence."
-    )
+    ) + (" Both fits are those with the first seed." if several else "")
     picture = _figure(comparison.by_gene(genes), "The genes on which the two fits differ most.")
     return f"<h2>Genes</h2>{_paragraphs([said])}{picture}"
 
 
 def _model(table: pd.DataFrame, name: str) -> str:
     model, guide = table.attrs["declared"][name]
-    fitted = table.attrs["fitted"][name]
+    fitted, seeds = table.attrs["fitted"][name], table.attrs["seeds"][name]
     cells = fitted.get("cells", {})
     facts = {
         "model": f"<code>{escape(model)}</code>",
         "guide": f"<code>{escape(guide)}</code>",
         "fitted to": f"{cells['train']:,} cells, and {cells['held_out']:,} to stop by" if cells else "",
-        "epochs": _epochs(fitted),
-        "seeds": str(table.attrs["seeds"][name]),
-        "refits": f"standard deviation {table.loc[name, 'refits']:.3f} nats a cell"
-        if table.attrs["seeds"][name] > 1
-        else "",
+        f"epochs{' with the first seed' if seeds > 1 else ''}": _epochs(fitted),
+        "seeds": f"{seeds}, with a standard deviation of {table.loc[name, 'refits']:.3f} nats a cell between them"
+        if seeds > 1
+        else "1",
     }
     told = "".join(f"<dt>{fact}</dt><dd>{value}</dd>" for fact, value in facts.items() if value)
     return f"<details><summary>{escape(name)}</summary><dl>{told}</dl></details>"

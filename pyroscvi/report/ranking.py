@@ -19,7 +19,7 @@ def ranking(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of ``az.compare`` in the installed ArviZ, from a table of ``compare``.
 
     rank       0 is the best
-    elpd_loo   held-out log evidence, in nats over all cells (ArviZ 1.x calls it elpd)
+    elpd_loo   held-out log evidence, in nats over all cells, the mean over seeds (ArviZ 1.x calls it elpd)
     p_loo      NaN: nothing was left in, and so there is no effective number of parameters
     elpd_diff  the best less this one, and so not negative
     weight     of stacking

@@ -7,7 +7,7 @@ import pandas as pd
 __all__ = ["answer", "asked", "listed", "minus", "trusted"]
 
 MANY = 4  # names in a sentence
-FEW = 10  # clusters
+FEW = 10  # clusters or seeds
 
 
 def answer(table: pd.DataFrame) -> list[str]:
@@ -47,7 +47,8 @@ def asked(table: pd.DataFrame, held_out: str | None = None) -> list[str]:
     said = [
         f"The numbers are log {estimand}: how probable each fitted model makes the counts of all "
         f"{table.attrs['genes']:,} genes of a cell at once, with the cell's latents integrated out. They are averages "
-        f"over the same {len(table.attrs['cells']):,} cells for every fit, held out of all of them{how}. A difference "
+        f"over the same {len(table.attrs['cells']):,} cells for every fit, held out of all of them{how}"
+        f"{_averaged(table)}. A difference "
         "of d nats a cell says that the better model makes a typical cell exp(d) times as probable."
     ]
     if "| l" in estimand:
@@ -73,14 +74,7 @@ def trusted(table: pd.DataFrame) -> list[str]:
     else:
         few = " With so few, the errors are not well known themselves." if many < FEW else ""
         said.append(f"Standard errors are over {many} clusters of cells ({by}), paired.{few}")
-    seeds = table.attrs["seeds"]
-    if max(seeds.values()) > 1:
-        said.append(
-            f"Models were fitted with up to {max(seeds.values())} seeds, between which an evidence varies by up to "
-            f"{table['refits'].max():.2g} nats a cell; errors are as much wider."
-        )
-    else:
-        said.append("Every model was fitted once: what another seed would have given is in no error.")
+    said.append(_seeds(table))
     if (heavy := table["heavy_tailed"].max()) > 0:
         said.append(
             f"For {heavy:.0%} of the cells of {table['heavy_tailed'].idxmax()} importance weights have a heavy tail, "
@@ -110,6 +104,30 @@ def _certified(certificates: pd.Series) -> str:
         f"The evidence of {listed(list(map(str, certificates.index[loose])))} is uncertified: on cells simulated from "
         "the fit, bounds from both sides are farther apart than a tenth of a nat."
     )
+
+
+def _averaged(table: pd.DataFrame) -> str:
+    """What an average is over beside cells."""
+    seeds = set(table.attrs["seeds"].values())
+    if seeds == {1}:
+        return ""
+    return f", and over {'up to ' if len(seeds) > 1 else ''}{max(seeds)} seeds that each was fitted with"
+
+
+def _seeds(table: pd.DataFrame) -> str:
+    """What another seed would have given, as far as it is known."""
+    seeds = pd.Series(table.attrs["seeds"])
+    if (seeds == 1).all():
+        return "Every model was fitted once: what another seed would have given is in no error."
+    few = ", which with so few of them is not well known itself" if seeds[seeds > 1].min() < FEW else ""
+    said = (
+        f"From seed to seed an evidence varies by up to {table['refits'].max():.2g} nats a cell (standard deviation); "
+        f"standard errors hold what a mean over the seeds varies by{few}."
+    )
+    if (once := seeds.index[seeds == 1]).size:
+        said += f" Fitted once, and without such an error: {listed(list(map(str, once[:MANY])))}"
+        said += f" and {once.size - MANY} more." if once.size > MANY else "."
+    return said
 
 
 def _difference(row: pd.Series) -> str:
