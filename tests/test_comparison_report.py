@@ -38,7 +38,9 @@ def table() -> pd.DataFrame:
             "estimand": "p(x | l)",
             "heavy_tailed": [0.0, 0.0, 0.25, 0.0],
             "active_units": [5.0, 4.0, 7.0, np.nan],
+            "information": [4.1, 3.9, 4.3, np.nan],
             "components": [np.nan, np.nan, np.nan, 3.2],
+            "component_information": [np.nan, np.nan, np.nan, 0.02],
             "kl_weight": [1.0, 1.0, 0.5, np.nan],
             "parameters": [1000, 2000, 1500, 10],
             "seconds": [3.0, 4.0, 5.0, np.nan],
@@ -277,12 +279,16 @@ def test_a_page_says_it_first_and_shows_all_of_it(table, genes):
     ]
     places = [text.index(piece) for piece in order]
     assert places == sorted(places)
-    rows = re.findall(r"<tr.*?</tr>", text)
-    assert len(rows) == 5
-    assert [row.split("<td")[1].split(">")[1].split("<")[0] for row in rows[1:]] == NAMES
-    assert "5 of 5" in rows[1]
-    assert ">3.2<" in rows[4]
+    found, used = (re.findall(r"<tr.*?</tr>", one) for one in re.findall(r"<table>.*?</table>", text))
+    for rows in (found, used):
+        assert [row.split("<td")[1].split(">")[1].split("<")[0] for row in rows[1:]] == NAMES
+    assert "certified (gap 0.01)" in found[1]
+    assert ">5 of 5<" in used[1]
+    assert ">4.1 of 4.8<" in used[1]  # the log of 120 cells
+    assert ">3.2<" in used[4]
+    assert ">0.02 of 1.16<" in used[4]
     assert "SCVI(latent=5, likelihood=NB())" in text
     assert "40, of which the state after 31 was kept" in text
     assert "2 are predicted better by zinb and 1 by nb" in text
-    assert "components" not in html.page(table.assign(components=np.nan)).split("<tbody>")[0].split("<thead>")[1]
+    plain = html.page(table.assign(components=np.nan, component_information=np.nan))
+    assert "component" not in "".join(re.findall(r"<thead>.*?</thead>", plain))

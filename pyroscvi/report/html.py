@@ -10,12 +10,14 @@ import base64
 from collections.abc import Iterable, Mapping
 from html import escape
 from io import BytesIO
+from math import log
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from pyroscvi import __version__
+from pyroscvi.evidence.usage import AMONG
 from pyroscvi.report import comparison, plots, words
 
 __all__ = ["page", "write"]
@@ -48,7 +50,11 @@ WORDS = {
     "KL": "weight of the KL term at the end of training, the least of all seeds. Below 1 a fit has not arrived at its "
     "bound.",
     "active": "dimensions of z whose posterior mean varies from cell to cell by more than 0.01 (variance), of all.",
+    "information": "what z tells of which cell it is, in nats, of the log of the cells. 0 if the posteriors of all "
+    "cells are alike.",
     "components": "effective number of components of a mixture: 1 if all cells are of one.",
+    "component information": "what the component tells of the cell, in nats, of the log of the components. 0 if "
+    "several components are all alike.",
     "certificate": "measured on cells simulated from the fit: how far apart two bounds of the evidence are. Of several "
     "seeds the widest.",
 }
@@ -87,7 +93,8 @@ def page(
         f'<div class="answer">{_paragraphs([" ".join(words.answer(table))])}</div>',
         "<h2>What was asked</h2>" + _paragraphs(words.asked(table, held_out)),
         "<h2>How far to trust it</h2>" + _paragraphs([" ".join(words.trusted(table))]),
-        "<h2>Table</h2>" + _table(table) + _failed(failed or {}),
+        "<h2>What was found</h2>" + _table(table, FOUND) + _failed(failed or {}),
+        "<h2>What the fits make use of</h2>" + _table(table, MADE),
         "<h2>Pictures</h2>" + "".join(_figures(table, field)),
         "" if genes is None else _genes(genes, max(table.attrs["seeds"].values()) > 1),
         "<h2>Models</h2>" + "".join(_model(table, name) for name in table.index),
@@ -105,30 +112,31 @@ def _paragraphs(texts: Iterable[str]) -> str:
     return "".join(f"<p>{escape(text)}</p>" for text in texts)
 
 
-COLUMNS = ("fit", "evidence", "difference", "± s.e.", "verdict", "weight", "KL", "active", "components", "parameters",
-           "seconds", "certificate")  # fmt: skip
+FOUND = ("fit", "evidence", "difference", "± s.e.", "verdict", "weight", "certificate")
+MADE = ("fit", "KL", "active", "information", "components", "component information", "parameters", "seconds")
 LEFT = ("fit", "verdict", "certificate")
 
 
-def _table(table: pd.DataFrame) -> str:
-    shown = [column for column in COLUMNS if column != "components" or table["components"].notna().any()]
+def _table(table: pd.DataFrame, columns: Iterable[str]) -> str:
+    """Some columns of every fit; those of which none of the fits has anything are left out."""
+    rows = [(row["verdict"] == "best", _row(table, str(name), row)) for name, row in table.iterrows()]
+    shown = [column for column in columns if any(cells[column] for _, cells in rows)]
     head = "".join(f"<th{_left(column)}>{column}</th>" for column in shown)
-    rows = []
-    for name, row in table.iterrows():
-        cells = _row(str(name), row, table.attrs["latent"].get(name))
-        best = ' class="best"' if row["verdict"] == "best" else ""
-        rows.append(f"<tr{best}>" + "".join(f"<td{_left(column)}>{cells[column]}</td>" for column in shown) + "</tr>")
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    body = ""
+    for best, cells in rows:
+        told = "".join(f"<td{_left(column)}>{cells[column]}</td>" for column in shown)
+        body += f'<tr class="best">{told}</tr>' if best else f"<tr>{told}</tr>"
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _left(column: str) -> str:
     return ' class="word"' if column in LEFT else ""
 
 
-def _row(name: str, row: pd.Series, width: int | None) -> dict[str, str]:
+def _row(table: pd.DataFrame, name: str, row: pd.Series) -> dict[str, str]:
     best = row["verdict"] == "best"
     colour = {"told apart": "apart", "indistinguishable": "alike"}.get(row["verdict"], "")
-    units = f"{round(row['active_units'], 1):g}" if pd.notna(row["active_units"]) else ""
+    cells = min(len(table.attrs["cells"]), AMONG)
     return {
         "fit": escape(name),
         "evidence": words.minus(row["evidence"], 3),
@@ -136,13 +144,21 @@ def _row(name: str, row: pd.Series, width: int | None) -> dict[str, str]:
         "± s.e.": "" if best else f"{row['standard_error']:.3f}",
         "verdict": f'<span class="{colour}">{row["verdict"]}</span>',
         "weight": f"{row['weight']:.2f}",
+        "certificate": escape(str(row["certificate"])),
         "KL": _number(row["kl_weight"], ".2f"),
-        "active": f"{units} of {width}" if units and width is not None else units,
+        "active": _of(round(row["active_units"], 1), table.attrs["latent"].get(name), "g"),
+        "information": _of(row["information"], log(cells), ".1f"),
         "components": _number(row["components"], ".1f"),
+        "component information": _of(row["component_information"], log(row["components"]), ".2f"),
         "parameters": f"{row['parameters']:,}",
         "seconds": _number(row["seconds"], ",.0f"),
-        "certificate": escape(str(row["certificate"])),
     }
+
+
+def _of(value: float, most: float | None, digits: str) -> str:
+    """A number, and what it can be at most."""
+    told = _number(value, digits)
+    return f"{told} of {format(most, digits)}" if told and most is not None else told
 
 
 def _number(value: float, digits: str) -> str:
