@@ -145,6 +145,28 @@ def test_fit_says_the_same_as_python(nb, data):
     pd.testing.assert_frame_equal(fit.history[[*told]], ps.load(nb).history[[*told]])
 
 
+@pytest.mark.parametrize(
+    "command", [("fit", "d.h5ad"), ("compare", "d.h5ad", "--latent", "2", "3")], ids=lambda c: c[0]
+)
+def test_columns_are_named_alike_wherever_data_are_read(command, monkeypatch):
+    import pyroscvi.cli.compare
+    import pyroscvi.cli.fit
+    from pyroscvi.data.fields import Fields
+
+    told = {}
+    for name, module in (("fit_run", pyroscvi.cli.fit), ("compare_sweep", pyroscvi.cli.compare)):
+        monkeypatch.setattr(module, name, lambda *_, **given: told.update(given))
+    run(*command, "--out", "o", "--counts", "raw", "--batch", "donor", "--label", "type", "--category", "a", "--hvg", 9,
+        "--category", "b", "--covariate", "c", "--size-factor", "s", "--spatial", "xy", "--section", "e")  # fmt: skip
+    assert told["hvg"] == 9
+    assert Fields(**told["fields"]) == Fields(
+        counts="raw", batch="donor", label="type", categories=("a", "b"), covariates=("c",), size_factor="s",
+        spatial="xy", section="e",
+    )  # fmt: skip
+    run(*command, "--out", "o")
+    assert Fields(**told["fields"]) == Fields()
+
+
 def test_hvg_and_held_out(data, tmp_path):
     run("fit", data, *QUICK, "--hvg", 5, "--held-out", 0, "--out", tmp_path / "run")
     fit = ps.load(tmp_path / "run")

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pyroscvi.cli.grouped import Columns, grouped
 from pyroscvi.cli.several import Several
 
 __all__ = ["app"]
@@ -48,17 +49,7 @@ OwnPages = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
 
-# Where things are in the data, and how a model is trained: of every command that fits.
-Counts = Annotated[str | None, typer.Option(help="The layer with counts; X if none.", rich_help_panel="Data")]
-Column = Annotated[str | None, typer.Option(help="A column of obs.", rich_help_panel="Data")]
-Categories = Annotated[
-    list[str] | None, typer.Option(help="More categorical columns; may be repeated.", rich_help_panel="Data")
-]
-Covariates = Annotated[
-    list[str] | None, typer.Option(help="Continuous columns; may be repeated.", rich_help_panel="Data")
-]
-Coordinates = Annotated[str | None, typer.Option(help="A key of obsm: coordinates.", rich_help_panel="Data")]
-Section = Annotated[str | None, typer.Option(help="A column of obs: tissue sections.", rich_help_panel="Data")]
+# How a model is trained, and on which cells: of every command that fits.
 Variable = Annotated[
     int | None, typer.Option(help="Keep this many variable genes, by Pearson residuals.", min=2, rich_help_panel="Data")
 ]
@@ -117,11 +108,13 @@ def demo(
 
 
 @app.command(rich_help_panel="Run")
+@grouped
 def fit(
     data: Annotated[
         Path, typer.Argument(help="An h5ad file; or zarr, or a folder of files, left on disk.", metavar="DATA.h5ad")
     ],
     out: Annotated[Path, typer.Option(help="The folder to write.", metavar="RUN")],
+    *,
     model: Annotated[
         str, typer.Option(help="A page, or a file of your own.", autocompletion=complete_model, rich_help_panel="Model")
     ] = "scvi",
@@ -142,14 +135,7 @@ def fit(
     encoder: Annotated[
         str | None, typer.Option(help="read_cell:256,128, ... (of the guide)", rich_help_panel="Model")
     ] = None,
-    counts: Counts = None,
-    batch: Column = None,
-    label: Column = None,
-    category: Categories = None,
-    covariate: Covariates = None,
-    size_factor: Column = None,
-    spatial: Coordinates = None,
-    section: Section = None,
+    columns: Columns,
     hvg: Variable = None,
     backed: Annotated[
         bool,
@@ -187,16 +173,6 @@ def fit(
         "size": size,
         "condition": condition,
     }
-    fields = {
-        "counts": counts,
-        "batch": batch,
-        "label": label,
-        "categories": tuple(category or ()),
-        "covariates": tuple(covariate or ()),
-        "size_factor": size_factor,
-        "spatial": spatial,
-        "section": section,
-    }
     training = {
         "epochs": epochs,
         "batch_size": batch_size,
@@ -207,7 +183,7 @@ def fit(
         "seed": seed,
     }
     fit_run(
-        data, out, model=model, guide=guide, slots=slots, encoder=encoder, fields=fields,
+        data, out, model=model, guide=guide, slots=slots, encoder=encoder, fields=columns.fields(),
         hvg=hvg, held_out=held_out, training=training, backed=backed, force=force,
     )  # fmt: skip
 
@@ -236,11 +212,13 @@ def _choices(help: str) -> Any:
 
 
 @app.command(cls=Several, rich_help_panel="Run")
+@grouped
 def compare(
     runs: Annotated[
         list[Path],
         typer.Argument(help="An h5ad file, for a sweep; or runs.", metavar="DATA.h5ad | RUN RUN ..."),
     ],
+    *,
     data: Annotated[
         Path | None, typer.Option(help="For runs: the h5ad file whose cells they are compared on.", metavar="DATA.h5ad")
     ] = None,
@@ -260,14 +238,7 @@ def compare(
             help="Fits of each: a mean over them, and its error.", min=1, rich_help_panel="Choices of a sweep"
         ),
     ] = 1,
-    counts: Counts = None,
-    batch: Column = None,
-    label: Column = None,
-    category: Categories = None,
-    covariate: Covariates = None,
-    size_factor: Column = None,
-    spatial: Coordinates = None,
-    section: Section = None,
+    columns: Columns,
     hvg: Variable = None,
     held_out: HeldOut = 0.1,
     epochs: Epochs = None,
@@ -340,20 +311,10 @@ def compare(
             pages=page, force=force,
         )  # fmt: skip
         return
-    fields = {
-        "counts": counts,
-        "batch": batch,
-        "label": label,
-        "categories": tuple(category or ()),
-        "covariates": tuple(covariate or ()),
-        "size_factor": size_factor,
-        "spatial": spatial,
-        "section": section,
-    }
     training = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "compile": compile, "device": device}
     compare_sweep(
         runs[0], choices, score=score, out=out, report=report, evidence=evidence, proposal=proposal, force=force,
-        fields=fields, hvg=hvg, held_out=held_out, seed=seed, seeds=seeds, training=training,
+        fields=columns.fields(), hvg=hvg, held_out=held_out, seed=seed, seeds=seeds, training=training,
     )  # fmt: skip
 
 
