@@ -41,10 +41,10 @@ from pyroscvi.evidence.proposals import Draws, together
 from pyroscvi.evidence.reading import MEMORY, as_cells, doubled, pair
 from pyroscvi.evidence.room import Room, in_bytes
 from pyroscvi.evidence.shared import Shared
+from pyroscvi.evidence.speaking import Speaking, where
 from pyroscvi.evidence.streams import Streams
 from pyroscvi.handlers import as_scored
 from pyroscvi.inference.seeds import seeded
-from pyroscvi.program import Site
 
 __all__ = ["DataEvidence", "data_evidence"]
 
@@ -127,7 +127,7 @@ def data_evidence(
     cells = as_cells(fit, cells)
     if not len(cells):
         raise ValueError("there are no cells to take the evidence of")
-    shared = {name: site.size for name, site in _where(guide, local=False).items()}
+    shared = {name: site.size for name, site in where(guide, local=False).items()}
     if not shared:
         return _cell_by_cell(fit, cells, particles, seed, certify, memory)
     if (size := sum(shared.values())) > MOST:
@@ -206,22 +206,6 @@ class Search:
         return DataEvidence(value, error, effective, k_hat, method, self.estimand, len(self.cells))
 
 
-class Speaking:
-    """A guide that speaks of some of its sites: of those that are each cell's own, or of those that are not.
-
-    What all cells share is said of one cell.
-    """
-
-    def __init__(self, guide: Any, local: bool):
-        self.guide, self.encoder = guide, getattr(guide, "encoder", None)
-        self.names = list(_where(guide, local))
-        self.local = local
-
-    def posteriors(self, cells: Cells) -> dict[str, Any]:
-        q = self.guide.posteriors(cells)
-        return {name: q[name] if self.local else q[name].expand((1,)) for name in self.names}
-
-
 def _certified(model: Any, guide: Any, cells: Cells, seed: int, simulated: int, how: Mapping[str, Any]) -> Certificate:
     """The gap between the ends of the sandwich, over data sets that the model makes, priors and all."""
     gaps = []
@@ -248,14 +232,9 @@ def _simulated(model: Any, guide: Any, cells: Cells, seed: int) -> tuple[Tensor,
     observed = [name for name, node in as_it_is.items() if node["type"] == "sample" and node["is_observed"]]
 
     drawn = {name: node["value"] for name, node in made.items() if node["type"] == "sample"}
-    shared, own = (Coordinates(_where(guide, local), cells.dtype) for local in (False, True))
+    shared, own = (Coordinates(where(guide, local), cells.dtype) for local in (False, True))
     z = own.of(drawn) if own.sites else cells.x.new_zeros(len(cells), 0)
     return shared.of(drawn)[None], {name: drawn[name] for name in observed if name in drawn}, z
-
-
-def _where(guide: Any, local: bool) -> dict[str, Site]:
-    """The sites of a guide that are each cell's own, or those that are not."""
-    return {name: site for name, site in guide.sites.items() if site.local == local}
 
 
 def _cell_by_cell(fit: Any, cells: Cells, particles: int, seed: int, certify: bool, memory: int | str) -> DataEvidence:

@@ -14,6 +14,7 @@ from torch.distributions import biject_to
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.reading import pair
+from pyroscvi.evidence.speaking import Speaking, where
 from pyroscvi.inference.seeds import seeded
 
 __all__ = ["Held", "held", "shared_draws"]
@@ -23,7 +24,7 @@ __all__ = ["Held", "held", "shared_draws"]
 def shared_draws(fit: Any, cells: Cells, samples: int, seed: int = 0) -> dict[str, Tensor]:
     """Draws of the guide, in double precision, of every latent that cells share {site: [samples, size]}; often none."""
     _, guide = pair(fit)
-    shared = {name: site for name, site in guide.sites.items() if not site.local}
+    shared = where(guide, local=False)
     if not shared:
         return {}
     with seeded(seed, cells.device):
@@ -37,7 +38,7 @@ def shared_draws(fit: Any, cells: Cells, samples: int, seed: int = 0) -> dict[st
 def held(fit: Any, shared: Mapping[str, Tensor]) -> tuple[Any, Any]:
     """A pair (model, guide) of the latents of single cells, with shared ones held at these values {site: [size]}."""
     model, guide = pair(fit)
-    return (Held(model, shared), Local(guide)) if shared else (model, guide)
+    return (Held(model, shared), Speaking(guide, local=True)) if shared else (model, guide)
 
 
 class Held(nn.Module):
@@ -54,15 +55,3 @@ class Held(nn.Module):
         known = {name: getattr(self, f"held_{name}") for name in self.names}
         with poutine.block(hide=list(known)), poutine.condition(data=known):
             return self.model(cells)
-
-
-class Local(nn.Module):
-    """A guide, as far as it speaks of single cells."""
-
-    def __init__(self, guide: Any):
-        super().__init__()
-        self.guide, self.encoder = guide, getattr(guide, "encoder", None)
-        self.sites = {name: site for name, site in guide.sites.items() if site.local}
-
-    def posteriors(self, cells: Cells) -> Any:
-        return {name: q for name, q in self.guide.posteriors(cells).items() if name in self.sites}
