@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
-from two_ranks import At, fitted, gradients, history_of, sixty, tensors
+from two_ranks import At, fitted, gradients, history_of, places, sixty, tensors
 
 import pyroscvi as ps
 from pyroscvi.inference.across import AcrossRanks, across_ranks
 from pyroscvi.inference.distributed import Ranks
+from pyroscvi.parts import Mixture
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch was built for one process")
 
@@ -55,7 +56,7 @@ def test_two_ranks_do_together_what_one_process_does(tmp_path):
             )
         assert all(torch.allclose(buffers[name], moved[name]) for name in moved), (problem, minibatch)
 
-    for name in ("plain", "stopped early", "interrupted", "resumed", "spoilt"):
+    for name in ("plain", "stopped early", "interrupted", "resumed", "spoilt", "settled"):
         assert alike(first[name], second[name]), f"{name}: ranks ended with different fits"
     assert same(first["plain"]["tensors"], tensors(ps.load(tmp_path / "plain")))
     assert len(first["stopped early"]["history"]) < 40
@@ -65,6 +66,11 @@ def test_two_ranks_do_together_what_one_process_does(tmp_path):
     alone = fitted(At(9, 0, None), folder=tmp_path / "left")  # what two began, one may end
     assert alone.record["epochs"] == 6
     assert torch.equal(history_of(alone)[:1], first["left"]["history"])
+    mixture = Mixture(3).sized(3)
+    mixture.settle(places(54, rank=0)[0])
+    for rank in (first, second):  # parameters are handed round at the end, and would hide that they began elsewhere
+        (began,) = rank["began"]
+        assert all(map(torch.equal, began, (mixture.w, mixture.m, mixture.raw_s))), "ranks settled on different means"
     for rank in (first, second):
         assert "NonFiniteLoss: the loss became nan at epoch 1, minibatch 3" in rank["spoilt"]["error"]
         assert "gene 0 with count nan" in rank["spoilt"]["error"]  # of a cell that only one of them has seen

@@ -6,6 +6,7 @@ import sys
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 from unittest.mock import patch
 
 import torch
@@ -21,7 +22,7 @@ from pyroscvi.inference.objectives import Classifier
 from pyroscvi.inference.resume import Folder
 from pyroscvi.inference.schedules import Patience
 from pyroscvi.models import GMVAE, LDVAE, SCVI, Annotated
-from pyroscvi.parts import NB, BatchNorm, LayerNorm, Mixture, RandomDispersion, ReadCell, VampPrior
+from pyroscvi.parts import NB, BatchNorm, LayerNorm, Mixture, RandomDispersion, ReadCell, StandardNormal, VampPrior
 from pyroscvi.parts.neighbours import ReadNeighbours
 
 
@@ -135,10 +136,34 @@ def spoil(cells, nothing):
     return nothing * torch.nan
 
 
-def fitted(*objectives, norm=None, **options) -> ps.Fit:
+class Noted(Mixture):
+    """A mixture that says where its components began."""
+
+    said: ClassVar[list] = []
+
+    def settle(self, z):
+        super().settle(z)
+        Noted.said.append([p.detach().clone() for p in (self.w, self.m, self.raw_s)])
+
+
+def places(n: int, rank: int) -> torch.Tensor:
+    """Where n cells are in a latent space, said twice [2, n, 3]; on every rank elsewhere, as if by rounding."""
+    return torch.randn(1, n, 3, generator=torch.Generator().manual_seed(rank)).expand(2, -1, -1)
+
+
+def settled() -> ps.Fit:
+    def placed(guide, cells, seed):
+        return places(len(cells), Ranks.here().rank)
+
+    with patch("pyroscvi.inference.run.placed", placed):
+        return fitted(prior=Noted(3))
+
+
+def fitted(*objectives, norm=None, prior=None, **options) -> ps.Fit:
     guide = MeanField(encoder=ReadCell(16, norm=norm or LayerNorm()))
     options = {"epochs": 6, "batch_size": 13, "device": "cpu", "early_stopping": False, **options}
-    return ps.fit(SCVI(latent=3), guide, sixty(), objectives=objectives, **options)
+    model = SCVI(latent=3, prior=prior or StandardNormal())
+    return ps.fit(model, guide, sixty(), objectives=objectives, **options)
 
 
 def told(call) -> dict:
@@ -167,12 +192,14 @@ def main(out: Path) -> None:
         "left": lambda: fitted(At(1, 10, interrupt), folder=Folder(out / "left", seconds=0.0)),
         "resumed": lambda: fitted(At(9, 0, draw), folder=Folder(out / "resumed", seconds=0.0)),
         "spoilt": lambda: fitted(At(1, 4, spoil)),
+        "settled": settled,
         "draws": lambda: fitted(At(ranks.rank, 2, draw), epochs=1, batch_size=54),
         "other seeds": lambda: fitted(seed=ranks.rank),
         "too small": lambda: fitted(batch_size=3),
         "alone": lambda: fitted(seed=ranks.rank, distributed=False),
     }
     found |= {name: told(call) for name, call in at.items()}
+    found["began"] = Noted.said
     found["generator untouched"] = torch.equal(before, torch.get_rng_state())
     found["handler"] = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     torch.save(found, out / f"{ranks.rank}.pt")
