@@ -18,11 +18,14 @@ from pyroscvi.calibration.ranks import Ranks, ranked
 from pyroscvi.calibration.simulation import simulate
 from pyroscvi.calibration.uniformity import band, below, holm, p_value
 from pyroscvi.evidence.adaptive import Adaptive
+from pyroscvi.evidence.ancestral import ancestral
+from pyroscvi.evidence.coordinates import Coordinates
 from pyroscvi.evidence.proposals import StudentT
+from pyroscvi.evidence.reading import doubled
 from pyroscvi.evidence.refined import Refined
 from pyroscvi.evidence.resampling import Pool, pools
 from pyroscvi.evidence.streams import Streams
-from pyroscvi.models import PPCA
+from pyroscvi.models import PPCA, Annotated
 from pyroscvi.parts import MLP, NB, LatentSize, Mixture, RandomDispersion
 from pyroscvi.parts.neighbours import ReadNeighbours
 from pyroscvi.program import free_sites
@@ -134,6 +137,26 @@ def test_simulated_cells_keep_their_sizes_and_are_what_they_were_made_of(cells):
     again = simulate((model, guide), cells, seed=3)
     assert torch.equal(made.observed["x"], again.observed["x"])
     assert not torch.equal(made.u, simulate((model, guide), cells, seed=4).u)
+
+
+def test_an_ancestral_draw_has_every_site_and_observes_none(cells):
+    page = Annotated(latent=2, likelihood=NB(dispersion=RandomDispersion()), size=LatentSize())
+    model = page.sized(cells.dims)
+    guide = ps.create("mean_field").sized(model, cells)
+    model, guide, double = doubled(model, guide, cells)
+    state = torch.get_rng_state()
+    drawn = ancestral(model, double, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert set(drawn.observed) == {"x", "label"}
+    assert not torch.equal(drawn.observed["x"], double.x)
+    assert set(drawn.latents) == {*guide.sites, "y"}  # and what is enumerated
+    own, shared = ({n: at for n, at in guide.sites.items() if at.local == local} for local in (True, False))
+    for sites, rows in ((own, (60,)), (shared, ())):
+        u = drawn.laid(sites)
+        assert u.shape == (*rows, sum(site.size for site in sites.values()))
+        for name, value in Coordinates(sites, torch.float64).values(u).items():
+            torch.testing.assert_close(value, drawn.latents[name])
+    assert drawn.laid({}).shape == (60, 0)
 
 
 # Controls, after a table of known answers: exact, mean field on a correlated posterior, the prior

@@ -5,18 +5,14 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from pyro import poutine
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import biject_to
 
 from pyroscvi.analysis.generate import blank
 from pyroscvi.data.cells import Cells
+from pyroscvi.evidence.ancestral import ancestral
 from pyroscvi.evidence.certificate import Replayed, Rereading
 from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.reading import as_cells, doubled, pair
-from pyroscvi.handlers import as_scored
-from pyroscvi.inference.seeds import seeded
 
 __all__ = ["Simulated", "simulate", "template"]
 
@@ -43,7 +39,6 @@ class Simulated(NamedTuple):
         return Replayed(model, self.observed), Rereading(guide, self.observed)
 
 
-@torch.no_grad()
 def simulate(fit: Any, cells: Cells, seed: int = 0) -> Simulated:
     """Latents from the prior and counts from the model, in double precision, under the conditions of these cells.
 
@@ -52,15 +47,9 @@ def simulate(fit: Any, cells: Cells, seed: int = 0) -> Simulated:
     """
     model, guide, cells = doubled(*pair(fit), cells)
     sites = Joint(model, guide.sites, cells).sites
-    with seeded(SIMULATING + seed, cells.device), as_scored():
-        made: Any = poutine.trace(poutine.uncondition(model)).get_trace(cells).nodes
-        seen: Any = poutine.trace(model).get_trace(cells).nodes
-    sampled = [name for name, node in seen.items() if node["type"] == "sample" and not site_is_subsample(node)]
-    observed = {name: made[name]["value"] for name in sampled if seen[name]["is_observed"]}
-    latents = [biject_to(site.support).inv(made[name]["value"]) for name, site in sites.items()]
-    empty = torch.zeros(len(cells), 0, dtype=cells.dtype, device=cells.device)
-    levels = {name: made[name]["value"] for name in sampled if name not in sites and name not in observed}
-    return Simulated(cells, observed, torch.cat([empty, *latents], -1), levels)
+    made = ancestral(model, cells, SIMULATING + seed)
+    levels = {name: value for name, value in made.latents.items() if name not in sites}
+    return Simulated(cells, made.observed, made.laid(sites), levels)
 
 
 def template(fit: Any, cells: Any, n: int, seed: int = 0) -> Cells:

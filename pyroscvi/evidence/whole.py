@@ -33,8 +33,8 @@ from torch import Tensor
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.adaptive import Adaptive
+from pyroscvi.evidence.ancestral import ancestral
 from pyroscvi.evidence.certificate import CERTIFYING, Certificate, Replayed, Rereading
-from pyroscvi.evidence.coordinates import Coordinates
 from pyroscvi.evidence.importance import estimate, evidence_table, log_weights
 from pyroscvi.evidence.peaks import AtPeaks, divided
 from pyroscvi.evidence.proposals import Draws, together
@@ -222,19 +222,12 @@ def _certified(model: Any, guide: Any, cells: Cells, seed: int, simulated: int, 
     return DataCertificate(float(gap.mean()), float(gap.std() / simulated**0.5), float(gap.max()), simulated, told)
 
 
-@torch.no_grad()
-def _simulated(model: Any, guide: Any, cells: Cells, seed: int) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+def _simulated(model: Any, guide: Any, cells: Cells, seed: int) -> tuple[Tensor, Mapping[str, Tensor], Tensor]:
     """Shared latents u [1, size] from their prior, what is observed of cells made with them, and their own z [n, d]."""
     model, guide, cells = doubled(model, guide, cells)
-    with seeded(seed, cells.device), as_scored():
-        made: Any = poutine.trace(poutine.uncondition(model)).get_trace(cells).nodes
-        as_it_is: Any = poutine.trace(model).get_trace(cells).nodes
-    observed = [name for name, node in as_it_is.items() if node["type"] == "sample" and node["is_observed"]]
-
-    drawn = {name: node["value"] for name, node in made.items() if node["type"] == "sample"}
-    shared, own = (Coordinates(where(guide, local), cells.dtype) for local in (False, True))
-    z = own.of(drawn) if own.sites else cells.x.new_zeros(len(cells), 0)
-    return shared.of(drawn)[None], {name: drawn[name] for name in observed if name in drawn}, z
+    made = ancestral(model, cells, seed)
+    u, z = (made.laid(where(guide, local)) for local in (False, True))
+    return u[None], made.observed, z
 
 
 def _cell_by_cell(fit: Any, cells: Cells, particles: int, seed: int, certify: bool, memory: int | str) -> DataEvidence:
