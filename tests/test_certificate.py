@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from reference.problems import PROBLEMS, amortised
@@ -12,7 +11,6 @@ from torch.testing import assert_close
 import pyroscvi as ps
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.certificate import Certificate, Replayed, certify, simulate
-from pyroscvi.evidence.compare import _weakest
 from pyroscvi.evidence.importance import evidence_table
 from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.reading import doubled
@@ -126,8 +124,6 @@ def test_comparisons_show_certificates(cells):
     table = ps.compare({"a": pair}, few, 15, certify=True)
     assert "certified (gap" in table["certificate"].iloc[0]
     assert set(ps.compare({"a": pair}, few, 15)["certificate"]) == {"uncertified"}
-    assert _weakest(pd.Series(["exact", "certified (gap 0.01)"])) == "certified (gap 0.01)"
-    assert _weakest(pd.Series(["exact", "exact"])) == "exact"
 
 
 def test_refusals(cells):

@@ -496,6 +496,23 @@ def test_a_normal_posterior_is_found_in_one_step():
     assert_close(own.loc, q.loc)
 
 
+def test_a_mode_that_is_flat_and_then_ends_is_as_wide_as_it_is():
+    """As at a mode of a decoder made of ReLUs: no curvature there, or that of an edge, and walls not far away."""
+
+    def box(u):
+        return -8 * (u.abs() - torch.tensor([1.0, 0.3, 0.1, 2.0]).to(u)).clamp(min=0).sum(-1)
+
+    exact = (
+        log(2.25) + log(0.85) + log(0.45) + log(4.25)
+    )  # each floor, and 1/8 of a tail to both sides
+    q = Elliptical(torch.full((20, 4), 0.05).double(), 0.3 * torch.eye(4).double().expand(20, 4, 4))
+    draws = Refined()(q, box)
+    assert (draws.parts[0].scale_tril.diagonal(dim1=-2, dim2=-1) < 5).all()
+    found = estimate(log_weights(box, draws, Streams(0, torch.arange(20)), 4000))
+    assert_close(found.log_evidence, torch.full((20,), exact).double(), atol=0.15, rtol=0)
+    assert found.k_hat.max() < 0.7
+
+
 def test_a_mixture_of_draws_has_the_density_it_says():
     two = (
         narrow(0.5, 3)._replace(df=5.0),
@@ -527,6 +544,12 @@ def test_k_hat_is_that_of_arviz(s):
 def test_k_hat_where_there_is_no_tail():
     assert k_hat(torch.zeros(100, 3)).tolist() == [-torch.inf] * 3
     assert k_hat(torch.randn(20, 3)).isnan().all()
+
+
+def test_one_weight_that_is_everything_is_the_heaviest_tail():
+    """Beside it the others vanish, and used to look as if they did not vary."""
+    assert (k_hat(200 * torch.randn(1000, 3).double()) > 5).all()
+    assert k_hat(torch.tensor([0.0, *[-torch.inf] * 999]).double()[:, None]) > 5
 
 
 def test_streams_hand_out_the_same_numbers_in_any_pieces():

@@ -7,9 +7,10 @@
 
 A cell stays on the first rung where its weights have a tail that is light enough for an estimate and its error to
 mean something (k-hat), and where that error is small. Half the squared error is what the logarithm of an average is
-too low by: with the tolerance at 0.1 nats, 0.005. Where discrete latents are summed there is no screen, for a k-hat
-does not see the mode that a guide has missed; and with 20 draws or fewer there is nothing but the screen, for they have
-no k-hat. What a table says of a cell is said by the rung that it has stayed on.
+too low by: with the tolerance at 0.1 nats, 0.005. The screen is believed less, for what a guide that is too narrow has
+never drawn is missing from its k-hat, too. Where discrete latents are summed there is no screen, for a k-hat does not
+see the mode that a guide has missed; and with 20 draws or fewer there is nothing but the screen, for they have no
+k-hat. What a table says of a cell is said by the rung that it has stayed on.
 """
 
 from collections.abc import Callable
@@ -26,14 +27,14 @@ from pyroscvi.evidence.refined import Refined
 __all__ = ["METHODS", "Ladder", "named", "takes_closed_forms"]
 
 ADAPT, REFINE, ANNEAL = 1, 2, 3  # purposes of streams
-HEAVY = 0.7  # k-hat
+HEAVY, LIGHT = 0.7, 0.5  # k-hat: above the one weights mislead, below the other they have a variance
 FEW = 20  # draws, of which no k-hat can be said
 
 
 class Ladder(Estimator):
     """Screen, adapt, refine, anneal: each the cells that the rung before could not vouch for.
 
-    tolerance  standard error in nats below which a cell is done
+    tolerance  standard error in nats below which a cell is done; on the first rung half of it
     more       how many times ``particles`` the third rung draws
     """
 
@@ -51,8 +52,10 @@ class Ladder(Estimator):
         first = self.screen if screened else self.adapt
         found = sampled(first(target.q, target.log_joint), target, particles, first.method)
         if screened:
-            found = self.improved(found, target, ADAPT, lambda rest: Importance(self.adapt)(rest, particles))
-        return self.improved(found, target, REFINE, lambda rest: self.refined(rest, self.more * particles))
+            sure = self.settled(found.estimate, screened)
+            found = improved(found, sure, target, ADAPT, lambda rest: Importance(self.adapt)(rest, particles))
+        sure = self.settled(found.estimate)
+        return improved(found, sure, target, REFINE, lambda rest: self.refined(rest, self.more * particles))
 
     def refined(self, target: Target, particles: int) -> Found:
         """The last two rungs, which have a proposal in common."""
@@ -64,19 +67,21 @@ class Ladder(Estimator):
         annealed = self.anneal.onwards(draws.take(rest), target.take(rest, ANNEAL))
         return placed(found, rest, annealed, self.better(annealed.estimate, found.estimate, rest))
 
-    def improved(self, found: Found, target: Target, purpose: int, rung: Callable[[Target], Found]) -> Found:
-        """What is known of all cells, when another rung has looked at those that nobody vouches for."""
-        rest = (~self.settled(found.estimate)).nonzero().squeeze(-1)
-        return placed(found, rest, rung(target.take(rest, purpose))) if len(rest) else found
-
-    def settled(self, found: Estimate) -> Tensor:
+    def settled(self, found: Estimate, screened: bool = False) -> Tensor:
         """Whose estimates can be trusted [n]."""
-        return (found.k_hat < HEAVY) & (found.monte_carlo_se < self.tolerance)
+        heavy, error = (LIGHT, self.tolerance / 2) if screened else (HEAVY, self.tolerance)
+        return (found.k_hat < heavy) & (found.monte_carlo_se < error)
 
     def better(self, annealed: Estimate, refined: Estimate, index: Tensor) -> Tensor:
         """Chains are few: where draws are merely too few, and not misleading, they may still say more [m]."""
         misled = ~(refined.k_hat[index] < HEAVY)
         return misled | (annealed.monte_carlo_se < refined.monte_carlo_se[index])
+
+
+def improved(found: Found, sure: Tensor, target: Target, purpose: int, rung: Callable[[Target], Found]) -> Found:
+    """What is known of all cells, when another rung has looked at those that nobody is sure of."""
+    rest = (~sure).nonzero().squeeze(-1)
+    return placed(found, rest, rung(target.take(rest, purpose))) if len(rest) else found
 
 
 def placed(below: Found, index: Tensor, above: Found, where: Tensor | None = None) -> Found:

@@ -21,8 +21,8 @@ def k_hat(log_weight: Tensor) -> Tensor:
         return log_weight.new_full(log_weight.shape[1:], torch.nan)
     top = log_weight.topk(tail + 1, 0).values.flip(0)
     weight = (top - top[-1]).exp()
-    excess = weight[1:] - weight[0]
-    varies = excess[0] > 1e-12
+    excess = (weight[1:] - weight[0]).clamp(min=1e-300)  # beside one weight that is everything the others may vanish
+    varies = top[-1] - top[0] > 1e-9
     return torch.where(
         varies, _shape(torch.where(varies, excess, torch.linspace(1, 2, tail).to(excess)[:, None])), -torch.inf
     )

@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from pyroscvi.evidence.proposals import Elliptical, LogJoint, Mixed, Proposal
-from pyroscvi.evidence.refined import covariance, surface
+from pyroscvi.evidence.refined import FLATTEST, surface
 
 __all__ = ["AtPeaks", "Divided", "ascent", "divided"]
 
@@ -120,6 +120,12 @@ def ascent(log_joint: LogJoint, starts: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         height = log_joint(u[None])[0]
     return u[height.isfinite()], height[height.isfinite()]
+
+
+def covariance(curvature: Tensor) -> Tensor:
+    """The inverse of a curvature [n, d, d], of whose directions none is flatter than ``FLATTEST``."""
+    values, axes = torch.linalg.eigh(curvature)
+    return (axes / values.clamp(min=FLATTEST).unsqueeze(-2)) @ axes.mT
 
 
 def _apart(step: Tensor, one: Tensor, other: Tensor) -> float:

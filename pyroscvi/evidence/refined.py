@@ -14,16 +14,22 @@ from pyroscvi.evidence.proposals import Elliptical, LogJoint, Mixed, Proposal, c
 __all__ = ["Refined"]
 
 PIECE = 8  # rows of u whose gradients are taken at once
-FLATTEST = 1e-4  # the least curvature that a direction is credited with
+FLATTEST = 1e-4  # the least curvature that a Newton step believes in
+FALL, DEEP = 0.5, 1e6  # nats
+FACTOR = 1 / 8, 4.0  # by which a width changes at once
+LONGEST = 10.0  # an axis, in widths along the coordinates, before it is looked at
 
 
 class Refined(Proposal):
-    """Student-t about every mode of p(x, u), a little wider than the curvature there says, mixed with the guide's own.
+    """Student-t about every mode of p(x, u), a little wider than the density is there, mixed with the guide's own.
 
     Each component of a mixture (each level of what the model enumerates) has a mode. It is found by damped Newton steps
-    from the guide's mean [Levenberg, 1944; Marquardt, 1963], and weighed by Laplace's approximation. Curvatures are
-    differences of gradients over part of a standard deviation, for a decoder may be rough and a prior have an edge. One
-    draw in four is left to the guide: a mode is not all of a posterior [defensive mixture; Hesterberg, 1995].
+    from the guide's mean [Levenberg, 1944; Marquardt, 1963], over ridges and saddles as over hills [Dauphin et al.,
+    2014, arXiv:1406.2572]. Curvatures are differences of gradients, which give the axes of the draws; how far they go
+    along each is where the density has fallen by half a nat, as a Gaussian has at one standard deviation. At a mode of
+    a decoder made of ReLUs a curvature alone may be anything: the density has an edge there, or is flat and then ends.
+    A mode weighs what a Gaussian of its height and width would. One draw in four is left to the guide: a mode is not
+    all of a posterior [defensive mixture; Hesterberg, 1995].
     """
 
     method: ClassVar[str] = "refined"
@@ -33,29 +39,27 @@ class Refined(Proposal):
     steps: int = 30
 
     def forward(self, q, log_joint):
-        h = 0.1 * q.scale_tril.norm(dim=-1)
+        scale = q.scale_tril.norm(dim=-1)
         own = Elliptical(q.loc, self.widen * q.scale_tril, self.df)
         parts, masses = [], []
         for density in components(log_joint):
-            mode, curvature = climb(density, q.loc, h, self.steps)
-            spread = covariance(curvature).diagonal(dim1=-2, dim2=-1).sqrt()
-            height, _, curvature = surface(density, mode, 0.5 * spread)
-            factor = torch.linalg.cholesky(covariance(curvature))
+            mode = climb(density, q.loc, 0.1 * scale, self.steps)
+            height, factor = hill(density, mode, scale)
             parts.append(Elliptical(mode, self.widen * factor, self.df))
             masses.append(height + factor.diagonal(dim1=-2, dim2=-1).log().sum(-1))
         weights = 0.75 * torch.stack(masses).softmax(0)
         return Mixed((*parts, own), torch.cat([weights, torch.full_like(weights[:1], 0.25)]))
 
 
-def climb(log_joint: LogJoint, u: Tensor, h: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """The mode [n, d] uphill of u [n, d], and the curvature there [n, d, d]."""
+def climb(log_joint: LogJoint, u: Tensor, h: Tensor, steps: int) -> Tensor:
+    """The mode [n, d] uphill of u [n, d]; ``h`` is what curvatures are differences over [n, d]."""
     height, slope, curvature = surface(log_joint, u, h)
     if not (height.isfinite().all() and curvature.isfinite().all()):
         raise ValueError("log p(x, z) or its slope is not finite where the guide points: look at counts and parameters")
     damping = torch.full_like(height, 1e-2)
     for _ in range(steps):
         values, axes = torch.linalg.eigh(curvature)
-        values = values.clamp(min=FLATTEST)
+        values = values.abs().clamp(min=FLATTEST)
         uphill = (axes.mT @ slope.unsqueeze(-1)).squeeze(-1)
         below = (uphill**2 / values).sum(-1) > 1e-4  # more than a hundredth of a standard deviation from the top
         if not below.any():
@@ -69,13 +73,39 @@ def climb(log_joint: LogJoint, u: Tensor, h: Tensor, steps: int) -> tuple[Tensor
         height = torch.where(moves, tried[0], height)
         slope = torch.where(moves[:, None], tried[1], slope)
         curvature = torch.where(moves[:, None, None], tried[2], curvature)
-    return u, curvature
+    return u
 
 
-def covariance(curvature: Tensor) -> Tensor:
-    """The inverse of a curvature [n, d, d], of whose directions none is flatter than ``FLATTEST``."""
+def hill(log_joint: LogJoint, mode: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Height [n] of a mode [n, d], and the Cholesky factor of the covariance about it [n, d, d].
+
+    scale  the order of magnitude of every coordinate [n, d]
+    """
+    along = torch.eye(mode.shape[-1]).to(mode).expand(len(mode), -1, -1)
+    width = widths(log_joint, mode, along, scale, rounds=6)
+    height, _, curvature = surface(log_joint, mode, width)
     values, axes = torch.linalg.eigh(curvature)
-    return (axes / values.clamp(min=FLATTEST).unsqueeze(-2)) @ axes.mT
+    flat = (axes / width.unsqueeze(-1)).square().sum(-2) / LONGEST**2
+    width = widths(log_joint, mode, axes, values.maximum(flat).rsqrt(), rounds=4)
+    return height, torch.linalg.cholesky((axes * width.unsqueeze(-2) ** 2) @ axes.mT)
+
+
+@torch.no_grad()
+def widths(log_joint: LogJoint, mode: Tensor, axes: Tensor, width: Tensor, rounds: int) -> Tensor:
+    """How far from a mode [n, d], to both sides of it on average, the density has fallen by ``FALL`` [n, d].
+
+    axes   the directions, as columns [n, d, d]
+    width  where to begin [n, d]
+    """
+    top, d = log_joint(mode[None])[0], mode.shape[-1]
+    for _ in range(rounds):
+        aside = (axes * width.unsqueeze(-2)).movedim(-1, 0)  # [d, n, d]
+        points = torch.cat([mode + aside, mode - aside])
+        height = torch.cat([log_joint(piece) for piece in points.split(PIECE)])
+        fall = (top - height).nan_to_num(DEEP, posinf=DEEP).clamp(0, DEEP)
+        fall = (fall[:d] + fall[d:]).T / 2
+        width = width * (FALL / fall).sqrt().clamp(*FACTOR)
+    return width
 
 
 def surface(log_joint: LogJoint, u: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
