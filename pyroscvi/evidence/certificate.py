@@ -25,22 +25,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from pyro import poutine
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
-from torch.distributions import biject_to
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.graph import visited
+from pyroscvi.evidence.ancestral import ancestral
 from pyroscvi.evidence.compiled import compiled
 from pyroscvi.evidence.estimator import Estimator, Target
 from pyroscvi.evidence.importance import known_exactly
 from pyroscvi.evidence.ladder import named, takes_closed_forms
 from pyroscvi.evidence.proposals import GuideDraws, Proposal
 from pyroscvi.evidence.reading import MEMORY, as_cells, doubled, pair, reading
-from pyroscvi.handlers import as_scored
-from pyroscvi.inference.seeds import seeded
 
 __all__ = ["Certificate", "certify"]
 
@@ -126,19 +122,11 @@ def certify(
     return Certificate(float(gap.mean()), error, float(gap.max()), len(gap), f"{estimator!r}, {particles:,} particles")
 
 
-@torch.no_grad()
-def simulate(fit: Any, cells: Cells, seed: int) -> tuple[dict[str, Tensor], Tensor]:
+def simulate(fit: Any, cells: Cells, seed: int) -> tuple[Mapping[str, Tensor], Tensor]:
     """What the model observes in cells that it makes itself, by site, and their unconstrained latents [n, d]."""
-    model, guide = pair(fit)
-    double, _, cells = doubled(model, guide, cells)
-    with seeded(CERTIFYING + seed, cells.device), as_scored():
-        made: dict[str, Any] = poutine.trace(poutine.uncondition(double)).get_trace(cells).nodes
-        as_it_is: dict[str, Any] = poutine.trace(double).get_trace(cells).nodes
-    sites = {name: node for name, node in as_it_is.items() if node["type"] == "sample" and not site_is_subsample(node)}
-    observed = {name: made[name]["value"] for name, node in sites.items() if node["is_observed"]}
-    latents = [biject_to(site.support).inv(made[name]["value"]) for name, site in guide.sites.items()]
-    empty = torch.zeros(len(cells), 0, dtype=cells.dtype, device=cells.device)
-    return observed, torch.cat([empty, *latents], -1)
+    model, guide, cells = doubled(*pair(fit), cells)
+    made = ancestral(model, cells, CERTIFYING + seed)
+    return made.observed, made.laid(guide.sites)
 
 
 class Replayed(nn.Module):
