@@ -502,9 +502,7 @@ def test_a_mode_that_is_flat_and_then_ends_is_as_wide_as_it_is():
     def box(u):
         return -8 * (u.abs() - torch.tensor([1.0, 0.3, 0.1, 2.0]).to(u)).clamp(min=0).sum(-1)
 
-    exact = (
-        log(2.25) + log(0.85) + log(0.45) + log(4.25)
-    )  # each floor, and 1/8 of a tail to both sides
+    exact = log(2.25) + log(0.85) + log(0.45) + log(4.25)  # each floor, and 1/8 of a tail to both sides
     q = Elliptical(torch.full((20, 4), 0.05).double(), 0.3 * torch.eye(4).double().expand(20, 4, 4))
     draws = Refined()(q, box)
     assert (draws.parts[0].scale_tril.diagonal(dim1=-2, dim2=-1) < 5).all()
