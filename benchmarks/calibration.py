@@ -23,6 +23,7 @@ from typing import Any
 import pandas as pd
 import pyro.distributions as dist
 import torch
+from common import markdown, write
 from torch import nn
 
 import pyroscvi as ps
@@ -91,6 +92,16 @@ def data(tissue: bool = False) -> Any:
     return fields.read(simulated(cells=400, genes=30, seed=0, sections=2 if tissue else 0))
 
 
+def measured(
+    pages: list[str], guides: list[str], simulations: int = 500, candidates: int = 4000, epochs: int = 100
+) -> Iterator[tuple[str, Calibration, float]]:
+    """Controls, then pages under guides: the name of each, what was found, and how many seconds that took."""
+    for name, fit, cells in chain(controls(), fits(pages, guides, epochs)):
+        start = time.process_time()
+        found = ps.calibrate(fit, cells, simulations, candidates=candidates)
+        yield name, found, time.process_time() - start
+
+
 def row(found: Calibration, seconds: float) -> dict[str, Any]:
     told: dict[str, Any] = {}
     for name, ranks in found.ranks.items():
@@ -113,22 +124,13 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     rows = {}
-    for name, fit, cells in chain(controls(), fits(asked.pages, asked.guides, asked.epochs)):
-        start = time.process_time()
-        found = ps.calibrate(fit, cells, asked.simulations, candidates=asked.candidates)
-        rows[name] = row(found, time.process_time() - start)
+    for name, found, seconds in measured(asked.pages, asked.guides, asked.simulations, asked.candidates, asked.epochs):
+        rows[name] = row(found, seconds)
         print(f"{name}: {rows[name]}", flush=True)
-    table = markdown(pd.DataFrame.from_dict(rows, orient="index"))
-    print(table)
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("page, guide")
+    print(markdown(table))
     if asked.out is not None:
-        asked.out.mkdir(parents=True, exist_ok=True)
-        (asked.out / "calibration.md").write_text(table + "\n")
-
-
-def markdown(table: pd.DataFrame) -> str:
-    lines = [["page, guide", *table], ["---"] * (table.shape[1] + 1)]
-    lines += [[str(name), *values] for name, values in zip(table.index, table.to_numpy(), strict=True)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        write(asked.out, "calibration", table, {name: str(value) for name, value in vars(asked).items()})
 
 
 if __name__ == "__main__":

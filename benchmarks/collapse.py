@@ -15,6 +15,7 @@ Then cells of one cluster: five components against a standard normal, each from 
 import argparse
 import sys
 import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,13 @@ def kept(name: str, cells: ps.Cells, kind: np.ndarray, seed: int, epochs: int) -
     return {"way": name, "seed": seed, **usage(fit, cells)._asdict(), "ARI": agrees, "held-out bound": bound}
 
 
+def fitted(seeds: Iterable[int], ways: list[str], cells: int, epochs: int) -> Iterator[dict[str, object]]:
+    """Every way of fitting five components on the five clusters of every seed."""
+    for seed in seeds:
+        made, kind = clusters(KINDS, cells, seed)
+        yield from (kept(name, made, kind, seed, epochs) for name in ways)
+
+
 def ahead(cells: int, scored: int, seed: int, epochs: int, refits: int = 3) -> dict[str, float]:
     """How much better five components do than one where there is one cluster, on cells that were held out."""
     seen, unseen = clusters(1, cells + scored, seed)[0].split(scored / (cells + scored), seed=seed)
@@ -121,11 +129,9 @@ def main() -> None:
     about = {name: str(value) for name, value in vars(said).items()}
 
     rows = []
-    for seed in range(said.first, said.first + said.seeds):
-        cells, kind = clusters(KINDS, said.cells, seed)
-        for name in said.ways:
-            rows.append(kept(name, cells, kind, seed, said.epochs))
-            print(f"seed {seed}: {name}: {rows[-1]['components']:.2f} components", file=sys.stderr, flush=True)
+    for row in fitted(range(said.first, said.first + said.seeds), said.ways, said.cells, said.epochs):
+        rows.append(row)
+        print(f"seed {row['seed']}: {row['way']}: {row['components']:.2f} components", file=sys.stderr, flush=True)
     if rows:
         table = summary(pd.DataFrame(rows))
         write(said.out, "collapse", table, about | {"fits": rows})

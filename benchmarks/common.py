@@ -80,9 +80,12 @@ def write(folder: Path, name: str, table: pd.DataFrame, about: dict) -> None:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The table with ``x ± sd`` for every pair of columns ``x`` and ``x sd``."""
+    """The table with ``x ± sd`` for every pair of columns ``x`` and ``x sd``; text stays as it is."""
     shown = pd.DataFrame(index=table.index)
     for column in table.columns.drop([c for c in table.columns if c.endswith(" sd")]):
+        if table[column].map(lambda value: isinstance(value, str)).all():
+            shown[column] = table[column]
+            continue
         digits = 2 if table[column].abs().max() >= 10 else 3
         digits = 0 if pd.api.types.is_integer_dtype(table[column]) else digits
         text = table[column].map(lambda value, d=digits: "" if pd.isna(value) else f"{value:.{d}f}")

@@ -12,7 +12,9 @@ import argparse
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,6 +35,26 @@ ESTIMATORS = {
 }
 
 
+def scored(
+    problem: str, estimators: Iterable[str] = ESTIMATORS, n: int = 32, seed: int = 0, **room: Any
+) -> dict[str, pd.DataFrame]:
+    """What estimators say of the first n cells of a problem, their errors, and the seconds that a cell took.
+
+    ``room`` is how much there is at once, as ``evidence_table`` takes it.
+    """
+    known = PROBLEMS[problem](288)
+    pair, unseen = amortised(known, steps=200)
+    cells, found = unseen.subset(torch.arange(n)), {}
+    for estimator in estimators:
+        method, particles = ESTIMATORS[estimator]
+        start = time.process_time()
+        table = evidence_table(pair, cells, particles, seed, method=method, **room)
+        table["seconds"] = (time.process_time() - start) / n
+        table["error"] = table["log_evidence"] - known.exact[:n].numpy()
+        found[estimator] = table
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", nargs="*", default=[""], help="those whose name has one of these in it")
@@ -45,16 +67,8 @@ def main() -> None:
     print("| problem | " + " | ".join(said.estimators) + " |\n|" + "---|" * (len(said.estimators) + 1))
     found: dict[str, list[pd.DataFrame]] = {name: [] for name in said.estimators}
     for name in chosen:
-        problem = PROBLEMS[name](288)
-        pair, unseen = amortised(problem, steps=200)
-        cells = unseen.subset(torch.arange(said.cells))
         line = []
-        for estimator in said.estimators:
-            method, particles = ESTIMATORS[estimator]
-            start = time.process_time()
-            table = evidence_table(pair, cells, particles, said.seed, method=method)
-            table["seconds"] = (time.process_time() - start) / len(cells)
-            table["error"] = table["log_evidence"] - problem.exact[: said.cells].numpy()
+        for estimator, table in scored(name, said.estimators, said.cells, said.seed).items():
             found[estimator].append(table)
             line.append(f"{table['error'].mean():.4f}, {table['error'].abs().max():.3f}")
         print(f"| {name} | " + " | ".join(line) + " |", flush=True)

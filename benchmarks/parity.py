@@ -62,10 +62,10 @@ def at_the_softmax(fit: ps.Fit, cells: ps.Cells, runs: int, draws: int) -> np.nd
     return (torch.stack(pieces).logsumexp(0) - np.log(runs * draws)).numpy()
 
 
-def row(name: str, train: AnnData, held: AnnData, batch: str | None, asked: argparse.Namespace) -> dict[str, Any]:
+def row(name: str, train: AnnData, held: AnnData, asked: argparse.Namespace) -> dict[str, Any]:
     kind, options = PAGES[name]
     torch.manual_seed(0)
-    kind.setup_anndata(train, layer="counts", batch_key=batch)
+    kind.setup_anndata(train, layer="counts", batch_key=asked.batch)
     peer = kind(train, n_latent=asked.latent, n_hidden=128, **options)
     peer.train(asked.epochs, accelerator="cpu", enable_progress_bar=False, logger=False)
     peer.module.eval()
@@ -89,26 +89,27 @@ def row(name: str, train: AnnData, held: AnnData, batch: str | None, asked: argp
     }
     if options.get("latent_distribution") == "ln":
         told["by its formula"] = (at_the_softmax(fit, cells, asked.runs, asked.draws) - value).mean()
-    print(name, told, flush=True)
     return told
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("path", type=Path, nargs="?", help="an h5ad; without it, 700 blood cells")
-    parser.add_argument("--batch")
-    parser.add_argument("--pages", nargs="+", default=list(PAGES), choices=list(PAGES))
-    parser.add_argument("--genes", type=int, help="so many of the most variable, in place of all")
-    parser.add_argument("--latent", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=400)
-    parser.add_argument("--held-out", type=int, default=64)
-    parser.add_argument("--runs", type=int, default=10)
-    parser.add_argument("--draws", type=int, default=2000, help="of a run of scvi-tools")
-    parser.add_argument("--particles", type=int, default=4000)
-    parser.add_argument("--out", type=Path)
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
+def parser() -> argparse.ArgumentParser:
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("path", type=Path, nargs="?", help="an h5ad; without it, 700 blood cells")
+    ask.add_argument("--batch")
+    ask.add_argument("--pages", nargs="+", default=list(PAGES), choices=list(PAGES))
+    ask.add_argument("--genes", type=int, help="so many of the most variable, in place of all")
+    ask.add_argument("--latent", type=int, default=5)
+    ask.add_argument("--epochs", type=int, default=400)
+    ask.add_argument("--held-out", type=int, default=64)
+    ask.add_argument("--runs", type=int, default=10)
+    ask.add_argument("--draws", type=int, default=2000, help="of a run of scvi-tools")
+    ask.add_argument("--particles", type=int, default=4000)
+    ask.add_argument("--out", type=Path)
+    return ask
+
+
+def halves(asked: argparse.Namespace) -> tuple[AnnData, AnnData]:
+    """Cells to train on and cells held out, at the genes that were asked for."""
     adata = pbmc68k_reduced() if asked.path is None else read(asked.path, asked.batch)
     adata.layers["counts"] = adata.X
     if asked.genes is not None:
@@ -117,7 +118,18 @@ def main() -> None:
         adata = adata[np.asarray(adata.X.sum(1)).ravel() > 0].copy()
     order = np.random.default_rng(0).permutation(adata.n_obs)
     held, train = (adata[rows].copy() for rows in np.split(order, [asked.held_out]))
-    rows = {name: row(name, train, held, asked.batch, asked) for name in asked.pages}
+    return train, held
+
+
+def main() -> None:
+    asked = parser().parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    train, held = halves(asked)
+    rows = {}
+    for name in asked.pages:
+        rows[name] = row(name, train, held, asked)
+        print(name, rows[name], flush=True)
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("")
     print(markdown(table))
     if asked.out is not None:

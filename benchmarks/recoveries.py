@@ -17,6 +17,7 @@ again.
 import argparse
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,15 @@ def judged(table: pd.DataFrame, generator: str) -> dict[str, object]:
     return found
 
 
+def judgements(
+    runs: int, cells: int, scored: int, folder: Path | None = None, **settings
+) -> Iterator[dict[str, object]]:
+    """What comparisons say of every generator, run by run."""
+    for run in range(runs):
+        for generator in LIKELIHOODS:
+            yield {"run": run, **judged(compared(generator, run, cells, scored, folder, **settings), generator)}
+
+
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
     """A line a generator."""
     lines = {}
@@ -105,11 +115,9 @@ def main() -> None:
     torch.set_num_threads(1)
 
     rows = []
-    for run in range(said.runs):
-        for generator in LIKELIHOODS:
-            table = compared(generator, run, said.cells, said.score, said.out / "recoveries")
-            rows.append({"run": run, **judged(table, generator)})
-            print(f"{run}: {generator}: {rows[-1]['place']}", file=sys.stderr, flush=True)
+    for row in judgements(said.runs, said.cells, said.score, said.out / "recoveries"):
+        rows.append(row)
+        print(f"{row['run']}: {row['generator']}: {row['place']}", file=sys.stderr, flush=True)
     runs = pd.DataFrame(rows)
     table = summary(runs)
     table.index.name = "made by"
