@@ -33,7 +33,7 @@ FIGURES = {
         "coverage of two Monte Carlo standard errors",
         "NB with theta = 1e6 less Poisson, every cell",
         "other minibatches, chunks and neighbours, float64: difference",
-        "NB with a normal latent: every cell as scvi-tools has it",
+        "NB with a normal latent: cells as scvi-tools has them, where tails are light",
     ],
     "comparisons": ["the generator comes first or is tied"],
     "calibration": [
@@ -175,7 +175,7 @@ def test_a_figure_that_does_not_hold_is_named_and_fails(figure, measurement, fou
 def test_scvi_tools_is_beside_where_it_is_installed(holding, monkeypatch, capsys):
     """Whatever the cells that are compared, none may be five errors apart."""
     found = {"difference in these": 0.001, "Monte Carlo error": 0.004, "cells with k-hat below 0.5": 29}
-    parser = SimpleNamespace(parse_args=lambda given: given)
+    parser = SimpleNamespace(parse_args=lambda given: SimpleNamespace(held_out=64))
     parity = SimpleNamespace(LIGHT=0.5, parser=lambda: parser, halves=lambda asked: (1, 2))
     monkeypatch.setattr("to_hold.find_spec", lambda name: name)
     monkeypatch.setitem(sys.modules, "parity", parity)
@@ -183,7 +183,11 @@ def test_scvi_tools_is_beside_where_it_is_installed(holding, monkeypatch, capsys
         parity.row = lambda *asked, f=farthest: found | {"farthest, in errors": f}
         assert to_hold.main(["--only", "evidence"]) == status
         row = table(capsys.readouterr().out)[SCVI_TOOLS]
-        assert row[1].startswith(f"{farthest:.1f} at most, mean difference 0.001 ± 0.004 nats, 29 cells")
+        assert row[1].startswith(f"{farthest:.1f} at most, mean difference 0.001 ± 0.004 nats, 29 of 64 cells")
+
+
+def test_of_errors_a_nan_is_the_worst():
+    assert to_hold.worst("x", 3, {"a": 1.0, "b": float("nan"), "c": 2.0}) == ("x", "below 3", "nan (b)", False)
 
 
 def test_few_cells_are_too_few_for_a_coverage(holding, capsys):
