@@ -15,6 +15,8 @@ __all__ = ["Refined"]
 
 PIECE = 8  # rows of u whose gradients are taken at once
 FLATTEST = 1e-4  # the least curvature that a Newton step believes in
+LITTLE = 0.01  # nats: a step that gains no more is the last
+STUCK = 1e6  # curvatures: steps that are damped by so much are none
 FALL, DEEP = 0.5, 1e6  # nats
 FACTOR = 1 / 8, 4.0  # by which a width changes at once
 LONGEST = 10.0  # an axis, in widths along the coordinates, before it is looked at
@@ -36,7 +38,7 @@ class Refined(Proposal):
 
     df: float = 5.0
     widen: float = 1.15
-    steps: int = 30
+    steps: int = 100
 
     def forward(self, q, log_joint):
         scale = q.scale_tril.norm(dim=-1)
@@ -56,18 +58,20 @@ def climb(log_joint: LogJoint, u: Tensor, h: Tensor, steps: int) -> Tensor:
     height, slope, curvature = surface(log_joint, u, h)
     if not (height.isfinite().all() and curvature.isfinite().all()):
         raise ValueError("log p(x, z) or its slope is not finite where the guide points: look at counts and parameters")
-    damping = torch.full_like(height, 1e-2)
+    damping, climbs = torch.full_like(height, 1e-2), torch.ones_like(height, dtype=torch.bool)
     for _ in range(steps):
         values, axes = torch.linalg.eigh(curvature)
         values = values.abs().clamp(min=FLATTEST)
         uphill = (axes.mT @ slope.unsqueeze(-1)).squeeze(-1)
-        below = (uphill**2 / values).sum(-1) > 1e-4  # more than a hundredth of a standard deviation from the top
-        if not below.any():
+        climbs &= (uphill**2 / values).sum(-1) > 1e-4  # more than a hundredth of a standard deviation from the top
+        climbs &= damping < STUCK * values.amax(-1)  # and not on an edge, where no slope leads upwards
+        if not climbs.any():
             break
         there = u + (axes @ (uphill / (values + damping.unsqueeze(-1))).unsqueeze(-1)).squeeze(-1)
         tried = surface(log_joint, there, h)
         # A cell that has arrived stays, whichever cells it was batched with.
-        moves = below & (tried[0] > height) & tried[2].isfinite().all(-1).all(-1)
+        moves = climbs & (tried[0] > height) & tried[2].isfinite().all(-1).all(-1)
+        climbs &= ~moves | (tried[0] - height > LITTLE)
         damping = torch.where(moves, damping / 4, damping * 8)
         u = torch.where(moves[:, None], there, u)
         height = torch.where(moves, tried[0], height)
