@@ -5,7 +5,6 @@ import shutil
 import pytest
 import torch
 from test_distributions import (  # noqa: F401
-    reference,
     test_a_cell_of_two_thousand_genes_is_exact_in_float32,
     test_a_slope_has_the_shape_of_its_parameter_with_as_many_cells_as_genes,
     test_a_softmax_that_underflows_still_tells_unlikely_from_impossible,
