@@ -24,9 +24,10 @@ from pyroscvi.evidence.importance import evidence_table, note
 from pyroscvi.evidence.kept import kept
 from pyroscvi.evidence.ladder import Ladder, named
 from pyroscvi.evidence.paired import clusters, standard_error, verdict
+from pyroscvi.evidence.pareto import HEAVY
 from pyroscvi.evidence.proposals import Proposal
 from pyroscvi.evidence.reading import MEMORY, as_cells, pair
-from pyroscvi.evidence.refits import HEAVY, Refitted, recorded, usage_of_all
+from pyroscvi.evidence.refits import Refitted, recorded, usage_of_all
 from pyroscvi.evidence.same import question, refuse_unequal
 from pyroscvi.evidence.stacking import stacking_weights
 

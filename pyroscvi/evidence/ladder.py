@@ -21,13 +21,14 @@ from pyroscvi.evidence.adaptive import Adaptive
 from pyroscvi.evidence.annealed import Annealed
 from pyroscvi.evidence.estimator import Estimator, Found, Importance, Target, sampled
 from pyroscvi.evidence.importance import Estimate
+from pyroscvi.evidence.pareto import HEAVY
 from pyroscvi.evidence.proposals import Proposal, StudentT, components
 from pyroscvi.evidence.refined import Refined
 
 __all__ = ["METHODS", "Ladder", "named", "takes_closed_forms"]
 
 ADAPT, REFINE, ANNEAL = 1, 2, 3  # purposes of streams
-HEAVY, LIGHT = 0.7, 0.5  # k-hat: above the one weights mislead, below the other they have a variance
+LIGHT = 0.5  # a k-hat below which weights have a variance
 FEW = 20  # draws, of which no k-hat can be said
 
 
@@ -52,7 +53,7 @@ class Ladder(Estimator):
         first = self.screen if screened else self.adapt
         found = sampled(first(target.q, target.log_joint), target, particles, first.method)
         if screened:
-            sure = self.settled(found.estimate, screened)
+            sure = self.settled(found.estimate, screened=True)
             found = improved(found, sure, target, ADAPT, lambda rest: Importance(self.adapt)(rest, particles))
         sure = self.settled(found.estimate)
         return improved(found, sure, target, REFINE, lambda rest: self.refined(rest, self.more * particles))

@@ -5,7 +5,9 @@ from math import ceil, sqrt
 import torch
 from torch import Tensor
 
-__all__ = ["k_hat"]
+__all__ = ["HEAVY", "k_hat"]
+
+HEAVY = 0.7  # a k-hat above which neither an estimate nor its error means much
 
 
 def k_hat(log_weight: Tensor) -> Tensor:

@@ -17,12 +17,11 @@ import pandas as pd
 from scipy.special import logsumexp
 
 from pyroscvi.data.cells import Cells
+from pyroscvi.evidence.pareto import HEAVY
 from pyroscvi.evidence.reading import pair
 from pyroscvi.evidence.usage import Usage, usage
 
-__all__ = ["HEAVY", "Refitted", "recorded", "usage_of_all"]
-
-HEAVY = 0.7  # k-hat
+__all__ = ["Refitted", "recorded", "usage_of_all"]
 
 
 class Refitted:

@@ -24,7 +24,7 @@ from torch import Tensor
 from pyroscvi.evidence.adaptive import Adaptive
 from pyroscvi.evidence.estimator import Target
 from pyroscvi.evidence.importance import drawn
-from pyroscvi.evidence.pareto import k_hat
+from pyroscvi.evidence.pareto import HEAVY, k_hat
 from pyroscvi.evidence.proposals import GuideDraws, Proposal, StudentT, components
 from pyroscvi.evidence.reading import MEMORY, Read, pair, reading
 from pyroscvi.evidence.refined import Refined
@@ -35,7 +35,6 @@ __all__ = ["CANDIDATES", "ENOUGH", "PROPOSALS", "Pool", "pool", "pools"]
 
 CANDIDATES = 4000
 ENOUGH = 400  # effective draws of a pool, and so a variance that is a quarter wider, at most, for a hundred draws of it
-HEAVY = 0.7  # k-hat
 POOLS, AGAIN = 64, 128  # purposes of streams
 
 # From quick to careful: from where the guide points, from where weights say the mass is, and from every mode.

@@ -36,6 +36,7 @@ from pyroscvi.evidence.adaptive import Adaptive
 from pyroscvi.evidence.ancestral import ancestral
 from pyroscvi.evidence.certificate import CERTIFYING, Certificate, Replayed, Rereading
 from pyroscvi.evidence.importance import estimate, evidence_table, log_weights
+from pyroscvi.evidence.pareto import HEAVY
 from pyroscvi.evidence.peaks import AtPeaks, divided
 from pyroscvi.evidence.proposals import Draws, together
 from pyroscvi.evidence.reading import MEMORY, as_cells, doubled, pair
@@ -52,7 +53,10 @@ MOST = 64  # numbers that cells share: beyond them neither searches nor proposal
 SEARCHES = 10
 FEW = 16  # draws of a cell's own latents while proposals are looked for
 PEAKS, PARTS = 301, 302  # purposes of streams
-HEAVY, ENOUGH, MORE = 0.7, 0.3, 4  # k-hat, the share of draws that is effective, and the more draws where either fails
+ENOUGH, MORE = 0.3, 4  # the share of draws that is effective; how many times more there are where it, or k-hat, fails
+    0.3,
+    4,
+)  # the share of draws that is effective, and how many more there are where it is not, or k-hat fails
 
 
 @dataclass(frozen=True)

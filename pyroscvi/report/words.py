@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from pyroscvi.evidence.compare import FEW
+
 __all__ = ["answer", "asked", "listed", "minus", "trusted"]
 
 MANY = 4  # names in a sentence
-FEW = 10  # clusters or seeds
 
 
 def answer(table: pd.DataFrame) -> list[str]:
