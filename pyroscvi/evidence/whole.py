@@ -54,9 +54,6 @@ SEARCHES = 10
 FEW = 16  # draws of a cell's own latents while proposals are looked for
 PEAKS, PARTS = 301, 302  # purposes of streams
 ENOUGH, MORE = 0.3, 4  # the share of draws that is effective; how many times more there are where it, or k-hat, fails
-    0.3,
-    4,
-)  # the share of draws that is effective, and how many more there are where it is not, or k-hat fails
 
 
 @dataclass(frozen=True)
