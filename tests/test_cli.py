@@ -279,6 +279,7 @@ def test_compare_with_no_cell_left(nb, data, tmp_path, capsys):
     assert "every cell" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:compile=True")  # there may be no compiler
 def test_demo(tmp_path, capsys, monkeypatch, flat):
     from pyroscvi.cli import demo
 

@@ -16,7 +16,6 @@ from pyroscvi.cli.terminal import terminal
 from pyroscvi.data.datasets import pbmc68k_reduced
 from pyroscvi.data.fields import Fields
 from pyroscvi.evidence.compare import show
-from pyroscvi.evidence.refined import Refined
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import SCVI
 from pyroscvi.parts import NB, ZINB, LatentSize, Linear, Mixture, Poisson
@@ -64,7 +63,7 @@ def _demo(out: Path, asked: dict[str, Any], epochs: int, particles: int, seed: i
         fits[name] = carry_out(folder, model, guide, seen, epochs=epochs, lr=2e-3, seed=seed)
         write_run(folder, fits[name], cells, adata.obs, unseen)
 
-    table = compare(fits, unseen, particles, seed, proposal=Refined())  # quicker than the ladder: a demo is short
+    table = compare(fits, unseen, particles, seed, compile=True)
     terminal().print("", show(table))
     whole(out / "comparison.csv", table.to_csv)
     draw(out / "comparison.png", plots.comparison(table))
