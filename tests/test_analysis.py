@@ -10,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from fits import quick
 from torch import nn
 
 import pyroscvi as ps
@@ -33,10 +34,6 @@ from pyroscvi.parts import (
 )
 from pyroscvi.parts import VampPrior as Vamp
 from pyroscvi.program import Model
-
-
-def quick(model, guide, cells, **options):
-    return ps.fit(model, guide, cells, **{"epochs": 3, "batch_size": 20, "progress": False, **options})
 
 
 @pytest.fixture

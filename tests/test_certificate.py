@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from fits import untrained
 from reference.problems import PROBLEMS, amortised
 from torch.testing import assert_close
 
@@ -17,11 +18,6 @@ from pyroscvi.evidence.reading import doubled
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import PPCA, SCVI, Annotated
 from pyroscvi.parts import NB, Linear, Mixture, RandomDispersion
-
-
-def untrained(model, guide, cells):
-    model = model.sized(cells.dims)
-    return model.eval(), guide.sized(model, cells).eval()
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from pyroscvi.parts.clusters import lay_out
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from collapse import KINDS, ahead, clusters
+from fits import same
 
 SMALL = MeanField(encoder=ReadCell(32, dropout=0.0))
 PAGES = [SCVI(latent=3, prior=Mixture(3), likelihood=NB()), GMVAE(latent=3, kinds=3)]
@@ -29,15 +30,6 @@ PAGES = [SCVI(latent=3, prior=Mixture(3), likelihood=NB()), GMVAE(latent=3, kind
 
 def quick(model, cells, guide=SMALL, **options):
     return ps.fit(model, guide, cells, **{"epochs": 20, "progress": False, "device": "cpu", **options})
-
-
-def state(fit):
-    return {**fit.model.state_dict(), **{f"guide {name}": t for name, t in fit.guide.state_dict().items()}}
-
-
-def same(one, two):
-    one, two = state(one), state(two)
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
 # Where components begin

@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from fits import untrained
 from torch import nn
 from torch.distributions import MultivariateNormal
 from torch.testing import assert_close
@@ -28,11 +29,6 @@ FIRST = generations.first_generation()
 @pytest.fixture
 def named(cells):
     return replace(cells, names=np.array([f"cell{i}" for i in range(len(cells))]))
-
-
-def untrained(model, guide, cells):
-    model = model.sized(cells.dims)
-    return model.eval(), guide.sized(model, cells).eval()
 
 
 def groups(data):

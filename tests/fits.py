@@ -1,0 +1,53 @@
+"""What tests of fits have in common: pairs nobody trained, fits that are soon made, what makes two of them the same."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import torch
+from pyro.infer import TraceEnum_ELBO
+
+import pyroscvi as ps
+
+
+def untrained(model, guide, cells):
+    model = model.sized(cells.dims)
+    return model.eval(), guide.sized(model, cells).eval()
+
+
+def moved(model, guide, cells, dtype=torch.float64):
+    """Both in double precision, moved off their starting points, in evaluation mode."""
+    model = model.sized(cells.dims).to(dtype)
+    guide = guide.sized(model, cells)
+    model, guide = model.to(dtype).eval(), guide.to(dtype).eval()
+    with torch.no_grad():
+        for p in guide.heads.parameters():
+            p += 0.05 * torch.randn_like(p)
+    return model, guide
+
+
+def pyros():
+    """Pyro's own bound."""
+    return TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False)
+
+
+def quick(model, guide, cells, **options):
+    return ps.fit(model, guide, cells, **{"epochs": 3, "batch_size": 20, "progress": False, **options})
+
+
+def state(fit):
+    return {f"{k}.{name}": t for k in ("model", "guide") for name, t in getattr(fit, k).state_dict().items()}
+
+
+def same(one, two):
+    one, two = state(one), state(two)
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def run(script, *arguments):
+    """A script in a process of its own, which may be killed."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
+        capture_output=True, text=True, timeout=300, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip

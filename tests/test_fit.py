@@ -1,0 +1,293 @@
+"""What a fit promises, and what goes wrong."""
+
+import io
+import math
+import random
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pyro
+import pytest
+import torch
+from fits import pyros, quick, same, state
+from pyro.infer import SVI
+from rich.console import Console
+from scipy import sparse
+
+import pyroscvi as ps
+from pyroscvi import distributions
+from pyroscvi.data.cells import Cells
+from pyroscvi.guides import FullCovariance, MeanField
+from pyroscvi.inference.diagnosis import NonFiniteLoss
+from pyroscvi.inference.fit import default_epochs
+from pyroscvi.inference.run import evaluate
+from pyroscvi.models import GMVAE, SCVI
+from pyroscvi.parts import MLP, NB, BatchNorm, Poisson, ReadCell, VampPrior
+
+# Fits
+
+
+def test_history_has_a_row_an_epoch(cells):
+    f = quick(SCVI(latent=3), MeanField(), cells, epochs=5)
+    assert isinstance(f.history, pd.DataFrame)
+    assert f.history["epoch"].tolist() == [1, 2, 3, 4, 5]
+    assert {"loss", "elbo_train", "elbo_held_out", "kl_weight", "seconds"} < set(f.history)
+    assert f.history.notna().all().all()
+    assert (f.history["seconds"].diff().dropna() > 0).all()
+    assert f.record["versions"]["pyroscvi"] == ps.__version__
+    assert f.record["cells"] == {"train": 54, "held_out": 6}
+    assert f.record["levels"]["batch"] == {"a": 30, "b": 30}
+    assert not f.model.training
+    assert not f.guide.training
+
+
+def test_loss_is_a_mean_over_cells(cells):
+    """Twice the same cells: the same loss a cell, to what the split and the steps do to it."""
+    f = quick(SCVI(latent=3), MeanField(), cells, epochs=1, warmup=0.0, lr=1e-9, validation=0.0)
+    reference = -evaluate(f.model, f.guide, cells, len(cells), 0)
+    assert f.history["loss"][0] == pytest.approx(reference, rel=0.05)
+
+
+def test_training_lowers_the_loss_and_learns_the_cells(cells):
+    f = quick(SCVI(latent=3), FullCovariance(), cells, epochs=60, lr=1e-2, early_stopping=False)
+    assert f.history["elbo_held_out"].iloc[-1] > f.history["elbo_held_out"].iloc[0] + 1
+
+
+def test_seed_decides_everything(cells):
+    one, two, other = (quick(SCVI(latent=3), FullCovariance(), cells, seed=seed) for seed in (1, 1, 2))
+    assert same(one, two)
+    assert not same(one, other)
+    assert one.history["loss"].tolist() == two.history["loss"].tolist()
+
+
+def test_the_users_random_state_is_left_alone(cells):
+    torch.manual_seed(11), np.random.seed(11), random.seed(11)  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    f = quick(SCVI(latent=3), MeanField(), cells)
+    f.latent(cells, samples=2)
+    f.generate(cells), f.generate(n=3), f.denoise(cells), f.describe(cells)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
+    assert before[2] == random.getstate()
+
+
+def test_what_the_user_drew_before_changes_nothing(cells):
+    torch.manual_seed(1)
+    one = quick(SCVI(latent=3), MeanField(), cells)
+    torch.manual_seed(2)
+    assert same(one, quick(SCVI(latent=3), MeanField(), cells))
+
+
+def test_two_models_in_one_process_are_what_each_is_alone(cells):
+    alone = quick(SCVI(latent=3), MeanField(), cells)
+    between = quick(GMVAE(latent=4), FullCovariance(), cells)
+    again = quick(SCVI(latent=3), MeanField(), cells)
+    assert same(alone, again)
+    assert not pyro.get_param_store().keys()
+    moved = quick(between.model, between.guide, cells, epochs=2)
+    assert not same(moved, between)
+
+
+def test_sized_programs_go_on_in_a_copy(cells):
+    torch.manual_seed(0)
+    m = SCVI(latent=3, prior=VampPrior(components=4)).sized(cells.dims)
+    g = MeanField().sized(m, cells)
+    before = {name: t.clone() for name, t in [*m.state_dict().items(), *g.state_dict().items()]}
+    f = quick(m, g, cells, lr=1e-2)
+    assert all(torch.equal(before[name], t) for name, t in [*m.state_dict().items(), *g.state_dict().items()])
+    assert f.model.prior.guide is f.guide
+    assert not torch.equal(f.model.prior.raw_u, m.prior.raw_u)
+    further = quick(f.model, f.guide, cells, epochs=30, lr=1e-2)
+    assert further.history["elbo_train"].iloc[-1] > f.history["elbo_train"].iloc[-1]
+
+
+def test_a_guide_of_another_model_is_refused(cells):
+    m = SCVI(latent=3).sized(cells.dims)
+    with pytest.raises(ValueError, match="hand over that model"):
+        quick(SCVI(latent=3), MeanField().sized(m, cells), cells)
+
+
+def test_plain_pyro_trains_the_same_objects(cells):
+    torch.manual_seed(0)
+    m = SCVI(latent=3).sized(cells.dims)
+    g = FullCovariance().sized(m, cells)
+    svi = SVI(m, g, pyro.optim.Adam({"lr": 1e-2}), pyros())
+    losses = [svi.step(cells) / len(cells) for _ in range(40)]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.5
+    assert not pyro.get_param_store().keys()
+    f = quick(m, g, cells, epochs=1, warmup=0.0, lr=1e-9)
+    assert f.history["loss"][0] == pytest.approx(np.mean(losses[-5:]), rel=0.05)
+
+
+@pytest.mark.parametrize("n", [1, 2, 21, 41])
+def test_any_number_of_cells_will_do(n, cells):
+    few = cells.subset(torch.arange(n))
+    f = quick(SCVI(latent=3, decoder=MLP(norm=BatchNorm())), MeanField(encoder=ReadCell(norm=BatchNorm())), few)
+    assert np.isfinite(f.history["loss"]).all()
+    assert f.latent(few).shape == (n, 3)
+
+
+def test_minibatches_are_of_one_size(cells):
+    sizes = []
+
+    def note(model, guide, minibatch):
+        sizes.append(len(minibatch))
+        return torch.zeros(len(minibatch))
+
+    quick(SCVI(latent=3), MeanField(), cells, epochs=1, batch_size=59, validation=0, objectives=[note])
+    assert sizes == [30, 30]
+
+
+def test_no_cells_is_an_error(cells):
+    with pytest.raises(ValueError, match="no cells"):
+        quick(SCVI(), MeanField(), Cells(torch.zeros(0, 3)))
+
+
+def test_what_is_not_cells_is_an_error():
+    with pytest.raises(TypeError, match=r"Fields\(...\).read"):
+        quick(SCVI(), MeanField(), np.ones((3, 3)))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"batch_size": 0}, {"lr": -1.0}, {"validation": 1.0}, {"warmup": 1.5}]
+)
+def test_wrong_numbers_are_errors(wrong, cells):
+    with pytest.raises(ValueError, match=r"must|fraction"):
+        quick(SCVI(), MeanField(), cells, **wrong)
+
+
+def test_double_precision_stays_double(cells):
+    f = quick(SCVI(latent=3), MeanField(), cells.to(dtype=torch.float64))
+    assert {t.dtype for t in state(f).values() if t.is_floating_point()} == {torch.float64}
+    assert f.latent(cells).dtype == np.float64
+
+
+def test_a_spatial_guide_reads_neighbours(cells):
+    from pyroscvi.guides import SpatialGNN
+
+    f = quick(SCVI(latent=3), SpatialGNN(), cells)
+    whole, pieces = f.latent(cells), f.latent(cells, batch_size=7)
+    np.testing.assert_allclose(whole, pieces, atol=1e-5)
+
+
+def test_default_epochs():
+    assert [default_epochs(n) for n in (20_000, 40_000, 1_000_000, 5_000)] == [400, 200, 8, 400]
+    assert default_epochs(100) == 2_000  # one step an epoch
+
+
+def test_silence_where_nobody_looks(cells, capsys):
+    quick(SCVI(latent=3), MeanField(), cells, progress=True)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_terminal_is_told_how_it_goes(cells, monkeypatch):
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=140)
+    monkeypatch.setattr("pyroscvi.inference.progress.Console", lambda **_: terminal)
+    f = quick(SCVI(latent=3), MeanField(), cells, progress=True)
+    said = screen.getvalue()
+    assert "SCVI" in said
+    assert "epoch 3/3" in said
+    assert f"held-out ELBO {f.history['elbo_held_out'].iloc[-1]:.2f}" in said
+    assert "beta 1.00" in said
+    screen.truncate(0)
+    quick(SCVI(latent=3), MeanField(), cells, progress=False)
+    assert screen.getvalue() == ""
+
+
+def test_gradients_are_clipped(cells):
+    wild, tame = (quick(SCVI(latent=3), MeanField(), cells, epochs=1, clip=clip) for clip in (1e9, 1e-30))
+    still = quick(SCVI(latent=3), MeanField(), cells, epochs=1, lr=1e-30)
+    moved = [max((state(f)[k] - state(still)[k]).abs().max().item() for k in state(f)) for f in (wild, tame)]
+    assert moved[0] > 1e-4
+    assert moved[1] < 1e-9
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize("rubbish", [math.nan, math.inf, -1.0])
+@pytest.mark.parametrize("how", [torch.as_tensor, sparse.csr_matrix])
+def test_rubbish_is_not_trained_on(rubbish, how, cells):
+    counts = cells.x.clone()
+    counts[17, 3] = rubbish
+    bad = Cells(how(counts.numpy()), genes=cells.genes, names=np.array([f"cell{i}" for i in range(60)], dtype=object))
+    with pytest.raises(ValueError, match=rf"cell 'cell17', gene 'gene3' has the count {rubbish}"):
+        quick(SCVI(latent=3), MeanField(), bad)
+
+
+def test_a_covariate_that_is_not_finite_is_named(cells):
+    covariates = torch.zeros(60, 2)
+    covariates[5, 1] = math.inf
+    with pytest.raises(ValueError, match="cell 5 has a covariate"):
+        quick(SCVI(latent=3), MeanField(), replace(cells, covariates=covariates))
+
+
+class Fragile(SCVI):
+    """Its likelihood breaks down where one gene is counted more than eight times."""
+
+    def model(self, cells):
+        with cells.plate():
+            z = self.prior()
+            eta = self.decoder(z, self.condition(cells))
+            crack = torch.where((cells.x > 8) & (torch.arange(12) == 3), math.nan, 0.0)
+            log_mu = self.size(cells).log() + eta["rho"].log_softmax(-1) + crack
+            pyro.sample("x", distributions.Poisson(log_mu), obs=cells.x)
+
+
+def test_a_loss_that_is_not_finite_names_site_cell_and_gene(cells):
+    named = replace(cells, names=np.array([f"cell{i}" for i in range(60)], dtype=object))
+    broken = ((cells.x > 8) & (torch.arange(12) == 3)).any(1).nonzero().squeeze(-1).tolist()
+    assert 0 < len(broken) < 60
+    with pytest.raises(NonFiniteLoss, match="the loss became nan at epoch 1, minibatch") as caught:
+        quick(Fragile(latent=3, likelihood=Poisson()), MeanField(), named, validation=0)
+    message = str(caught.value)
+    assert "site 'x' of the model has log-density nan" in message
+    assert "site 'z'" not in message
+    assert "gene 'gene3' with count" in message
+    assert int(re.search(r"first in cell 'cell(\d+)'", message)[1]) in broken
+    assert all(torch.isfinite(t).all() for t in state(caught.value.fit).values())
+    assert caught.value.fit.latent(cells).shape == (60, 3)
+
+
+def test_a_parameter_that_is_not_finite_is_named(cells):
+    m = SCVI(latent=3, likelihood=NB()).sized(cells.dims)
+    with torch.no_grad():
+        m.likelihood.dispersion.log_theta[5] = math.nan
+    with pytest.raises(NonFiniteLoss, match=r"not finite themselves: model.likelihood.dispersion.log_theta") as caught:
+        quick(m, MeanField(), cells)
+    assert "gene 'gene5'" in str(caught.value)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_it_does_harm(cells):
+    steps = []
+
+    def steep(model, guide, minibatch):
+        steps.append(1)
+        w = model.decoder.heads["rho"].weight
+        return (w * 0).sum().expand(len(minibatch)).sqrt() if len(steps) == 4 else torch.zeros(len(minibatch))
+
+    with pytest.raises(
+        NonFiniteLoss, match=r"epoch 2, minibatch 1.*gradients are not finite for model.decoder"
+    ) as caught:
+        quick(SCVI(latent=3), MeanField(), cells, objectives=[steep])
+    assert all(torch.isfinite(t).all() for t in state(caught.value.fit).values())
+    assert len(caught.value.fit.history) == 1
+
+
+def test_an_interrupted_fit_is_a_fit(cells):
+    steps = []
+
+    def interrupt(model, guide, minibatch):
+        steps.append(1)
+        if len(steps) == 8:
+            raise KeyboardInterrupt
+        return torch.zeros(len(minibatch))
+
+    with pytest.warns(UserWarning, match="interrupted in epoch 3 of 50"):
+        f = quick(SCVI(latent=3), MeanField(), cells, epochs=50, objectives=[interrupt])
+    assert f.record["interrupted"]
+    assert len(f.history) == 2
+    assert f.latent(cells).shape == (60, 3)

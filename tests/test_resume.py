@@ -1,0 +1,248 @@
+"""Runs that were interrupted go on, bit by bit."""
+
+import errno
+import json
+import math
+import os
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fits import quick, run, same
+from safetensors import safe_open
+
+import pyroscvi as ps
+from pyroscvi.data.cells import Cells
+from pyroscvi.guides import FullCovariance, MeanField
+from pyroscvi.inference import checkpoints
+from pyroscvi.inference.resume import Folder
+from pyroscvi.inference.schedules import Patience
+from pyroscvi.models import LDVAE, SCVI
+from pyroscvi.parts import (
+    MLP,
+    NB,
+    BatchNorm,
+    RandomDispersion,
+    VampPrior,
+)
+
+
+@pytest.fixture
+def told(cells):
+    return replace(cells, covariates=torch.arange(120.0).reshape(60, 2) / 60 - 1, graph=None)
+
+
+@pytest.fixture
+def small(told):
+    return quick(SCVI(latent=3), MeanField(), told, epochs=1)
+
+
+# Resume
+
+
+def interrupted_after(steps):
+    """An objective that asks for nothing, and interrupts the run once."""
+    taken = []
+
+    def interrupt(model, guide, minibatch):
+        taken.append(1)
+        if len(taken) == steps + 1:
+            raise KeyboardInterrupt
+        return torch.zeros(len(minibatch))
+
+    interrupt.taken = taken
+    return interrupt
+
+
+STORIES = {
+    "dropout and batch norm": (SCVI(latent=3, decoder=MLP(norm=BatchNorm(), dropout=0.2)), FullCovariance()),
+    "enumerated, following": (SCVI(latent=3, prior=VampPrior(components=4)), MeanField()),
+    "shared latents": (LDVAE(latent=3, likelihood=NB(dispersion=RandomDispersion())), MeanField()),
+}
+
+
+@pytest.mark.parametrize("steps", [0, 1, 6, 7, 11])
+@pytest.mark.parametrize("story", STORIES)
+def test_a_run_that_was_interrupted_goes_on_bitwise(story, steps, told, tmp_path):
+    model, guide = STORIES[story]
+    options = {"epochs": 5, "batch_size": 20, "lr": 1e-2, "early_stopping": Patience(2), "seed": 3}
+    straight = quick(model, guide, told, objectives=[interrupted_after(10**6)], **options)
+    folder = Folder(tmp_path / "run", seconds=0.0)
+    with pytest.warns(UserWarning, match="interrupted"):
+        quick(model, guide, told, objectives=[interrupted_after(steps)], folder=folder, **options)
+    rest = interrupted_after(10**6)
+    resumed = quick(model, guide, told, objectives=[rest], folder=folder, **options)
+    assert len(rest.taken) + steps == 3 * len(straight.history)
+    assert same(straight, resumed)
+    pd.testing.assert_frame_equal(straight.history.drop(columns="seconds"), resumed.history.drop(columns="seconds"))
+    assert {**straight.record, "seconds": 0} == {**resumed.record, "seconds": 0}
+    assert same(ps.load(tmp_path / "run"), resumed)
+
+
+def test_the_best_state_outlives_an_interruption(told, tmp_path):
+    """The run is interrupted when its best epoch is behind it: nothing that follows is as good."""
+    few = told.subset(torch.arange(30))
+    options = {
+        "epochs": 60,
+        "batch_size": 10,
+        "lr": 3e-2,
+        "validation": 0.3,
+        "early_stopping": Patience(4),
+        "warmup": 0.0,
+    }
+    straight = quick(SCVI(latent=3), MeanField(), few, objectives=[interrupted_after(10**6)], **options)
+    best, steps = straight.record["best_epoch"], math.ceil(straight.record["cells"]["train"] / 10)
+    assert straight.record["stopped_early"]
+    folder = Folder(tmp_path, seconds=0.0)
+    with pytest.warns(UserWarning, match=f"interrupted in epoch {best + 3}"):
+        quick(
+            SCVI(latent=3),
+            MeanField(),
+            few,
+            objectives=[interrupted_after(steps * (best + 2) + 1)],
+            folder=folder,
+            **options,
+        )
+    resumed = quick(SCVI(latent=3), MeanField(), few, objectives=[interrupted_after(10**6)], folder=folder, **options)
+    assert resumed.record["best_epoch"] == best
+    assert same(straight, resumed)
+
+
+def test_a_finished_run_is_not_run_again(told, tmp_path):
+    first = quick(SCVI(latent=3), MeanField(), told, folder=tmp_path, objectives=[interrupted_after(10**6)])
+    again = interrupted_after(0)
+    second = quick(SCVI(latent=3), MeanField(), told, folder=tmp_path, objectives=[again])
+    assert again.taken == []
+    assert same(first, second)
+    pd.testing.assert_frame_equal(first.history, second.history)
+
+
+@pytest.mark.parametrize(
+    ("change", "told_of"),
+    [
+        ({"lr": 5e-3}, "lr was 0.003 and is 0.005"),
+        ({"epochs": 4}, "epochs was 3 and is 4"),
+        ({"seed": 1}, "seed was 0 and is 1"),
+        ({"model": SCVI(latent=4)}, "the model differs"),
+        ({"guide": FullCovariance()}, "the guide differs"),
+    ],
+)
+def test_another_run_in_the_folder_is_an_error(change, told_of, told, tmp_path):
+    quick(SCVI(latent=3), MeanField(), told, folder=tmp_path)
+    model, guide = change.pop("model", SCVI(latent=3)), change.pop("guide", MeanField())
+    with pytest.raises(ValueError, match=told_of):
+        quick(model, guide, told, folder=tmp_path, **change)
+
+
+def test_other_cells_are_another_run(told, tmp_path):
+    quick(SCVI(latent=3), MeanField(), told, folder=tmp_path)
+    counts = told.counts.clone()
+    counts[0, 0] += 1
+    with pytest.raises(ValueError, match="the cells differ"):
+        quick(SCVI(latent=3), MeanField(), replace(told, counts=counts), folder=tmp_path)
+
+
+def test_a_torn_checkpoint_costs_a_step_and_nothing_else(told, tmp_path):
+    options = {"epochs": 4, "lr": 1e-2}
+    straight = quick(SCVI(latent=3), MeanField(), told, objectives=[interrupted_after(10**6)], **options)
+    folder = Folder(tmp_path, seconds=0.0)
+    with pytest.warns(UserWarning, match="interrupted"):
+        quick(SCVI(latent=3), MeanField(), told, objectives=[interrupted_after(7)], folder=folder, **options)
+    whole = (tmp_path / "run.safetensors").read_bytes()
+    (tmp_path / "run.safetensors").write_bytes(whole[:-100])
+    with pytest.warns(UserWarning, match="the one before it was taken"):
+        resumed = quick(
+            SCVI(latent=3), MeanField(), told, objectives=[interrupted_after(10**6)], folder=folder, **options
+        )
+    assert same(straight, resumed)
+
+
+def test_a_full_disk_does_not_cost_the_fit(told, tmp_path, monkeypatch):
+    straight = quick(SCVI(latent=3), MeanField(), told)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.warns(UserWarning, match="No space left on device.*the fit goes on without"):
+        f = quick(SCVI(latent=3), MeanField(), told, folder=Folder(tmp_path, seconds=0.0))
+    assert same(straight, f)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_last_good_state_of_a_fit_that_failed_is_in_its_folder(told, tmp_path):
+    taken = []
+
+    def fail(model, guide, minibatch):
+        taken.append(1)
+        return (
+            torch.full((len(minibatch),), torch.nan if len(taken) == 5 else 0.0)
+            + 0 * model.decoder.heads["rho"].bias[0]
+        )
+
+    with pytest.raises(ValueError, match="the loss became nan at epoch 2, minibatch 2") as caught:
+        quick(SCVI(latent=3), MeanField(), told, objectives=[fail], folder=tmp_path)
+    assert same(ps.load(tmp_path), caught.value.fit)
+    assert np.isfinite(ps.load(tmp_path).latent(told)).all()
+
+
+RESUME = """
+    import os, signal, sys, time, warnings
+    import torch
+    import pyroscvi as ps
+    from pyroscvi.data.cells import Cells
+    from pyroscvi.guides import MeanField
+    from pyroscvi.inference.resume import Folder
+    from pyroscvi.models import SCVI
+
+    warnings.simplefilter("ignore")
+    x = torch.poisson(torch.full((80, 10), 3.0), generator=torch.Generator().manual_seed(0))
+
+    def go(folder=None):
+        return ps.fit(SCVI(latent=2), MeanField(), Cells(x), epochs=12, batch_size=16, progress=False, folder=folder)
+
+    straight, kills = go(), 0
+    while True:
+        child = os.fork()
+        if not child:
+            go(Folder(sys.argv[1], seconds=0.0))
+            os._exit(0)
+        time.sleep(0.15 + 0.05 * kills)
+        os.kill(child, signal.SIGKILL)
+        if os.waitpid(child, 0)[1] == 0:
+            break
+        kills += 1
+    resumed = go(Folder(sys.argv[1], seconds=0.0))
+    for one, two in ((straight.model, resumed.model), (straight.guide, resumed.guide)):
+        for name, t in one.state_dict().items():
+            assert torch.equal(t, two.state_dict()[name]), name
+    assert straight.history["loss"].tolist() == resumed.history["loss"].tolist()
+    print("killed", kills)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_run_that_is_killed_again_and_again_arrives_where_it_would_have(tmp_path):
+    done = run(RESUME, tmp_path / "run")
+    assert done.stdout.startswith("killed"), done.stderr
+    assert int(done.stdout.split()[1]) >= 1
+
+
+def test_the_header_is_json_and_the_rest_is_numbers(small, tmp_path):
+    small.save(tmp_path / "fit")
+    with safe_open(tmp_path / "fit", framework="numpy") as file:
+        about = json.loads(file.metadata()["about"])
+        assert about["model"]["class"] == "pyroscvi.models.scvi.SCVI"
+        assert about["record"]["versions"]["torch"] == torch.__version__.split("+")[0] or about["record"]["versions"]
+        assert all(file.get_tensor(name).dtype.kind in "fiu" for name in file.keys())  # noqa: SIM118
+
+
+def test_cells_without_names_have_numbers(tmp_path):
+    cells = Cells(torch.poisson(torch.full((30, 5), 2.0)), {"batch": torch.arange(30) % 2})
+    f = quick(SCVI(latent=2), MeanField(), cells)
+    f.save(tmp_path / "fit")
+    again = ps.load(tmp_path / "fit")
+    assert again.levels == {"batch": ("0", "1")}
+    assert again.genes == ("0", "1", "2", "3", "4")
