@@ -1,5 +1,7 @@
 import os
+from dataclasses import replace
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -38,3 +40,9 @@ def cells() -> Cells:
         levels={"batch": ("a", "b"), "label": ("B", "NK", "T"), "drug": ("control", "x", "y", "z")},
         genes=tuple(f"gene{i}" for i in range(g)),
     )
+
+
+@pytest.fixture
+def named(cells) -> Cells:
+    """The same cells, each with a name, and no tissue."""
+    return replace(cells, graph=None, names=np.array([f"cell{i}" for i in range(len(cells))]))

@@ -30,11 +30,6 @@ def pair(cells):
     return untrained(SCVI(latent=2, likelihood=NB()), GUIDE, cells)
 
 
-@pytest.fixture
-def named(cells):
-    return replace(cells, graph=None, names=np.array([f"cell{i}" for i in range(len(cells))]))
-
-
 # What is refused
 
 

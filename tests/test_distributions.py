@@ -1,9 +1,8 @@
-"""The distributions against exact values, against each other, and against what they promise about memory."""
+"""The distributions against exact values, against each other, and in every shape."""
 
 import csv
 import math
 import runpy
-from unittest.mock import Mock
 
 import mpmath as mp
 import pyro
@@ -30,25 +29,18 @@ from reference.likelihoods import (
 )
 from torch import Tensor
 from torch.autograd import gradgradcheck
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from pyroscvi.distributions import (
-    Log1pNormal,
     NegativeBinomial,
     Poisson,
     Shares,
     ZeroInflatedNegativeBinomial,
-    blocks,
-    kernel,
     plain,
     stirling,
 )
 
 every_count = pytest.mark.parametrize("name", COUNTS)
 every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-
 
 # Exactness
 
@@ -326,145 +318,6 @@ def test_in_a_plate_under_a_mask_and_with_whole_numbers():
 
     trace = pyro.poutine.trace(model).get_trace()
     torch.testing.assert_close(trace.log_prob_sum(), d.log_prob(x.float())[keep].sum())
-
-
-# Cost
-
-
-class Watch(TorchDispatchMode):
-    """Which operations run, and the size of the largest tensor that any of them makes."""
-
-    def __init__(self):
-        super().__init__()
-        self.operations, self.largest = set(), 0
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        result = operation(*args, **(kwargs or {}))
-        self.operations.add(operation.overloadpacket.__name__)
-        given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-        for t in tree_leaves(result):
-            if isinstance(t, Tensor) and t.untyped_storage().data_ptr() not in given:
-                self.largest = max(self.largest, t.numel())
-        return result
-
-
-@every_count
-@pytest.mark.parametrize("cells", [8, 3, 16])
-def test_particles_cost_a_block_and_not_a_batch(name, cells, monkeypatch):
-    s, n, g = 40, 8, 50
-    logits, log_size, log_theta, gate = (t.detach().float() for t in parameters((s, n, g), (n, 1), (g,), (g,)))
-    d, x = made(name, Shares(logits, log_size), log_theta, gate), draws(n, g, dtype=torch.float32)
-    whole = d.log_prob(x)
-    monkeypatch.setattr(blocks, "ON_PROCESSOR", cells * g)
-    searched = Mock(side_effect=kernel.find)
-    monkeypatch.setattr(kernel, "find", searched)
-    with Watch() as watch:
-        cut = d.log_prob(x)
-    assert watch.largest <= max(cells * g, s * n) < logits.numel()
-    assert searched.call_count == math.ceil(n / cells)  # and not once for each particle
-    assert not {"lgamma", "digamma"} & watch.operations
-    torch.testing.assert_close(cut, whole, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("shape", [(7, 5, 3, 11), (64, 11), (1, 11), (11,), (3, 0, 11), (200, 1, 11)])
-@pytest.mark.parametrize("room", [1, 4, 9, 10_000])
-def test_blocks_cover_everything_once_and_in_one_piece(shape, room, monkeypatch):
-    monkeypatch.setattr(blocks, "ON_PROCESSOR", room * shape[-1])
-    seen = torch.zeros(shape)
-    for block in blocks.blocks(seen.shape, seen.device):
-        assert seen[block].is_contiguous()
-        assert seen[block].numel() <= room * shape[-1]
-        seen[block] += 1
-    assert (seen == 1).all()
-
-
-@every_count
-def test_the_same_twice(name):
-    logits, log_size, log_theta, gate = parameters((64, 300), (64, 1), (300,), (64, 300))
-    x = draws(64, 300)
-
-    def run() -> list[Tensor]:
-        d = made(name, Shares(logits, log_size), log_theta, gate)
-        log_p = d.log_prob(x)
-        return [log_p, *torch.autograd.grad(log_p.sum(), [t for t in d.parameters if t is not None])]
-
-    assert all(map(torch.equal, run(), run()))
-
-
-@every_count
-def test_a_compiled_graph_is_right_on_other_counts(name):
-    logits, log_size, log_theta, gate = parameters((4, 30), (4, 1), (30,), (4, 30))
-
-    def step(x: Tensor, h: Tensor, t: Tensor, z: Tensor) -> list[Tensor]:
-        log_p = made(name, Shares(h, log_size.detach()), t, z).log_prob(x)
-        return [log_p.detach(), *torch.autograd.grad(log_p.sum(), h)]
-
-    graph = make_fx(step)(torch.zeros(4, 30, dtype=torch.float64), logits, log_theta, gate)
-    x = draws(4, 30)
-    with torch.no_grad():
-        recorded = graph(x, logits, log_theta, gate)
-    for got, expected in zip(recorded, step(x, logits, log_theta, gate), strict=True):
-        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
-
-
-# A Gaussian on log counts
-
-
-def test_log1p_normal_is_a_normal_of_log1p():
-    loc, log_scale = (t.detach() for t in parameters((4, 6), (6,)))
-    d, x = Log1pNormal(loc, log_scale), draws(4, 6)
-    normal = torch.distributions.Normal(loc, log_scale.exp())
-    torch.testing.assert_close(d.log_prob(x), normal.log_prob(x.log1p()).sum(-1))
-    assert d.base_measure == "log1p"
-    assert d.expand((3, 4)).sample((2,)).shape == (2, 3, 4, 6)
-    assert d.support.check(d.sample()).all()
-    # moments, by the trapezoid rule over forty standard deviations
-    y = torch.linspace(-20, 20, 20_001, dtype=torch.float64)[:, None, None]
-    weight = torch.exp(-0.5 * y**2)
-    weight, value = weight / weight.sum(), torch.expm1(loc + log_scale.exp() * y)
-    torch.testing.assert_close(d.mean, (weight * value).sum(0), rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(d.variance, (weight * (value - d.mean) ** 2).sum(0), rtol=1e-7, atol=1e-12)
-
-
-def test_log1p_normal_samples():
-    d = Log1pNormal(torch.tensor([1.5]), torch.tensor([-0.7]))
-    x = d.sample((40_000,))
-    probabilities = torch.linspace(0.05, 0.95, 19)
-    expected = torch.distributions.Normal(1.5, math.exp(-0.7)).icdf(probabilities).expm1().clamp(min=0)
-    torch.testing.assert_close(torch.quantile(x[:, 0], probabilities), expected, rtol=0.05, atol=0.02)
-    assert (x > 0).any()
-    assert (x >= 0).all()
-
-
-@every_dtype
-def test_log1p_mass_is_a_probability_of_counts(dtype):
-    d = Log1pNormal(torch.tensor([-2.0, 0.1, 1.5, 3.0], dtype=dtype), torch.tensor([0.0, -3.0, 0.2, -0.5], dtype=dtype))
-    x = torch.arange(50_000, dtype=dtype)
-    p = d.log_pmf(x.unsqueeze(-1)).double().exp()
-    torch.testing.assert_close(p.sum(0), torch.ones(4).double(), rtol=0, atol=1e-10 if dtype == torch.float64 else 1e-6)
-    x = torch.tensor([0.0, 1, 5, 30_000])
-    torch.testing.assert_close(d.log_mass(x), d.log_pmf(x).sum(-1))
-    twin = Log1pNormal(d.loc.double(), d.log_scale.double())
-    torch.testing.assert_close(d.log_pmf(x).double(), twin.log_pmf(x), rtol=1e-6, atol=1e-6)
-
-
-def test_log1p_mass_keeps_its_digits_in_the_tails():
-    x = torch.tensor([0.0, 1, 2, 30, 1e4, 1e6]).double()
-    loc = torch.tensor([-30.0, -3, 0, 2, 9, 40]).double().unsqueeze(-1).requires_grad_()
-    log_scale = torch.tensor(0.1).double().log().requires_grad_()
-    got = Log1pNormal(loc.expand(6, 6), log_scale).log_pmf(x)
-    with mp.workdps(60):
-        for i, row in enumerate(got.tolist()):
-            for j, value in enumerate(row):
-                m, s, count = mp.mpf(loc[i].item()), mp.exp(mp.mpf(log_scale.item())), mp.mpf(x[j].item())
-                high = (mp.log1p(count + 0.5) - m) / (s * mp.sqrt(2))
-                low = (mp.log1p(count - 0.5) - m) / (s * mp.sqrt(2)) if count else -mp.inf
-                twice = mp.erfc(low) - mp.erfc(high) if low > 0 else mp.erfc(-high) - mp.erfc(-low)
-                exact = mp.log(twice / 2)
-                assert abs(value - exact) < 1e-7 * (1 + abs(exact))
-    got.sum().backward()
-    assert loc.grad.isfinite().all()
-    assert log_scale.grad.isfinite()
 
 
 def test_predictors_that_come_transposed():

@@ -26,11 +26,6 @@ az = generations.arviz()
 FIRST = generations.first_generation()
 
 
-@pytest.fixture
-def named(cells):
-    return replace(cells, names=np.array([f"cell{i}" for i in range(len(cells))]))
-
-
 def groups(data):
     return set(data.groups()) if FIRST else set(data.children)
 

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from test_blocks import test_the_same_twice  # noqa: F401
 from test_distributions import (  # noqa: F401
     test_a_cell_of_two_thousand_genes_is_exact_in_float32,
     test_a_slope_has_the_shape_of_its_parameter_with_as_many_cells_as_genes,
@@ -20,7 +21,6 @@ from test_distributions import (  # noqa: F401
     test_predictors_that_come_transposed,
     test_shares_are_a_softmax_of_the_size,
     test_the_pmf_sums_to_one_and_has_the_moments_it_says,
-    test_the_same_twice,
     test_what_is_not_a_count_is_not_given_a_probability,
 )
 

@@ -15,8 +15,6 @@ from pyroscvi.models import GMVAE, SCVI, Annotated
 from pyroscvi.parts import Poisson
 from pyroscvi.program import Guide, Model
 
-# Objectives
-
 
 def test_classifier_is_bayes_rule(cells):
     m, g = moved(Annotated(latent=3), MeanField(), cells, torch.float32)

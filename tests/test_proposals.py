@@ -37,9 +37,6 @@ def small(cells):
     return Cells(few.counts, few.categories, size_factor=sizes, levels=few.levels, genes=few.genes)
 
 
-# Proposals and errors
-
-
 def test_elliptical_draws_have_the_density_they_say():
     loc, factor = torch.randn(3, 2).double(), torch.randn(3, 2, 2).double().tril()
     factor.diagonal(dim1=-2, dim2=-1).abs_().add_(0.5)

@@ -39,9 +39,6 @@ def small(told):
     return quick(SCVI(latent=3), MeanField(), told, epochs=1)
 
 
-# Resume
-
-
 def interrupted_after(steps):
     """An objective that asks for nothing, and interrupts the run once."""
     taken = []

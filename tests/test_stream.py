@@ -9,17 +9,13 @@ from pathlib import Path
 import anndata
 import h5py
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
 from scipy import sparse
 
-import pyroscvi as ps
 from pyroscvi.data import Cells, Fields, loader, simulated, stored
 from pyroscvi.data.stored import Source, Stored
-from pyroscvi.guides import MeanField
-from pyroscvi.models import SCVI
 
 FIELDS = Fields(batch="batch", label="cell_type", covariates="size")
 
@@ -373,70 +369,3 @@ def test_an_error_of_the_reader_comes_out_and_no_thread_stays(adata, tmp_path, m
 def test_cells_on_disk_go_to_other_processes(form, adata, tmp_path):
     cells = FIELDS.open(FORMS[form](adata, tmp_path))
     assert_same(pickle.loads(pickle.dumps(cells)), cells)
-
-
-# Fits
-
-
-def test_a_fit_from_disk_is_the_fit_from_memory_when_the_order_is(adata, tmp_path, monkeypatch):
-    monkeypatch.setattr(loader, "shuffled", lambda n, block, buffer, generator: torch.randperm(n, generator=generator))
-    options = {"epochs": 2, "batch_size": 32, "progress": False, "device": "cpu"}
-    model, guide = SCVI(latent=2), MeanField()
-    disk, memory = (ps.fit(model, guide, c, **options) for c in (on_disk(adata, tmp_path), FIELDS.read(adata)))
-    columns = ["loss", "elbo_train", "elbo_held_out"]
-    pd.testing.assert_frame_equal(disk.history[columns], memory.history[columns], check_exact=True)
-    for name, value in memory.guide.state_dict().items():
-        assert torch.equal(value, disk.guide.state_dict()[name]), name
-
-
-def test_what_follows_a_fit_takes_cells_on_disk(adata, tmp_path):
-    cells, memory = on_disk(adata, tmp_path), FIELDS.read(adata)
-    fit = ps.fit(SCVI(latent=2), MeanField(), cells, epochs=2, progress=False, device="cpu")
-    assert fit.record["cells"] == {"train": 182, "held_out": 21}
-    np.testing.assert_array_equal(fit.latent(cells), fit.latent(memory))
-    np.testing.assert_array_equal(fit.denoise(cells), fit.denoise(memory))
-    options = {"particles": 5}
-    np.testing.assert_array_equal(fit.log_evidence(cells, **options), fit.log_evidence(memory, **options))
-    table = ps.compare({"a": fit, "b": fit}, cells, particles=5)
-    assert len(table) == 2
-
-
-def test_a_block_shuffled_fit_learns_as_well(tmp_path):
-    adata = simulated(cells=600, genes=30, seed=2)
-    adata = adata[np.argsort(adata.obs["cell_type"].to_numpy(), kind="stable")].copy()  # the worst order there is
-    bounds = [
-        ps.fit(SCVI(latent=2), MeanField(), cells, epochs=15, batch_size=32, progress=False, device="cpu")
-        .history["elbo_held_out"]
-        .iloc[-1]
-        for cells in (on_disk(adata, tmp_path, Fields()), Fields().read(adata))
-    ]
-    assert bounds[0] == pytest.approx(bounds[1], abs=1.0)
-
-
-def test_a_fit_from_disk_goes_on_in_the_middle_of_an_epoch(adata, tmp_path):
-    cells = on_disk(adata, tmp_path)
-    options = {"epochs": 3, "batch_size": 16, "progress": False, "device": "cpu"}
-    seen = []
-
-    class Stop:
-        def __init__(self, after: int):
-            self.after, self.__qualname__ = after, "Stop"
-
-        def __call__(self, model, guide, minibatch):
-            seen.append(minibatch.index.tolist())
-            if len(seen) == self.after:
-                raise KeyboardInterrupt
-            return minibatch.x.sum(1) * 0
-
-    whole = ps.fit(SCVI(latent=2), MeanField(), cells, objectives=[Stop(-1)], **options)
-    wanted = list(seen)
-    seen.clear()
-    folder = ps.inference.resume.Folder(tmp_path / "run", seconds=0)
-    with pytest.warns(UserWarning, match="interrupted in epoch 2"):
-        ps.fit(SCVI(latent=2), MeanField(), cells, objectives=[Stop(18)], folder=folder, **options)
-    assert seen == wanted[:18]
-    seen.pop()  # which was interrupted
-    again = ps.fit(SCVI(latent=2), MeanField(), cells, objectives=[Stop(-1)], folder=folder, **options)
-    assert seen == wanted
-    for name, value in whole.guide.state_dict().items():
-        assert torch.equal(value, again.guide.state_dict()[name]), name

@@ -1,0 +1,55 @@
+"""The command line reads the zoo: what there is, and each page."""
+
+import os
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+from test_cli import run
+
+import pyroscvi as ps
+
+
+def test_list_has_every_page(capsys):
+    run("list")
+    said = capsys.readouterr().out
+    for name in [*ps.list_models(), *ps.list_guides()]:
+        (line,) = [line for line in said.splitlines() if line.startswith(f"{name} ")]
+        assert ps.registry.page(name).__module__  # a page that is really there
+        assert len(line.split()) > 3
+
+
+@pytest.mark.parametrize("name", [*ps.list_models(), *ps.list_guides()])
+def test_show_prints_the_page(name, capsys):
+    run("show", name)
+    said = capsys.readouterr().out
+    module = sys.modules[ps.registry.page(name).__module__]
+    for line in module.__doc__.splitlines():
+        assert line.rstrip() in said
+    table = [line.split()[0] for line in said.rpartition("default")[2].splitlines() if line.split()]
+    assert set(table) >= {slot.name for slot in fields(ps.create(name))}
+
+
+def test_show_source(capsys):
+    run("show", "scvi", "--source")
+    assert "def model(self, cells):" in capsys.readouterr().out
+
+
+def test_reading_imports_nothing_heavy():
+    program = """
+import sys
+from pyroscvi.cli import main
+for command in (["--help"], ["fit", "--help"], ["compare", "--help"], ["list"], ["show", "scvi"], ["show", "scvj"]):
+    main(command)
+print("heavy:", sorted({"torch", "numpy", "pandas", "scanpy", "matplotlib", "pyro"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+def test_completion_knows_the_pages():
+    words = {"COMP_WORDS": "pyroscvi show po", "COMP_CWORD": "2", "_PYROSCVI_COMPLETE": "complete_bash"}
+    program = "from pyroscvi.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, **words})
+    assert done.stdout.split() == ["poisson_lognormal"]
