@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import pyroscvi as ps
+from pyroscvi import registry
 from pyroscvi.cli import main
 from pyroscvi.data.datasets import simulated
 from pyroscvi.evidence import Refined
@@ -55,7 +56,7 @@ def flat(monkeypatch):
 def test_copy_forks_a_page(data, tmp_path, capsys):
     mine, out = tmp_path / "forked_page.py", tmp_path / "run"
     run("copy", "gmvae", mine)
-    assert mine.read_text() == Path(sys.modules[ps.registry.page("gmvae").__module__].__file__).read_text()
+    assert mine.read_text() == Path(sys.modules[registry.page("gmvae").__module__].__file__).read_text()
     mine.write_text(mine.read_text().replace("kinds: int = 8", "kinds: int = 2"))
     run("fit", data, "--model", mine, *QUICK[:-2], "--out", out)
     assert json.loads((out / "configuration.json").read_text())["pages"] == ["forked_page.py"]
