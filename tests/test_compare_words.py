@@ -40,6 +40,13 @@ def test_a_proper_density_needs_no_caveat(cells):
     assert "log p(x) in nats" in text
 
 
+def test_one_fit_of_each_is_spoken_of(pair, cells):
+    once = "Every model was fitted once: what another seed would have given is in no error."
+    assert once in " ".join(printed(compare({"a": pair, "b": pair}, cells, 20)).split())
+    assert once not in " ".join(printed(compare({"a": pair}, cells, 20)).split())
+    assert once not in " ".join(printed(compare({"a": pair, "b": pair}, cells, 20, refits={"a": [pair]})).split())
+
+
 def test_a_heavy_tail_is_spoken_of(pair, cells):
     model, guide = copy.deepcopy(pair)
     with torch.no_grad():

@@ -66,8 +66,8 @@ def table() -> pd.DataFrame:
             NAMES[3]: ("PoissonLogNormal()", "MeanField()"),
         },
         "latent": {NAMES[0]: 5, NAMES[1]: 5, NAMES[2]: 10, NAMES[3]: None},
-        "fitted": {name: {} for name in NAMES}
-        | {NAMES[0]: {"seed": 0, "epochs": 40, "best_epoch": 31, "cells": {"train": 900, "held_out": 100}}},
+        "fitted": {name: [{}] for name in NAMES}
+        | {NAMES[0]: [{"seed": 0, "epochs": 40, "best_epoch": 31, "cells": {"train": 900, "held_out": 100}}]},
         "seeds": dict.fromkeys(NAMES, 1),
     }
     return found
@@ -244,9 +244,10 @@ def test_a_page_says_of_which_seed_it_speaks(table, genes):
     once = html.page(table, genes=genes)
     assert "first seed" not in once
     table.attrs["seeds"], table["refits"] = dict.fromkeys(NAMES, 2), 0.25
+    table.attrs["fitted"][NAMES[0]].append({"seed": 1, "epochs": 55, "best_epoch": 15, "stopped_early": True})
     twice = html.page(table.assign(active_units=[4.5, 4, 7, np.nan]), genes=genes)
     assert "Both fits are those with the first seed." in twice
-    assert "<dt>epochs with the first seed</dt>" in twice
+    assert "<dt>epochs</dt><dd>40, of which the state after 31 was kept; 55, of which the state after 15" in twice
     assert "2, with a standard deviation of 0.250 nats a cell between them" in twice
     assert "4.5 of 5" in twice
 

@@ -34,6 +34,7 @@ from pyroscvi.evidence.stacking import stacking_weights
 __all__ = ["cell_table", "compare", "show"]
 
 FEW = 10  # clusters or seeds, of which an error is itself not well known
+ONCE = "Every model was fitted once: what another seed would have given is in no error."
 
 
 def compare(
@@ -158,7 +159,7 @@ def compare(
         "genes": given[best].counts.shape[1],
         "declared": {name: tuple(map(repr, pair(loaded[name]))) for name in order},
         "latent": {name: getattr(pair(loaded[name])[0], "latent", None) for name in order},
-        "fitted": {name: _fitted(loaded[name]) for name in order},
+        "fitted": {name: [_fitted(fit) for fit in several[name]] for name in order},
         "seeds": {name: found[name].seeds for name in order},
     }
     return result
@@ -238,6 +239,8 @@ def _remarks(table: pd.DataFrame) -> str | None:
     if (most := max(seeds)) > 1:
         few = " An error over so few is itself not well known." if min(seeds - {1}) < FEW else ""
         remarks.append(f"Evidences are means over {'up to ' if len(seeds) > 1 else ''}{most} seeds.{few}")
+    elif len(table) > 1:
+        remarks.append(ONCE)
     if (heavy := table["heavy_tailed"].max()) > 0:
         remarks.append(
             f"Importance weights have a heavy tail (k-hat above {HEAVY}) for {heavy:.0%} of the cells of "

@@ -202,12 +202,12 @@ def _genes(genes: pd.DataFrame, several: bool) -> str:
 def _model(table: pd.DataFrame, name: str) -> str:
     model, guide = table.attrs["declared"][name]
     fitted, seeds = table.attrs["fitted"][name], table.attrs["seeds"][name]
-    cells = fitted.get("cells", {})
+    cells = fitted[0].get("cells", {})
     facts = {
         "model": f"<code>{escape(model)}</code>",
         "guide": f"<code>{escape(guide)}</code>",
         "fitted to": f"{cells['train']:,} cells, and {cells['held_out']:,} to stop by" if cells else "",
-        f"epochs{' with the first seed' if seeds > 1 else ''}": _epochs(fitted),
+        "epochs": "; ".join(filter(None, map(_epochs, fitted))),
         "seeds": f"{seeds}, with a standard deviation of {table.loc[name, 'refits']:.3f} nats a cell between them"
         if seeds > 1
         else "1",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from pyroscvi.evidence.compare import FEW
+from pyroscvi.evidence.compare import FEW, ONCE
 
 __all__ = ["answer", "asked", "listed", "minus", "trusted"]
 
@@ -119,7 +119,7 @@ def _seeds(table: pd.DataFrame) -> str:
     """What another seed would have given, as far as it is known."""
     seeds = pd.Series(table.attrs["seeds"])
     if (seeds == 1).all():
-        return "Every model was fitted once: what another seed would have given is in no error."
+        return ONCE
     few = ", which with so few of them is not well known itself" if seeds[seeds > 1].min() < FEW else ""
     said = (
         f"From seed to seed an evidence varies by up to {table['refits'].max():.2g} nats a cell (standard deviation); "
