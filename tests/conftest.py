@@ -46,3 +46,9 @@ def cells() -> Cells:
 def named(cells) -> Cells:
     """The same cells, each with a name, and no tissue."""
     return replace(cells, graph=None, names=np.array([f"cell{i}" for i in range(len(cells))]))
+
+
+@pytest.fixture
+def told(cells) -> Cells:
+    """The same cells with two covariates, and no tissue."""
+    return replace(cells, covariates=torch.arange(120.0).reshape(60, 2) / 60 - 1, graph=None)

@@ -9,6 +9,10 @@ import torch
 from pyro.infer import TraceEnum_ELBO
 
 import pyroscvi as ps
+from pyroscvi.data.cells import Cells
+from pyroscvi.guides import MeanField
+from pyroscvi.models import SCVI
+from pyroscvi.parts import NB, Linear, Mixture
 
 
 def untrained(model, guide, cells):
@@ -43,6 +47,34 @@ def state(fit):
 def same(one, two):
     one, two = state(one), state(two)
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def interrupted_after(steps):
+    """An objective that asks for nothing, and interrupts the run once."""
+    taken = []
+
+    def interrupt(model, guide, minibatch):
+        taken.append(1)
+        if len(taken) == steps + 1:
+            raise KeyboardInterrupt
+        return torch.zeros(len(minibatch))
+
+    interrupt.taken = taken
+    return interrupt
+
+
+def one_mode(cells):
+    """Two kinds of cell that counts do not tell apart, and a guide that knows of one of them; these many cells."""
+    cells = Cells(torch.poisson(torch.full((cells, 12), 3.0)))
+    page = SCVI(latent=2, prior=Mixture(components=2), decoder=Linear(), likelihood=NB())
+    model, guide = untrained(page, MeanField(), cells)
+    with torch.no_grad():
+        model.prior.m.copy_(torch.tensor([[3.0, 0.0], [-3.0, 0.0]]))
+        model.prior.raw_s.fill_(-1.0)
+        model.decoder.heads["rho"].weight[:, 0] = 0
+        guide.heads["z"].weight.zero_()
+        guide.heads["z"].bias.copy_(torch.tensor([3.0, 0.0, -0.8, -0.8]))
+    return (model, guide), cells
 
 
 def run(script, *arguments):

@@ -5,38 +5,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fits import untrained
+from fits import one_mode, untrained
 from reference.problems import PROBLEMS, amortised
 from torch.testing import assert_close
 
 import pyroscvi as ps
-from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.certificate import Certificate, Replayed, certify, simulate
 from pyroscvi.evidence.importance import evidence_table
 from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.reading import doubled
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import PPCA, SCVI, Annotated
-from pyroscvi.parts import NB, Linear, Mixture, RandomDispersion
+from pyroscvi.parts import NB, RandomDispersion
 
 
-@pytest.fixture
-def one_mode():
-    """Two kinds of cell that counts do not tell apart, and a guide that knows of one of them."""
-    cells = Cells(torch.poisson(torch.full((16, 12), 3.0)))
-    page = SCVI(latent=2, prior=Mixture(components=2), decoder=Linear(), likelihood=NB())
-    model, guide = untrained(page, MeanField(), cells)
-    with torch.no_grad():
-        model.prior.m.copy_(torch.tensor([[3.0, 0.0], [-3.0, 0.0]]))
-        model.prior.raw_s.fill_(-1.0)
-        model.decoder.heads["rho"].weight[:, 0] = 0
-        guide.heads["z"].weight.zero_()
-        guide.heads["z"].bias.copy_(torch.tensor([3.0, 0.0, -0.8, -0.8]))
-    return (model, guide), cells
-
-
-def test_a_missed_mode_is_seen(one_mode):
-    pair, cells = one_mode
+def test_a_missed_mode_is_seen():
+    pair, cells = one_mode(16)
     assert evidence_table(pair, cells, 1000, method="importance")["k_hat"].max() < 0.7
     missed = certify(pair, cells, 1000, method="importance")
     assert missed.gap > 1
@@ -48,10 +32,10 @@ def test_a_missed_mode_is_seen(one_mode):
     assert found.words.startswith("certified (gap 0.0")
 
 
-def test_annealing_sees_the_mode_that_it_cannot_reach(one_mode):
+def test_annealing_sees_the_mode_that_it_cannot_reach():
     from pyroscvi.evidence import Annealed, StudentT
 
-    pair, cells = one_mode
+    pair, cells = one_mode(16)
     chains = Annealed(chains=8, temperatures=10, leapfrogs=3, start=StudentT())
     assert certify(pair, cells, method=chains, simulated=32).gap > 0.5
 

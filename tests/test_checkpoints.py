@@ -5,7 +5,6 @@ import json
 import os
 import pickle
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -44,11 +43,6 @@ PAGES = [
     GMVAE(latent=3),
     Annotated(latent=3, trust=0.9),
 ]
-
-
-@pytest.fixture
-def told(cells):
-    return replace(cells, covariates=torch.arange(120.0).reshape(60, 2) / 60 - 1, graph=None)
 
 
 @pytest.fixture

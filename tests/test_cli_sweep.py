@@ -6,6 +6,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from test_cli import run
 
 import pyroscvi as ps
 from pyroscvi.cli import main
@@ -23,10 +24,6 @@ def data(tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("data") / "cells.h5ad"
     simulated(cells=60, genes=12, seed=0).write_h5ad(file)
     return file
-
-
-def run(*arguments: object) -> None:
-    assert main([str(argument) for argument in arguments]) == 0
 
 
 def test_an_option_takes_several_words():

@@ -22,7 +22,7 @@ from pyroscvi.parts.clusters import lay_out
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from collapse import KINDS, ahead, clusters
-from fits import same
+from fits import interrupted_after, same
 
 SMALL = MeanField(encoder=ReadCell(32, dropout=0.0))
 PAGES = [SCVI(latent=3, prior=Mixture(3), likelihood=NB()), GMVAE(latent=3, kinds=3)]
@@ -153,17 +153,6 @@ def test_components_that_were_trained_already_stay(cells, places):
 @pytest.mark.parametrize("page", PAGES, ids=repr)
 @pytest.mark.parametrize("steps", [2, 3, 4, 6])  # components settle before the fourth of 15
 def test_a_run_that_was_interrupted_settles_once(page, steps, cells, places, tmp_path):
-    def interrupted_after(steps):
-        taken = []
-
-        def interrupt(model, guide, minibatch):
-            taken.append(1)
-            if len(taken) == steps + 1:
-                raise KeyboardInterrupt
-            return torch.zeros(len(minibatch))
-
-        return interrupt
-
     options = {"epochs": 5, "batch_size": 20, "lr": 1e-2}
     straight = quick(page, cells, objectives=[interrupted_after(99)], **options)
     assert places["taken"] == 1

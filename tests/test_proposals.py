@@ -6,7 +6,7 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
-from fits import untrained
+from fits import one_mode, untrained
 from quadrature import quadrature
 from torch.testing import assert_close
 
@@ -85,16 +85,7 @@ def test_a_proposal_of_each_cells_own_does_without_a_good_guide(small, prior):
 
 def test_a_mode_that_the_guide_has_missed_is_found():
     """Two kinds of cell that counts do not tell apart: a guide of one mode misses the other, and k-hat says nothing."""
-    cells = Cells(torch.poisson(torch.full((8, 12), 3.0)))
-    model, guide = untrained(
-        SCVI(latent=2, prior=Mixture(components=2), decoder=Linear(), likelihood=NB()), MeanField(), cells
-    )
-    with torch.no_grad():
-        model.prior.m.copy_(torch.tensor([[3.0, 0.0], [-3.0, 0.0]]))
-        model.prior.raw_s.fill_(-1.0)
-        model.decoder.heads["rho"].weight[:, 0] = 0
-        guide.heads["z"].weight.zero_()
-        guide.heads["z"].bias.copy_(torch.tensor([3.0, 0.0, -0.8, -0.8]))
+    (model, guide), cells = one_mode(8)
     exact = quadrature((model, guide), cells, points=201)
     missed = evidence_table((model, guide), cells, 1000, method="importance")
     assert_close(missed["log_evidence"].to_numpy(), exact - log(2.0), atol=0.1, rtol=0)

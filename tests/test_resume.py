@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fits import quick, run, same
+from fits import interrupted_after, quick, run, same
 from safetensors import safe_open
 
 import pyroscvi as ps
@@ -30,27 +30,8 @@ from pyroscvi.parts import (
 
 
 @pytest.fixture
-def told(cells):
-    return replace(cells, covariates=torch.arange(120.0).reshape(60, 2) / 60 - 1, graph=None)
-
-
-@pytest.fixture
 def small(told):
     return quick(SCVI(latent=3), MeanField(), told, epochs=1)
-
-
-def interrupted_after(steps):
-    """An objective that asks for nothing, and interrupts the run once."""
-    taken = []
-
-    def interrupt(model, guide, minibatch):
-        taken.append(1)
-        if len(taken) == steps + 1:
-            raise KeyboardInterrupt
-        return torch.zeros(len(minibatch))
-
-    interrupt.taken = taken
-    return interrupt
 
 
 STORIES = {
