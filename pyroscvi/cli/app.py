@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pyroscvi.cli.grouped import Columns, grouped
+from pyroscvi.cli.grouped import Columns, Training, grouped
 from pyroscvi.cli.several import Several
 
 __all__ = ["app"]
@@ -49,17 +49,13 @@ OwnPages = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
 
-# How a model is trained, and on which cells: of every command that fits.
+# On which cells a model is trained: of every command that fits.
 Variable = Annotated[
     int | None, typer.Option(help="Keep this many variable genes, by Pearson residuals.", min=2, rich_help_panel="Data")
 ]
 HeldOut = Annotated[
     float, typer.Option(help="Fraction of cells kept from the fit, to compare on.", rich_help_panel="Data")
 ]
-Epochs = Annotated[int | None, typer.Option(help="Passes over the cells.", min=1, rich_help_panel="Training")]
-BatchSize = Annotated[int, typer.Option(help="Cells a minibatch.", min=1, rich_help_panel="Training")]
-Rate = Annotated[float, typer.Option(help="Learning rate.", min=0, rich_help_panel="Training")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps", rich_help_panel="Training")]
 
 
 @app.command("list", rich_help_panel="Read")
@@ -144,16 +140,13 @@ def fit(
         ),
     ] = False,
     held_out: HeldOut = 0.1,
-    epochs: Epochs = None,
-    batch_size: BatchSize = 128,
-    lr: Rate = 3e-3,
+    training: Training,
     scale_lr: Annotated[
         bool, typer.Option("--scale-lr", help="Make --lr larger with --batch-size.", rich_help_panel="Training")
     ] = False,
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the training step first.", rich_help_panel="Training")
     ] = False,
-    device: Device = "auto",
     seed: Annotated[int, typer.Option(help="Same seed, same result.", rich_help_panel="Training")] = 0,
     force: Force = False,
 ) -> None:
@@ -173,18 +166,10 @@ def fit(
         "size": size,
         "condition": condition,
     }
-    training = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "lr": lr,
-        "scale_lr": scale_lr,
-        "compile": compile,
-        "device": device,
-        "seed": seed,
-    }
+    settings = {**vars(training), "scale_lr": scale_lr, "compile": compile, "seed": seed}
     fit_run(
         data, out, model=model, guide=guide, slots=slots, encoder=encoder, fields=columns.fields(),
-        hvg=hvg, held_out=held_out, training=training, backed=backed, force=force,
+        hvg=hvg, held_out=held_out, training=settings, backed=backed, force=force,
     )  # fmt: skip
 
 
@@ -241,10 +226,7 @@ def compare(
     columns: Columns,
     hvg: Variable = None,
     held_out: HeldOut = 0.1,
-    epochs: Epochs = None,
-    batch_size: BatchSize = 128,
-    lr: Rate = 3e-3,
-    device: Device = "auto",
+    training: Training,
     particles: Annotated[int, typer.Option(help="Draws a cell.", min=1, rich_help_panel="Evidence")] = 1000,
     method: Annotated[
         str | None, typer.Option(help="auto, importance, adaptive, refined, annealed", rich_help_panel="Evidence")
@@ -311,10 +293,10 @@ def compare(
             pages=page, force=force,
         )  # fmt: skip
         return
-    training = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "compile": compile, "device": device}
     compare_sweep(
         runs[0], choices, score=score, out=out, report=report, evidence=evidence, proposal=proposal, force=force,
-        fields=columns.fields(), hvg=hvg, held_out=held_out, seed=seed, seeds=seeds, training=training,
+        fields=columns.fields(), hvg=hvg, held_out=held_out, seed=seed, seeds=seeds,
+        training={**vars(training), "compile": compile},
     )  # fmt: skip
 
 

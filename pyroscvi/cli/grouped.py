@@ -13,9 +13,9 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-__all__ = ["Columns", "grouped"]
+__all__ = ["Columns", "Training", "grouped"]
 
-DATA = "Data"  # the panel of their help
+DATA, TRAINING = "Data", "Training"  # the panels of their help
 Column = Annotated[str | None, typer.Option(help="A column of obs.", rich_help_panel=DATA)]
 
 
@@ -43,6 +43,16 @@ class Columns:
             "categories": tuple(told.pop("category") or ()),
             "covariates": tuple(told.pop("covariate") or ()),
         }
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained."""
+
+    epochs: Annotated[int | None, typer.Option(help="Passes over the cells.", min=1, rich_help_panel=TRAINING)] = None
+    batch_size: Annotated[int, typer.Option(help="Cells a minibatch.", min=1, rich_help_panel=TRAINING)] = 128
+    lr: Annotated[float, typer.Option(help="Learning rate.", min=0, rich_help_panel=TRAINING)] = 3e-3
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps", rich_help_panel=TRAINING)] = "auto"
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
