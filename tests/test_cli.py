@@ -279,6 +279,7 @@ WRONG = [
     (["fit", "text.h5ad", "--out", "run"], "text.h5ad cannot be read as h5ad"),
     (["fit", "DATA"], "Missing option '--out'"),
     (["fit", "DATA", "--out", "run", "--epochs", "many"], "'--epochs'"),
+    (["fit", "DATA", "--out", "run", "--stop-by", "elob"], "'elob' is not one of 'elbo', 'evidence'"),
     (["fit", "DATA", "--out", "run", "--model", "scvl"], "did you mean 'scvi'?"),
     (["fit", "DATA", "--out", "run", "--model", "mean_field"], "mean_field is no model"),
     (["fit", "DATA", "--out", "run", "--model", "./none.py"], "none.py: there is no such file"),

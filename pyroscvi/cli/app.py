@@ -166,7 +166,7 @@ def fit(
         "size": size,
         "condition": condition,
     }
-    settings = {**vars(training), "scale_lr": scale_lr, "compile": compile, "seed": seed}
+    settings = {**training.settings(), "scale_lr": scale_lr, "compile": compile, "seed": seed}
     fit_run(
         data, out, model=model, guide=guide, slots=slots, encoder=encoder, fields=columns.fields(),
         hvg=hvg, held_out=held_out, training=settings, backed=backed, force=force,
@@ -296,7 +296,7 @@ def compare(
     compare_sweep(
         runs[0], choices, score=score, out=out, report=report, evidence=evidence, proposal=proposal, force=force,
         fields=columns.fields(), hvg=hvg, held_out=held_out, seed=seed, seeds=seeds,
-        training={**vars(training), "compile": compile},
+        training={**training.settings(), "compile": compile},
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, signature
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -53,6 +53,16 @@ class Training:
     batch_size: Annotated[int, typer.Option(help="Cells a minibatch.", min=1, rich_help_panel=TRAINING)] = 128
     lr: Annotated[float, typer.Option(help="Learning rate.", min=0, rich_help_panel=TRAINING)] = 3e-3
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps", rich_help_panel=TRAINING)] = "auto"
+    stop_by: Annotated[
+        Literal["elbo", "evidence"],
+        typer.Option(help="Stop where cells left out have their best of this.", rich_help_panel=TRAINING),
+    ] = "elbo"
+
+    def settings(self) -> dict[str, Any]:
+        """As ``fit`` takes them."""
+        told = dict(vars(self))
+        by = told.pop("stop_by")
+        return told if by == "elbo" else told | {"early_stopping": by}
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

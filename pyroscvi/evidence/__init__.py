@@ -9,6 +9,7 @@ from pyroscvi.evidence.importance import evidence_table, log_evidence
 from pyroscvi.evidence.ladder import Ladder
 from pyroscvi.evidence.proposals import GuideDraws, Proposal, StudentT
 from pyroscvi.evidence.refined import Refined
+from pyroscvi.evidence.stopping import HeldOutEvidence
 from pyroscvi.evidence.whole import DataEvidence, data_evidence
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "DataEvidence",
     "Estimator",
     "GuideDraws",
+    "HeldOutEvidence",
     "Importance",
     "Ladder",
     "Proposal",

@@ -4,6 +4,7 @@ import copy
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -36,7 +37,7 @@ def fit(
     lr: float = 3e-3,
     scale_lr: bool = False,
     warmup: float | Schedule = 0.1,
-    early_stopping: bool | Patience = True,
+    early_stopping: bool | str | Patience = True,
     validation: float = 0.1,
     clip: float = 100.0,
     objectives: Sequence[Objective] = (),
@@ -56,7 +57,8 @@ def fit(
     lr              learning rate of Adam
     scale_lr        lr is that of minibatches of 128: make it larger with them, as ``scaled`` does
     warmup          KL weight: a fraction of the run over which it rises from 0 to 1, or a ``Schedule``
-    early_stopping  stop, once the warm-up is over, when the held-out ELBO has not improved, and keep the best state
+    early_stopping  stop, once the warm-up is over, when the held-out ELBO has not improved, and keep the best state;
+                    "evidence": when the evidence has not, whatever the guide has learnt by heart (slower: ``Patience``)
     validation      fraction of the cells that is held out for that, of every batch where there are batches; but no
                     more than 10,000
     clip            largest norm of the gradient of the loss per cell
@@ -179,10 +181,17 @@ def _split(cells: Cells, validation: float, seed: int) -> tuple[Cells, Cells | N
     return cells.split(min(validation, ENOUGH / len(cells)), by=None if cells.batch is None else "batch", seed=seed)
 
 
-def _patience(early_stopping: bool | Patience, epochs: int) -> Patience | None:
-    if isinstance(early_stopping, Patience):
-        return early_stopping
-    return Patience(max(epochs // 10, 10)) if early_stopping else None
+def _patience(early_stopping: bool | str | Patience, epochs: int) -> Patience | None:
+    if not early_stopping:
+        return None
+    asked = early_stopping if isinstance(early_stopping, Patience) else Patience()
+    if early_stopping == "evidence":
+        from pyroscvi.evidence.stopping import HeldOutEvidence
+
+        asked = Patience(watch=HeldOutEvidence(), every=5)
+    elif isinstance(early_stopping, str):
+        raise ValueError(f"early_stopping is True, False, 'evidence' or a Patience, not {early_stopping!r}")
+    return asked if asked.epochs is not None else replace(asked, epochs=max(epochs // 10, 10))
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -89,6 +90,8 @@ class Run:
             decline("a fit that several processes share is not captured")
             self.compile = False
         self._minibatches: Iterator[Cells] | None = None
+        if self.patience is not None and self.patience.watch is not None:
+            self._watched(self.patience.watch)  # what cannot be watched is said now, and not after the warm-up
 
     @property
     def progress(self) -> float:
@@ -198,11 +201,24 @@ class Run:
 
     def _judge(self, patience: Patience) -> None:
         """Keep the state if it is the best since the warm-up, and see whether waiting any longer is worth it."""
-        now = self.history[-1]["elbo_held_out"]
-        if self.best_epoch is None or now > self.history[self.best_epoch - 1]["elbo_held_out"] + patience.least:
+        if self.epoch % patience.every:
+            return
+        watched = "elbo_held_out"
+        if patience.watch is not None:
+            watched = "watched"
+            self.history[-1][watched] = self._watched(patience.watch)
+        now = self.history[-1][watched]
+        if self.best_epoch is None or now > self.history[self.best_epoch - 1][watched] + patience.least:
             self.best_epoch = self.epoch
             self.best = {name: t.detach().clone() for name, t in self.trained.state_dict().items()}
-        self.stopped_early = self.epoch - self.best_epoch >= patience.epochs and self.epoch < self.epochs
+        self.stopped_early = self.epoch - self.best_epoch >= (patience.epochs or 0) and self.epoch < self.epochs
+
+    def _watched(self, watch: Callable[[Model, Guide, Cells], float]) -> float:
+        part, found = self.parts[1], math.nan
+        if part is not None:
+            with evaluating(self.model, self.guide, self.seed, part), native.used(self.captured is not None):
+                found = watch(self.model, self.guide, part)
+        return self.ranks.average(found, 0 if part is None else len(part), self.train.device)
 
     def finish(self) -> None:
         """Take up the best state, if one was kept."""
@@ -265,14 +281,21 @@ def placed(guide: Guide, cells: Cells, seed: int, batch_size: int = 1024) -> Ten
 @torch.no_grad()
 def evaluate(model: Model, guide: Guide, cells: Cells, total: int, seed: int, batch_size: int = 1024) -> float:
     """The un-annealed ELBO per cell, from the same draws every time, as if the data set were of ``total`` cells."""
+    summed = 0.0
+    with evaluating(model, guide, seed, cells):
+        for minibatch in replace(cells, total=total).minibatches(batch_size, hops=guide.encoder.hops):
+            summed -= negative_elbo(model, guide, minibatch).item() / total * len(minibatch)
+    return summed / len(cells)
+
+
+@contextmanager
+def evaluating(model: Model, guide: Guide, seed: int, cells: Cells) -> Iterator[None]:
+    """Without dropout, and with random numbers of their own: training goes on as if nobody had looked."""
     programs: tuple[nn.Module, ...] = (model, guide)
     training = [program.training for program in programs]
     for program in programs:
         program.eval()
-    summed = 0.0
     with seeded(seed, cells.device), pyro.validation_enabled(False):
-        for minibatch in replace(cells, total=total).minibatches(batch_size, hops=guide.encoder.hops):
-            summed -= negative_elbo(model, guide, minibatch).item() / total * len(minibatch)
+        yield
     for program, was in zip(programs, training, strict=True):
         program.train(was)
-    return summed / len(cells)

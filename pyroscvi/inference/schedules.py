@@ -10,7 +10,9 @@ References
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["Constant", "Cosine", "Cyclical", "Linear", "Patience", "Schedule"]
 
@@ -94,8 +96,13 @@ class Cyclical(Schedule):
 class Patience:
     """Early stopping: how many epochs without a better held-out ELBO are waited for.
 
+    epochs  a tenth of the run if None, and 10 at least
     least   by how much it must be better, in nats per cell
+    watch   what must be better, in the place of the ELBO: of model, guide and held-out cells, in nats per cell
+    every   epochs between two looks at it
     """
 
-    epochs: int
+    epochs: int | None = None
     least: float = 0.0
+    watch: Callable[[Any, Any, Any], float] | None = None
+    every: int = 1

@@ -1,0 +1,112 @@
+"""Early stopping by something else than the ELBO: the evidence of held-out cells, or what one will."""
+
+import pytest
+import torch
+from fits import interrupted_after, quick, same
+
+import pyroscvi as ps
+from pyroscvi.data.datasets import simulated
+from pyroscvi.evidence.stopping import HeldOutEvidence
+from pyroscvi.guides import MeanField
+from pyroscvi.inference.resume import Folder
+from pyroscvi.inference.schedules import Patience
+from pyroscvi.models import LDVAE, SCVI
+from pyroscvi.parts import MLP, NB, Linear, RandomDispersion, ReadCell
+
+QUICK = HeldOutEvidence(cells=20, particles=50)
+
+
+def few():
+    """120 cells to fit to, and 80 others."""
+    cells = ps.Fields(counts="counts").read(simulated(cells=200, genes=100, seed=1))
+    return cells.split(0.4, seed=0)
+
+
+def learning_by_heart(**options):
+    """A wide encoder without dropout is soon of no use to cells that it has not seen."""
+    return quick(
+        SCVI(latent=4, likelihood=NB(), decoder=Linear()),
+        MeanField(encoder=ReadCell(widths=256, dropout=0.0)),
+        few()[0],
+        **{"epochs": 120, "lr": 5e-3, "validation": 0.3, "warmup": 0.05, **options},
+    )
+
+
+def test_a_fit_that_is_stopped_by_evidence_has_more_of_it():
+    by_bound, by_evidence = learning_by_heart(), learning_by_heart(early_stopping="evidence")
+    assert by_evidence.record["best_epoch"] > by_bound.record["best_epoch"] + 10
+    more, less = (ps.log_evidence(fit, few()[1], 500, progress=False).mean() for fit in (by_evidence, by_bound))
+    assert more > less + 0.2
+
+
+def test_the_best_of_what_is_watched_is_kept():
+    fit = learning_by_heart(epochs=60, early_stopping=Patience(12, watch=QUICK, every=4))
+    history = fit.history.set_index("epoch")["watched"]
+    looked = history.dropna()
+    assert list(looked.index) == [epoch for epoch in history.index if epoch % 4 == 0 and epoch >= 0.05 * 60]
+    assert fit.record["best_epoch"] == looked.idxmax()
+    assert fit.record["stopped_early"] == (len(history) < 60)
+    assert len(history) in (60, looked.idxmax() + 12)
+    _, held_out = few()[0].split(0.3, seed=0)
+    assert QUICK(fit.model, fit.guide, held_out) == pytest.approx(looked.max(), abs=1e-6)
+
+
+def test_training_goes_on_as_if_nobody_had_looked(cells):
+    model = SCVI(latent=3, decoder=MLP(dropout=0.3))
+    looked = quick(model, MeanField(), cells, epochs=6, early_stopping=Patience(6, watch=QUICK), warmup=0.0)
+    blind = quick(model, MeanField(), cells, epochs=6, early_stopping=False, warmup=0.0)
+    for column in ("loss", "elbo_train", "elbo_held_out"):
+        assert looked.history[column].tolist() == blind.history[column].tolist()
+    assert "watched" not in blind.history
+
+
+def test_anything_may_be_watched(cells):
+    class Modes:
+        said = []
+
+        def __call__(self, model, guide, held_out):
+            self.said.append((model.training, guide.training, len(held_out)))
+            torch.rand(1)  # in nobody's way
+            return -abs(len(self.said) - 4.0)  # the fourth look is the best: one before the run, three in it
+
+    fit = quick(SCVI(latent=3), MeanField(), cells, epochs=30, early_stopping=Patience(2, watch=Modes()), warmup=0.0)
+    assert fit.record["best_epoch"] == 3
+    assert len(fit.history) == 5
+    assert Modes.said == [(False, False, 6)] * 6
+
+
+def test_a_tenth_of_the_run_is_waited(cells):
+    class Falling:
+        n = 0
+
+        def __call__(self, model, guide, held_out):
+            self.n -= 1
+            return float(self.n)
+
+    for epochs, waited in ((200, 20), (40, 10)):
+        options = {"epochs": epochs, "batch_size": 60, "warmup": 0.0}
+        fit = quick(SCVI(latent=2), MeanField(), cells, early_stopping=Patience(watch=Falling()), **options)
+        assert len(fit.history) == 1 + waited
+
+
+def test_what_cannot_be_watched_is_said_before_the_run(cells):
+    model = LDVAE(latent=2, likelihood=NB(dispersion=RandomDispersion()))
+    seen = interrupted_after(10**6)
+    with pytest.raises(ValueError, match="is shared by all cells"):
+        quick(model, MeanField(), cells, early_stopping="evidence", objectives=[seen])
+    assert not seen.taken
+    with pytest.raises(ValueError, match="early_stopping is True, False, 'evidence' or a Patience, not 'elob'"):
+        quick(SCVI(latent=2), MeanField(), cells, early_stopping="elob")
+
+
+def test_an_interrupted_run_goes_on_bitwise(cells, tmp_path):
+    options = {"epochs": 12, "warmup": 0.2, "early_stopping": Patience(6, watch=QUICK, every=2)}
+    model, guide = SCVI(latent=3), MeanField()
+    straight = quick(model, guide, cells, objectives=[interrupted_after(10**6)], **options)
+    folder = Folder(tmp_path, seconds=0.0)
+    with pytest.warns(UserWarning, match="interrupted"):
+        quick(model, guide, cells, objectives=[interrupted_after(22)], folder=folder, **options)
+    resumed = quick(model, guide, cells, objectives=[interrupted_after(10**6)], folder=folder, **options)
+    assert same(straight, resumed)
+    assert straight.record["best_epoch"] == resumed.record["best_epoch"]
+    assert straight.history["watched"].equals(resumed.history["watched"])
