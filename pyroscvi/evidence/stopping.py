@@ -2,9 +2,9 @@
 
     fit(model, guide, cells, early_stopping="evidence")
 
-A guide may learn the cells of training by heart sooner than a model does [on such guides: Cremer et al., 2018; Shu et al.,
-2018]. The held-out ELBO falls from there on, while the held-out evidence still rises: a fit that is stopped by the one
-has a model that is not done, and two fits differ by when their guides were.
+A guide may learn the cells of training by heart sooner than a model does [on such guides: Cremer et al., 2018; Shu et
+al., 2018]. The held-out ELBO falls from there on, while the held-out evidence still rises: a fit that is stopped by
+the one has a model that is not done, and two fits differ by when their guides were.
 
 References
     Cremer, C., Li, X. & Duvenaud, D. (2018) Inference suboptimality in variational autoencoders. ICML. arXiv:1801.03558
