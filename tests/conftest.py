@@ -52,3 +52,11 @@ def named(cells) -> Cells:
 def told(cells) -> Cells:
     """The same cells with two covariates, and no tissue."""
     return replace(cells, covariates=torch.arange(120.0).reshape(60, 2) / 60 - 1, graph=None)
+
+
+@pytest.fixture
+def small(cells) -> Cells:
+    """Twenty of the cells, with sizes that do not come from their counts."""
+    few = cells.subset(torch.arange(20))
+    sizes = few.library.squeeze(-1) * torch.exp(0.1 * torch.randn(20))
+    return Cells(few.counts, few.categories, size_factor=sizes, levels=few.levels, genes=few.genes)

@@ -71,14 +71,6 @@ class Posterior(nn.Module):
         return {"z": self.model.posterior(cells.x)}
 
 
-@pytest.fixture
-def small(cells):
-    """Twenty of the cells, with sizes that do not come from their counts."""
-    few = cells.subset(torch.arange(20))
-    sizes = few.library.squeeze(-1) * torch.exp(0.1 * torch.randn(20))
-    return Cells(few.counts, few.categories, size_factor=sizes, levels=few.levels, genes=few.genes)
-
-
 # Exact answers
 
 

@@ -9,7 +9,6 @@ from fits import untrained
 from pyro import poutine
 from torch.testing import assert_close
 
-from pyroscvi.data.cells import Cells
 from pyroscvi.distributions import NegativeBinomial
 from pyroscvi.evidence.importance import log_evidence
 from pyroscvi.evidence.joint import Joint
@@ -24,14 +23,6 @@ from pyroscvi.parts import (
     OneHot,
     Poisson,
 )
-
-
-@pytest.fixture
-def small(cells):
-    """Twenty of the cells, with sizes that do not come from their counts."""
-    few = cells.subset(torch.arange(20))
-    sizes = few.library.squeeze(-1) * torch.exp(0.1 * torch.randn(20))
-    return Cells(few.counts, few.categories, size_factor=sizes, levels=few.levels, genes=few.genes)
 
 
 def draws_of(pair, cells, s=6):

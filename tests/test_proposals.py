@@ -10,7 +10,6 @@ from fits import one_mode, untrained
 from quadrature import quadrature
 from torch.testing import assert_close
 
-from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.importance import estimate, evidence_table, log_evidence, log_weights
 from pyroscvi.evidence.pareto import k_hat
 from pyroscvi.evidence.proposals import Elliptical, Mixed, StudentT
@@ -27,14 +26,6 @@ from pyroscvi.parts import (
     StandardNormal,
 )
 from pyroscvi.report.generations import arviz
-
-
-@pytest.fixture
-def small(cells):
-    """Twenty of the cells, with sizes that do not come from their counts."""
-    few = cells.subset(torch.arange(20))
-    sizes = few.library.squeeze(-1) * torch.exp(0.1 * torch.randn(20))
-    return Cells(few.counts, few.categories, size_factor=sizes, levels=few.levels, genes=few.genes)
 
 
 def test_elliptical_draws_have_the_density_they_say():
