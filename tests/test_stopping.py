@@ -61,7 +61,7 @@ def test_training_goes_on_as_if_nobody_had_looked(cells):
 
 
 def test_anything_may_be_watched(cells):
-    class Modes:
+    class Watch:
         said = []
 
         def __call__(self, model, guide, held_out):
@@ -69,10 +69,10 @@ def test_anything_may_be_watched(cells):
             torch.rand(1)  # in nobody's way
             return -abs(len(self.said) - 4.0)  # the fourth look is the best: one before the run, three in it
 
-    fit = quick(SCVI(latent=3), MeanField(), cells, epochs=30, early_stopping=Patience(2, watch=Modes()), warmup=0.0)
+    fit = quick(SCVI(latent=3), MeanField(), cells, epochs=30, early_stopping=Patience(2, watch=Watch()), warmup=0.0)
     assert fit.record["best_epoch"] == 3
     assert len(fit.history) == 5
-    assert Modes.said == [(False, False, 6)] * 6
+    assert Watch.said == [(False, False, 6)] * 6
 
 
 def test_a_tenth_of_the_run_is_waited(cells):

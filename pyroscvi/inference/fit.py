@@ -4,7 +4,6 @@ import copy
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -83,7 +82,7 @@ def fit(
         train, held_out = _split(cells.to(place), validation, seed)
         epochs = default_epochs(len(train), batch_size) if epochs is None else int(epochs)
         schedule = warmup if isinstance(warmup, Schedule) else Linear(warmup)
-        patience = _patience(early_stopping, epochs)
+        patience = _patience(early_stopping)
         lr = scaled(lr, batch_size, len(train)) if scale_lr else lr
         run = Run(
             model, guide, train, held_out, epochs, batch_size, lr, schedule, patience, clip, objectives, seed,
@@ -181,17 +180,16 @@ def _split(cells: Cells, validation: float, seed: int) -> tuple[Cells, Cells | N
     return cells.split(min(validation, ENOUGH / len(cells)), by=None if cells.batch is None else "batch", seed=seed)
 
 
-def _patience(early_stopping: bool | str | Patience, epochs: int) -> Patience | None:
-    if not early_stopping:
-        return None
-    asked = early_stopping if isinstance(early_stopping, Patience) else Patience()
+def _patience(early_stopping: bool | str | Patience) -> Patience | None:
+    if isinstance(early_stopping, Patience):
+        return early_stopping
     if early_stopping == "evidence":
         from pyroscvi.evidence.stopping import HeldOutEvidence
 
-        asked = Patience(watch=HeldOutEvidence(), every=5)
-    elif isinstance(early_stopping, str):
+        return Patience(watch=HeldOutEvidence(), every=5)
+    if isinstance(early_stopping, str):
         raise ValueError(f"early_stopping is True, False, 'evidence' or a Patience, not {early_stopping!r}")
-    return asked if asked.epochs is not None else replace(asked, epochs=max(epochs // 10, 10))
+    return Patience() if early_stopping else None
 
 
 def _device(device: str | torch.device) -> torch.device:

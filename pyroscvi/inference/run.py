@@ -211,7 +211,7 @@ class Run:
         if self.best_epoch is None or now > self.history[self.best_epoch - 1][watched] + patience.least:
             self.best_epoch = self.epoch
             self.best = {name: t.detach().clone() for name, t in self.trained.state_dict().items()}
-        self.stopped_early = self.epoch - self.best_epoch >= (patience.epochs or 0) and self.epoch < self.epochs
+        self.stopped_early = self.epoch - self.best_epoch >= patience.waits(self.epochs) and self.epoch < self.epochs
 
     def _watched(self, watch: Callable[[Model, Guide, Cells], float]) -> float:
         part, found = self.parts[1], math.nan
@@ -295,7 +295,9 @@ def evaluating(model: Model, guide: Guide, seed: int, cells: Cells) -> Iterator[
     training = [program.training for program in programs]
     for program in programs:
         program.eval()
-    with seeded(seed, cells.device), pyro.validation_enabled(False):
-        yield
-    for program, was in zip(programs, training, strict=True):
-        program.train(was)
+    try:
+        with seeded(seed, cells.device), pyro.validation_enabled(False):
+            yield
+    finally:
+        for program, was in zip(programs, training, strict=True):
+            program.train(was)

@@ -106,3 +106,7 @@ class Patience:
     least: float = 0.0
     watch: Callable[[Any, Any, Any], float] | None = None
     every: int = 1
+
+    def waits(self, run: int) -> int:
+        """How many epochs, in a run of so many."""
+        return max(run // 10, 10) if self.epochs is None else self.epochs
