@@ -52,8 +52,11 @@ def test_the_best_of_what_is_watched_is_kept():
 
 
 def test_training_goes_on_as_if_nobody_had_looked(cells):
+    def watch(model, guide, held_out):
+        return QUICK(model, guide, held_out) + 1e-9 * torch.rand(()).item()
+
     model = SCVI(latent=3, decoder=MLP(dropout=0.3))
-    looked = quick(model, MeanField(), cells, epochs=6, early_stopping=Patience(6, watch=QUICK), warmup=0.0)
+    looked = quick(model, MeanField(), cells, epochs=6, early_stopping=Patience(6, watch=watch), warmup=0.0)
     blind = quick(model, MeanField(), cells, epochs=6, early_stopping=False, warmup=0.0)
     for column in ("loss", "elbo_train", "elbo_held_out"):
         assert looked.history[column].tolist() == blind.history[column].tolist()
@@ -66,7 +69,6 @@ def test_anything_may_be_watched(cells):
 
         def __call__(self, model, guide, held_out):
             self.said.append((model.training, guide.training, len(held_out)))
-            torch.rand(1)  # in nobody's way
             return -abs(len(self.said) - 4.0)  # the fourth look is the best: one before the run, three in it
 
     fit = quick(SCVI(latent=3), MeanField(), cells, epochs=30, early_stopping=Patience(2, watch=Watch()), warmup=0.0)
