@@ -25,7 +25,7 @@ from common import markdown, write
 from sklearn.metrics import adjusted_rand_score
 
 import pyroscvi as ps
-from pyroscvi.evidence.usage import usage
+from pyroscvi.comparison.usage import usage
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.inference.objectives import Balance, FreeBits
 from pyroscvi.models import GMVAE, SCVI

@@ -27,7 +27,7 @@ from common import markdown, write
 from pyro import poutine
 
 import pyroscvi as ps
-from pyroscvi.evidence.paired import standard_error, verdict
+from pyroscvi.comparison.paired import standard_error, verdict
 from pyroscvi.guides import FullCovariance
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.models import SCVI

@@ -22,22 +22,22 @@ __version__ = "0.1.0"
 _HOME = {
     "Cells": "data.cells",
     "Fields": "data.fields",
-    "Fit": "inference.result",
+    "Fit": "fitting.result",
     "calibrate": "calibration.simulation_based",
     "certify": "evidence.certificate",
-    "compare": "evidence.compare",
-    "compare_genes": "evidence.genes",
+    "compare": "comparison.compare",
+    "compare_genes": "comparison.genes",
     "create": "registry",
-    "data_evidence": "evidence.whole",
-    "fit": "inference.fit",
+    "data_evidence": "evidence.data_evidence",
+    "fit": "fitting.fit",
     "from_scvi": "interop",
-    "grid": "evidence.sweep",
+    "grid": "comparison.sweep",
     "list_guides": "registry",
     "list_models": "registry",
-    "load": "inference.checkpoints",
+    "load": "fitting.checkpoints",
     "log_evidence": "evidence.importance",
     "predictive_check": "calibration.predictive",
-    "sweep": "evidence.sweep",
+    "sweep": "comparison.sweep",
 }
 
 __all__ = [
@@ -71,17 +71,17 @@ if TYPE_CHECKING:
     from pyroscvi import data, distributions, guides, handlers, models, parts
     from pyroscvi.calibration.predictive import predictive_check
     from pyroscvi.calibration.simulation_based import calibrate
+    from pyroscvi.comparison.compare import compare
+    from pyroscvi.comparison.genes import compare_genes
+    from pyroscvi.comparison.sweep import grid, sweep
     from pyroscvi.data.cells import Cells
     from pyroscvi.data.fields import Fields
     from pyroscvi.evidence.certificate import certify
-    from pyroscvi.evidence.compare import compare
-    from pyroscvi.evidence.genes import compare_genes
+    from pyroscvi.evidence.data_evidence import data_evidence
     from pyroscvi.evidence.importance import log_evidence
-    from pyroscvi.evidence.sweep import grid, sweep
-    from pyroscvi.evidence.whole import data_evidence
-    from pyroscvi.inference.checkpoints import load
-    from pyroscvi.inference.fit import fit
-    from pyroscvi.inference.result import Fit
+    from pyroscvi.fitting.checkpoints import load
+    from pyroscvi.fitting.fit import fit
+    from pyroscvi.fitting.result import Fit
     from pyroscvi.interop import from_scvi
     from pyroscvi.registry import create, list_guides, list_models
 

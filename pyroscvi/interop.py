@@ -23,7 +23,7 @@ from torch import nn
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.fields import Fields
-from pyroscvi.inference.result import Fit
+from pyroscvi.fitting.result import Fit
 from pyroscvi.models import LDVAE, SCVI
 from pyroscvi.parts import (
     MLP,

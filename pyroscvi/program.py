@@ -5,7 +5,7 @@ global parameter store alone: two programs in one session never share, freeze or
 """
 
 from contextlib import ExitStack
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import pyro
 import pyro.distributions as dist
@@ -21,7 +21,10 @@ from pyroscvi.part import Part
 from pyroscvi.parts.encoders import Encoder, ReadCell
 from pyroscvi.parts.loadings import Loadings
 
-__all__ = ["Guide", "Model", "Program", "Site", "free_sites"]
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["Fitted", "Guide", "Model", "Program", "Site", "free_sites"]
 
 
 class Program(Part):
@@ -140,6 +143,15 @@ class Guide(Program):
 
     def forward(self, cells: Cells) -> None:
         return self.guide(cells)
+
+
+class Fitted(Protocol):
+    """A trained pair of a model and a guide, and how to read cells for it: what ``fit`` returns is one."""
+
+    model: Model
+    guide: Guide
+
+    def read(self, data: "Cells | AnnData") -> Cells: ...
 
 
 class Site(NamedTuple):

@@ -13,10 +13,10 @@ import torch
 from fits import quick, run, same
 
 import pyroscvi as ps
+from pyroscvi.fitting import checkpoints
+from pyroscvi.fitting.checkpoints import read, write
+from pyroscvi.fitting.declarations import declaration, declared
 from pyroscvi.guides import FullCovariance, MeanField
-from pyroscvi.inference import checkpoints
-from pyroscvi.inference.checkpoints import read, write
-from pyroscvi.inference.declarations import declaration, declared
 from pyroscvi.models import CVAE, GMVAE, LDVAE, SCVI, Annotated
 from pyroscvi.parts import (
     MLP,
@@ -162,7 +162,7 @@ def test_there_is_no_pickle(small, tmp_path, monkeypatch):
 
 OTHERS = ["os.system", "builtins.eval", "subprocess.Popen", "evil.Model", "pyroscvi.models.evil.Model"]
 OURS_BUT_NO_PARTS = [
-    "pyroscvi.inference.checkpoints.write",
+    "pyroscvi.fitting.checkpoints.write",
     "pyroscvi.program.Part",
     "pyroscvi.part.os",
     "pyroscvi.program.Site",
@@ -263,7 +263,7 @@ def test_a_file_that_is_missing_between_two_renames_is_found(small, tmp_path):
 KILL = """
     import os, random, signal, sys, time, warnings
     import torch
-    from pyroscvi.inference.checkpoints import read, write
+    from pyroscvi.fitting.checkpoints import read, write
 
     warnings.simplefilter("ignore")
     path, chance, last = sys.argv[1], random.Random(0), -1

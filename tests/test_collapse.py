@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import pyroscvi as ps
-from pyroscvi.evidence.usage import AMONG, information, usage
+from pyroscvi.comparison.usage import AMONG, information, usage
+from pyroscvi.fitting.resume import Folder
 from pyroscvi.guides import MeanField
 from pyroscvi.inference.objectives import Balance
-from pyroscvi.inference.resume import Folder
 from pyroscvi.inference.run import placed
 from pyroscvi.models import GMVAE, SCVI, Annotated
 from pyroscvi.parts import MLP, NB, Mixture, ReadCell

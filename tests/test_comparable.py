@@ -12,12 +12,12 @@ from scipy import sparse
 from torch import nn
 
 import pyroscvi as ps
+from pyroscvi.comparison.compare import compare
+from pyroscvi.comparison.question import fingerprint
 from pyroscvi.data.cells import Cells
-from pyroscvi.evidence.compare import compare
-from pyroscvi.evidence.counting import as_counts
+from pyroscvi.evidence.as_counts import as_counts
 from pyroscvi.evidence.importance import log_evidence
 from pyroscvi.evidence.proposals import GuideDraws
-from pyroscvi.evidence.same import fingerprint
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import LDVAE, PPCA, SCVI, Annotated
 from pyroscvi.parts import NB, LatentSize, Log1pNormal, ReadCell, SizeFactor

@@ -12,8 +12,8 @@ from fits import untrained
 from test_compare_words import printed
 
 import pyroscvi as ps
+from pyroscvi.comparison.compare import compare
 from pyroscvi.data.cells import Cells
-from pyroscvi.evidence.compare import compare
 from pyroscvi.evidence.importance import log_evidence
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import SCVI
@@ -133,8 +133,8 @@ def test_the_evidence_is_a_mean_over_seeds(fits, overdispersed):
 
 def test_more_seeds_make_the_error_smaller():
     """Seeds of known spread: over many comparisons the standard error is what the differences vary by."""
-    from pyroscvi.evidence.compare import _against
-    from pyroscvi.evidence.refits import Refitted
+    from pyroscvi.comparison.compare import _against
+    from pyroscvi.comparison.refits import Refitted
 
     rng = np.random.default_rng(0)
     n, between, cells = 200, 0.3, 1.0
@@ -152,9 +152,9 @@ def test_more_seeds_make_the_error_smaller():
 
 
 def test_what_else_a_mean_over_seeds_is_made_of(fits, overdispersed):
+    from pyroscvi.comparison.stacking import stacking_weights
+    from pyroscvi.comparison.usage import usage
     from pyroscvi.evidence.importance import evidence_table
-    from pyroscvi.evidence.stacking import stacking_weights
-    from pyroscvi.evidence.usage import usage
 
     held_out = overdispersed[1]
     two, seeds = {name: fits[name] for name in ("nb", "poisson")}, ("nb", "nb again")
@@ -175,7 +175,7 @@ def test_what_else_a_mean_over_seeds_is_made_of(fits, overdispersed):
 
 
 def test_the_weakest_certificate_is_told():
-    from pyroscvi.evidence.refits import Refitted
+    from pyroscvi.comparison.refits import Refitted
 
     def table(*words, gap=None):
         found = pd.DataFrame({"log_evidence": 0.0, "certificate": words})
@@ -236,7 +236,7 @@ def test_fits_are_read_from_disk(fits, overdispersed, tmp_path):
 
 def test_an_error_over_clusters_sees_a_donor_effect():
     """Differences of which half of the variance is between six donors, and differences that know of no donor."""
-    from pyroscvi.evidence.paired import standard_error
+    from pyroscvi.comparison.paired import standard_error
 
     rng = np.random.default_rng(0)
     donor = np.arange(600) % 6
@@ -250,14 +250,14 @@ def test_an_error_over_clusters_sees_a_donor_effect():
 
 
 def test_an_error_over_one_cell_or_cluster_is_not_known():
-    from pyroscvi.evidence.paired import standard_error
+    from pyroscvi.comparison.paired import standard_error
 
     assert np.isnan(standard_error(np.array([3.0])))
     assert np.isnan(standard_error(np.arange(4.0), np.zeros(4, dtype=int)))
 
 
 def test_what_is_said_of_a_difference():
-    from pyroscvi.evidence.paired import verdict
+    from pyroscvi.comparison.paired import verdict
 
     assert verdict(0.04, 0.019, 100) == "told apart"
     assert verdict(-0.04, 0.019, 100) == "told apart"
@@ -279,7 +279,7 @@ def test_both_paired_errors_are_told(fits, overdispersed):
 
 
 def test_weights_are_those_of_stacking(fits, overdispersed):
-    from pyroscvi.evidence.stacking import stacking_weights
+    from pyroscvi.comparison.stacking import stacking_weights
 
     table = compare(fits, overdispersed[1], 50, method="importance")
     log_p = np.column_stack([table.attrs["log_evidence"][name] for name in table.index])
@@ -289,7 +289,7 @@ def test_weights_are_those_of_stacking(fits, overdispersed):
 
 
 def test_how_much_of_a_model_is_used(named):
-    from pyroscvi.evidence.usage import usage
+    from pyroscvi.comparison.usage import usage
     from pyroscvi.parts import Mixture
 
     model, guide = untrained(SCVI(latent=3, prior=Mixture(components=4)), GUIDE, named)
@@ -311,7 +311,7 @@ def test_how_much_of_a_model_is_used(named):
 
 
 def test_cells_are_laid_out(pair, named):
-    from pyroscvi.evidence.compare import cell_table
+    from pyroscvi.comparison.compare import cell_table
 
     table = cell_table(compare({"a": pair, "b": pair}, named, 5))
     assert list(table.index) == list(named.names)
@@ -322,7 +322,7 @@ def test_cells_are_laid_out(pair, named):
 
 
 def test_settings_are_handed_on(pair, named, monkeypatch):
-    import pyroscvi.evidence.compare as module
+    import pyroscvi.comparison.compare as module
 
     seen = []
 

@@ -8,7 +8,7 @@ import torch
 from fits import untrained
 from rich.console import Console
 
-from pyroscvi.evidence.compare import compare, show
+from pyroscvi.comparison.compare import compare, show
 from pyroscvi.guides import FullCovariance
 from pyroscvi.models import LDVAE, SCVI
 from pyroscvi.parts import NB, ReadCell

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from pyroscvi.report import comparison, html, words
-from pyroscvi.report.generations import arviz
+from pyroscvi.report.arviz_versions import arviz
 from pyroscvi.report.ranking import ranking
 
 NAMES = ["nb, latent 5", "zinb, latent 5", "nb, latent 10", "poisson"]

@@ -14,8 +14,8 @@ from torch import nn
 from two_ranks import At, fitted, gradients, history_of, places, sixty, tensors
 
 import pyroscvi as ps
-from pyroscvi.inference.across import AcrossRanks, across_ranks
 from pyroscvi.inference.distributed import Ranks
+from pyroscvi.inference.sync_batch_norm import AcrossRanks, across_ranks
 from pyroscvi.parts import Mixture
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch was built for one process")

@@ -19,9 +19,9 @@ from scipy import sparse
 import pyroscvi as ps
 from pyroscvi import distributions
 from pyroscvi.data.cells import Cells
+from pyroscvi.fitting.fit import default_epochs
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.inference.diagnosis import NonFiniteLoss
-from pyroscvi.inference.fit import default_epochs
 from pyroscvi.inference.run import evaluate
 from pyroscvi.models import GMVAE, SCVI
 from pyroscvi.parts import MLP, NB, BatchNorm, Poisson, ReadCell, VampPrior

@@ -10,8 +10,8 @@ import torch
 
 import pyroscvi as ps
 from pyroscvi import distributions
+from pyroscvi.comparison.genes import compare_genes, gene_scores
 from pyroscvi.data.cells import Cells
-from pyroscvi.evidence.genes import compare_genes, gene_scores
 from pyroscvi.evidence.joint import Joint
 from pyroscvi.guides import FullCovariance
 from pyroscvi.models import LDVAE, PPCA, SCVI
@@ -172,7 +172,7 @@ def test_genes_of_what_cannot_be_compared(cells, both, inflated):
 
 
 def test_pairs_that_differ_by_zero_inflation(cells):
-    from pyroscvi.evidence.genes import zero_inflation
+    from pyroscvi.comparison.genes import zero_inflation
     from pyroscvi.parts import ZIP, PerBatch
 
     plain = replace(cells, graph=None)

@@ -19,7 +19,7 @@ from torch.distributions import Normal, kl_divergence
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.importance import evidence_table
-from pyroscvi.inference.checkpoints import load
+from pyroscvi.fitting.checkpoints import load
 from pyroscvi.interop import from_scvi
 
 HERE = Path(__file__).parent / "reference"

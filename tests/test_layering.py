@@ -15,7 +15,7 @@ FLOORS = [  # a file may import from floors below its own, and from its own wher
     {"program"},
     {"models", "guides"},
     {"registry"},
-    {"inference", "evidence", "analysis", "calibration", "report", "interop"},
+    {"inference", "evidence", "analysis", "calibration", "fitting", "comparison", "report", "interop"},
     {"sugar"},
     {"cli", "__main__"},
 ]
@@ -30,7 +30,10 @@ def room(module: str) -> str:
 def imports(path: Path):
     """Absolute names that a file imports from the package, anywhere in it, type checking aside."""
     tree = ast.parse(path.read_text())
+    checked = {id(node) for block in ast.walk(tree) if _is_type_checking(block) for node in ast.walk(block)}
     for node in ast.walk(tree):
+        if id(node) in checked:
+            continue
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "pyroscvi":
             if node.module == "pyroscvi":
                 yield from (f"pyroscvi.{_HOME.get(alias.name, alias.name)}" for alias in node.names)
@@ -38,6 +41,10 @@ def imports(path: Path):
                 yield node.module
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "pyroscvi")
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def name(path: Path) -> str:

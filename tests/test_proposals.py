@@ -25,7 +25,7 @@ from pyroscvi.parts import (
     SizeFactor,
     StandardNormal,
 )
-from pyroscvi.report.generations import arviz
+from pyroscvi.report.arviz_versions import arviz
 
 
 def test_elliptical_draws_have_the_density_they_say():

@@ -15,9 +15,9 @@ from safetensors import safe_open
 
 import pyroscvi as ps
 from pyroscvi.data.cells import Cells
+from pyroscvi.fitting import checkpoints
+from pyroscvi.fitting.resume import Folder
 from pyroscvi.guides import FullCovariance, MeanField
-from pyroscvi.inference import checkpoints
-from pyroscvi.inference.resume import Folder
 from pyroscvi.inference.schedules import Patience
 from pyroscvi.models import LDVAE, SCVI
 from pyroscvi.parts import (
@@ -172,7 +172,7 @@ RESUME = """
     import pyroscvi as ps
     from pyroscvi.data.cells import Cells
     from pyroscvi.guides import MeanField
-    from pyroscvi.inference.resume import Folder
+    from pyroscvi.fitting.resume import Folder
     from pyroscvi.models import SCVI
 
     warnings.simplefilter("ignore")

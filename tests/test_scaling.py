@@ -5,8 +5,8 @@ from typer.testing import CliRunner
 
 import pyroscvi as ps
 from pyroscvi.cli import app
+from pyroscvi.fitting.fit import scaled
 from pyroscvi.guides import MeanField
-from pyroscvi.inference.fit import scaled
 from pyroscvi.models import SCVI
 
 

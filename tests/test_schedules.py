@@ -112,7 +112,7 @@ def test_no_cells_to_hold_out_no_early_stopping(cells):
 
 
 def test_cells_are_held_out_of_every_batch(cells):
-    from pyroscvi.inference.fit import _split
+    from pyroscvi.fitting.fit import _split
 
     few_of_b = replace(cells, categories={"batch": (torch.arange(60) < 15).long()})
     for seed in range(5):

@@ -11,10 +11,10 @@ from reference.shared import SHARED, Loading, SharedMean, SharedTheta, generated
 import pyroscvi as ps
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence import whole
+from pyroscvi.evidence.data_evidence import Search, data_evidence
 from pyroscvi.evidence.peaks import divided
-from pyroscvi.evidence.shared import Noise, Shared
+from pyroscvi.evidence.shared_latents import Noise, Shared
 from pyroscvi.evidence.streams import Streams
-from pyroscvi.evidence.whole import Search, data_evidence
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import LDVAE, SCVI
 from pyroscvi.parts import (

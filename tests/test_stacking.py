@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from pyroscvi.evidence.stacking import stacking_weights
+from pyroscvi.comparison.stacking import stacking_weights
 
 
 def score(log_p, w):

@@ -68,7 +68,7 @@ def test_a_fit_from_disk_goes_on_in_the_middle_of_an_epoch(adata, tmp_path):
     whole = ps.fit(SCVI(latent=2), MeanField(), cells, objectives=[Stop(-1)], **options)
     wanted = list(seen)
     seen.clear()
-    folder = ps.inference.resume.Folder(tmp_path / "run", seconds=0)
+    folder = ps.fitting.resume.Folder(tmp_path / "run", seconds=0)
     with pytest.warns(UserWarning, match="interrupted in epoch 2"):
         ps.fit(SCVI(latent=2), MeanField(), cells, objectives=[Stop(18)], folder=folder, **options)
     assert seen == wanted[:18]

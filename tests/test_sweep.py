@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import pyroscvi as ps
+from pyroscvi.comparison.compare import compare
+from pyroscvi.comparison.sweep import grid, sweep
 from pyroscvi.evidence import sweep as module
-from pyroscvi.evidence.compare import compare
-from pyroscvi.evidence.counting import as_counts
-from pyroscvi.evidence.sweep import grid, sweep
+from pyroscvi.evidence.as_counts import as_counts
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import LDVAE, PPCA, SCVI
 from pyroscvi.parts import MLP, NB, ZINB, LatentSize, Mixture, PerBatch, Poisson, ReadCell, StandardNormal, VampPrior

@@ -15,11 +15,11 @@ from torch import nn
 import pyroscvi as ps
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.graph import nearest
+from pyroscvi.fitting.resume import Folder
 from pyroscvi.guides import FullCovariance, MeanField, SpatialGNN
 from pyroscvi.inference.distributed import Ranks
 from pyroscvi.inference.loss import Loss
 from pyroscvi.inference.objectives import Classifier
-from pyroscvi.inference.resume import Folder
 from pyroscvi.inference.schedules import Patience
 from pyroscvi.models import GMVAE, LDVAE, SCVI, Annotated
 from pyroscvi.parts import NB, BatchNorm, LayerNorm, Mixture, RandomDispersion, ReadCell, StandardNormal, VampPrior

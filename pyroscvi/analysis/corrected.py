@@ -24,7 +24,7 @@ from pyroscvi.inference.seeds import seeded
 
 if TYPE_CHECKING:
     from pyroscvi.evidence.reading import Read
-    from pyroscvi.inference.result import Fit
+    from pyroscvi.fitting.result import Fit
 
 __all__ = ["Given", "each_drawn", "resampled"]
 

@@ -14,7 +14,7 @@ from pyroscvi.analysis.posterior import Level, codes, expected
 from pyroscvi.data.cells import Cells
 
 if TYPE_CHECKING:
-    from pyroscvi.inference.result import Fit
+    from pyroscvi.fitting.result import Fit
 
 __all__ = ["denoise", "rates"]
 

@@ -18,7 +18,7 @@ from pyroscvi.inference.objectives import log_levels
 from pyroscvi.inference.seeds import seeded
 
 if TYPE_CHECKING:
-    from pyroscvi.inference.result import Fit
+    from pyroscvi.fitting.result import Fit
 
 __all__ = ["Description", "describe"]
 

@@ -17,7 +17,7 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.program import onto
 
 if TYPE_CHECKING:
-    from pyroscvi.inference.result import Fit
+    from pyroscvi.fitting.result import Fit
 
 __all__ = ["blank", "generate"]
 

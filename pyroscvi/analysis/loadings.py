@@ -12,7 +12,7 @@ from pyroscvi.analysis.generate import blank
 from pyroscvi.analysis.latent import latent
 
 if TYPE_CHECKING:
-    from pyroscvi.inference.result import Fit
+    from pyroscvi.fitting.result import Fit
 
 __all__ = ["loadings"]
 

@@ -16,7 +16,7 @@ from pyroscvi.inference.elbo import Sites, factor, joint, product
 from pyroscvi.inference.seeds import seeded
 
 if TYPE_CHECKING:
-    from pyroscvi.inference.result import Fit
+    from pyroscvi.fitting.result import Fit
 
 __all__ = ["Expected", "Level", "Told", "codes", "counted", "each", "expected"]
 

@@ -30,7 +30,7 @@ from pyroscvi.data.cells import Cells
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from pyroscvi.inference.result import Fit
+    from pyroscvi.fitting.result import Fit
 
 __all__ = ["Check", "Replicated", "predictive_check"]
 

@@ -16,9 +16,9 @@ from pyroscvi.cli.files import draw, free, whole
 from pyroscvi.cli.runs import Run, read_run
 from pyroscvi.cli.sweep import sweep_runs
 from pyroscvi.cli.terminal import terminal
+from pyroscvi.comparison.compare import compare, show
+from pyroscvi.comparison.genes import compare_genes, zero_inflation
 from pyroscvi.data.cells import Cells
-from pyroscvi.evidence.compare import compare, show
-from pyroscvi.evidence.genes import compare_genes, zero_inflation
 from pyroscvi.evidence.proposals import Proposal
 from pyroscvi.report import html, plots
 from pyroscvi.sugar import parse

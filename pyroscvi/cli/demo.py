@@ -13,9 +13,9 @@ from pyroscvi import __version__, compare, load
 from pyroscvi.cli.files import draw, whole
 from pyroscvi.cli.runs import DONE, carry_out, open_folder, write_run
 from pyroscvi.cli.terminal import terminal
+from pyroscvi.comparison.compare import show
 from pyroscvi.data.datasets import pbmc68k_reduced
 from pyroscvi.data.fields import Fields
-from pyroscvi.evidence.compare import show
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import SCVI
 from pyroscvi.parts import NB, ZINB, LatentSize, Linear, Mixture, Poisson

@@ -22,10 +22,10 @@ from anndata import AnnData
 from pyroscvi.cli.declare import own_parts
 from pyroscvi.cli.files import draw, whole, write_json
 from pyroscvi.data.cells import Cells
-from pyroscvi.inference.checkpoints import load
-from pyroscvi.inference.fit import fit
-from pyroscvi.inference.result import Fit
-from pyroscvi.inference.resume import Folder
+from pyroscvi.fitting.checkpoints import load
+from pyroscvi.fitting.fit import fit
+from pyroscvi.fitting.result import Fit
+from pyroscvi.fitting.resume import Folder
 from pyroscvi.program import Guide, Model
 from pyroscvi.report import plots
 

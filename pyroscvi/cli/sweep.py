@@ -17,9 +17,9 @@ from pyroscvi.cli.data import read_cells
 from pyroscvi.cli.declare import declare, own_files
 from pyroscvi.cli.files import draw, whole, write_json
 from pyroscvi.cli.runs import DONE, latents_of
+from pyroscvi.comparison.compare import cell_table, compare
+from pyroscvi.comparison.sweep import Swept, combinations, sweep
 from pyroscvi.data.cells import Cells
-from pyroscvi.evidence.compare import cell_table, compare
-from pyroscvi.evidence.sweep import Swept, combinations, sweep
 from pyroscvi.program import Guide, Model
 from pyroscvi.report import plots
 

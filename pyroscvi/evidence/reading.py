@@ -14,8 +14,8 @@ from torch import nn
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.joint import Joint
+from pyroscvi.evidence.memory import Room, in_bytes
 from pyroscvi.evidence.proposals import Draws, GuideDraws, Proposal, StudentT, together
-from pyroscvi.evidence.room import Room, in_bytes
 from pyroscvi.evidence.streams import Streams
 
 __all__ = ["MEMORY", "Read", "as_cells", "copies", "doubled", "pair", "reading"]

@@ -24,11 +24,11 @@ from torch import Tensor
 from pyroscvi.evidence.adaptive import Adaptive
 from pyroscvi.evidence.estimator import Target
 from pyroscvi.evidence.importance import drawn
+from pyroscvi.evidence.memory import WEIGHTS
 from pyroscvi.evidence.pareto import HEAVY, k_hat
 from pyroscvi.evidence.proposals import GuideDraws, Proposal, StudentT, components
 from pyroscvi.evidence.reading import MEMORY, Read, pair, reading
 from pyroscvi.evidence.refined import Refined
-from pyroscvi.evidence.room import WEIGHTS
 from pyroscvi.evidence.streams import Streams
 
 __all__ = ["CANDIDATES", "ENOUGH", "PROPOSALS", "Pool", "pool", "pools"]

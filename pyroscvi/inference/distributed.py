@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pyroscvi.data.cells import Cells
-from pyroscvi.inference.across import across_ranks
 from pyroscvi.inference.seeds import reseed
+from pyroscvi.inference.sync_batch_norm import across_ranks
 
 __all__ = ["Ranks"]
 

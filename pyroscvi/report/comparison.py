@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pyroscvi.evidence.compare import cell_table
+from pyroscvi.comparison.compare import cell_table
 from pyroscvi.report.plots import COLOURS, FAINT, INK
 
 __all__ = ["by_cell", "by_gene", "by_latent", "varies_in_width", "winners"]

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from pyroscvi import __version__
-from pyroscvi.evidence.usage import AMONG
+from pyroscvi.comparison.usage import AMONG
 from pyroscvi.report import comparison, plots, words
 
 __all__ = ["page", "write"]

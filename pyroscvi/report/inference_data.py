@@ -28,7 +28,7 @@ from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.proposals import GuideDraws
 from pyroscvi.evidence.reading import Read, as_cells, pair, reading
 from pyroscvi.inference.seeds import seeded
-from pyroscvi.report.generations import arviz, inference_data
+from pyroscvi.report.arviz_versions import arviz, inference_data
 from pyroscvi.report.shared import Held, held, shared_draws
 
 __all__ = ["loo", "to_arviz"]

@@ -10,7 +10,7 @@ of ArviZ stand sums over cells of held-out log evidence.
 import numpy as np
 import pandas as pd
 
-from pyroscvi.report.generations import first_generation
+from pyroscvi.report.arviz_versions import first_generation
 
 __all__ = ["ranking"]
 

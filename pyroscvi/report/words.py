@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from pyroscvi.evidence.compare import FEW, ONCE
+from pyroscvi.comparison.compare import FEW, ONCE
 
 __all__ = ["answer", "asked", "listed", "minus", "trusted"]
 

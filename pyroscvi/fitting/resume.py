@@ -15,9 +15,9 @@ from torch import Tensor
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.stored import Stored
-from pyroscvi.inference.checkpoints import exists, read, write
-from pyroscvi.inference.declarations import declaration
-from pyroscvi.inference.result import Fit
+from pyroscvi.fitting.checkpoints import exists, read, write
+from pyroscvi.fitting.declarations import declaration
+from pyroscvi.fitting.result import Fit
 from pyroscvi.inference.run import Run
 
 __all__ = ["Folder", "digest", "digested", "identity"]

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from pyroscvi.data.cells import Cells, Dims
 from pyroscvi.data.fields import Fields
-from pyroscvi.inference.declarations import declaration, declared
-from pyroscvi.inference.result import Fit
+from pyroscvi.fitting.declarations import declaration, declared
+from pyroscvi.fitting.result import Fit
 from pyroscvi.part import Part
 
 __all__ = ["exists", "load", "read", "save", "write"]

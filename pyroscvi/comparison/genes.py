@@ -32,12 +32,12 @@ import pandas as pd
 import torch
 from scipy.stats import false_discovery_control, norm
 
+from pyroscvi.comparison.paired import FEWEST_NATS, clusters, standard_error
+from pyroscvi.comparison.question import question, refuse_unequal
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.compiled import compiled
-from pyroscvi.evidence.paired import FEWEST_NATS, clusters, standard_error
 from pyroscvi.evidence.reading import MEMORY, as_cells, pair
 from pyroscvi.evidence.resampling import PROPOSALS, pools
-from pyroscvi.evidence.same import question, refuse_unequal
 from pyroscvi.inference.progress import counted
 from pyroscvi.parts.likelihoods import NB, ZINB, ZIP, Likelihood, Poisson
 

@@ -21,8 +21,8 @@ from pyro.poutine.runtime import am_i_wrapped
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.reading import pair
-from pyroscvi.inference.declarations import declaration
-from pyroscvi.inference.resume import digest, digested
+from pyroscvi.fitting.declarations import declaration
+from pyroscvi.fitting.resume import digest, digested
 
 __all__ = ["kept"]
 

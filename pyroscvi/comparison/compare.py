@@ -19,17 +19,17 @@ import numpy as np
 import pandas as pd
 import torch
 
+from pyroscvi.comparison.cache import kept
+from pyroscvi.comparison.paired import clusters, standard_error, verdict
+from pyroscvi.comparison.question import question, refuse_unequal
+from pyroscvi.comparison.refits import Refitted, recorded, usage_of_all
+from pyroscvi.comparison.stacking import stacking_weights
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.importance import evidence_table, note
-from pyroscvi.evidence.kept import kept
 from pyroscvi.evidence.ladder import Ladder, named
-from pyroscvi.evidence.paired import clusters, standard_error, verdict
 from pyroscvi.evidence.pareto import HEAVY
 from pyroscvi.evidence.proposals import Proposal
 from pyroscvi.evidence.reading import MEMORY, as_cells, pair
-from pyroscvi.evidence.refits import Refitted, recorded, usage_of_all
-from pyroscvi.evidence.same import question, refuse_unequal
-from pyroscvi.evidence.stacking import stacking_weights
 
 __all__ = ["cell_table", "compare", "show"]
 
@@ -252,7 +252,7 @@ def _remarks(table: pd.DataFrame) -> str | None:
 
 def _loaded(fit: Any) -> Any:
     if isinstance(fit, str | Path):
-        from pyroscvi.inference.checkpoints import load
+        from pyroscvi.fitting.checkpoints import load
 
         return load(fit)
     return fit

@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 from scipy.special import logsumexp
 
+from pyroscvi.comparison.usage import Usage, usage
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.pareto import HEAVY
 from pyroscvi.evidence.reading import pair
-from pyroscvi.evidence.usage import Usage, usage
 
 __all__ = ["Refitted", "recorded", "usage_of_all"]
 

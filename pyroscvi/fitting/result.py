@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pyroscvi.analysis.describe import Description
     from pyroscvi.calibration import Calibration, Check
-    from pyroscvi.evidence.whole import DataEvidence
+    from pyroscvi.evidence.data_evidence import DataEvidence
 
 
 __all__ = ["Fit"]
@@ -130,8 +130,8 @@ class Fit:
         return log_evidence(self, cells, **options)
 
     def data_evidence(self, cells: Cells | AnnData, **options: Any) -> DataEvidence:
-        """log p(x_1 .. x_N) of all cells together, latents that they share integrated: ``evidence.whole``."""
-        from pyroscvi.evidence.whole import data_evidence
+        """log p(x_1 .. x_N) of all cells together, latents that they share integrated: ``evidence.data_evidence``."""
+        from pyroscvi.evidence.data_evidence import data_evidence
 
         return data_evidence(self, cells, **options)
 
@@ -161,7 +161,7 @@ class Fit:
 
     def save(self, path: str | Path) -> None:
         """Write the fit into one file: safetensors and JSON, nothing that could execute."""
-        from pyroscvi.inference.checkpoints import save
+        from pyroscvi.fitting.checkpoints import save
 
         save(self, path)
 

@@ -36,12 +36,12 @@ from pyroscvi.evidence.adaptive import Adaptive
 from pyroscvi.evidence.ancestral import ancestral
 from pyroscvi.evidence.certificate import CERTIFYING, Certificate, Replayed, Rereading
 from pyroscvi.evidence.importance import estimate, evidence_table, log_weights
+from pyroscvi.evidence.memory import Room, in_bytes
 from pyroscvi.evidence.pareto import HEAVY
 from pyroscvi.evidence.peaks import AtPeaks, divided
 from pyroscvi.evidence.proposals import Draws, together
 from pyroscvi.evidence.reading import MEMORY, as_cells, doubled, pair
-from pyroscvi.evidence.room import Room, in_bytes
-from pyroscvi.evidence.shared import Shared
+from pyroscvi.evidence.shared_latents import Shared
 from pyroscvi.evidence.speaking import Speaking, where
 from pyroscvi.evidence.streams import Streams
 from pyroscvi.handlers import as_scored

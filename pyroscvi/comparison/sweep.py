@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pyroscvi.data.cells import Cells
-from pyroscvi.inference.checkpoints import exists, load
-from pyroscvi.inference.declarations import declaration
+from pyroscvi.fitting.checkpoints import exists, load
+from pyroscvi.fitting.declarations import declaration
+from pyroscvi.fitting.fit import fit
+from pyroscvi.fitting.result import Fit
+from pyroscvi.fitting.resume import Folder, digest
 from pyroscvi.inference.diagnosis import NonFiniteLoss
-from pyroscvi.inference.fit import fit
-from pyroscvi.inference.result import Fit
-from pyroscvi.inference.resume import Folder, digest
 from pyroscvi.names import among, snake
 from pyroscvi.part import Part
 from pyroscvi.program import Guide, Model

@@ -6,9 +6,9 @@ from fits import interrupted_after, quick, same
 
 import pyroscvi as ps
 from pyroscvi.data.datasets import simulated
-from pyroscvi.evidence.stopping import HeldOutEvidence
+from pyroscvi.evidence.held_out_evidence import HeldOutEvidence
+from pyroscvi.fitting.resume import Folder
 from pyroscvi.guides import MeanField
-from pyroscvi.inference.resume import Folder
 from pyroscvi.inference.schedules import Patience
 from pyroscvi.models import LDVAE, SCVI
 from pyroscvi.parts import MLP, NB, Linear, RandomDispersion, ReadCell

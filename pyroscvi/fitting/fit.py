@@ -12,12 +12,12 @@ import pandas as pd
 import torch
 
 from pyroscvi.data.cells import Cells
+from pyroscvi.fitting.result import Fit
+from pyroscvi.fitting.resume import Folder, identity
 from pyroscvi.inference.diagnosis import NonFiniteLoss, unfit
 from pyroscvi.inference.distributed import Ranks
 from pyroscvi.inference.loss import Objective
 from pyroscvi.inference.progress import watched
-from pyroscvi.inference.result import Fit
-from pyroscvi.inference.resume import Folder, identity
 from pyroscvi.inference.run import ENOUGH, Run
 from pyroscvi.inference.schedules import Linear, Patience, Schedule
 from pyroscvi.inference.seeds import seeded
@@ -184,7 +184,7 @@ def _patience(early_stopping: bool | str | Patience) -> Patience | None:
     if isinstance(early_stopping, Patience):
         return early_stopping
     if early_stopping == "evidence":
-        from pyroscvi.evidence.stopping import HeldOutEvidence
+        from pyroscvi.evidence.held_out_evidence import HeldOutEvidence
 
         return Patience(watch=HeldOutEvidence(), every=5)
     if isinstance(early_stopping, str):

@@ -11,10 +11,10 @@ import pyroscvi as ps
 from pyroscvi.distributions import native
 from pyroscvi.evidence.compiled import compiled
 from pyroscvi.evidence.importance import evidence_table, log_evidence
+from pyroscvi.evidence.memory import CELLS, Room, in_bytes
 from pyroscvi.evidence.proposals import StudentT
 from pyroscvi.evidence.reading import reading
 from pyroscvi.evidence.refined import Refined
-from pyroscvi.evidence.room import CELLS, Room, in_bytes
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import GMVAE, LDVAE, PPCA, SCVI, PoissonLognormal
 from pyroscvi.parts import NB, ZINB, Mixture, StandardNormal

@@ -1,0 +1,7 @@
+"""``fit``, the ``Fit`` that it returns, and fits on disk.
+
+fit           the public function
+result        ``Fit``, and every method on it
+checkpoints   save and load; ``declarations``, models and guides as JSON
+resume        a run that is written down as it goes, and continued
+"""
