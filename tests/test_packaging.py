@@ -6,6 +6,7 @@ import sys
 import tarfile
 import tomllib
 import zipfile
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,18 @@ def test_constraints_pin_everything_that_is_asked_for():
         asked = Requirement(text)
         (version,) = (spec.version for spec in pinned[canonicalize_name(asked.name)].specifier)
         assert asked.specifier.contains(version), text
+
+
+def test_scanpy_comes_with_what_seurat_v3_and_leiden_need():
+    """``highly_variable_genes(flavor="seurat_v3")`` imports scikit-misc, and ``tl.leiden`` imports igraph."""
+    (scanpy,) = [asked for asked in map(Requirement, PROJECT["dependencies"]) if asked.name == "scanpy"]
+    extras = [text for text in requires("scanpy") or () if "extra ==" in text]
+    needed = [
+        Requirement(text).name
+        for text in extras
+        if any(Requirement(text).marker.evaluate({"extra": extra}) for extra in scanpy.extras)
+    ]
+    assert {"scikit-misc", "igraph", "leidenalg"} <= set(needed) <= {Requirement(pin).name for pin in PINS}
 
 
 def test_no_addresses_are_pinned():
