@@ -16,12 +16,13 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from pyroscvi.program import Guide
+from pyroscvi.ranges import PositiveInt
 
 __all__ = ["LowRank"]
 
 
 class LowRank(Guide):
-    rank: int = 2
+    rank: PositiveInt = 2
 
     def head(self, width, size):
         return nn.Linear(width, size * (2 + self.rank))

@@ -38,6 +38,7 @@ from torch.nn.functional import softplus
 from pyroscvi.distributions.annotation import Annotation
 from pyroscvi.parts import MLP, NB, Condition, Decoder, Likelihood, ObservedSize, OneHot, Size
 from pyroscvi.program import Model
+from pyroscvi.ranges import Fraction, PositiveInt
 
 __all__ = ["Annotated"]
 
@@ -45,8 +46,8 @@ __all__ = ["Annotated"]
 class Annotated(Model):
     observes = "x, label"
 
-    latent: int = 10
-    trust: float = 0.99
+    latent: PositiveInt = 10
+    trust: Fraction = 0.99
     condition: Condition = OneHot("batch")
     size: Size = ObservedSize()
     decoder: Decoder = MLP()

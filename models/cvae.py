@@ -31,12 +31,13 @@ import pyro
 
 from pyroscvi.parts import MLP, NB, Condition, Decoder, Likelihood, ObservedSize, OneHot, Prior, Size, StandardNormal
 from pyroscvi.program import Model
+from pyroscvi.ranges import PositiveInt
 
 __all__ = ["CVAE"]
 
 
 class CVAE(Model):
-    latent: int = 10
+    latent: PositiveInt = 10
     prior: Prior = StandardNormal()
     condition: Condition = OneHot("label") + OneHot("batch")
     size: Size = ObservedSize()

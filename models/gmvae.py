@@ -27,15 +27,16 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from pyroscvi.parts import NB, Condition, Decoder, Likelihood, Linear, ObservedSize, OneHot, Size
-from pyroscvi.parts.clusters import lay_out
+from pyroscvi.parts.clusters import set_to_clusters
 from pyroscvi.program import Model
+from pyroscvi.ranges import PositiveInt
 
 __all__ = ["GMVAE"]
 
 
 class GMVAE(Model):
-    latent: int = 10
-    kinds: int = 8
+    latent: PositiveInt = 10
+    kinds: PositiveInt = 8
     condition: Condition = OneHot("batch")
     size: Size = ObservedSize()
     decoder: Decoder = Linear()
@@ -63,7 +64,7 @@ class GMVAE(Model):
 
     def settle(self, z: Tensor) -> None:
         """Once in a fit, when cells have places z [n, latent]: kinds begin where k-means finds clusters of them."""
-        lay_out(self.w, self.m, self.raw_s, z)
+        set_to_clusters(self.w, self.m, self.raw_s, z)
 
     def responsibilities(self, z: Tensor) -> Tensor:
         """p(k | z) [..., kinds], for states z [..., latent]."""

@@ -26,12 +26,13 @@ import pyro
 
 from pyroscvi.parts import NB, Condition, Decoder, LatentSize, Likelihood, Linear, OneHot, Prior, Size, StandardNormal
 from pyroscvi.program import Model
+from pyroscvi.ranges import PositiveInt
 
 __all__ = ["LDVAE"]
 
 
 class LDVAE(Model):
-    latent: int = 10
+    latent: PositiveInt = 10
     prior: Prior = StandardNormal()
     condition: Condition = OneHot("batch")
     size: Size = LatentSize()

@@ -37,12 +37,13 @@ from pyroscvi.parts import (
     StandardNormal,
 )
 from pyroscvi.program import Model
+from pyroscvi.ranges import PositiveInt
 
 __all__ = ["PoissonLognormal"]
 
 
 class PoissonLognormal(Model):
-    latent: int = 10
+    latent: PositiveInt = 10
     prior: Prior = StandardNormal()
     condition: Condition = OneHot("batch")
     size: Size = ObservedSize()

@@ -28,12 +28,13 @@ from torch.nn.functional import softplus
 from pyroscvi.distributions import Log1pNormal
 from pyroscvi.parts import Prior, StandardNormal
 from pyroscvi.program import Model
+from pyroscvi.ranges import PositiveInt
 
 __all__ = ["PPCA"]
 
 
 class PPCA(Model):
-    latent: int = 10
+    latent: PositiveInt = 10
     prior: Prior = StandardNormal()
 
     def build(self, dims):

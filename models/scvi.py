@@ -25,12 +25,13 @@ import pyro
 
 from pyroscvi.parts import MLP, ZINB, Condition, Decoder, Likelihood, ObservedSize, OneHot, Prior, Size, StandardNormal
 from pyroscvi.program import Model
+from pyroscvi.ranges import PositiveInt
 
 __all__ = ["SCVI"]
 
 
 class SCVI(Model):
-    latent: int = 10
+    latent: PositiveInt = 10
     prior: Prior = StandardNormal()
     condition: Condition = OneHot("batch")
     size: Size = ObservedSize()

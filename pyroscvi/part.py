@@ -1,8 +1,8 @@
 """Parts: the declared pieces that a model or a guide is made of.
 
-A part is written once and used twice. First it is *declared*: ``Mixture(components=8)`` is a cheap value that prints as
-it was typed and knows nothing of any data. Then it is *sized*: ``part.sized(latent=10)`` returns a copy that owns
-parameters. Declaring is what people swap; sizing is what the library does once it has seen the cells.
+A part is written once and used twice. First it is *declared*: ``Mixture(components=8)`` is a small value that prints as
+it was typed and does not depend on any data. Then it is *sized*: ``part.sized(latent=10)`` returns a copy that owns
+parameters. Users swap declarations; the library sizes them when it has seen the cells.
 
     >>> from pyroscvi.parts import Mixture
     >>> Mixture(components=5)
@@ -16,6 +16,8 @@ from dataclasses import Field, dataclass, fields
 from typing import TYPE_CHECKING, Any, Self, dataclass_transform
 
 from torch import nn
+
+from pyroscvi.ranges import Range
 
 __all__ = ["Part"]
 
@@ -48,6 +50,17 @@ class Part(nn.Module):
                         f"{cls.__name__}.{field.name}: a base class has an attribute of this name, which hides it"
                     )
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for a number that is out of the range that the type of its field states (``ranges``)."""
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            for limit in getattr(field.type, "__metadata__", ()):
+                if isinstance(limit, Range) and not limit.contains(value):
+                    raise ValueError(
+                        f"{type(self).__name__}: {field.name} must be {limit.words}, not {value!r} "
+                        f"(the default is {field.default!r})"
+                    )
+
     def build(self, *args: Any, **kwargs: Any) -> None:
         """Create the parameters; the arguments are the sizes that this part needs to know."""
 
@@ -58,8 +71,8 @@ class Part(nn.Module):
         return part
 
     def __repr__(self) -> str:
-        told = (field for field in fields(self) if not _is_default(self, field))  # type: ignore[arg-type]
-        return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in told)})"
+        changed = (field for field in fields(self) if not _is_default(self, field))  # type: ignore[arg-type]
+        return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in changed)})"
 
 
 def _is_default(part: Part, field: Field) -> bool:

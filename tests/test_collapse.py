@@ -18,7 +18,7 @@ from pyroscvi.inference.objectives import Balance
 from pyroscvi.inference.run import placed
 from pyroscvi.models import GMVAE, SCVI, Annotated
 from pyroscvi.parts import MLP, NB, Mixture, ReadCell
-from pyroscvi.parts.clusters import lay_out
+from pyroscvi.parts.clusters import set_to_clusters
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from collapse import KINDS, ahead, clusters
@@ -57,7 +57,7 @@ def test_components_are_laid_out_on_clusters():
 def test_a_cluster_of_one_cell_has_a_width():
     z = torch.cat([torch.randn(50, 2), torch.tensor([[100.0, 100.0]])])
     w, m, raw_s = torch.ones(2), torch.zeros(2, 2), torch.zeros(2, 2)
-    lay_out(w, m, raw_s, z)
+    set_to_clusters(w, m, raw_s, z)
     assert (w == 0).all()
     assert m.max() == 100
     assert raw_s.isfinite().all()
@@ -203,8 +203,6 @@ def test_weights_are_held_equal_for_as_long_as_asked(cells, equal):
     quick(page, cells, epochs=10, warmup=0.0, objectives=[note], early_stopping=False)
     held = [value == 0 for value in spread]
     assert held == [step <= 10 * equal for step in range(10)]  # a minibatch an epoch; moved by what came before it
-    with pytest.raises(ValueError, match="equal is a fraction of the fit"):
-        Mixture(3, equal=20).sized(2)
 
 
 # What says that they collapsed

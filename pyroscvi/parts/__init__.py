@@ -1,4 +1,4 @@
-"""The slots of the zoo: what a page is assembled from."""
+"""The parts that a page is assembled from, and the slots that they fit."""
 
 from pyroscvi.parts.conditions import Condition, Continuous, Embedding, Nothing, OneHot
 from pyroscvi.parts.decoders import MLP, Decoder, Linear

@@ -1,35 +1,35 @@
-"""Where the components of a Gaussian mixture begin: among the cells, rather than where nobody has looked."""
+"""Start the components of a Gaussian mixture at k-means clusters of the cells."""
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-__all__ = ["NARROWEST", "lay_out"]
+__all__ = ["MIN_SPREAD", "set_to_clusters"]
 
-NARROWEST = 1e-3  # standard deviation of a component
+MIN_SPREAD = 1e-3  # smallest standard deviation of a component
 
 
 @torch.no_grad()
-def lay_out(w: Tensor, m: Tensor, raw_s: Tensor, z: Tensor) -> None:
-    """Set means m [k, d] and spreads softplus(raw_s) + 1e-3 to those of k clusters of places z [n, d], weights w alike.
+def set_to_clusters(w: Tensor, m: Tensor, raw_s: Tensor, z: Tensor) -> None:
+    """Set means m [k, d] and spreads softplus(raw_s) + 1e-3 to those of k clusters of states z [n, d]; weights w to 0.
 
-    Clusters are those of k-means, the best of ten starts, the same ones every time. One cell more, with the variance of
-    a cluster, is counted into each, so that a cluster of one cell has a width. Weights say nothing yet: how large a
-    cluster is, its own gradients tell soon enough, and a small one is not written off. With fewer cells than components
-    all stays where it is.
+    Clusters come from k-means with ten starts and a fixed seed. Each spread includes one pseudo-cell, with the pooled
+    variance, so that a cluster of one cell has a positive width. Weights start equal, not at cluster sizes: a
+    small cluster would lose its cells early, and gradients estimate the weights soon. With fewer cells than components
+    nothing changes.
     """
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
     if len(z) < len(m):
         return
-    with threadpool_limits(1):  # several would add up in any order, and one start be better than another by rounding
-        found = KMeans(len(m), n_init=10, random_state=0).fit(z.cpu().double().numpy())
-    member = one_hot(torch.as_tensor(found.labels_, device=z.device).long(), len(m)).to(z)
+    with threadpool_limits(1):  # several threads add in varying order, and rounding could then choose another start
+        clusters = KMeans(len(m), n_init=10, random_state=0).fit(z.cpu().double().numpy())
+    member = one_hot(torch.as_tensor(clusters.labels_, device=z.device).long(), len(m)).to(z)
     cells = member.sum(0).unsqueeze(-1)
     means = member.T @ z / cells.clamp(min=1)
     square = (z - member @ means).square()
     s = ((member.T @ square + square.mean(0)) / (cells + 1)).sqrt()
     w.zero_()
     m.copy_(means)
-    raw_s.copy_((s - NARROWEST).clamp(min=NARROWEST).expm1().log())  # the inverse of softplus
+    raw_s.copy_((s - MIN_SPREAD).clamp(min=MIN_SPREAD).expm1().log())  # the inverse of softplus

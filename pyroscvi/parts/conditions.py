@@ -1,4 +1,4 @@
-"""Conditions: what the generative process is told about a cell, as a design row d_n.
+"""Conditions: the known properties of a cell that the generative process depends on, as a design row d_n.
 
 >>> OneHot("donor") + Embedding("perturbation", width=16) + Continuous()
 OneHot(field='donor') + Embedding(field='perturbation', width=16) + Continuous()
@@ -11,12 +11,13 @@ from torch.nn.functional import one_hot
 from pyroscvi.data.cells import Cells, Dims
 from pyroscvi.handlers import read
 from pyroscvi.part import Part
+from pyroscvi.ranges import PositiveInt
 
 __all__ = ["Condition", "Continuous", "Embedding", "Nothing", "OneHot", "Together"]
 
 
 class Condition(Part):
-    """A slot from cells to design rows d [n, width]; ``+`` puts conditions beside each other."""
+    """A slot from cells to design rows d [n, width]; ``+`` concatenates the rows of two conditions."""
 
     def build(self, dims: Dims) -> None:
         self.width = 0
@@ -36,9 +37,9 @@ class Nothing(Condition):
 
 
 class OneHot(Condition):
-    """Indicator columns of a categorical field; equal parts of all levels where the level is unknown.
+    """One indicator column for each level of a categorical field; 1 / levels in every column where it is unknown.
 
-    No column where all cells are of one level.
+    A field with a single level has no column.
     """
 
     field: str = "batch"
@@ -56,10 +57,10 @@ class OneHot(Condition):
 
 
 class Embedding(Condition):
-    """A learned vector for every level of a categorical field; their mean where the level is unknown."""
+    """A learned vector for every level of a categorical field; the mean of these vectors where the level is unknown."""
 
     field: str = "batch"
-    width: int = 8
+    width: PositiveInt = 8
 
     def build(self, dims):
         self.table = nn.Embedding(dims.count(self.field), self.width)
@@ -70,7 +71,7 @@ class Embedding(Condition):
 
 
 class Continuous(Condition):
-    """The continuous covariates as they are (``Fields`` has standardised them)."""
+    """The continuous covariates, without change; ``Fields`` standardised them when it read the data."""
 
     def build(self, dims):
         self.width = dims.covariates
@@ -80,7 +81,7 @@ class Continuous(Condition):
 
 
 class Together(Condition):
-    """Several conditions beside each other: (d_1, d_2, ...)."""
+    """Several conditions with their rows concatenated: (d_1, d_2, ...)."""
 
     conditions: tuple[Condition, ...] = ()
 

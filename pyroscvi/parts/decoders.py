@@ -1,4 +1,4 @@
-"""Decoders: linear predictors eta for every head that the likelihood asks for."""
+"""Decoders: from a state to the linear predictors eta, one for each head that the likelihood needs."""
 
 import warnings
 from typing import Any
@@ -11,6 +11,7 @@ from pyroscvi.part import Part
 from pyroscvi.parts.layers import Layers, affine
 from pyroscvi.parts.loadings import Learned, Loadings
 from pyroscvi.parts.norms import LayerNorm, NoNorm, Norm
+from pyroscvi.ranges import Dropout, Widths
 
 __all__ = ["MLP", "Decoder", "Linear"]
 
@@ -27,7 +28,7 @@ class Decoder(Part):
 class Linear(Decoder):
     """eta = W z + C d + b: one loading for every gene and latent dimension [Svensson et al., 2020].
 
-    loadings   W is a parameter, or a latent that all cells share: ``NormalLoadings(s=0.5)``
+    loadings   W is a parameter (``Learned()``), or a latent shared by all cells (``NormalLoadings(s=0.5)``)
     """
 
     bias: bool = True
@@ -36,9 +37,11 @@ class Linear(Decoder):
 
     def build(self, dims, *, latent, conditions, heads):
         self.loadings = self.loadings.sized(dims.genes, latent, heads)
-        learnt = conditions + (latent if isinstance(self.loadings, Learned) else 0)
-        with warnings.catch_warnings(action="ignore"):  # of a layer that has a bias and nothing else
-            self.heads = nn.ModuleDict({head: nn.Linear(learnt, dims.genes, self.bias) for head in heads})
+        inputs = conditions + (latent if isinstance(self.loadings, Learned) else 0)
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # torch warns about a layer with no inputs, which has only a bias
+            self.heads = nn.ModuleDict({head: nn.Linear(inputs, dims.genes, self.bias) for head in heads})
         self.norms = nn.ModuleDict({head: self.norm.sized(dims.genes) for head in heads})
         if self.bias:
             _start_at_profile(self.heads["rho"], dims)
@@ -50,16 +53,16 @@ class Linear(Decoder):
         W = self.loadings(head)
         if W is None:
             return affine(layer, z, d)
-        # Several draws of W come with the plate over cells as a dimension of one on their right: [..., 1, g, latent].
+        # Several samples of W have shape [..., 1, g, latent]: the 1 is the dimension of the plate over cells.
         return z @ (W if W.dim() == 2 else W.squeeze(-3)).mT + layer(d)
 
 
 class MLP(Decoder):
-    """eta = W h(z, d) + b, with hidden layers h."""
+    """eta = W h(z, d) + b, with hidden layers h; ``everywhere``: d enters every hidden layer, not only the first."""
 
-    widths: int | tuple[int, ...] = 128
+    widths: Widths = 128
     norm: Norm = LayerNorm()
-    dropout: float = 0.0
+    dropout: Dropout = 0.0
     everywhere: bool = False
 
     def build(self, dims, *, latent, conditions, heads):
@@ -73,7 +76,7 @@ class MLP(Decoder):
 
 
 def _start_at_profile(layer: Any, dims: Dims) -> None:
-    """Begin with every cell at the average profile: what a network would spend its first epochs on."""
+    """Start every cell at the average profile, which the network would otherwise spend its first epochs learning."""
     if dims.profile is not None:
         with torch.no_grad():
             layer.bias.copy_(dims.profile.log())

@@ -1,4 +1,4 @@
-"""Dispersions: theta, how far counts scatter about their mean; in log, because 1e-3 and 1e6 are both at home here.
+"""Dispersions: theta, how far counts scatter around their mean. Parts return log theta: theta may be 1e-3 or 1e6.
 
 For NB, theta is the inverse dispersion: variance mu + mu^2 / theta. For a Gaussian it is the standard deviation.
 """
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pyroscvi.data.cells import Cells, Dims
 from pyroscvi.handlers import read
 from pyroscvi.part import Part
+from pyroscvi.ranges import Finite, PositiveFloat
 
 __all__ = [
     "Dispersion",
@@ -27,7 +28,7 @@ __all__ = [
 
 
 class Dispersion(Part):
-    """A slot from cells to log theta, [g] or [n, g]; or ``heads``, the predictor it asks of the decoder instead."""
+    """A slot from cells to log theta, [g] or [n, g]; or None if the decoder predicts it, as a head (``heads``)."""
 
     heads: ClassVar[tuple[str, ...]] = ()
 
@@ -38,16 +39,16 @@ class Dispersion(Part):
 
 
 class Equidispersed(Dispersion):
-    """theta is infinite: counts scatter no more than a Poisson does."""
+    """theta is infinite: counts have the variance of a Poisson, and there is no dispersion parameter."""
 
     def forward(self, cells):
         return None
 
 
 class PerGene(Dispersion):
-    """theta_g, a parameter."""
+    """theta_g: one parameter for each gene; ``start`` is the initial log theta."""
 
-    start: float = 0.0
+    start: Finite = 0.0
 
     def build(self, dims):
         self.log_theta = nn.Parameter(torch.full((dims.genes,), self.start))
@@ -57,7 +58,7 @@ class PerGene(Dispersion):
 
 
 class PerBatch(Dispersion):
-    """theta_gb, a parameter for every gene in every batch; where none is known, log theta averaged over batches."""
+    """theta_gb: one parameter for each gene and batch. A cell of unknown batch gets log theta averaged over batches."""
 
     field: ClassVar[str] = "batch"
 
@@ -70,13 +71,13 @@ class PerBatch(Dispersion):
 
 
 class PerLabel(PerBatch):
-    """theta_gy, a parameter for every gene in every type; where none is known, log theta averaged over types."""
+    """theta_gy: one parameter for each gene and label. A cell of unknown label gets log theta averaged over labels."""
 
     field: ClassVar[str] = "label"
 
 
 class PerCell(Dispersion):
-    """theta_ng, a head of the decoder."""
+    """theta_ng: predicted by the decoder for each cell and gene."""
 
     heads: ClassVar[tuple[str, ...]] = ("theta",)
 
@@ -85,10 +86,10 @@ class PerCell(Dispersion):
 
 
 class RandomDispersion(Dispersion):
-    """theta_g ~ LogNormal(m, s): a latent that all cells share, with its own posterior."""
+    """theta_g ~ LogNormal(m, s): a latent shared by all cells, with a posterior of its own."""
 
-    m: float = 0.0
-    s: float = 1.0
+    m: Finite = 0.0
+    s: PositiveFloat = 1.0
 
     def build(self, dims):
         self.register_buffer("loc", torch.full((dims.genes,), self.m))
@@ -98,10 +99,10 @@ class RandomDispersion(Dispersion):
 
 
 class GammaDispersion(Dispersion):
-    """theta_g ~ Gamma(a, b), of mean a / b: as ``RandomDispersion``, with more weight on genes that scatter widely."""
+    """theta_g ~ Gamma(a, b), with mean a / b. Near theta = 0 its density falls more slowly than a LogNormal."""
 
-    a: float = 2.0
-    b: float = 1.0
+    a: PositiveFloat = 2.0
+    b: PositiveFloat = 1.0
 
     def build(self, dims):
         self.register_buffer("shape", torch.full((dims.genes,), self.a))

@@ -1,4 +1,4 @@
-"""Encoders: how a guide reads cells, before it says anything about their latents."""
+"""Encoders: the networks with which a guide reads cells, before its heads predict the posteriors of their latents."""
 
 import torch
 from torch import Tensor
@@ -9,18 +9,19 @@ from pyroscvi.part import Part
 from pyroscvi.parts.conditions import Condition, Nothing
 from pyroscvi.parts.layers import Layers
 from pyroscvi.parts.norms import LayerNorm, Norm
+from pyroscvi.ranges import Dropout, Widths
 
 __all__ = ["Counts", "Encoder", "Features", "Log1p", "LogShare", "ReadCell"]
 
 
 class Features(Part):
-    """What of the counts x [n, g] an encoder is shown."""
+    """A slot from counts x [n, g] to the input of an encoder [n, g]."""
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
     def above_zero(self, counts: CSR) -> Tensor | None:
-        """The same of the counts above zero alone [k]; None where a zero is not shown as zero."""
+        """The inputs for the k counts above zero [k]; None if an input can differ from zero where the count is zero."""
         return None
 
 
@@ -28,14 +29,14 @@ class Log1p(Features):
     """log(1 + x)."""
 
     def forward(self, x):
-        return (1 + x).log()  # of a count the same as log1p, which is slower
+        return (1 + x).log()  # equal to log1p for counts, and faster
 
     def above_zero(self, counts):
         return self(counts.values)
 
 
 class LogShare(Features):
-    """log(1 + 10^4 x / sum x): the total count is hidden from the encoder."""
+    """log(1 + 10^4 x / sum x): the encoder does not see the total count."""
 
     def forward(self, x):
         return self._of(x, x.sum(-1, keepdim=True))
@@ -49,7 +50,7 @@ class LogShare(Features):
 
 
 class Counts(Features):
-    """x as it is."""
+    """x, without change."""
 
     def forward(self, x):
         return x
@@ -59,7 +60,7 @@ class Counts(Features):
 
 
 class Encoder(Part):
-    """A slot from cells to hidden rows h [n, width]; ``hops`` is how far into the tissue it looks."""
+    """A slot from cells to hidden rows h [n, width]; it reads neighbours up to ``hops`` edges away."""
 
     hops = 0
 
@@ -71,11 +72,11 @@ class Encoder(Part):
 
 
 class ReadCell(Encoder):
-    """h_n = f(log(1 + x_n), d_n): each cell is read alone."""
+    """h_n = f(log(1 + x_n), d_n): each cell is read without its neighbours."""
 
-    widths: int | tuple[int, ...] = 128
+    widths: Widths = 128
     norm: Norm = LayerNorm()
-    dropout: float = 0.1
+    dropout: Dropout = 0.1
     condition: Condition = Nothing()
     features: Features = Log1p()
     everywhere: bool = False
@@ -88,10 +89,10 @@ class ReadCell(Encoder):
         self.width = self.layers.width
 
     def forward(self, cells):
-        return self.layers(self._shown(cells), self.condition(cells))
+        return self.layers(self._inputs(cells), self.condition(cells))
 
-    def _shown(self, cells: Cells) -> Tensor | CSR:
-        """What there is to see of the counts [n, g]: in training dense, for its gradients; else sparse if that pays."""
+    def _inputs(self, cells: Cells) -> Tensor | CSR:
+        """The inputs [n, g]: dense in training, for gradients; otherwise sparse, if the cells and features allow it."""
         if not torch.is_grad_enabled() and cells.csr is not None:
             values = self.features.above_zero(cells.csr)
             if values is not None:

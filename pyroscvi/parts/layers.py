@@ -1,4 +1,4 @@
-"""Hidden layers, the same in encoders and decoders: linear, norm, ReLU, dropout."""
+"""Hidden layers of encoders and decoders: linear, norm, ReLU, dropout."""
 
 from typing import Any
 
@@ -9,15 +9,16 @@ from torch.nn.functional import linear as times
 from pyroscvi.data.csr import CSR
 from pyroscvi.part import Part
 from pyroscvi.parts.norms import LayerNorm, Norm
+from pyroscvi.ranges import Dropout, Widths
 
 __all__ = ["Layers", "affine", "beside"]
 
 
 def beside(*tensors: Tensor) -> Tensor:
-    """Concatenate along the last axis, broadcasting the rest.
+    """Concatenate along the last axis; broadcast the other axes.
 
-    Under enumeration and vectorised particles a latent has extra dimensions on its left that the data has not; every
-    input of a network passes through here or through ``affine``.
+    Under enumeration and vectorised particles a latent has dimensions on the left that data does not have. So every
+    input of a network passes through this function or through ``affine``.
     """
     shape = torch.broadcast_shapes(*(t.shape[:-1] for t in tensors))
     wide = [t.expand(*shape, t.shape[-1]) for t in tensors if t.shape[-1]]
@@ -25,10 +26,10 @@ def beside(*tensors: Tensor) -> Tensor:
 
 
 def affine(layer: Any, h: Tensor | CSR, d: Tensor) -> Tensor:
-    """A (h, d) + a of a linear layer, for h and d beside each other, broadcasting the rest.
+    """A (h, d) + a of a linear layer, where (h, d) are h and d concatenated; the other axes broadcast.
 
-    Where one of them has dimensions that the other has not, each is multiplied once, at its own size, and the products
-    are added: what does not depend on an enumerated level is not multiplied for every level.
+    If only one of h and d has the dimension of an enumerated level, each is multiplied at its own size and the products
+    are added. So the other one is multiplied once, not once for each level.
     """
     if not isinstance(h, CSR) and (not d.shape[-1] or h.shape[:-1] == d.shape[:-1]):
         return layer(beside(h, d))
@@ -39,18 +40,18 @@ def affine(layer: Any, h: Tensor | CSR, d: Tensor) -> Tensor:
 
 
 class Layers(Part):
-    """h = dropout(relu(norm(A (h, d) + a))), once for every width; the design row d enters the first layer or all."""
+    """h = dropout(relu(norm(A (h, d) + a))) for every width; the design row d enters the first layer or all layers."""
 
-    widths: int | tuple[int, ...] = 128
+    widths: Widths = 128
     norm: Norm = LayerNorm()
-    dropout: float = 0.0
+    dropout: Dropout = 0.0
     everywhere: bool = False
 
     def build(self, inputs: int, conditions: int = 0) -> None:
         widths = (self.widths,) if isinstance(self.widths, int) else tuple(self.widths)
         self.width = (inputs, *widths)[-1]
-        told = [conditions if self.everywhere or layer == 0 else 0 for layer in range(len(widths))]
-        sizes = zip((inputs, *widths), told, widths, strict=False)
+        design = [conditions if self.everywhere or layer == 0 else 0 for layer in range(len(widths))]
+        sizes = zip((inputs, *widths), design, widths, strict=False)
         self.linear = nn.ModuleList([nn.Linear(n + c, m) for n, c, m in sizes])
         self.norms = nn.ModuleList([self.norm.sized(m) for m in widths])
         self.drop = nn.Dropout(self.dropout)
@@ -58,6 +59,6 @@ class Layers(Part):
     def forward(self, inputs: Tensor | CSR, d: Tensor) -> Tensor:
         h: Any = inputs
         for layer, (linear, norm) in enumerate(zip(self.linear, self.norms, strict=True)):
-            told = affine(linear, h, d) if self.everywhere or layer == 0 else linear(h)
-            h = self.drop(torch.relu(norm(told)))
+            h = affine(linear, h, d) if self.everywhere or layer == 0 else linear(h)
+            h = self.drop(torch.relu(norm(h)))
         return h

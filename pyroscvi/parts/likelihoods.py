@@ -1,8 +1,8 @@
-"""Likelihoods: p(x | l, eta), from a cell's size l, its dispersion and the decoder's linear predictors eta.
+"""Likelihoods p(x | l, eta): from the size l of a cell, its dispersion and the linear predictors eta of the decoder.
 
 A likelihood names the heads that it needs from the decoder, applies its own links to them, and returns a distribution
-over the whole count vector of a cell. A page samples the dispersion outside the plate, for it may be shared by all
-cells:
+over the whole count vector of a cell. A page samples the dispersion outside the plate, because it may be a latent that
+all cells share:
 
     log_theta = self.likelihood.dispersion(cells)
     with cells.plate():
@@ -26,7 +26,7 @@ __all__ = ["NB", "ZINB", "ZIP", "Likelihood", "Log1pNormal", "Poisson"]
 class Likelihood(Part):
     """A slot: ``(l, log_theta, **eta)``, size [..., 1], dispersion and predictors [..., g], to a distribution over [g].
 
-    ``dispersion`` gives log theta, [g] or [n, g]; or None where there is no such parameter or the decoder predicts it.
+    ``dispersion`` returns log theta, [g] or [n, g]; or None if there is no dispersion or the decoder predicts it.
     """
 
     @property
@@ -91,7 +91,7 @@ class ZINB(NB):
 
 
 class Log1pNormal(NB):
-    """log(1 + x_ng) ~ Normal(log(1 + mu_ng), theta): a density on log1p counts, with scale theta."""
+    """log(1 + x_ng) ~ Normal(log(1 + mu_ng), theta): a density of log(1 + x), with standard deviation theta."""
 
     def forward(self, l, log_theta, *, rho, theta=None):
         log_theta = theta if log_theta is None else log_theta

@@ -18,14 +18,14 @@ class Link(Part):
 
 
 class Softmax(Link):
-    """mu_g = l softmax(eta)_g: the size is shared out among the genes."""
+    """mu_g = l softmax(eta)_g: the genes divide the size among them, so that the means of a cell sum to l."""
 
     def forward(self, log_l, eta):
         return Shares(eta, log_l)
 
 
 class Exponential(Link):
-    """mu_g = l exp(eta_g): genes are free of each other."""
+    """mu_g = l exp(eta_g): the mean of a gene does not depend on other genes."""
 
     def forward(self, log_l, eta):
         return log_l + eta
@@ -35,5 +35,5 @@ class Softplus(Link):
     """mu_g = l softplus(eta_g)."""
 
     def forward(self, log_l, eta):
-        # softplus(eta) is exp(eta) long before it underflows
+        # below -15 softplus(eta) equals exp(eta), whose log does not underflow
         return log_l + torch.where(eta < -15, eta, softplus(eta.clamp(min=-15)).log())

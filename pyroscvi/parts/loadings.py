@@ -1,7 +1,7 @@
-"""Loadings: W, the map of a linear decoder from the state of a cell to its genes; learnt, or a latent with a prior.
+"""Loadings W: the linear map from the state of a cell to its genes; a parameter, or a latent with a prior.
 
-All cells share it. A latent of this kind is drawn before the plate over cells is entered, which the model that the part
-belongs to sees to: a page may ask for its decoder inside the plate, as all of them do.
+All cells share W. If W is a latent, ``Model`` samples it before a page enters the plate over cells. So a page may call
+its decoder inside the plate, as all pages do.
 """
 
 from collections.abc import Iterator
@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 
 from pyroscvi.part import Part
+from pyroscvi.ranges import PositiveFloat
 
 __all__ = ["LaplaceLoadings", "Learned", "Loadings", "NormalLoadings"]
 
 
 class Loadings(Part):
-    """A slot from the name of a head to its loadings W [g, latent], of which ``prior`` says how they are distributed.
+    """A slot from the name of a head to its loadings W [g, latent], which have the distribution ``prior()``.
 
-    The site of the head ``rho`` is "W", of another "W_gate" and so on: vectors of g * latent numbers, gene by gene.
+    The site of the head ``rho`` is "W"; that of the head ``gate`` is "W_gate", and so on. A site is one vector of
+    g * latent numbers, gene after gene.
     """
 
     def build(self, genes: int, latent: int, heads: tuple[str, ...]) -> None:
@@ -29,14 +31,14 @@ class Loadings(Part):
         self.register_buffer("loc", torch.zeros(genes * latent))
 
     def prior(self) -> dist.TorchDistribution:
-        """Of all numbers of W, as one vector."""
+        """The distribution of all numbers of W, as one vector [g * latent]."""
         raise NotImplementedError
 
     @contextmanager
     def drawn(self) -> Iterator[None]:
-        """Have a draw of W at hand, as long as this block lasts; to be entered outside the plate over cells."""
+        """Sample W and keep it for the duration of this block, which must be entered outside the plate over cells."""
         values = {head: pyro.sample(site, self.prior()) for head, site in self.sites.items()}
-        # Not a buffer, and gone when the model has run: a graph of gradients is neither to be saved nor copied.
+        # Not a buffer, and deleted after the run: these tensors hold a gradient graph, which cannot be saved or copied.
         object.__setattr__(self, "values", values)
         try:
             yield
@@ -45,12 +47,12 @@ class Loadings(Part):
 
     def forward(self, head: str) -> Tensor | None:
         if "values" not in vars(self):
-            raise RuntimeError(f"{self!r} has no value outside a run of its model: ask fit.latent(cells, site='W')")
+            raise RuntimeError(f"{self!r} has a value only while its model runs: use fit.latent(cells, site='W')")
         return self.values[head].unflatten(-1, (-1, self.latent))
 
 
 class Learned(Loadings):
-    """W is a parameter, which the decoder has: None is what it is told."""
+    """W is a parameter, which the decoder owns: calling this part returns None."""
 
     def build(self, genes, latent, heads): ...
 
@@ -65,16 +67,16 @@ class Learned(Loadings):
 class NormalLoadings(Loadings):
     """W_gj ~ Normal(0, s)."""
 
-    s: float = 1.0
+    s: PositiveFloat = 1.0
 
     def prior(self):
         return dist.Normal(self.loc, self.s).to_event(1)
 
 
 class LaplaceLoadings(Loadings):
-    """W_gj ~ Laplace(0, b): most genes load on few dimensions."""
+    """W_gj ~ Laplace(0, b): most genes have loadings far from zero on only a few dimensions."""
 
-    b: float = 1.0
+    b: PositiveFloat = 1.0
 
     def prior(self):
         return dist.Laplace(self.loc, self.b).to_event(1)

@@ -1,4 +1,4 @@
-"""An encoder that reads a cell with its neighbours in the tissue, by message passing of PyTorch Geometric."""
+"""An encoder that reads a cell together with its neighbours in the tissue, by message passing (PyTorch Geometric)."""
 
 import torch
 from torch import Tensor, nn
@@ -6,6 +6,7 @@ from torch_geometric.nn import GATv2Conv
 
 from pyroscvi.part import Part
 from pyroscvi.parts.encoders import Encoder, ReadCell
+from pyroscvi.ranges import PositiveInt
 
 __all__ = ["Attention", "Convolution", "ReadNeighbours"]
 
@@ -20,11 +21,15 @@ class Convolution(Part):
 
 
 class Attention(Convolution):
-    """Attention over neighbours, given both ends and the distance between them [Brody et al., 2022]."""
+    """Attention over neighbours, from the hidden rows of both cells and their distance [Brody et al., 2022]."""
 
-    attention_heads: int = 4
+    attention_heads: PositiveInt = 4
 
     def build(self, width):
+        if width % self.attention_heads:
+            raise ValueError(
+                f"Attention: attention_heads must divide {width}, the encoder's width, not {self.attention_heads}"
+            )
         self.conv = GATv2Conv(
             width, width // self.attention_heads, self.attention_heads, edge_dim=1, add_self_loops=False, bias=False
         )
@@ -36,12 +41,13 @@ class Attention(Convolution):
 class ReadNeighbours(Encoder):
     """h_n(0) = f(log(1 + x_n)), then ``hops`` rounds of h_n + relu(messages from neighbours).
 
-    Rows of the halo are read like rows of the minibatch, so that a minibatch is read exactly as the whole tissue is.
+    The halo of a minibatch are the neighbours, up to ``hops`` edges away, that are not in it. They are encoded too, so
+    that a cell gets the same h_n in every minibatch as in the whole tissue.
     """
 
     cell: ReadCell = ReadCell()
     convolution: Convolution = Attention()
-    hops: int = 1
+    hops: PositiveInt = 1
 
     def build(self, dims):
         self.cell = self.cell.sized(dims)
@@ -51,7 +57,8 @@ class ReadNeighbours(Encoder):
     def forward(self, cells):
         if cells.hops is not None and cells.hops < self.hops:
             raise ValueError(
-                f"these cells brought neighbours {cells.hops} hops away, {self.hops} are needed: take(..., hops=)"
+                f"these cells have neighbours up to {cells.hops} hops away, but the encoder reads {self.hops} hops: "
+                f"use cells.take(rows, hops={self.hops})"
             )
         h = self.cell(cells.with_halo())
         for messages in self.rounds:

@@ -1,18 +1,21 @@
-"""Norms: how the hidden units of a layer are kept in range.
+"""Norms: they keep the hidden units of a layer in a similar range.
 
-In a decoder prefer a norm that looks at one cell alone. While a ``BatchNorm`` trains, p(x_n | z_n) depends on the other
-cells of the minibatch, and there is no likelihood to speak of until it is frozen by ``eval()``.
+In a decoder, prefer a norm that uses one cell alone. In training mode a ``BatchNorm`` makes p(x_n | z_n) depend on the
+other cells of the minibatch, which is not a likelihood of one cell. After ``eval()`` it is one.
 """
 
 import torch
 from torch import Tensor, nn
 
 from pyroscvi.part import Part
+from pyroscvi.ranges import Fraction, PositiveFloat
 
 __all__ = ["BatchNorm", "LayerNorm", "NoNorm", "Norm"]
 
 
 class Norm(Part):
+    """A slot from hidden units h [..., width] to the same units, normalised."""
+
     def build(self, width: int) -> None: ...
 
     def forward(self, h: Tensor) -> Tensor:
@@ -20,7 +23,7 @@ class Norm(Part):
 
 
 class NoNorm(Norm):
-    """h as it is."""
+    """h, without change."""
 
 
 class LayerNorm(Norm):
@@ -36,12 +39,12 @@ class LayerNorm(Norm):
 class BatchNorm(Norm):
     """(h - mean h) / sd h over the cells of a minibatch, scaled and shifted [Ioffe & Szegedy, 2015].
 
-    Leading dimensions (particles, enumerated components) count as cells. A lone row is normalised by the running
+    Leading dimensions (particles, enumerated components) count as cells. A minibatch of one row uses the running
     moments.
     """
 
-    momentum: float = 0.01
-    eps: float = 1e-3
+    momentum: Fraction = 0.01
+    eps: PositiveFloat = 1e-3
 
     def build(self, width):
         self.norm = nn.BatchNorm1d(width, self.eps, self.momentum)

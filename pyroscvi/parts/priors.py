@@ -1,4 +1,4 @@
-"""Priors: p(z), as programs that sample z (and whatever z depends on)."""
+"""Priors p(z): programs that sample z, and the latents that z depends on."""
 
 from typing import Any
 
@@ -11,7 +11,8 @@ from torch.nn.functional import softplus
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.part import Part
-from pyroscvi.parts.clusters import NARROWEST, lay_out
+from pyroscvi.parts.clusters import MIN_SPREAD, set_to_clusters
+from pyroscvi.ranges import Fraction, PositiveFloat, PositiveInt
 
 __all__ = ["Laplace", "LogisticNormal", "Mixture", "Prior", "StandardNormal", "VampPrior"]
 
@@ -36,9 +37,9 @@ class StandardNormal(Prior):
 
 
 class Laplace(Prior):
-    """z ~ Laplace(0, b): few dimensions far from zero."""
+    """z ~ Laplace(0, b): only few dimensions of a cell are far from zero."""
 
-    b: float = 1.0
+    b: PositiveFloat = 1.0
 
     def build(self, latent):
         self.register_buffer("loc", torch.zeros(latent))
@@ -48,7 +49,7 @@ class Laplace(Prior):
 
 
 class LogisticNormal(Prior):
-    """z ~ Normal(0, I), handed on as softmax(z): proportions. The site z is the Gaussian [Aitchison, 1982]."""
+    """z ~ Normal(0, I). The site z is the Gaussian; the decoder gets softmax(z), proportions [Aitchison, 1982]."""
 
     def build(self, latent):
         self.register_buffer("loc", torch.zeros(latent))
@@ -63,33 +64,31 @@ class Mixture(Prior):
     k ~ Categorical(w)
     z ~ Normal(m[k], s[k])
 
-    start   "kmeans": once cells have places in the latent space, in the first half of a fit, m and s become those of
-            clusters of cells, for a mixture that begins just anywhere leaves two clusters to one component, and one
-            cluster to two; "random": they stay where they were drawn
-    equal   the fraction of a fit for which all components weigh the same, whatever their gradients ask for
+    start   "kmeans": in the first half of a fit, once the latent space separates cells, m and s are set to those of
+            k-means clusters of cells. With random means one component often covers two clusters, and two components
+            share one cluster. "random": m and s keep their random start
+    equal   the fraction of a fit during which all weights w stay equal, whatever their gradients are
     """
 
-    components: int = 8
+    components: PositiveInt = 8
     start: str = "kmeans"
-    equal: float = 0.0
+    equal: Fraction = 0.0
 
     def build(self, latent):
         if self.start not in ("kmeans", "random"):
             raise ValueError(f'Mixture: start is "kmeans" or "random", not {self.start!r}')
-        if not 0 <= self.equal <= 1:
-            raise ValueError(f"Mixture: equal is a fraction of the fit, in [0, 1], not {self.equal}")
         self.w = nn.Parameter(torch.zeros(self.components))
         self.m = nn.Parameter(torch.randn(self.components, latent))
         self.raw_s = nn.Parameter(torch.zeros(self.components, latent))
 
     @property
     def s(self) -> Tensor:
-        return softplus(self.raw_s) + NARROWEST
+        return softplus(self.raw_s) + MIN_SPREAD
 
     def settle(self, z: Tensor) -> None:
-        """Once in a fit: this is where cells are, z [n, latent]."""
+        """Set the components from states z [n, latent] of all cells; a fit calls this once."""
         if self.start == "kmeans":
-            lay_out(self.w, self.m, self.raw_s, z)
+            set_to_clusters(self.w, self.m, self.raw_s, z)
 
     def forward(self):
         k = pyro.sample("k", dist.Categorical(logits=self.w), infer={"enumerate": "parallel"})
@@ -102,22 +101,22 @@ class VampPrior(Prior):
     k ~ Categorical(w)
     z ~ q(z | u[k])
 
-    It follows the guide that is sized on its model; until then its components are standard normal.
+    Sizing a guide on the model connects this prior to the guide; before that, components are standard normal.
     """
 
-    components: int = 32
+    components: PositiveInt = 32
 
     def build(self, latent):
         self.w = nn.Parameter(torch.zeros(self.components))
         self.register_buffer("loc", torch.zeros(self.components, latent))
-        object.__setattr__(self, "guide", None)  # the guide keeps its own parameters: not a submodule of ours
+        object.__setattr__(self, "guide", None)  # not a submodule: its parameters belong to the guide
 
     def follow(self, guide: Any, cells: Cells) -> None:
-        """Read pseudo-cells with this guide, starting from cells of the data."""
+        """Encode pseudo-cells with this guide; they start as cells of the data, evenly spaced in their order."""
         object.__setattr__(self, "guide", guide)
         chosen = cells.subset(torch.linspace(0, len(cells) - 1, self.components).long())
         self.raw_u = nn.Parameter(chosen.x.log1p())
-        self.conditions, self.levels = list(chosen.categories), chosen.levels  # what an encoder may be told of a cell
+        self.conditions, self.levels = list(chosen.categories), chosen.levels  # an encoder may read these
         for field, codes in chosen.categories.items():
             self.register_buffer(f"code_{field}", codes)
         self.register_buffer("covariates", chosen.covariates)
@@ -131,15 +130,15 @@ class VampPrior(Prior):
         k = pyro.sample("k", dist.Categorical(logits=self.w), infer={"enumerate": "parallel"})
         if self.guide is None:
             return pyro.sample("z", dist.Normal(self.loc[k], 1.0).to_event(1))
-        told = {field: getattr(self, f"code_{field}") for field in self.conditions}
-        pseudo = Cells(self.u, told, self.covariates, levels=self.levels, dtype=self.u.dtype, device=self.u.device)
-        with block(hide_types=["read"]):  # whose conditions are their own, whatever is said of the cells
+        codes = {field: getattr(self, f"code_{field}") for field in self.conditions}
+        pseudo = Cells(self.u, codes, self.covariates, levels=self.levels, dtype=self.u.dtype, device=self.u.device)
+        with block(hide_types=["read"]):  # an intervention on cells does not change the conditions of pseudo-cells
             q = self.guide.posteriors(pseudo)["z"]
         return pyro.sample("z", _pick(q, k))
 
 
 def _pick(q: Any, k: Tensor) -> Any:
-    """The k-th of a batch of distributions: every parameter that has a batch dimension, at k."""
+    """The k-th distribution of a batch: indexes every parameter that has a batch dimension."""
     if isinstance(q, dist.Independent):
         return dist.Independent(_pick_base(q.base_dist, k), q.reinterpreted_batch_ndims)
     return _pick_base(q, k)

@@ -1,4 +1,4 @@
-"""Sizes: l_n, how much of a cell was sequenced. What the size is decides what an evidence is a probability of."""
+"""Sizes l_n: how much of a cell was sequenced. The choice decides whether the evidence is p(x) or p(x | l)."""
 
 from typing import ClassVar
 
@@ -15,7 +15,7 @@ __all__ = ["LatentSize", "ObservedSize", "Size", "SizeFactor"]
 
 
 class Size(Part):
-    """A slot from cells to sizes l [n, 1]; ``given`` is what the evidence is conditional on."""
+    """A slot from cells to sizes l [n, 1]; ``given`` is "l" if the evidence is conditional on l, otherwise empty."""
 
     given: ClassVar[str] = ""
 
@@ -26,7 +26,7 @@ class Size(Part):
 
 
 class ObservedSize(Size):
-    """l_n = sum_g x_ng, the cell's own total. The evidence is then p(x | l), which is no density over x."""
+    """l_n = sum_g x_ng, the total of the cell. The evidence is p(x | l), which is not a density over x."""
 
     given: ClassVar[str] = "l"
 
@@ -44,7 +44,7 @@ class SizeFactor(Size):
 
 
 class LatentSize(Size):
-    """l_n ~ LogNormal(m_b, s_b), with the moments of the log totals of its batch b, or of all cells where b is unknown.
+    """l_n ~ LogNormal(m_b, s_b): mean and standard deviation of log totals in batch b, or in all cells if b is unknown.
 
     The evidence is p(x).
     """
