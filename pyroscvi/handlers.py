@@ -18,10 +18,12 @@ import torch
 from pyro.distributions import TorchDistribution
 from pyro.poutine import block
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import _PYRO_STACK, effectful
+from pyro.poutine.runtime import effectful
 from pyro.poutine.trace_messenger import TraceMessenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+
+from pyroscvi.pyro_internals import HANDLERS
 
 __all__ = ["Tempered", "as_scored", "intervene", "read", "temper", "unknown"]
 
@@ -75,7 +77,7 @@ class unknown(Messenger):
 
     def _level(self, cells: Any) -> Tensor:
         """Codes of the cells: [n], or [levels, 1, ..] where they are enumerated."""
-        run = next((frame.trace for frame in reversed(_PYRO_STACK) if isinstance(frame, TraceMessenger)), None)
+        run = next((frame.trace for frame in reversed(HANDLERS) if isinstance(frame, TraceMessenger)), None)
         if run is None:
             return _untold(cells)
         if self.name in run:
@@ -88,7 +90,7 @@ class unknown(Messenger):
 
 def _plate_of(cells: Any) -> Any:
     """The plate over cells. The model will enter it under the same name: its own site is hidden here."""
-    if any(isinstance(frame, pyro.plate) and frame.name == "cells" for frame in _PYRO_STACK):
+    if any(isinstance(frame, pyro.plate) and frame.name == "cells" for frame in HANDLERS):
         return nullcontext()
     with block(hide=["cells"]):
         return cells.plate()

@@ -20,6 +20,7 @@ from pyroscvi.data.cells import Cells, Dims
 from pyroscvi.part import Part
 from pyroscvi.parts.encoders import Encoder, ReadCell
 from pyroscvi.parts.loadings import Loadings
+from pyroscvi.pyro_internals import alone
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -163,6 +164,7 @@ class Site(NamedTuple):
     start: Tensor
 
 
+@alone
 def free_sites(model: Model, cells: Cells) -> dict[str, Site]:
     """The continuous latents of a model, found by running it once on two cells."""
     with torch.random.fork_rng(), torch.no_grad(), poutine.block():

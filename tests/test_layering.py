@@ -9,7 +9,7 @@ from pyroscvi import _HOME
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [  # a file may import from floors below its own, and from its own where that is said
-    {"part", "ranges", "distributions", "handlers", "names"},
+    {"part", "ranges", "distributions", "handlers", "names", "pyro_internals", "torch_internals"},
     {"data"},
     {"parts"},
     {"program"},

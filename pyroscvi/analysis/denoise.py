@@ -12,6 +12,7 @@ from torch import Tensor
 from pyroscvi.analysis.corrected import each_drawn
 from pyroscvi.analysis.posterior import Level, codes, expected
 from pyroscvi.data.cells import Cells
+from pyroscvi.pyro_internals import alone
 
 if TYPE_CHECKING:
     from pyroscvi.fitting.result import Fit
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["denoise", "rates"]
 
 
+@alone
 def denoise(
     fit: Fit,
     cells: Any,

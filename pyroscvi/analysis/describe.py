@@ -16,6 +16,7 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.inference.elbo import Sites, divergences, factor, joint, summed
 from pyroscvi.inference.objectives import log_levels
 from pyroscvi.inference.seeds import seeded
+from pyroscvi.pyro_internals import alone, enumerated_dim
 
 if TYPE_CHECKING:
     from pyroscvi.fitting.result import Fit
@@ -67,6 +68,7 @@ class Description:
 
 
 @torch.no_grad()
+@alone
 def describe(fit: Fit, cells: Any, *, site: str = "z", corrected: bool = False, seed: int = 0) -> Description:
     """One draw of the latents of these cells, and all that follows from it; ``site`` is the latent that is described.
 
@@ -84,7 +86,7 @@ def describe(fit: Fit, cells: Any, *, site: str = "z", corrected: bool = False, 
     local = {name: s for name, s in p.items() if factor(s).local}
     nothing = torch.zeros(len(cells), dtype=cells.dtype, device=cells.device)
     latent = [factor(s) for s in local.values() if not s["is_observed"]]
-    logits = {name: log_levels(p, name) for name, s in local.items() if s["infer"].get("_enumerate_dim")}
+    logits = {name: log_levels(p, name) for name, s in local.items() if enumerated_dim(s)}
     counts = counted(p)
     return Description(
         mean=mean,
@@ -139,7 +141,7 @@ def _kl(p: Sites, q: Sites, nothing: Tensor) -> dict[str, Tensor]:
     together = [name for name in rest if name not in alone]
     kl = known | {name: rest[name] - factor(p[name]).log_p for name in alone}
     if together:
-        levels = [name for name, s in p.items() if s["infer"].get("_enumerate_dim")]
+        levels = [name for name, s in p.items() if enumerated_dim(s)]
         prior = summed([factor(p[name]) for name in [*levels, *together]], nothing)
         kl[" + ".join(together)] = sum(rest[name] for name in together) - prior
     return kl

@@ -15,6 +15,7 @@ from pyroscvi.analysis.corrected import each_drawn
 from pyroscvi.analysis.posterior import Level, Told, codes, expected
 from pyroscvi.data.cells import Cells
 from pyroscvi.program import onto
+from pyroscvi.pyro_internals import alone
 
 if TYPE_CHECKING:
     from pyroscvi.fitting.result import Fit
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["blank", "generate"]
 
 
+@alone
 def generate(
     fit: Fit,
     cells: Any = None,

@@ -12,6 +12,7 @@ from pyroscvi.analysis.corrected import resampled
 from pyroscvi.analysis.posterior import each
 from pyroscvi.data.cells import Cells
 from pyroscvi.program import onto
+from pyroscvi.pyro_internals import alone
 
 if TYPE_CHECKING:
     from pyroscvi.fitting.result import Fit
@@ -21,6 +22,7 @@ __all__ = ["latent"]
 MANY = 256  # draws for the mean of a posterior that has none in closed form
 
 
+@alone
 def latent(
     fit: Fit,
     cells: Any,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyroscvi.analysis.generate import blank
 from pyroscvi.analysis.latent import latent
+from pyroscvi.pyro_internals import alone
 
 if TYPE_CHECKING:
     from pyroscvi.fitting.result import Fit
@@ -18,6 +19,7 @@ __all__ = ["loadings"]
 
 
 @torch.no_grad()
+@alone
 def loadings(fit: Fit) -> pd.DataFrame:
     """Change of every gene's linear predictor by a unit step of every latent dimension, genes x latents.
 

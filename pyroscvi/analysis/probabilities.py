@@ -18,10 +18,12 @@ from pyroscvi.evidence.importance import drawn, sampled
 from pyroscvi.evidence.proposals import Proposal
 from pyroscvi.evidence.reading import as_cells, reading
 from pyroscvi.handlers import intervene
+from pyroscvi.pyro_internals import alone
 
 __all__ = ["probabilities"]
 
 
+@alone
 def probabilities(
     fit: Any,
     cells: Any,

@@ -26,6 +26,7 @@ import torch
 from pyroscvi.calibration.simulation import simulate
 from pyroscvi.calibration.statistics import Statistic, statistics
 from pyroscvi.data.cells import Cells
+from pyroscvi.pyro_internals import alone
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,6 +100,7 @@ class Check:
         return f"Check({', '.join(f'{name}: p={one.p:.2g}' for name, one in self.data.items())})"
 
 
+@alone
 def predictive_check(
     fit: "Fit",
     cells: Any,

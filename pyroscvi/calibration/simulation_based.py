@@ -31,6 +31,7 @@ from pyroscvi.evidence.estimator import Target
 from pyroscvi.evidence.proposals import GuideDraws, Proposal
 from pyroscvi.evidence.reading import MEMORY, Read, pair, reading
 from pyroscvi.evidence.resampling import AGAIN, CANDIDATES, PROPOSALS, pool
+from pyroscvi.pyro_internals import alone
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,6 +100,7 @@ FORMATS: Any = {
 }
 
 
+@alone
 def calibrate(
     fit: Any,
     cells: Any = None,

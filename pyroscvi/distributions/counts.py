@@ -8,9 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-__all__ = ["Counts", "Everywhere", "NonZero", "find", "traced"]
+from pyroscvi.torch_internals import recording
+
+__all__ = ["Counts", "Everywhere", "NonZero", "find"]
 
 
 class Counts(Protocol):
@@ -103,12 +104,7 @@ class Everywhere:
 
 
 def find(x: Tensor) -> Counts:
-    return Everywhere.of(x) if traced() else NonZero.of(x)
-
-
-def traced() -> bool:
-    """Is this call being recorded, for a compiler, to be run again on other counts?"""
-    return torch.compiler.is_compiling() or get_proxy_mode() is not None
+    return Everywhere.of(x) if recording() else NonZero.of(x)
 
 
 def _positions(x: Tensor) -> Tensor:

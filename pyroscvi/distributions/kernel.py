@@ -15,9 +15,10 @@ from torch.autograd.function import once_differentiable
 
 from pyroscvi.distributions import native
 from pyroscvi.distributions.blocks import blocks
-from pyroscvi.distributions.counts import Counts, find, traced
+from pyroscvi.distributions.counts import Counts, find
 from pyroscvi.distributions.parameters import Parameters
 from pyroscvi.distributions.terms import Means, terms
+from pyroscvi.torch_internals import recording
 
 __all__ = ["log_prob"]
 
@@ -50,7 +51,7 @@ class CountLogProb(torch.autograd.Function):
         log_p = x.new_empty(shape[:-1])
 
         found: dict[Any, Counts] = {}  # particles share their counts, which are searched for once
-        for block in [...] if traced() else blocks(shape, x.device):
+        for block in [...] if recording() else blocks(shape, x.device):
             here, d = given.each(itemgetter(block)), slopes and slopes.each(itemgetter(block))
             key = x[block].storage_offset(), x[block].shape
             if key not in found:

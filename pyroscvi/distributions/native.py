@@ -21,6 +21,7 @@ from torch import Size, Tensor
 
 from pyroscvi.distributions import deviance, stirling
 from pyroscvi.distributions.parameters import Parameters
+from pyroscvi.torch_internals import shared_library, vector_instructions
 
 __all__ = ["active", "build", "evaluate", "used"]
 
@@ -44,10 +45,7 @@ def active(x: Tensor) -> bool:
 @cache
 def build(dtype: torch.dtype) -> ctypes.CDLL:
     """The compiled kernel for one precision; whatever keeps it from being compiled is raised."""
-    from torch._inductor.codecache import CppCodeCache
-    from torch._inductor.cpu_vec_isa import pick_vec_isa
-
-    if not pick_vec_isa():
+    if not vector_instructions():
         warnings.warn("no vector instructions were found for the C++ kernel, which will be slow", stacklevel=2)
     ratios = {"BINET": stirling.BINET_RATIO, "SLOPE": stirling.SLOPE_RATIO}
     tables = {
@@ -59,7 +57,7 @@ def build(dtype: torch.dtype) -> ctypes.CDLL:
     lines = [f"using T = {'double' if dtype == torch.float64 else 'float'};"]
     lines += [f"constexpr int CLIMB = {stirling.CLIMB[dtype]};"]
     lines += [f"const T {name}[] = {{{', '.join(map(repr, row))}}};" for name, row in tables.items()]
-    return CppCodeCache.load("\n".join([*lines, Path(__file__).with_suffix(".cpp").read_text()]), "cpu")
+    return shared_library("\n".join([*lines, Path(__file__).with_suffix(".cpp").read_text()]))
 
 
 def evaluate(x: Tensor, given: Parameters, slopes_wanted: bool) -> tuple[Tensor, Parameters | None]:

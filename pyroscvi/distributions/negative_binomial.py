@@ -6,6 +6,7 @@ from torch import Size, Tensor
 from pyroscvi.distributions.count_vector import CountVector
 from pyroscvi.distributions.parameters import THETA_MAX, THETA_MIN
 from pyroscvi.distributions.shares import Shares
+from pyroscvi.torch_internals import standard_gamma
 
 __all__ = ["NegativeBinomial"]
 
@@ -22,7 +23,7 @@ class NegativeBinomial(CountVector):
 
     def _draw(self, shape: Size) -> Tensor:
         theta = self.theta.clamp(THETA_MIN, THETA_MAX).expand(shape)
-        return torch.poisson(torch._standard_gamma(theta) * (self.mu / theta))
+        return torch.poisson(standard_gamma(theta) * (self.mu / theta))
 
     @property
     def mean(self) -> Tensor:

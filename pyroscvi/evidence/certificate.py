@@ -37,6 +37,7 @@ from pyroscvi.evidence.importance import known_exactly
 from pyroscvi.evidence.ladder import named, takes_closed_forms
 from pyroscvi.evidence.proposals import GuideDraws, Proposal
 from pyroscvi.evidence.reading import MEMORY, as_cells, doubled, pair, reading
+from pyroscvi.pyro_internals import alone
 
 __all__ = ["Certificate", "certify"]
 
@@ -80,6 +81,7 @@ class Certificate:
         )
 
 
+@alone
 def certify(
     fit: Any,
     cells: Any,

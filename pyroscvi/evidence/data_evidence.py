@@ -46,6 +46,7 @@ from pyroscvi.evidence.speaking import Speaking, where
 from pyroscvi.evidence.streams import Streams
 from pyroscvi.handlers import as_scored
 from pyroscvi.inference.seeds import seeded
+from pyroscvi.pyro_internals import alone
 
 __all__ = ["DataEvidence", "data_evidence"]
 
@@ -99,6 +100,7 @@ class DataCertificate(Certificate):
         )
 
 
+@alone
 def data_evidence(
     fit: Any,
     cells: Any,

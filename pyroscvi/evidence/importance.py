@@ -40,10 +40,12 @@ from pyroscvi.evidence.reading import MEMORY, Read, as_cells, pair, reading
 from pyroscvi.evidence.streams import Streams
 from pyroscvi.inference.progress import counted
 from pyroscvi.parts.priors import StandardNormal
+from pyroscvi.pyro_internals import alone
 
 __all__ = ["Estimate", "drawn", "estimate", "evidence_table", "log_evidence", "log_weights", "sampled"]
 
 
+@alone
 def log_evidence(
     fit: Any,
     cells: Any,

@@ -21,6 +21,7 @@ from torch.distributions import Categorical
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.coordinates import Coordinates
 from pyroscvi.program import Site
+from pyroscvi.pyro_internals import enumerated_dim
 
 __all__ = ["Joint"]
 
@@ -160,7 +161,7 @@ def _sampled(trace: poutine.Trace) -> list[str]:
 
 def _enumerated(trace: poutine.Trace) -> dict[str, int]:
     """The dimension, counted from the right, on which every enumerated site has its levels."""
-    axes: dict[str, Any] = {name: (trace.nodes[name]["infer"] or {}).get("_enumerate_dim") for name in _sampled(trace)}
+    axes: dict[str, Any] = {name: enumerated_dim(trace.nodes[name]) for name in _sampled(trace)}
     return {name: axis for name, axis in axes.items() if axis is not None}
 
 

@@ -22,10 +22,12 @@ from pyroscvi.inference.run import ENOUGH, Run
 from pyroscvi.inference.schedules import Linear, Patience, Schedule
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.program import Guide, Model, Program
+from pyroscvi.pyro_internals import alone
 
 __all__ = ["default_epochs", "fit", "scaled"]
 
 
+@alone
 def fit(
     model: Model,
     guide: Guide,

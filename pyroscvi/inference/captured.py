@@ -23,6 +23,7 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.distributions import native
 from pyroscvi.inference import noise
 from pyroscvi.inference.seeds import generator_state, set_generator_state
+from pyroscvi.torch_internals import compiled, recorded
 
 __all__ = ["Captured", "capture", "decline"]
 
@@ -62,18 +63,15 @@ class Captured:
         return [loss.detach(), *torch.autograd.grad(loss, [held[i] for i in self.trained], materialize_grads=True)]
 
     def _compiled(self, first: Cells) -> Any:
-        from torch import _inductor
-        from torch.fx.experimental.proxy_tensor import make_fx
-
         given = [t.clone() for t in self._arguments(_tensors(first), 0.5)]
         for i in self.trained:
             given[i].requires_grad_()
         native.build(first.dtype)
         with native.used():
-            graph = make_fx(self._step, noise.TABLE, tracing_mode="fake", _allow_non_fake_inputs=True)(*given)
+            graph = recorded(self._step, noise.TABLE, given)
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what compilers tell each other
-            return _inductor.compile(graph, [t.detach() for t in given], options={"fallback_random": True})
+            return compiled(graph, [t.detach() for t in given])
 
 
 def decline(reason: str) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from pyroscvi.data.cells import Cells
 from pyroscvi.inference.elbo import divergences, factor, joint, product, summed
 from pyroscvi.program import Guide, Model
+from pyroscvi.pyro_internals import enumerated_dim
 
 __all__ = ["Balance", "Classifier", "FreeBits", "log_levels"]
 
@@ -77,9 +78,9 @@ class FreeBits:
 
 def log_levels(p: Mapping[str, Any], site: str) -> Tensor:
     """log p(k_n | z_n) of every level of an enumerated site [n, k], given the continuous latents at which p was run."""
-    axes = {name: node["infer"].get("_enumerate_dim") for name, node in p.items()}
-    if axes.get(site) is None:
-        raise KeyError(f"no enumerated site {site!r}: there are {', '.join(k for k, v in axes.items() if v) or 'none'}")
+    axes = {name: axis for name, node in p.items() if (axis := enumerated_dim(node)) is not None}
+    if site not in axes:
+        raise KeyError(f"no enumerated site {site!r}: there are {', '.join(axes) or 'none'}")
     latent = [factor(node) for node in p.values() if not node["is_observed"]]
     log_p = product([f for f in latent if f.local]).movedim(axes[site], -1)
     return log_p.flatten(0, -3).logsumexp(0).log_softmax(-1) if log_p.dim() > 2 else log_p.log_softmax(-1)

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from pyroscvi.torch_internals import set_class
+
 __all__ = ["across_ranks"]
 
 
@@ -56,4 +58,4 @@ def across_ranks(module: nn.Module, wanted: bool) -> None:
     before, after = (nn.BatchNorm1d, AcrossRanks) if wanted else (AcrossRanks, nn.BatchNorm1d)
     for norm in module.modules():
         if type(norm) is before:
-            norm.__class__ = after
+            set_class(norm, after)

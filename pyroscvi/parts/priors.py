@@ -13,6 +13,7 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.part import Part
 from pyroscvi.parts.clusters import MIN_SPREAD, set_to_clusters
 from pyroscvi.ranges import Fraction, PositiveFloat, PositiveInt
+from pyroscvi.torch_internals import covariance_factors
 
 __all__ = ["Laplace", "LogisticNormal", "Mixture", "Prior", "StandardNormal", "VampPrior"]
 
@@ -148,5 +149,6 @@ def _pick_base(q: Any, k: Tensor) -> Any:
     if isinstance(q, dist.Normal):
         return dist.Normal(q.loc[k], q.scale[k])
     if isinstance(q, dist.LowRankMultivariateNormal):
-        return dist.LowRankMultivariateNormal(q.loc[k], q._unbroadcasted_cov_factor[k], q._unbroadcasted_cov_diag[k])
+        W, D = covariance_factors(q)
+        return dist.LowRankMultivariateNormal(q.loc[k], W[k], D[k])
     return dist.MultivariateNormal(q.loc[k], scale_tril=q.scale_tril[k])

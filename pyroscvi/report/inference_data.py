@@ -28,6 +28,7 @@ from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.proposals import GuideDraws
 from pyroscvi.evidence.reading import Read, as_cells, pair, reading
 from pyroscvi.inference.seeds import seeded
+from pyroscvi.pyro_internals import alone
 from pyroscvi.report.arviz_versions import arviz, inference_data
 from pyroscvi.report.shared import Held, held, shared_draws
 
@@ -55,6 +56,7 @@ RAW = "of the guide q(z | x), not corrected for its error"
 CORRECTED = "of the posterior p(z | x), by importance resampling from the guide"
 
 
+@alone
 def to_arviz(
     fit: Any,
     cells: Any,
