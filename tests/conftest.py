@@ -1,5 +1,8 @@
 import os
-from dataclasses import replace
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pyro
@@ -60,3 +63,33 @@ def small(cells) -> Cells:
     few = cells.subset(torch.arange(20))
     sizes = few.library.squeeze(-1) * torch.exp(0.1 * torch.randn(20))
     return Cells(few.counts, few.categories, size_factor=sizes, levels=few.levels, genes=few.genes)
+
+
+@dataclass
+class Disk:
+    """A small disk of its own, and what fills it."""
+
+    path: Path
+
+    def fill(self) -> None:
+        with (self.path / "ballast").open("wb", buffering=0) as ballast:
+            try:
+                while ballast.write(b"x" * 4096):
+                    pass
+            except OSError:
+                return
+
+
+@pytest.fixture
+def disk(tmp_path) -> Iterator[Disk]:
+    """A disk of 4 MB that is really full once it is filled: what a library raises then cannot be made up."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    try:
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(path)], capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("there is no command `mount`")
+    if done.returncode:
+        pytest.skip(f"may not mount a disk to fill: {done.stderr.decode().strip()}")
+    yield Disk(path)
+    subprocess.run(["umount", str(path)], check=True)

@@ -1,9 +1,9 @@
 """Runs that were interrupted go on, bit by bit."""
 
-import errno
 import json
 import math
 import os
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +15,6 @@ from safetensors import safe_open
 
 import pyroscvi as ps
 from pyroscvi.data.cells import Cells
-from pyroscvi.fitting import checkpoints
 from pyroscvi.fitting.resume import Folder
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.inference.schedules import Patience
@@ -137,17 +136,32 @@ def test_a_torn_checkpoint_costs_a_step_and_nothing_else(told, tmp_path):
     assert same(straight, resumed)
 
 
-def test_a_full_disk_does_not_cost_the_fit(told, tmp_path, monkeypatch):
+def test_a_full_disk_does_not_cost_the_fit(told, disk):
     straight = quick(SCVI(latent=3), MeanField(), told)
+    disk.fill()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        fit = quick(SCVI(latent=3), MeanField(), told, folder=Folder(disk.path / "run", seconds=0.0))
+    first, last = (str(warned[place].message) for place in (0, -1))
+    assert "run.safetensors could not be written: No space left on device. The fit goes on" in first
+    assert "fit.safetensors could not be written: No space left on device. The fit is returned" in last
+    assert "fit.save(PATH)" in last
+    assert same(straight, fit)
+    assert list((disk.path / "run").iterdir()) == []
 
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "save_file", full)
-    with pytest.warns(UserWarning, match="No space left on device.*the fit goes on without"):
-        f = quick(SCVI(latent=3), MeanField(), told, folder=Folder(tmp_path, seconds=0.0))
-    assert same(straight, f)
-    assert list(tmp_path.iterdir()) == []
+def test_a_full_disk_leaves_the_last_checkpoint(told, disk):
+    straight = quick(SCVI(latent=3), MeanField(), told, objectives=[interrupted_after(10**6)])
+    folder = Folder(disk.path, seconds=0.0)
+    with pytest.warns(UserWarning, match="interrupted"):
+        quick(SCVI(latent=3), MeanField(), told, objectives=[interrupted_after(4)], folder=folder)
+    disk.fill()
+    for _ in range(2):
+        rest = interrupted_after(10**6)
+        with pytest.warns(UserWarning, match="No space left"):
+            resumed = quick(SCVI(latent=3), MeanField(), told, objectives=[rest], folder=folder)
+        assert len(rest.taken) == 3 * 3 - 4
+        assert same(straight, resumed)
 
 
 def test_the_last_good_state_of_a_fit_that_failed_is_in_its_folder(told, tmp_path):

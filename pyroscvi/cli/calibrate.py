@@ -6,8 +6,9 @@ import pandas as pd
 
 from pyroscvi.calibration import Calibration, calibrate, predictive_check
 from pyroscvi.cli.data import read_data
-from pyroscvi.cli.files import draw, free, whole
+from pyroscvi.cli.files import draw, free
 from pyroscvi.cli.runs import read_run
+from pyroscvi.fitting.files import write_whole
 
 __all__ = ["calibrate_run"]
 
@@ -36,7 +37,7 @@ def calibrate_run(
     ranks = calibrate(found.fit, cells, simulations, draws=draws, corrected=corrected, seed=seed)
     print(ranks)
     if out is not None:
-        whole(out, _table(ranks).to_csv)
+        write_whole(out, _table(ranks).to_csv)
     if picture is not None:
         draw(picture, ranks.plot())
     if predictive is not None:

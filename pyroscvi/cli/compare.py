@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from pyroscvi.cli.data import read_data
-from pyroscvi.cli.files import draw, free, whole
+from pyroscvi.cli.files import draw, free
 from pyroscvi.cli.runs import Run, read_run
 from pyroscvi.cli.sweep import sweep_runs
 from pyroscvi.cli.terminal import terminal
@@ -20,6 +20,7 @@ from pyroscvi.comparison.compare import compare, show
 from pyroscvi.comparison.genes import compare_genes, zero_inflation
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.proposals import Proposal
+from pyroscvi.fitting.files import write_whole
 from pyroscvi.report import html, plots
 from pyroscvi.sugar import parse
 
@@ -108,7 +109,7 @@ def compare_runs(
     table = compare(fits, given, **evidence)
     terminal().print(show(table))
     if out is not None:
-        whole(out, table.to_csv)
+        write_whole(out, table.to_csv)
     if picture is not None:
         draw(picture, plots.comparison(table))
     if report is not None:
@@ -135,7 +136,7 @@ def _report(
         genes = compare_genes(chosen, {name: cells[name] for name in two}, by=by, **settings)
     field = next((name for name in ("label", by, *table.attrs["groups"]) if name in table.attrs["groups"]), None)
     told: dict[str, Any] = {"data": data, "held_out": how, "field": field, "genes": genes, "failed": failed}
-    whole(file, lambda beside: html.write(table, beside, **told))
+    write_whole(file, lambda beside: html.write(table, beside, **told))
     print(f"{file}: a report to send")
 
 

@@ -10,12 +10,13 @@ import torch
 from anndata import AnnData
 
 from pyroscvi import __version__, compare, load
-from pyroscvi.cli.files import draw, whole
+from pyroscvi.cli.files import draw
 from pyroscvi.cli.runs import DONE, carry_out, open_folder, write_run
 from pyroscvi.cli.terminal import terminal
 from pyroscvi.comparison.compare import show
 from pyroscvi.data.datasets import pbmc68k_reduced
 from pyroscvi.data.fields import Fields
+from pyroscvi.fitting.files import write_whole
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import SCVI
 from pyroscvi.parts import NB, ZINB, LatentSize, Linear, Mixture, Poisson
@@ -65,13 +66,13 @@ def _demo(out: Path, asked: dict[str, Any], epochs: int, particles: int, seed: i
 
     table = compare(fits, unseen, particles, seed, compile=True)
     terminal().print("", show(table))
-    whole(out / "comparison.csv", table.to_csv)
+    write_whole(out / "comparison.csv", table.to_csv)
     draw(out / "comparison.png", plots.comparison(table))
     draw(out / "history.png", plots.history({name: found.history for name, found in fits.items()}))
 
     z = {name: found.latent(cells) for name, found in fits.items()}
     latents = AnnData(obs=adata.obs, obsm={f"X_{slug(name)}": points for name, points in z.items()})
-    whole(out / "latents.h5ad", latents.write_h5ad)
+    write_whole(out / "latents.h5ad", latents.write_h5ad)
     draw(out / "latents.png", plots.latents(z, adata.obs[LABEL]))
     print(
         f"\n{out}: comparison.csv and .png, latents.h5ad and .png, history.png, and a folder for every fit under runs/"

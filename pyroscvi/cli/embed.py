@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from pyroscvi.cli.data import read_data
-from pyroscvi.cli.files import draw, free, whole
+from pyroscvi.cli.files import draw, free
 from pyroscvi.cli.runs import KEY, read_run
+from pyroscvi.fitting.files import write_whole
 from pyroscvi.names import among
 from pyroscvi.report import plots
 
@@ -33,5 +34,5 @@ def embed_run(
         adata.obsm[f"{KEY}_umap"] = plots.umap(adata.obsm[KEY])
         draw(picture, plots.embedding(adata.obsm[f"{KEY}_umap"], groups))
         print(f"{picture}: UMAP of {len(adata):,} cells")
-    whole(out, adata.write_h5ad)
+    write_whole(out, adata.write_h5ad)
     print(f"{out}: {adata.obsm[KEY].shape[1]} dimensions of {len(adata):,} cells in obsm[{KEY!r}]")

@@ -1,16 +1,15 @@
-"""Files that the command line writes: nothing is overwritten unasked, and nothing is left half written."""
+"""Files that the command line writes: nothing is overwritten unless it was asked for."""
 
-import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pyroscvi.fitting.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw", "free", "whole", "write_json"]
+__all__ = ["draw", "free"]
 
 
 def free(file: Path, force: bool = False) -> Path:
@@ -22,23 +21,7 @@ def free(file: Path, force: bool = False) -> Path:
     return file
 
 
-def whole(file: Path, write: Callable[[Path], Any]) -> Path:
-    """Write beside the file and rename: whoever finds the file finds all of it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.stem}.partial{file.suffix}")
-    try:
-        write(beside)
-        os.replace(beside, file)
-    finally:
-        beside.unlink(missing_ok=True)
-    return file
-
-
 def draw(file: Path, drawn: "Axes | Figure") -> Path:
     """Save a figure, or the figure that axes lie on."""
     figure: Any = getattr(drawn, "figure", drawn)
-    return whole(file, figure.savefig)
-
-
-def write_json(file: Path, content: Any) -> Path:
-    return whole(file, lambda beside: beside.write_text(json.dumps(content, indent=2) + "\n", "utf-8"))
+    return write_whole(file, figure.savefig)

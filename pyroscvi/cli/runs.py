@@ -20,9 +20,10 @@ import pandas as pd
 from anndata import AnnData
 
 from pyroscvi.cli.declare import own_parts
-from pyroscvi.cli.files import draw, whole, write_json
+from pyroscvi.cli.files import draw
 from pyroscvi.data.cells import Cells
 from pyroscvi.fitting.checkpoints import load
+from pyroscvi.fitting.files import read_json, write_json, write_whole
 from pyroscvi.fitting.fit import fit
 from pyroscvi.fitting.result import Fit
 from pyroscvi.fitting.resume import Folder
@@ -51,7 +52,7 @@ def open_folder(folder: Path, configuration: Mapping[str, Any], force: bool = Fa
     if held and force:
         shutil.rmtree(folder)
     elif held > {asked.name}:  # a run that came to nothing leaves what was asked for, and is in nobody's way
-        if json.loads(asked.read_text("utf-8")) != plain:
+        if read_json(asked) != plain:
             raise ValueError(f"{folder} holds another run already: choose another folder, or replace it with --force")
         if done in held:
             raise ValueError(f"{folder} holds this run already, finished: replace it with --force")
@@ -77,10 +78,10 @@ def write_run(folder: Path, found: Fit, cells: Cells, obs: pd.DataFrame, unseen:
     found.save(folder / "fit.safetensors")
     names = _names(cells)
     roles = pd.DataFrame({"held_out": names.isin([] if unseen is None else _names(unseen))}, index=names)
-    whole(folder / "cells.csv", roles.to_csv)
-    whole(folder / "history.csv", lambda file: found.history.to_csv(file, index=False))
+    write_whole(folder / "cells.csv", roles.to_csv)
+    write_whole(folder / "history.csv", lambda file: found.history.to_csv(file, index=False))
     draw(folder / "history.png", plots.history({"held out": found.history}))
-    whole(folder / DONE, latents_of(found, cells, obs).write_h5ad)
+    write_whole(folder / DONE, latents_of(found, cells, obs).write_h5ad)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
@@ -111,7 +112,7 @@ def read_run(folder: Path, pages: Iterable[Path] = ()) -> Run:
         raise ValueError(f"{folder} is no run folder: `pyroscvi fit` writes them")
     if not (folder / DONE).is_file():
         raise ValueError(f"{folder} holds an unfinished run: the command that began it goes on from where it was")
-    configuration = json.loads((folder / "configuration.json").read_text("utf-8"))
+    configuration = read_json(folder / "configuration.json")
     if missing := set(configuration.get("pages", ())) - {page.name for page in pages}:
         raise ValueError(f"{folder} was fitted with {sorted(missing)[0]}, a page of your own: add --page FILE.py")
     cells = pd.read_csv(folder / "cells.csv", index_col="cell", dtype={"cell": str})

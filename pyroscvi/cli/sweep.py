@@ -15,11 +15,12 @@ import pandas as pd
 
 from pyroscvi.cli.data import read_cells
 from pyroscvi.cli.declare import declare, own_files
-from pyroscvi.cli.files import draw, whole, write_json
+from pyroscvi.cli.files import draw
 from pyroscvi.cli.runs import DONE, latents_of
 from pyroscvi.comparison.compare import cell_table, compare
 from pyroscvi.comparison.sweep import Swept, combinations, sweep
 from pyroscvi.data.cells import Cells
+from pyroscvi.fitting.files import write_json, write_whole
 from pyroscvi.program import Guide, Model
 from pyroscvi.report import plots
 
@@ -66,17 +67,17 @@ def sweep_runs(
         for folder, found in zip(folders, [swept[name], *swept.refits.get(name, ())], strict=True):
             if not (folder / DONE).is_file():  # what makes the folder of a fit that of a run
                 write_json(folder / "configuration.json", {"data": str(data), "name": name, "pages": own})
-                whole(folder / "cells.csv", roles.to_csv)
-                whole(folder / DONE, latents_of(found, cells, obs).write_h5ad)
+                write_whole(folder / "cells.csv", roles.to_csv)
+                write_whole(folder / DONE, latents_of(found, cells, obs).write_h5ad)
 
     table = compare(swept, unseen, **evidence)
     where = [
         (name, seed + place, folder.name) for name, all_ in swept.folders.items() for place, folder in enumerate(all_)
     ]
     runs = pd.DataFrame(where, columns=["fit", "seed", "folder"])
-    whole(out / "runs.csv", lambda file: runs.to_csv(file, index=False))
-    whole(out / "comparison.csv", table.to_csv)
-    whole(out / "cells.csv", cell_table(table).droplevel(0, axis=1).to_csv)
+    write_whole(out / "runs.csv", lambda file: runs.to_csv(file, index=False))
+    write_whole(out / "comparison.csv", table.to_csv)
+    write_whole(out / "cells.csv", cell_table(table).droplevel(0, axis=1).to_csv)
     draw(out / "comparison.png", plots.comparison(table))
     return table, swept, unseen, how
 

@@ -7,7 +7,6 @@ a torn or altered one, and then the previous one is read instead.
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,12 +16,13 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from pyroscvi.data.cells import Cells, Dims
 from pyroscvi.data.fields import Fields
 from pyroscvi.fitting.declarations import declaration, declared
+from pyroscvi.fitting.files import write_whole
 from pyroscvi.fitting.result import Fit
 from pyroscvi.part import Part
 
@@ -84,18 +84,8 @@ def write(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -
     path = _file(path)
     tensors = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
     text = json.dumps({"format": FORMAT, **about})
-    beside = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, beside, {"about": text, "checksum": _checksum(tensors, text)})
-        _flush(beside)
-        if path.exists():
-            os.replace(path, _previous(path))
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    _flush(path.parent)
+    whole = to_bytes(tensors, {"about": text, "checksum": _checksum(tensors, text)})
+    write_whole(path, lambda partial: partial.write_bytes(whole), previous=_previous(path))
 
 
 def exists(path: str | Path) -> bool:
@@ -151,12 +141,3 @@ def _file(path: str | Path) -> Path:
 
 def _previous(path: Path) -> Path:
     return path.with_name(path.name + ".previous")
-
-
-def _flush(path: Path) -> None:
-    """Have the disk say that it has it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,6 +17,7 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.data.stored import Stored
 from pyroscvi.fitting.checkpoints import exists, read, write
 from pyroscvi.fitting.declarations import declaration
+from pyroscvi.fitting.files import remove_partial
 from pyroscvi.fitting.result import Fit
 from pyroscvi.inference.run import Run
 
@@ -42,6 +43,7 @@ class Folder:
         """What ``run.restore`` goes on from, if anything; ValueError if what lies here is another run."""
         self.identity = identity(run, cells)
         self.written = time.monotonic()
+        remove_partial(Path(self.path))
         if not exists(self.file):
             return None
         tensors, about = read(self.file)
@@ -53,25 +55,26 @@ class Folder:
         return tensors, about["values"]
 
     def keep(self, run: Run) -> None:
-        """Write the run down, if it is time to."""
+        """Write a checkpoint, if it is time for one."""
         if run.done or time.monotonic() - self.written >= self.seconds:
             tensors, values = run.state()
-            with self._if_it_can_be():
+            with _warns("The fit goes on without a new checkpoint: free some space, and the next one is written"):
                 write(self.file, tensors, {"identity": self.identity, "values": values})
             self.written = time.monotonic()
 
     def close(self, fit: Fit) -> None:
-        """Write down what came of it."""
-        with self._if_it_can_be():
+        """Write the fit."""
+        with _warns("The fit is returned all the same: free some space and write it with fit.save(PATH)"):
             fit.save(Path(self.path) / "fit.safetensors")
 
-    @contextmanager
-    def _if_it_can_be(self) -> Iterator[None]:
-        """A full disk is no reason to lose a fit that is still in memory, nor what was written before."""
-        try:
-            yield
-        except OSError as error:
-            warnings.warn(f"{self.path} could not be written to ({error}): the fit goes on without", stacklevel=5)
+
+@contextmanager
+def _warns(remedy: str) -> Iterator[None]:
+    """Warns where a file cannot be written: a full disk is no reason to lose a fit that is still in memory."""
+    try:
+        yield
+    except OSError as error:
+        warnings.warn(f"{error.filename} could not be written: {error.strerror}. {remedy}", stacklevel=5)
 
 
 def identity(run: Run, cells: Cells) -> dict[str, Any]:
