@@ -26,6 +26,7 @@ from sklearn.metrics import adjusted_rand_score
 
 import pyroscvi as ps
 from pyroscvi.comparison.usage import usage
+from pyroscvi.evidence.estimator import Importance
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.inference.objectives import Balance, FreeBits
 from pyroscvi.models import GMVAE, SCVI
@@ -93,7 +94,7 @@ def ahead(cells: int, scored: int, seed: int, epochs: int, refits: int = 3) -> d
     fits = ps.sweep(
         ps.grid(SCVI(likelihood=NB()), FullCovariance(), prior=priors), seen, seeds=refits, epochs=epochs, **HURRIED
     )
-    table = ps.compare(fits, unseen, 500, method="importance")
+    table = ps.compare(fits, unseen, 500, estimator=Importance())
     _, second = table.index
     gain = table.loc[second, "difference"] * (1 if second == "five" else -1)
     error = table.loc[second, "standard_error"]

@@ -46,9 +46,9 @@ def scored(
     pair, unseen = amortised(known, steps=200)
     cells, found = unseen.subset(torch.arange(n)), {}
     for estimator in estimators:
-        method, particles = ESTIMATORS[estimator]
+        chosen, particles = ESTIMATORS[estimator]
         start = time.process_time()
-        table = evidence_table(pair, cells, particles, seed, method=method, **room)
+        table = evidence_table(pair, cells, particles, seed, estimator=chosen, **room)
         table["seconds"] = (time.process_time() - start) / n
         table["error"] = table["log_evidence"] - known.exact[:n].numpy()
         found[estimator] = table

@@ -24,6 +24,7 @@ from common import drawn, markdown, write
 from scipy import sparse
 
 import pyroscvi as ps
+from pyroscvi.evidence import Importance
 from pyroscvi.guides import MeanField
 from pyroscvi.inference.run import Run
 from pyroscvi.inference.schedules import Linear
@@ -81,7 +82,7 @@ def points(axis: str, sizes: list[int], compile: bool) -> Iterator[tuple[int, Ca
         fit = ps.fit(SCVI(likelihood=NB()), MeanField(), cells, epochs=2, progress=False)
         few = cells.subset(torch.arange(8))
         for size in sizes:
-            how = {"particles": size, "method": "importance", "compile": compile}
+            how = {"particles": size, "estimator": Importance(), "compile": compile}
             yield size, lambda how=how: spent(lambda: fit.log_evidence(few, **how))
         return
     shared = cells_of(10_000, 2_000) if axis in ("latent", "components") else None

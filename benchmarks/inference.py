@@ -31,7 +31,7 @@ from anndata import AnnData
 from common import Peak, drawn, markdown, read, write
 
 import pyroscvi as ps
-from pyroscvi.evidence import StudentT
+from pyroscvi.evidence import Importance
 from pyroscvi.guides import MeanField
 from pyroscvi.handlers import unknown
 from pyroscvi.inference.elbo import negative_elbo
@@ -40,7 +40,7 @@ from pyroscvi.parts import MLP, NB, Linear, Mixture, OneHot
 
 K, SAMPLES = 10, 1000
 PEER, WITHOUT = ("scvi-tools, cells/s", "pyroscvi, cells/s"), ("with, steps/s", "without, steps/s")
-PLAIN = {"proposal": StudentT()}
+PLAIN = {"estimator": Importance()}
 QUICK = PLAIN | {"compile": True, "dtype": torch.float32}
 
 

@@ -29,6 +29,7 @@ from torch.distributions import Normal
 import pyroscvi as ps
 from pyroscvi.data.datasets import pbmc68k_reduced
 from pyroscvi.evidence import GuideDraws, evidence_table
+from pyroscvi.evidence.estimator import Importance
 
 PAGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "SCVI, NB": (scvi.model.SCVI, {"gene_likelihood": "nb"}),
@@ -72,7 +73,7 @@ def row(name: str, train: AnnData, held: AnnData, asked: argparse.Namespace) -> 
     fit = ps.from_scvi(peer)
     cells = fit.read(held)
     value, error = theirs(peer, held, asked.runs, asked.draws)
-    same = evidence_table(fit, cells, asked.runs * asked.draws, proposal=GuideDraws())
+    same = evidence_table(fit, cells, asked.runs * asked.draws, estimator=Importance(GuideDraws()))
     table = evidence_table(fit, cells, asked.particles, certify=True)
     ours = table["log_evidence"].to_numpy()
     apart, error = ours - value, np.hypot(error, table["monte_carlo_se"].to_numpy())

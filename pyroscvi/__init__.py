@@ -35,7 +35,7 @@ _HOME = {
     "list_guides": "registry",
     "list_models": "registry",
     "load": "fitting.checkpoints",
-    "log_evidence": "evidence.importance",
+    "log_evidence": "evidence.table",
     "predictive_check": "calibration.predictive",
     "sweep": "comparison.sweep",
 }
@@ -78,7 +78,7 @@ if TYPE_CHECKING:
     from pyroscvi.data.fields import Fields
     from pyroscvi.evidence.certificate import certify
     from pyroscvi.evidence.data_evidence import data_evidence
-    from pyroscvi.evidence.importance import log_evidence
+    from pyroscvi.evidence.table import log_evidence
     from pyroscvi.fitting.checkpoints import load
     from pyroscvi.fitting.fit import fit
     from pyroscvi.fitting.result import Fit

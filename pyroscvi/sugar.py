@@ -22,13 +22,21 @@ from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import pyroscvi.parts  # noqa: F401  # so that every part is known
+from pyroscvi.evidence import Adaptive, Annealed, Estimator, Importance, Ladder, Proposal, Refined
 from pyroscvi.names import among, letters, snake
 from pyroscvi.part import Part
 from pyroscvi.parts.conditions import Together
 
-__all__ = ["fill", "known", "parse", "split"]
+__all__ = ["estimator", "fill", "known", "parse", "split"]
 
 P = TypeVar("P", bound=Part)
+ESTIMATORS: dict[str, Estimator] = {
+    "auto": Ladder(),
+    "importance": Importance(),
+    "adaptive": Importance(Adaptive()),
+    "refined": Importance(Refined()),
+    "annealed": Annealed(),
+}
 ALSO = {"normal": "standard_normal"}  # what people say, where the slot has such a part
 
 
@@ -41,6 +49,21 @@ def parse(slot: type[P], text: str) -> P:
     if len(terms) > 1 and not hasattr(slot, "__add__"):
         raise ValueError(f"{text!r}: a {_words(slot)} is one part, not a sum")
     return reduce(add, (_term(slot, term) for term in terms))  # type: ignore[type-var]
+
+
+def estimator(name: str | None = None, proposal: str | None = None) -> Estimator:
+    """The estimator of an evidence from its name, or importance sampling from a named proposal.
+
+    >>> estimator("refined")
+    Importance(proposal=Refined())
+    >>> estimator(proposal="adaptive:rounds=3")
+    Importance(proposal=Adaptive(rounds=3))
+    """
+    if proposal is None:
+        return among(name or "auto", ESTIMATORS, "estimator of an evidence")
+    if name not in (None, "importance"):
+        raise ValueError(f"a proposal is for importance sampling alone: name a proposal or {name!r}, not both")
+    return Importance(parse(Proposal, proposal))
 
 
 def known(slot: type[P]) -> dict[str, type[P]]:

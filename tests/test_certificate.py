@@ -11,9 +11,10 @@ from torch.testing import assert_close
 
 import pyroscvi as ps
 from pyroscvi.evidence.certificate import Certificate, Replayed, certify, simulate
-from pyroscvi.evidence.importance import evidence_table
+from pyroscvi.evidence.estimator import Importance
 from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.reading import doubled
+from pyroscvi.evidence.table import evidence_table
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import PPCA, SCVI, Annotated
 from pyroscvi.parts import NB, RandomDispersion
@@ -21,8 +22,8 @@ from pyroscvi.parts import NB, RandomDispersion
 
 def test_a_missed_mode_is_seen():
     pair, cells = one_mode(16)
-    assert evidence_table(pair, cells, 1000, method="importance")["k_hat"].max() < 0.7
-    missed = certify(pair, cells, 1000, method="importance")
+    assert evidence_table(pair, cells, 1000, estimator=Importance())["k_hat"].max() < 0.7
+    missed = certify(pair, cells, 1000, estimator=Importance())
     assert missed.gap > 1
     assert not missed.holds
     assert missed.words.startswith("uncertified (gap ")
@@ -37,13 +38,13 @@ def test_annealing_sees_the_mode_that_it_cannot_reach():
 
     pair, cells = one_mode(16)
     chains = Annealed(chains=8, temperatures=10, leapfrogs=3, start=StudentT())
-    assert certify(pair, cells, method=chains, simulated=32).gap > 0.5
+    assert certify(pair, cells, estimator=chains, simulated=32).gap > 0.5
 
 
 def test_the_gap_bounds_the_error():
     problem = PROBLEMS["nb-normal-d2"](160)
     pair, unseen = amortised(problem, steps=60)
-    table = evidence_table(pair, unseen, 200, method="importance", certify=True)
+    table = evidence_table(pair, unseen, 200, estimator=Importance(), certify=True)
     gap = table.attrs["certificate"]["gap"]
     error = problem.exact[: len(unseen)].numpy() - table["log_evidence"].to_numpy()
     assert gap > 0

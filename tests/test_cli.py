@@ -14,6 +14,7 @@ from pyroscvi import registry
 from pyroscvi.cli import main
 from pyroscvi.data.datasets import simulated
 from pyroscvi.evidence import Refined
+from pyroscvi.evidence.estimator import Importance
 from pyroscvi.inference.run import Run
 from pyroscvi.report import plots
 
@@ -219,7 +220,7 @@ def test_compare_takes_cells_that_no_run_has_seen(nb, poisson, data, tmp_path, c
     np.testing.assert_allclose(found["evidence"], again["evidence"])
 
     run("compare", nb, poisson, *arguments[:4], "--proposal", "refined", "--out", table, "--force")
-    refined = ps.compare(fits, unseen, particles=20, proposal=Refined())
+    refined = ps.compare(fits, unseen, particles=20, estimator=Importance(Refined()))
     np.testing.assert_allclose(pd.read_csv(table)["evidence"], refined["evidence"])
     assert (refined["evidence"] != again["evidence"]).any()
 

@@ -16,8 +16,9 @@ from pyroscvi.comparison.compare import compare
 from pyroscvi.comparison.question import fingerprint
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.as_counts import as_counts
-from pyroscvi.evidence.importance import log_evidence
+from pyroscvi.evidence.estimator import Importance
 from pyroscvi.evidence.proposals import GuideDraws
+from pyroscvi.evidence.table import log_evidence
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import LDVAE, PPCA, SCVI, Annotated
 from pyroscvi.parts import NB, LatentSize, Log1pNormal, ReadCell, SizeFactor
@@ -162,7 +163,7 @@ def test_masses_add_up_to_one():
     cells = Cells(torch.arange(500.0)[:, None], size_factor=torch.full((500,), 5.0))
     model, guide = untrained(SCVI(latent=1, likelihood=Log1pNormal(), size=SizeFactor()), GUIDE, cells)
     with as_counts():
-        mass = np.exp(log_evidence((model, Prior(guide.sites)), cells, 3, proposal=GuideDraws()))
+        mass = np.exp(log_evidence((model, Prior(guide.sites)), cells, 3, estimator=Importance(GuideDraws())))
     beyond = dist.Normal(log(6.0), 1.0).cdf(torch.tensor(log(500.5)))
     assert mass.sum() == pytest.approx(beyond.item(), abs=1e-6)
 

@@ -14,7 +14,8 @@ from test_compare_words import printed
 import pyroscvi as ps
 from pyroscvi.comparison.compare import compare
 from pyroscvi.data.cells import Cells
-from pyroscvi.evidence.importance import log_evidence
+from pyroscvi.evidence.estimator import Importance
+from pyroscvi.evidence.table import log_evidence
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import SCVI
 from pyroscvi.parts import NB, Linear, Poisson, ReadCell, SizeFactor
@@ -74,7 +75,7 @@ def test_the_generator_is_found_again(fits, overdispersed):
 
 def test_differences_are_paired(fits, overdispersed):
     two = {name: fits[name] for name in ("poisson", "nb")}
-    table = compare(two, overdispersed[1], 50, method="importance")
+    table = compare(two, overdispersed[1], 50, estimator=Importance())
     cells = table.attrs["log_evidence"]
     difference = np.subtract(cells["poisson"], cells["nb"])
     assert table.loc["poisson", "difference"] == pytest.approx(difference.mean())
@@ -86,7 +87,7 @@ def test_differences_are_paired(fits, overdispersed):
 
 def test_errors_over_clusters(fits, overdispersed):
     two, held_out = {name: fits[name] for name in ("poisson", "nb")}, overdispersed[1]
-    table = compare(two, held_out, 50, method="importance", by="batch")
+    table = compare(two, held_out, 50, estimator=Importance(), by="batch")
     difference = np.subtract(table.attrs["log_evidence"]["poisson"], table.attrs["log_evidence"]["nb"])
     sums = [(difference - difference.mean())[held_out.batch == level].sum() for level in range(8)]
     by_hand = np.sqrt(8 / 7 * np.sum(np.square(sums))) / len(difference)
@@ -94,16 +95,16 @@ def test_errors_over_clusters(fits, overdispersed):
     # Cells that are copies of each other are worth one: an error over cells would not notice.
     copies = torch.arange(len(held_out)).repeat_interleave(4)
     told = replace(held_out.subset(copies), categories={"batch": held_out.batch[copies], "copy": copies})
-    model_by_copy = compare(two, told, 50, method="importance", by="copy").loc["poisson", "standard_error"]
-    plain = compare(two, held_out, 50, method="importance").loc["poisson", "standard_error"]
+    model_by_copy = compare(two, told, 50, estimator=Importance(), by="copy").loc["poisson", "standard_error"]
+    plain = compare(two, held_out, 50, estimator=Importance()).loc["poisson", "standard_error"]
     assert model_by_copy == pytest.approx(plain, rel=0.1)
-    assert compare(two, told, 50, method="importance").loc["poisson", "standard_error"] < 0.6 * plain
+    assert compare(two, told, 50, estimator=Importance()).loc["poisson", "standard_error"] < 0.6 * plain
 
 
 def test_the_evidence_is_a_mean_over_seeds(fits, overdispersed):
     held_out, n = overdispersed[1], len(overdispersed[1])
     two = {name: fits[name] for name in ("nb", "poisson")}
-    how = {"particles": 50, "method": "importance"}
+    how = {"particles": 50, "estimator": Importance()}
     table = compare(two, held_out, **how, refits={"nb": [fits["nb again"]]})
     by_seed = np.stack([log_evidence(fits[name], held_out, **how) for name in ("nb", "nb again")])
     poisson = log_evidence(fits["poisson"], held_out, **how)
@@ -154,12 +155,12 @@ def test_more_seeds_make_the_error_smaller():
 def test_what_else_a_mean_over_seeds_is_made_of(fits, overdispersed):
     from pyroscvi.comparison.stacking import stacking_weights
     from pyroscvi.comparison.usage import usage
-    from pyroscvi.evidence.importance import evidence_table
+    from pyroscvi.evidence.table import evidence_table
 
     held_out = overdispersed[1]
     two, seeds = {name: fits[name] for name in ("nb", "poisson")}, ("nb", "nb again")
-    table = compare(two, held_out, 30, method="importance", refits={"nb": [fits["nb again"]]})
-    tables = [evidence_table(fits[name], held_out, 30, method="importance", progress=False) for name in seeds]
+    table = compare(two, held_out, 30, estimator=Importance(), refits={"nb": [fits["nb again"]]})
+    tables = [evidence_table(fits[name], held_out, 30, estimator=Importance(), progress=False) for name in seeds]
     noise = np.sqrt(sum(found["monte_carlo_se"] ** 2 for found in tables)) / 2
     np.testing.assert_allclose(table.attrs["monte_carlo_se"]["nb"], noise)
     assert table.loc["nb", "seconds"] == pytest.approx(np.mean([fits[name].record["seconds"] for name in seeds]))
@@ -168,7 +169,7 @@ def test_what_else_a_mean_over_seeds_is_made_of(fits, overdispersed):
     # Weights are those of a mixture, and a mean of logarithms is the logarithm of none.
     log_p = [found["log_evidence"].to_numpy() for found in tables]
     two = {"both": fits["nb"], "one": fits["nb again"]}
-    weights = compare(two, held_out, 30, method="importance", refits={"both": [fits["nb again"]]})["weight"]
+    weights = compare(two, held_out, 30, estimator=Importance(), refits={"both": [fits["nb again"]]})["weight"]
     by_hand = stacking_weights(np.column_stack([np.logaddexp(*log_p) - log(2), log_p[1]]))
     np.testing.assert_allclose(weights[["both", "one"]], by_hand, atol=1e-6)
     assert not np.allclose(by_hand, stacking_weights(np.column_stack([np.mean(log_p, 0), log_p[1]])), atol=0.05)
@@ -191,7 +192,7 @@ def test_the_weakest_certificate_is_told():
 
 
 def test_every_seed_is_certified(fits, overdispersed):
-    few, how = overdispersed[1].subset(torch.arange(10)), {"particles": 20, "method": "importance"}
+    few, how = overdispersed[1].subset(torch.arange(10)), {"particles": 20, "estimator": Importance()}
     certificates = [ps.certify(fits[name], few, **how).words for name in ("nb", "nb again")]
     assert certificates[0] != certificates[1]
     for first, other in (("nb", "nb again"), ("nb again", "nb")):
@@ -268,12 +269,12 @@ def test_what_is_said_of_a_difference():
 
 def test_both_paired_errors_are_told(fits, overdispersed):
     two, held_out = {name: fits[name] for name in ("poisson", "nb")}, overdispersed[1]
-    table = compare(two, held_out, 50, method="importance", by="batch")
+    table = compare(two, held_out, 50, estimator=Importance(), by="batch")
     difference = np.subtract(table.attrs["log_evidence"]["poisson"], table.attrs["log_evidence"]["nb"])
     assert table.loc["poisson", "over_cells"] == pytest.approx(difference.std(ddof=1) / len(difference) ** 0.5)
     assert table.loc["poisson", "over_clusters"] == table.loc["poisson", "standard_error"]
     assert "Errors are over 8 clusters (batch)" in " ".join(printed(table).split())
-    plain = compare(two, held_out, 50, method="importance")
+    plain = compare(two, held_out, 50, estimator=Importance())
     assert plain["over_clusters"].isna().all()
     assert plain.loc["poisson", "standard_error"] == plain.loc["poisson", "over_cells"]
 
@@ -281,7 +282,7 @@ def test_both_paired_errors_are_told(fits, overdispersed):
 def test_weights_are_those_of_stacking(fits, overdispersed):
     from pyroscvi.comparison.stacking import stacking_weights
 
-    table = compare(fits, overdispersed[1], 50, method="importance")
+    table = compare(fits, overdispersed[1], 50, estimator=Importance())
     log_p = np.column_stack([table.attrs["log_evidence"][name] for name in table.index])
     np.testing.assert_allclose(table["weight"], stacking_weights(log_p))
     assert table["weight"].sum() == pytest.approx(1)
@@ -332,8 +333,8 @@ def test_settings_are_handed_on(pair, named, monkeypatch):
 
     evidence_table = module.evidence_table
     monkeypatch.setattr(module, "evidence_table", table)
-    compare({"a": pair}, named, 5, memory="10MB", batch_size=7, dtype=torch.float32, method="importance")
-    expected = {"memory": "10MB", "batch_size": 7, "dtype": torch.float32, "method": "importance", "compile": False}
+    compare({"a": pair}, named, 5, memory="10MB", batch_size=7, dtype=torch.float32, estimator=Importance())
+    expected = {"memory": "10MB", "batch_size": 7, "dtype": torch.float32, "estimator": Importance(), "compile": False}
     assert expected.items() <= seen[0].items()
 
 

@@ -9,6 +9,7 @@ from fits import untrained
 from rich.console import Console
 
 from pyroscvi.comparison.compare import compare, show
+from pyroscvi.evidence.estimator import Importance
 from pyroscvi.guides import FullCovariance
 from pyroscvi.models import LDVAE, SCVI
 from pyroscvi.parts import NB, ReadCell
@@ -51,17 +52,19 @@ def test_a_heavy_tail_is_spoken_of(pair, cells):
     model, guide = copy.deepcopy(pair)
     with torch.no_grad():
         guide.heads["z"].out.bias[2:4] = -4.0  # far too narrow
-    table = compare({"good": pair, "narrow": (model, guide)}, cells, 200, method="importance")
+    table = compare({"good": pair, "narrow": (model, guide)}, cells, 200, estimator=Importance())
     assert table.loc["narrow", "heavy_tailed"] > 0.5
     assert "of the cells of 'narrow'" in " ".join(printed(table).split())
     good, narrow = table.loc["good", "heavy_tailed"], table.loc["narrow", "heavy_tailed"]
-    of_both = compare({"a": pair}, cells, 200, method="importance", refits={"a": [(model, guide)]})
+    of_both = compare({"a": pair}, cells, 200, estimator=Importance(), refits={"a": [(model, guide)]})
     assert of_both.loc["a", "heavy_tailed"] == pytest.approx((good + narrow) / 2)
 
 
 def test_means_over_few_seeds_are_spoken_of(pair, cells):
     def said(**refits):
-        return " ".join(printed(compare({"a": pair, "b": pair}, cells, 5, method="importance", refits=refits)).split())
+        return " ".join(
+            printed(compare({"a": pair, "b": pair}, cells, 5, estimator=Importance(), refits=refits)).split()
+        )
 
     few = "An error over so few is itself not well known"
     assert f"Evidences are means over 2 seeds. {few}" in said(a=[pair], b=[pair])

@@ -16,11 +16,13 @@ from torch import nn
 from torch.testing import assert_close
 
 from pyroscvi.data.cells import Cells
-from pyroscvi.evidence.importance import estimate, evidence_table, log_evidence, log_weights
+from pyroscvi.evidence.estimator import Importance
+from pyroscvi.evidence.importance import estimate, log_weights
 from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.proposals import GuideDraws, StudentT
 from pyroscvi.evidence.reading import doubled, reading
 from pyroscvi.evidence.refined import Refined
+from pyroscvi.evidence.table import evidence_table, log_evidence
 from pyroscvi.guides import FullCovariance, LowRank, MeanField, SpatialGNN
 from pyroscvi.models import CVAE, GMVAE, LDVAE, PPCA, SCVI, Annotated, PoissonLognormal
 from pyroscvi.parts import (
@@ -77,7 +79,7 @@ class Posterior(nn.Module):
 def test_ppca_is_exact_where_the_guide_is_the_posterior(cells):
     model = PPCA(latent=3).sized(cells.dims)
     guide = Posterior(model, cells)
-    table = evidence_table((model, guide), cells, particles=100, proposal=GuideDraws())
+    table = evidence_table((model, guide), cells, particles=100, estimator=Importance(GuideDraws()))
     wide, _, x = doubled(model, guide, cells)
     exact = wide.log_evidence(x.x).detach().numpy()
     np.testing.assert_allclose(table["log_evidence"], exact, atol=1e-6)
@@ -101,7 +103,7 @@ def test_a_closed_form_is_used_where_it_holds(cells):
 
 def test_ppca_with_a_trained_guide(cells):
     pair = trained(PPCA(latent=2), FullCovariance(), cells)
-    found = log_evidence(pair, cells, proposal=StudentT())
+    found = log_evidence(pair, cells, estimator=Importance(StudentT()))
     exact = log_evidence(pair, cells)
     assert abs(np.mean(found - exact)) < 0.005
     assert np.abs(found - exact).max() < 0.05
@@ -113,7 +115,7 @@ def test_two_latents_by_quadrature(small, prior):
     pair = trained(model, FullCovariance(), small, steps=250)
     exact = quadrature(pair, small)
     for proposal in (GuideDraws(), StudentT()):
-        error = log_evidence(pair, small, particles=2000, proposal=proposal) - exact
+        error = log_evidence(pair, small, particles=2000, estimator=Importance(proposal)) - exact
         assert abs(error.mean()) < 0.02
         assert np.abs(error).mean() < 0.05
 
@@ -153,7 +155,7 @@ def test_gamma_poisson_in_closed_form():
     lam = dist.Gamma(1.5, 0.7).sample((32, 1))
     cells = Cells(torch.poisson(lam * torch.linspace(0.1, 1.1, 20)))
     pair = trained(GammaPoisson(), FullCovariance(), cells)
-    error = log_evidence(pair, cells, proposal=StudentT()) - pair[0].log_evidence_by_hand(cells.x).numpy()
+    error = log_evidence(pair, cells, estimator=Importance(StudentT())) - pair[0].log_evidence_by_hand(cells.x).numpy()
     assert abs(error.mean()) < 0.005
     assert np.abs(error).max() < 0.05
 
@@ -175,7 +177,7 @@ def test_poisson_lognormal_in_one_dimension():
         optimiser.zero_grad()
         loss.differentiable_loss(model, guide, cells).div(32).backward()
         optimiser.step()
-    error = log_evidence((model, guide.eval()), cells, proposal=StudentT()) - quadrature(
+    error = log_evidence((model, guide.eval()), cells, estimator=Importance(StudentT())) - quadrature(
         (model, guide), cells, d=1, points=1001
     )
     assert len(frozen) == 2
@@ -204,7 +206,7 @@ def test_a_model_of_discrete_latents_alone_is_exact(cells):
     by_kind = dist.Poisson(pair[0].rates[:, None]).log_prob(cells.x).sum(-1)
     exact = (by_kind + torch.tensor([0.7, 0.3]).log()[:, None]).logsumexp(0)
     for proposal in (None, Refined()):
-        table = evidence_table(pair, cells, proposal=proposal)
+        table = evidence_table(pair, cells, estimator=Importance(proposal))
         np.testing.assert_allclose(table["log_evidence"], exact.detach(), rtol=1e-5)
         assert set(table["method"]) == {"exact"}
 
@@ -228,12 +230,14 @@ def test_neither_minibatch_nor_chunk_shows(cells, model, guide):
     pair = untrained(model, guide, cells)
     pair[0].train()  # as somebody may have left it
     pair[1].train()
-    whole = log_evidence(pair, cells, 25, proposal=StudentT(), batch_size=60, chunk=25)
+    whole = log_evidence(pair, cells, 25, estimator=Importance(StudentT()), batch_size=60, chunk=25)
     np.testing.assert_allclose(
-        log_evidence(pair, cells, 25, proposal=StudentT(), batch_size=7, chunk=4), whole, atol=1e-9
+        log_evidence(pair, cells, 25, estimator=Importance(StudentT()), batch_size=7, chunk=4), whole, atol=1e-9
     )
     some = torch.tensor([40, 3, 17])
-    np.testing.assert_allclose(log_evidence(pair, cells.take(some), 25, proposal=StudentT()), whole[some], atol=1e-9)
+    np.testing.assert_allclose(
+        log_evidence(pair, cells.take(some), 25, estimator=Importance(StudentT())), whole[some], atol=1e-9
+    )
     assert pair[0].training
     assert next(pair[0].parameters()).dtype is torch.float32
 
@@ -272,7 +276,7 @@ def test_poisson_is_a_negative_binomial_without_dispersion(cells):
     model, guide = untrained(SCVI(latent=2, likelihood=NB(dispersion=PerGene(start=log(1e6)))), MeanField(), cells)
     poisson = SCVI(latent=2, likelihood=Poisson()).sized(cells.dims)
     poisson.decoder = copy.deepcopy(model.decoder)
-    with_theta, without = (log_evidence((page, guide), cells, 100, method="importance") for page in (model, poisson))
+    with_theta, without = (log_evidence((page, guide), cells, 100, estimator=Importance()) for page in (model, poisson))
     difference = with_theta - without
     assert np.abs(difference).max() < 0.01
 
@@ -305,7 +309,7 @@ def test_parameters_that_are_no_numbers_are_refused(cells):
     with pytest.raises(ValueError, match="not a number for cell 1"):
         log_evidence((model, guide), cells, 5)
     with pytest.raises(ValueError, match="not finite where the guide points"):
-        log_evidence((model, guide), cells, 5, proposal=Refined())
+        log_evidence((model, guide), cells, 5, estimator=Importance(Refined()))
 
 
 def test_what_is_not_cells_is_refused(cells):

@@ -10,11 +10,12 @@ import torch
 import pyroscvi as ps
 from pyroscvi.distributions import native
 from pyroscvi.evidence.compiled import compiled
-from pyroscvi.evidence.importance import evidence_table, log_evidence
+from pyroscvi.evidence.estimator import Importance
 from pyroscvi.evidence.memory import CELLS, Room, in_bytes
 from pyroscvi.evidence.proposals import StudentT
 from pyroscvi.evidence.reading import reading
 from pyroscvi.evidence.refined import Refined
+from pyroscvi.evidence.table import evidence_table, log_evidence
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import GMVAE, LDVAE, PPCA, SCVI, PoissonLognormal
 from pyroscvi.parts import NB, ZINB, Mixture, StandardNormal
@@ -86,8 +87,8 @@ def test_memory_does_not_enter_the_evidence(page, cells):
     assert len(sizes["1GB"].joint.cells) > len(sizes["400kB"].joint.cells)
     assert sizes["1GB"].chunk > 50 > sizes["400kB"].chunk
     np.testing.assert_allclose(
-        log_evidence(fit, cells, 50, proposal=StudentT(), memory="400kB"),
-        log_evidence(fit, cells, 50, proposal=StudentT(), memory="1GB"),
+        log_evidence(fit, cells, 50, estimator=Importance(StudentT()), memory="400kB"),
+        log_evidence(fit, cells, 50, estimator=Importance(StudentT()), memory="1GB"),
         atol=1e-9,
         rtol=0,
     )
@@ -100,7 +101,8 @@ def test_memory_does_not_enter_the_evidence(page, cells):
 def test_a_model_in_single_precision(page, cells):
     fit = pair(page, cells, FullCovariance())
     double, single = (
-        evidence_table(fit, cells, 100, proposal=StudentT(), dtype=dtype) for dtype in (torch.float64, torch.float32)
+        evidence_table(fit, cells, 100, estimator=Importance(StudentT()), dtype=dtype)
+        for dtype in (torch.float64, torch.float32)
     )
     assert single["log_evidence"].dtype == np.float64
     assert (single["log_evidence"] != double["log_evidence"]).any()
@@ -113,7 +115,9 @@ def test_a_model_in_single_precision(page, cells):
 def test_modes_are_found_in_single_precision(cells):
     fit = pair(SCVI(latent=2, likelihood=NB()), cells)
     few = cells.subset(torch.arange(10))
-    found = [log_evidence(fit, few, 500, proposal=Refined(), dtype=d) for d in (torch.float64, torch.float32)]
+    found = [
+        log_evidence(fit, few, 500, estimator=Importance(Refined()), dtype=d) for d in (torch.float64, torch.float32)
+    ]
     np.testing.assert_allclose(*found, atol=0.02, rtol=0)
 
 
@@ -143,15 +147,15 @@ def calls(monkeypatch):
 @pytest.mark.parametrize("page", PAGES, ids=repr)
 def test_compiled_evidence_is_the_same(page, dtype, cells, calls):
     fit = pair(page, cells)
-    plain = log_evidence(fit, cells, 30, proposal=StudentT(), dtype=dtype)
+    plain = log_evidence(fit, cells, 30, estimator=Importance(StudentT()), dtype=dtype)
     assert not calls
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        quick = log_evidence(fit, cells, 30, proposal=StudentT(), dtype=dtype, compile=True)
+        quick = log_evidence(fit, cells, 30, estimator=Importance(StudentT()), dtype=dtype, compile=True)
     assert len(calls) > 1  # the first is a comparison
     np.testing.assert_allclose(quick, plain, atol=1e-9 if dtype == torch.float64 else 1e-3, rtol=0)
     calls.clear()
-    log_evidence(fit, cells, 30, proposal=StudentT())
+    log_evidence(fit, cells, 30, estimator=Importance(StudentT()))
     assert not calls  # nobody else is affected
 
 
@@ -168,10 +172,10 @@ def failing(dtype):
 )
 def test_a_kernel_that_fails_is_done_without(broken, says, cells, monkeypatch):
     fit = pair(SCVI(likelihood=NB()), cells)
-    plain = log_evidence(fit, cells, 20, proposal=StudentT())
+    plain = log_evidence(fit, cells, 20, estimator=Importance(StudentT()))
     monkeypatch.setattr(native, *broken)
     with pytest.warns(UserWarning, match=says) as told:
-        quick = log_evidence(fit, cells, 20, proposal=StudentT(), compile=True)
+        quick = log_evidence(fit, cells, 20, estimator=Importance(StudentT()), compile=True)
     assert len(told) == 1
     assert "\n" not in str(told[0].message)
     np.testing.assert_array_equal(quick, plain)
@@ -188,5 +192,9 @@ def test_the_kernel_is_put_away_when_something_fails(cells, calls):
 
 def test_a_fit_hands_all_of_it_on(cells):
     fit = ps.fit(SCVI(likelihood=NB()), MeanField(), cells, epochs=1, progress=False)
-    found = fit.log_evidence(cells, particles=20, proposal=StudentT(), memory="10MB", compile=True, dtype=torch.float32)
-    np.testing.assert_allclose(found, fit.log_evidence(cells, particles=20, proposal=StudentT()), atol=1e-3, rtol=0)
+    found = fit.log_evidence(
+        cells, particles=20, estimator=Importance(StudentT()), memory="10MB", compile=True, dtype=torch.float32
+    )
+    np.testing.assert_allclose(
+        found, fit.log_evidence(cells, particles=20, estimator=Importance(StudentT())), atol=1e-3, rtol=0
+    )

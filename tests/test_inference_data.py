@@ -14,6 +14,7 @@ from torch.testing import assert_close
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.distributions import NegativeBinomial
+from pyroscvi.evidence.estimator import Importance
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import LDVAE, SCVI, Annotated
 from pyroscvi.parts import NB, Linear, Log1pNormal, NormalLoadings, RandomDispersion
@@ -171,7 +172,7 @@ def located():
 def left_out(located):
     model, guide, cells = located
     with pyro.validation_enabled(False):
-        return to_arviz((model, guide), cells, 400, log_likelihood="marginal", method="importance")
+        return to_arviz((model, guide), cells, 400, log_likelihood="marginal", estimator=Importance())
 
 
 def test_marginal_likelihoods_at_draws_of_what_is_shared(located, left_out):

@@ -18,7 +18,7 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from pyroscvi.data.cells import Cells
-from pyroscvi.evidence.importance import evidence_table
+from pyroscvi.evidence.table import evidence_table
 from pyroscvi.fitting.checkpoints import load
 from pyroscvi.interop import from_scvi
 

@@ -10,9 +10,10 @@ from pyro import poutine
 from torch.testing import assert_close
 
 from pyroscvi.distributions import NegativeBinomial
-from pyroscvi.evidence.importance import log_evidence
+from pyroscvi.evidence.estimator import Importance
 from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.reading import doubled
+from pyroscvi.evidence.table import log_evidence
 from pyroscvi.guides import MeanField
 from pyroscvi.handlers import intervene, unknown
 from pyroscvi.models import CVAE, LDVAE, SCVI, Annotated
@@ -104,11 +105,11 @@ def test_a_condition_made_unknown_is_its_levels_weighed(cells):
     pair = untrained(CVAE(latent=2, condition=OneHot("drug"), likelihood=NB()), MeanField(), cells)
     weights = torch.tensor([0.1, 0.2, 0.3, 0.4])
     with unknown("drug", weights.log()):
-        mixed = log_evidence(pair, cells, 50, method="importance")
+        mixed = log_evidence(pair, cells, 50, estimator=Importance())
     given = []
     for level in range(4):
         with intervene(drug=level):
-            given.append(log_evidence(pair, cells, 50, method="importance"))
+            given.append(log_evidence(pair, cells, 50, estimator=Importance()))
     by_hand = np.logaddexp.reduce(weights.log().numpy()[:, None] + np.stack(given))
     np.testing.assert_allclose(mixed, by_hand, atol=1e-6)
 

@@ -10,11 +10,13 @@ from fits import one_mode, untrained
 from quadrature import quadrature
 from torch.testing import assert_close
 
-from pyroscvi.evidence.importance import estimate, evidence_table, log_evidence, log_weights
+from pyroscvi.evidence.estimator import Importance
+from pyroscvi.evidence.importance import estimate, log_weights
 from pyroscvi.evidence.pareto import k_hat
 from pyroscvi.evidence.proposals import Elliptical, Mixed, StudentT
 from pyroscvi.evidence.refined import Refined
 from pyroscvi.evidence.streams import Streams
+from pyroscvi.evidence.table import evidence_table, log_evidence
 from pyroscvi.guides import MeanField
 from pyroscvi.models import SCVI
 from pyroscvi.parts import (
@@ -65,8 +67,8 @@ def test_a_proposal_of_each_cells_own_does_without_a_good_guide(small, prior):
     model = SCVI(latent=2, prior=prior, decoder=Linear(), likelihood=NB(), size=SizeFactor())
     pair = untrained(model, MeanField(), small)
     exact = quadrature(pair, small, points=201)
-    table = evidence_table(pair, small, 5000, proposal=Refined())
-    pieces = log_evidence(pair, small, 5000, proposal=Refined(), batch_size=7, chunk=333)
+    table = evidence_table(pair, small, 5000, estimator=Importance(Refined()))
+    pieces = log_evidence(pair, small, 5000, estimator=Importance(Refined()), batch_size=7, chunk=333)
     np.testing.assert_allclose(pieces, table["log_evidence"], atol=1e-9, rtol=0)
     error = (table["log_evidence"] - exact).abs()
     assert (error < 4 * table["monte_carlo_se"]).all()
@@ -78,10 +80,10 @@ def test_a_mode_that_the_guide_has_missed_is_found():
     """Two kinds of cell that counts do not tell apart: a guide of one mode misses the other, and k-hat says nothing."""
     (model, guide), cells = one_mode(8)
     exact = quadrature((model, guide), cells, points=201)
-    missed = evidence_table((model, guide), cells, 1000, method="importance")
+    missed = evidence_table((model, guide), cells, 1000, estimator=Importance())
     assert_close(missed["log_evidence"].to_numpy(), exact - log(2.0), atol=0.1, rtol=0)
     assert missed["k_hat"].max() < 0.7
-    found = log_evidence((model, guide), cells, 5000, proposal=Refined())
+    found = log_evidence((model, guide), cells, 5000, estimator=Importance(Refined()))
     np.testing.assert_allclose(found, exact, atol=0.05)
 
 

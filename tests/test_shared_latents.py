@@ -10,10 +10,11 @@ from reference.shared import SHARED, Loading, SharedMean, SharedTheta, generated
 
 import pyroscvi as ps
 from pyroscvi.data.cells import Cells
-from pyroscvi.evidence import whole
 from pyroscvi.evidence.data_evidence import Search, data_evidence
 from pyroscvi.evidence.peaks import divided
+from pyroscvi.evidence.proposals import together
 from pyroscvi.evidence.shared_latents import Noise, Shared
+from pyroscvi.evidence.speaking import Speaking
 from pyroscvi.evidence.streams import Streams
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import LDVAE, SCVI
@@ -70,7 +71,7 @@ def test_the_estimate_given_what_is_shared_is_unbiased():
     page, cells = generated(SharedMean(genes=3, latent=1), 5, 0)
     m = torch.full((600, 3), 0.4, dtype=torch.float64)
     model, guide = read(page, cells)
-    own = whole.together(whole.Speaking(guide, local=True), cells)
+    own = together(Speaking(guide, local=True), cells)
     density = Shared(model, guide.sites, cells, own, draws=4)
     exact = dist.MultivariateNormal(m[0], page.W @ page.W.T + page.sigma**2 * torch.eye(3)).log_prob(cells.x.log1p())
     with torch.no_grad():
@@ -94,7 +95,7 @@ def test_pieces_do_not_enter_the_result():
     problem = SHARED["nb-mixture"](2)
     cells = problem.cells.subset(torch.arange(4))
     model, guide = read(problem.model, cells)
-    own = whole.together(whole.Speaking(guide, local=True), cells)
+    own = together(Speaking(guide, local=True), cells)
     u = 0.5 + 0.1 * torch.arange(7.0).double()[:, None]
     one, two = (Shared(model, guide.sites, cells, own, draws=8, rows=rows) for rows in (8, 24))
     assert (one.chunk, two.chunk) == (1, 3)

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from pyroscvi import parts
+from pyroscvi.evidence import Adaptive, Importance, Refined
 from pyroscvi.names import snake
 from pyroscvi.parts import (
     MLP,
@@ -36,7 +37,7 @@ from pyroscvi.parts import (
     StandardNormal,
     VampPrior,
 )
-from pyroscvi.sugar import known, parse
+from pyroscvi.sugar import estimator, known, parse
 
 SAME = [
     (Prior, "mixture:12", Mixture(components=12)),
@@ -101,3 +102,14 @@ def test_every_public_part_has_a_name_in_its_slot(slot):
 def test_an_error_says_what_is_known(slot, text, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         parse(slot, text)
+
+
+def test_estimators_of_an_evidence_have_names():
+    assert repr(estimator()) == repr(estimator("auto")) == "Ladder()"
+    assert repr(estimator("refined")) == repr(Importance(Refined()))
+    assert repr(estimator("annealed")) == "Annealed()"
+    assert repr(estimator("importance", "adaptive:rounds=3")) == repr(Importance(Adaptive(rounds=3)))
+    with pytest.raises(ValueError, match=r"'laplace'.*auto, importance, adaptive, refined, annealed"):
+        estimator("laplace")
+    with pytest.raises(ValueError, match="importance sampling alone"):
+        estimator("annealed", "refined")

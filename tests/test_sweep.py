@@ -13,6 +13,7 @@ from pyroscvi.comparison.compare import compare
 from pyroscvi.comparison.sweep import grid, sweep
 from pyroscvi.evidence import sweep as module
 from pyroscvi.evidence.as_counts import as_counts
+from pyroscvi.evidence.estimator import Importance
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import LDVAE, PPCA, SCVI
 from pyroscvi.parts import MLP, NB, ZINB, LatentSize, Mixture, PerBatch, Poisson, ReadCell, StandardNormal, VampPrior
@@ -203,12 +204,12 @@ def test_evidences_are_kept_with_their_fits(plain, tmp_path, monkeypatch):
     assert again.attrs["log_evidence"] == first.attrs["log_evidence"]
 
     changed = replace(held_out, counts=held_out.x.clone().index_fill_(0, torch.tensor([3]), 1.0))
-    for other in ({"particles": 21}, {"seed": 1}, {"method": "importance"}, {"certify": True}, {"cells": changed}):
+    for other in ({"particles": 21}, {"seed": 1}, {"estimator": Importance()}, {"certify": True}, {"cells": changed}):
         compared(**other)
         assert len(made) == 4, other
     file = next(tmp_path.rglob("evidence/*.json"))
     file.write_text(file.read_text()[:-40])
-    compared(), compared(particles=21), compared(seed=1), compared(method="importance"), compared(cells=changed)
+    compared(), compared(particles=21), compared(seed=1), compared(estimator=Importance()), compared(cells=changed)
     with as_counts():
         compared()
         assert len(made) == 4  # a handler makes another model of a fit

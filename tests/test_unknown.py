@@ -10,7 +10,8 @@ import torch
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
 
-from pyroscvi.evidence.importance import log_evidence
+from pyroscvi.evidence.estimator import Importance
+from pyroscvi.evidence.table import log_evidence
 from pyroscvi.guides import MeanField
 from pyroscvi.handlers import intervene, unknown
 from pyroscvi.inference.elbo import negative_elbo
@@ -97,11 +98,11 @@ def test_its_levels_are_summed_in_the_bound(cells, loss):
 def test_evidence_is_that_of_the_levels_weighed(cells, page):
     pair = untrained(page, MeanField(), cells)
     with unknown("batch", WEIGHTS.log()):
-        mixed = log_evidence(pair, cells, 50, method="importance")
+        mixed = log_evidence(pair, cells, 50, estimator=Importance())
     given = []
     for level in range(2):
         with intervene(batch=level):
-            given.append(log_evidence(pair, cells, 50, method="importance"))
+            given.append(log_evidence(pair, cells, 50, estimator=Importance()))
     by_hand = np.logaddexp.reduce(WEIGHTS.log().numpy()[:, None] + np.stack(given))
     np.testing.assert_allclose(mixed, by_hand, atol=1e-6)
     assert np.abs(given[0] - given[1]).min() > 1e-3  # that there was something to weigh

@@ -14,7 +14,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyroscvi.data.cells import Cells
-from pyroscvi.evidence.importance import drawn, sampled
+from pyroscvi.evidence.importance import drawn, estimate, log_weights
 from pyroscvi.evidence.proposals import Proposal
 from pyroscvi.evidence.reading import as_cells, reading
 from pyroscvi.handlers import intervene
@@ -87,7 +87,10 @@ def _of_field(fit: Any, cells: Cells, field: str, particles: int, seed: int, pro
     columns = []
     for level in range(len(cells.levels[field])):
         with intervene(**{field: level}):
-            found = [sampled(read, particles).log_evidence for read in reading(fit, cells, seed, proposal)]
+            found = [
+                estimate(log_weights(read.joint, read.draws, read.streams, particles, read.chunk)).log_evidence
+                for read in reading(fit, cells, seed, proposal)
+            ]
         columns.append(torch.cat(found).cpu())
     return torch.stack(columns, -1)
 

@@ -19,10 +19,9 @@ from pyroscvi.cli.terminal import terminal
 from pyroscvi.comparison.compare import compare, show
 from pyroscvi.comparison.genes import compare_genes, zero_inflation
 from pyroscvi.data.cells import Cells
-from pyroscvi.evidence.proposals import Proposal
 from pyroscvi.fitting.files import write_whole
 from pyroscvi.report import html, plots
-from pyroscvi.sugar import parse
+from pyroscvi.sugar import estimator
 
 __all__ = ["compare_runs", "compare_sweep", "is_sweep"]
 
@@ -144,7 +143,8 @@ def _evidence(told: Mapping[str, Any], proposal: str | None) -> dict[str, Any]:
     """The options of the command line, as ``compare`` takes them."""
     how = dict(told)
     how["dtype"] = torch.float32 if how.pop("single") else torch.float64
-    return {**how, "proposal": None if proposal is None else parse(Proposal, proposal)}
+    how["estimator"] = estimator(how.pop("method"), proposal)
+    return how
 
 
 def _names(runs: list[Path]) -> list[str]:

@@ -25,11 +25,11 @@ from pyroscvi.comparison.question import question, refuse_unequal
 from pyroscvi.comparison.refits import Refitted, recorded, usage_of_all
 from pyroscvi.comparison.stacking import stacking_weights
 from pyroscvi.data.cells import Cells
-from pyroscvi.evidence.importance import evidence_table, note
-from pyroscvi.evidence.ladder import Ladder, named
+from pyroscvi.evidence.estimator import Estimator
+from pyroscvi.evidence.ladder import Ladder
 from pyroscvi.evidence.pareto import HEAVY
-from pyroscvi.evidence.proposals import Proposal
 from pyroscvi.evidence.reading import MEMORY, as_cells, pair
+from pyroscvi.evidence.table import evidence_table, note
 
 __all__ = ["cell_table", "compare", "show"]
 
@@ -45,8 +45,7 @@ def compare(
     *,
     by: str | None = None,
     refits: Mapping[str, Sequence[Any]] | None = None,
-    method: Any = None,
-    proposal: Proposal | None = None,
+    estimator: Estimator = Ladder(),
     certify: bool = False,
     batch_size: int | None = None,
     memory: int | str = MEMORY,
@@ -62,7 +61,7 @@ def compare(
     by         a categorical field ("batch") whose levels are clusters: errors are then over clusters, not cells
     refits     {name: fits of the same declaration with other seeds}, to take means over; those of a sweep are known
     certify    simulate cells from every fit and measure how far off its evidence is: ``pyroscvi.certify``
-    particles, seed, method, proposal, batch_size, memory, compile, dtype, progress   as in ``evidence_table``
+    particles, seed, estimator, batch_size, memory, compile, dtype, progress   as in ``evidence_table``
 
     evidence        mean of log p(x_n) over cells, each counting once, and over seeds, in nats
     difference      to the best, in nats a cell
@@ -108,8 +107,7 @@ def compare(
     how: dict[str, Any] = {
         "particles": particles,
         "seed": seed,
-        "method": method,
-        "proposal": proposal,
+        "estimator": estimator,
         "dtype": dtype,
         "certify": certify,
     }
@@ -150,7 +148,7 @@ def compare(
         "by": by,
         "clusters": None if cluster is None else int(cluster.max()) + 1,
         "particles": particles,
-        "ladder": isinstance(named(method, proposal), Ladder),
+        "ladder": isinstance(estimator, Ladder),
         "cells": Listed(str(cell) for cell in found[best].cells),
         "log_evidence": Named({name: found[name].log_evidence.tolist() for name in order}),
         "monte_carlo_se": Named({name: found[name].monte_carlo_se.tolist() for name in order}),

@@ -1,4 +1,42 @@
-"""Evidence: how probable cells are under a fitted model, and which of several models makes them more probable."""
+"""Evidence: how probable cells are under a fitted model.
+
+What is asked for
+
+    table              log p(x_n) of every cell, and its error
+    certificate        how far off these can be, measured on simulated cells
+    data_evidence      log p(x_1 .. x_N) of all cells together, where they share latents
+    held_out_evidence  the evidence by which a fit may stop
+    as_counts          a density of log counts, scored as a probability of counts
+
+Estimators, from quick to careful
+
+    ladder             for every cell the cheapest of those below that can be trusted
+    exact              closed forms, and models whose latents are all discrete
+    estimator          the slot, and importance sampling from a proposal
+    annealed           annealed importance sampling
+
+Proposals: where draws of the latents come from
+
+    proposals          the slot; the guide's Gaussian, and the same with Student-t tails
+    adaptive           moved to where its own weights are large
+    refined            about the modes of p(x, u)
+    peaks              about the modes of latents that cells share
+
+What they are made of
+
+    reading            minibatches that are ready to be integrated
+    joint              log p(x_n, u_n), discrete sites summed out
+    coordinates        continuous latents, unconstrained and concatenated to one vector u
+    shared_latents     log p(x_1 .. x_N, u) of latents that cells share
+    speaking           a guide restricted to the latents of single cells, or to shared ones
+    importance         estimates from log weights
+    pareto             k-hat: how heavy the tail of the weights is
+    resampling         posterior draws, by importance resampling
+    ancestral          cells and latents that a model simulates
+    streams            random numbers of each cell
+    memory             how many cells and draws fit into memory at once
+    compiled           the kernel in C++
+"""
 
 from pyroscvi.evidence.adaptive import Adaptive
 from pyroscvi.evidence.annealed import Annealed
@@ -7,10 +45,10 @@ from pyroscvi.evidence.certificate import Certificate, certify
 from pyroscvi.evidence.data_evidence import DataEvidence, data_evidence
 from pyroscvi.evidence.estimator import Estimator, Importance
 from pyroscvi.evidence.held_out_evidence import HeldOutEvidence
-from pyroscvi.evidence.importance import evidence_table, log_evidence
 from pyroscvi.evidence.ladder import Ladder
 from pyroscvi.evidence.proposals import GuideDraws, Proposal, StudentT
 from pyroscvi.evidence.refined import Refined
+from pyroscvi.evidence.table import evidence_table, log_evidence
 
 __all__ = [
     "Adaptive",

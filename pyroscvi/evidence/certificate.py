@@ -33,9 +33,9 @@ from pyroscvi.data.graph import visited
 from pyroscvi.evidence.ancestral import ancestral
 from pyroscvi.evidence.compiled import compiled
 from pyroscvi.evidence.estimator import Estimator, Target
-from pyroscvi.evidence.importance import known_exactly
-from pyroscvi.evidence.ladder import named, takes_closed_forms
-from pyroscvi.evidence.proposals import GuideDraws, Proposal
+from pyroscvi.evidence.exact import known_exactly
+from pyroscvi.evidence.ladder import Ladder
+from pyroscvi.evidence.proposals import GuideDraws
 from pyroscvi.evidence.reading import MEMORY, as_cells, doubled, pair, reading
 from pyroscvi.pyro_internals import alone
 
@@ -88,8 +88,7 @@ def certify(
     particles: int = 1000,
     seed: int = 0,
     *,
-    method: str | Estimator | None = None,
-    proposal: Proposal | None = None,
+    estimator: Estimator = Ladder(),
     simulated: int = 64,
     memory: int | str = MEMORY,
     batch_size: int | None = None,
@@ -105,13 +104,11 @@ def certify(
 
     Raises ValueError where cells share a latent.
     """
-    estimator = named(method, proposal)
     template = _template(as_cells(fit, cells), simulated)
     where: dict[str, Any] = {"batch_size": batch_size, "memory": memory, "particles": particles, "dtype": dtype}
-    if takes_closed_forms(estimator):
-        first = next(reading(fit, template.subset(torch.arange(1)), seed, GuideDraws()))
-        if known_exactly(first) is not None:
-            return Certificate(0.0, 0.0, 0.0, 0, "exact")
+    first = next(reading(fit, template.subset(torch.arange(1)), seed, GuideDraws()))
+    if known_exactly(first.joint, estimator) is not None:
+        return Certificate(0.0, 0.0, 0.0, 0, "exact")
     drawn, truth = simulate(fit, template, seed)
     model, guide = pair(fit)
     gaps = []

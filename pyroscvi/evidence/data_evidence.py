@@ -35,7 +35,7 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.adaptive import Adaptive
 from pyroscvi.evidence.ancestral import ancestral
 from pyroscvi.evidence.certificate import CERTIFYING, Certificate, Replayed, Rereading
-from pyroscvi.evidence.importance import estimate, evidence_table, log_weights
+from pyroscvi.evidence.importance import estimate, log_weights
 from pyroscvi.evidence.memory import Room, in_bytes
 from pyroscvi.evidence.pareto import HEAVY
 from pyroscvi.evidence.peaks import AtPeaks, divided
@@ -44,6 +44,7 @@ from pyroscvi.evidence.reading import MEMORY, as_cells, doubled, pair
 from pyroscvi.evidence.shared_latents import Shared
 from pyroscvi.evidence.speaking import Speaking, where
 from pyroscvi.evidence.streams import Streams
+from pyroscvi.evidence.table import evidence_table
 from pyroscvi.handlers import as_scored
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.pyro_internals import alone

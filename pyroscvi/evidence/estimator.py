@@ -21,7 +21,7 @@ References
 
 from collections.abc import Callable
 from math import log
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -81,7 +81,12 @@ class Found(NamedTuple):
 
 
 class Estimator(Part):
-    """A slot from a target, and how many draws importance sampling may make of a cell, to its evidence."""
+    """A slot that maps a target, and the number of draws that importance sampling makes of a cell, to its evidence.
+
+    closed_forms  where a page has a closed form, it is used in the place of an estimate
+    """
+
+    closed_forms: ClassVar[bool] = False
 
     def forward(self, target: Target, particles: int = 1000) -> Found:
         raise NotImplementedError

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from pyroscvi.evidence.adaptive import Adaptive
-from pyroscvi.evidence.importance import log_evidence
-from pyroscvi.evidence.proposals import Proposal
+from pyroscvi.evidence.estimator import Estimator, Importance
+from pyroscvi.evidence.table import log_evidence
 from pyroscvi.part import Part
 
 __all__ = ["HeldOutEvidence"]
@@ -32,10 +32,10 @@ class HeldOutEvidence(Part):
 
     cells: int = 64
     particles: int = 200
-    proposal: Proposal = Adaptive(rounds=3, draws=128)
+    estimator: Estimator = Importance(Adaptive(rounds=3, draws=128))
 
     def forward(self, model, guide, cells):
         few = torch.linspace(0, len(cells) - 1, min(self.cells, len(cells))).round().long()
         some = cells.subset(few, hops=guide.encoder.hops)
-        how: dict[str, Any] = {"proposal": self.proposal, "dtype": torch.float32, "progress": False}
+        how: dict[str, Any] = {"estimator": self.estimator, "dtype": torch.float32, "progress": False}
         return float(log_evidence((model, guide), some, self.particles, **how).mean())

@@ -14,6 +14,7 @@ k-hat. What a table says of a cell is said by the rung that it has stayed on.
 """
 
 from collections.abc import Callable
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -25,7 +26,7 @@ from pyroscvi.evidence.pareto import HEAVY
 from pyroscvi.evidence.proposals import Proposal, StudentT, components
 from pyroscvi.evidence.refined import Refined
 
-__all__ = ["METHODS", "Ladder", "named", "takes_closed_forms"]
+__all__ = ["Ladder"]
 
 ADAPT, REFINE, ANNEAL = 1, 2, 3  # purposes of streams
 LIGHT = 0.5  # a k-hat below which weights have a variance
@@ -38,6 +39,8 @@ class Ladder(Estimator):
     tolerance  standard error in nats below which a cell is done; on the first rung half of it
     more       how many times ``particles`` the third rung draws
     """
+
+    closed_forms: ClassVar[bool] = True
 
     tolerance: float = 0.1
     more: int = 10
@@ -96,30 +99,3 @@ def placed(below: Found, index: Tensor, above: Found, where: Tensor | None = Non
     if below.upper is not None and above.upper is not None:
         upper = below.upper.index_copy(0, index, above.upper[keep])
     return Found(Estimate(*values), method, upper)
-
-
-METHODS: dict[str, Estimator] = {
-    "auto": Ladder(),
-    "importance": Importance(),
-    "refined": Importance(Refined()),
-    "adaptive": Importance(Adaptive()),
-    "annealed": Annealed(),
-}
-
-
-def named(method: str | Estimator | None, proposal: Proposal | None) -> Estimator:
-    """The estimator that is meant; ValueError for a name that there is not, or where two are named."""
-    if proposal is not None:
-        if method not in (None, "importance"):
-            raise ValueError("proposal= is for importance sampling: give it, or another method=, and not both")
-        return Importance(proposal)
-    if isinstance(method, Estimator):
-        return method
-    if (method or "auto") not in METHODS:
-        raise ValueError(f"no method {method!r} of estimating an evidence; there are {', '.join(METHODS)}")
-    return METHODS[method or "auto"]
-
-
-def takes_closed_forms(estimator: Estimator) -> bool:
-    """Is the page's own closed form the first rung? An estimator that was asked for by name is to be seen at work."""
-    return isinstance(estimator, Ladder)

@@ -124,8 +124,8 @@ class Fit:
         return probabilities(self, cells, site, **options)
 
     def log_evidence(self, cells: Cells | AnnData, **options: Any) -> np.ndarray:
-        """log p(x_n) of every cell [n], in nats: ``evidence.importance``."""
-        from pyroscvi.evidence.importance import log_evidence
+        """log p(x_n) of every cell [n], in nats: ``evidence.table``."""
+        from pyroscvi.evidence.table import log_evidence
 
         return log_evidence(self, cells, **options)
 

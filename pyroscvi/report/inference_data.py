@@ -23,10 +23,12 @@ from torch import Tensor
 
 from pyroscvi.analysis.corrected import resampled
 from pyroscvi.data.cells import Cells
-from pyroscvi.evidence.importance import log_evidence
+from pyroscvi.evidence.estimator import Estimator
 from pyroscvi.evidence.joint import Joint
+from pyroscvi.evidence.ladder import Ladder
 from pyroscvi.evidence.proposals import GuideDraws
 from pyroscvi.evidence.reading import Read, as_cells, pair, reading
+from pyroscvi.evidence.table import log_evidence
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.pyro_internals import alone
 from pyroscvi.report.arviz_versions import arviz, inference_data
@@ -67,7 +69,7 @@ def to_arviz(
     corrected: bool = False,
     log_likelihood: str | None = None,
     particles: int = 200,
-    method: Any = None,
+    estimator: Estimator = Ladder(),
 ) -> Any:
     """InferenceData (ArviZ 0.x) or DataTree (1.x) of ``samples`` draws.
 
@@ -82,7 +84,7 @@ def to_arviz(
                     chance alone, in rank plots too. Whether the guide is right is what ``calibrate`` asks
     corrected       draws of the posterior itself, by importance resampling, rather than of the guide
     log_likelihood  "marginal": at each draw of what cells share, the latents of every cell are integrated out, as
-                    ``log_evidence`` does with so many ``particles`` and by this ``method``. Raises ValueError where
+                    ``log_evidence`` does with so many ``particles`` and by this ``estimator``. Raises ValueError where
                     cells share no latent
 
     Dense counts of all draws are kept in memory: take a subset of the cells where there are many.
@@ -123,7 +125,9 @@ def to_arviz(
         "/": {"loo": (NOT_ASKED if shared else PLUGGED_IN).format(**told)},
     }
     if log_likelihood is not None:
-        found = [log_evidence(held(fit, _at(shared, s)), cells, particles, seed, method=method) for s in range(samples)]
+        found = [
+            log_evidence(held(fit, _at(shared, s)), cells, particles, seed, estimator=estimator) for s in range(samples)
+        ]
         groups["log_likelihood"] = {"x": dealt(torch.as_tensor(np.stack(found)))}
         attrs["log_likelihood"] = {"note": MARGINAL.format(**told), "estimand": attrs["sample_stats"]["estimand"]}
         attrs["/"] = attrs["log_likelihood"]
