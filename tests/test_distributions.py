@@ -132,6 +132,15 @@ def test_samples_are_of_the_pmf(name, mu):
     assert sampling_p(name, mu) > 1e-3
 
 
+@every_count
+@pytest.mark.parametrize("log_mu", [42.0, 45.0, 100.0, math.inf])
+def test_samples_at_an_enormous_mean_are_not_negative(name, log_mu):
+    """torch.poisson returns -2^63 at a mean above 2^63, which is exp(43.7)."""
+    x = made(name, torch.full((100,), log_mu), torch.zeros(100), torch.full((100,), -1.0)).sample()
+    assert (x >= 0).all()
+    assert x.max() > 1e15
+
+
 # Agreement
 
 

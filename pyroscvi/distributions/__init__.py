@@ -2,10 +2,10 @@
 
     Poisson, NegativeBinomial, ZeroInflatedPoisson, ZeroInflatedNegativeBinomial    counts
     Log1pNormal                                                                     a Gaussian on log(1 + x)
-    Annotation                                                                      what was said of a cell
+    Annotation                                                                      the label of a cell, given its type
 
-``kernel`` takes blocks of cells, ``terms`` their genes, ``deviance`` the counts above zero, ``stirling`` what is left;
-``plain`` has the same in textbook form.
+``kernel`` evaluates blocks of cells; it calls ``terms`` for their genes, ``terms`` calls ``deviance`` for counts above
+zero, and ``deviance`` calls ``stirling``. ``native`` does the same in C++. ``plain`` has the textbook formulas.
 """
 
 from pyroscvi.distributions.annotation import Annotation

@@ -1,4 +1,4 @@
-"""Annotation: what was said of a cell, given what it is."""
+"""Annotation: the distribution of the label that a cell was given, for a known type."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ __all__ = ["Annotation"]
 
 
 class Annotation(TorchDistribution):
-    """A label said with weights s_j, one for each type: p(s | p) = sum_j s_j p_j.
+    """A label that is a row of weights s_j, one for each type: p(s | p) = sum_j s_j p_j.
 
-    A row that is one-hot is a hard label and has its Categorical probability; a row of ones says nothing and has
-    probability one, so that no mask is needed; a softmax is virtual evidence [Pearl, 1988].
+    A one-hot row is a certain label and has its Categorical probability. A row of ones is a missing label and has
+    probability one, so that no mask is needed. A softmax is an uncertain label: virtual evidence [Pearl, 1988].
 
-    probs  probability of saying each type  [..., y]
+    probs  probability of each label  [..., y]
     """
 
     support = constraints.independent(constraints.nonnegative, 1)

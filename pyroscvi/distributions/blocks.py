@@ -1,4 +1,4 @@
-"""A batch of count vectors, cut into blocks that stay in a processor's cache."""
+"""Cut a batch of count vectors into blocks that fit into the cache of a processor."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -7,16 +7,17 @@ from torch import Size, device
 
 __all__ = ["blocks"]
 
-# Counts in a block: a megabyte of float32 on a processor; on an accelerator, where it is calls that cost, far more.
+# Counts in a block: one megabyte of float32 on a processor. More on an accelerator, where each call costs time.
 ON_PROCESSOR, ON_ACCELERATOR = 2**18, 2**26
 
 
 def blocks(shape: Size, device: device) -> Iterator[tuple[slice, ...]]:
-    """Slices of the leading axes of ``shape`` [..., g]: whole cells, contiguous in a contiguous tensor."""
-    room = max(1, (ON_PROCESSOR if device.type == "cpu" else ON_ACCELERATOR) // max(1, shape[-1]))  # cells in a block
+    """Yields slices of the leading axes of ``shape`` [..., g]: whole cells, contiguous in a contiguous tensor."""
+    counts = ON_PROCESSOR if device.type == "cpu" else ON_ACCELERATOR
+    cells = max(1, counts // max(1, shape[-1]))  # in a block
     cuts: list[list[slice]] = []
-    for size in reversed(shape[:-1]):  # axes that fit are taken whole, the next is cut evenly, the rest one at a time
-        step = -(-size // -(-size // room)) if size else 1
+    for size in reversed(shape[:-1]):  # axes that fit stay whole; the next is cut evenly; the others, one index each
+        step = -(-size // -(-size // cells)) if size else 1
         cuts.append([slice(i, i + step) for i in range(0, size, step)])
-        room = max(1, room // step)
+        cells = max(1, cells // step)
     return product(*reversed(cuts))

@@ -1,4 +1,4 @@
-"""A distribution whose event is the whole count vector of a cell."""
+"""The base class of count distributions, whose event is the whole count vector of a cell."""
 
 from typing import Any, ClassVar
 
@@ -17,10 +17,10 @@ __all__ = ["CountVector"]
 class CountVector(TorchDistribution):
     """Counts x [..., g] whose genes are independent given the parameters.
 
-    The event is the vector of one cell [g], so that ``log_prob`` [...] may sum over genes inside one kernel; batch axes
+    The event is the vector of one cell [g], so that ``log_prob`` [...] sums over genes inside one kernel. Batch axes
     (particles, enumerated components, cells) broadcast from the left.
 
-    A subclass is made of ``parameters``, of which it says the meaning, the moments and how to draw.
+    A subclass documents its parameters and defines ``_draw``, ``mean`` and ``variance``.
     """
 
     support = constraints.independent(constraints.nonnegative_integer, 1)
@@ -64,9 +64,9 @@ class CountVector(TorchDistribution):
         return kernel.log_prob(x, self.parameters)
 
     def log_pmf(self, x: Tensor) -> Tensor:
-        """log p(x_g) of every gene [..., g]: each is a cell of one gene."""
-        alone = self.parameters._replace(mean=self.log_mu, size=None).each(lambda t: t.unsqueeze(-1))
-        return kernel.log_prob(x.unsqueeze(-1), alone)
+        """log p(x_g) of every gene [..., g], computed as if each gene were a cell of one gene."""
+        single = self.parameters._replace(mean=self.log_mu, size=None).map(lambda t: t.unsqueeze(-1))
+        return kernel.log_prob(x.unsqueeze(-1), single)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "CountVector":
         new = type(self).__new__(type(self))

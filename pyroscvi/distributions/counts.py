@@ -1,4 +1,4 @@
-"""Where the counts are: nine in ten are zero, and the costly formulas are for the others."""
+"""Find the counts above zero. Nine in ten counts are zero, and only the others need the expensive formulas."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,36 +15,36 @@ __all__ = ["Counts", "Everywhere", "NonZero", "find"]
 
 
 class Counts(Protocol):
-    """The counts of a block [..., g] that are not zero, in whichever shape [k] they are worked on."""
+    """The nonzero counts of a block [..., g], in the shape [k] in which they are computed with."""
 
     @property
     def x(self) -> Tensor:
-        """The counts themselves [k]."""
+        """The nonzero counts [k]."""
 
     def take(self, t: Tensor) -> Tensor:
-        """The values of t [..., g] at the counts [k]."""
+        """The values of t [..., g] at the nonzero counts [k]."""
 
     def take_cell(self, t: Tensor) -> Tensor:
-        """The value of t [..., 1] for the cell of each count [k]."""
+        """The value of t [..., 1] for the cell of each nonzero count [k]."""
 
     def take_gene(self, t: Tensor) -> Tensor:
-        """The value of t [g] for the gene of each count [k]."""
+        """The value of t [g] for the gene of each nonzero count [k]."""
 
     def put(self, t: Tensor, values: Tensor) -> None:
-        """Write values [k] into t [..., g], which is contiguous."""
+        """Write values [k] into t [..., g] at the nonzero counts."""
 
-    def once(self, theta: Tensor | None, value: Callable[[], Tensor]) -> Tensor:
-        """What depends on the counts and theta [..., g] alone, worked out once as long as these are the same."""
+    def cached(self, theta: Tensor | None, value: Callable[[], Tensor]) -> Tensor:
+        """``value()``, which depends on the counts and theta [..., g] alone; computed again only for another theta."""
 
 
 @dataclass(frozen=True)
 class NonZero:
-    """The k counts that are not zero, gathered in one line."""
+    """The k nonzero counts, gathered in a vector."""
 
     x: Tensor
     at: Tensor  # flat positions in the block  [k]
     genes: int
-    kept: dict[Any, Tensor] = field(default_factory=dict)
+    cache: dict[Any, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, x: Tensor) -> "NonZero":
@@ -66,30 +66,30 @@ class NonZero:
         return self.at % self.genes
 
     def put(self, t: Tensor, values: Tensor) -> None:
-        flat = t.reshape(-1)  # a copy where predictors came transposed, and what was made of them is as they are
+        flat = t.reshape(-1)  # a copy if t is transposed, as tensors made from transposed predictors are
         flat.scatter_(0, self.at, values)
         if not t.is_contiguous():
             t.copy_(flat.view(t.shape))
 
-    def once(self, theta: Tensor | None, value: Callable[[], Tensor]) -> Tensor:
+    def cached(self, theta: Tensor | None, value: Callable[[], Tensor]) -> Tensor:
         key = None if theta is None else (theta.data_ptr(), theta.stride())
-        if key not in self.kept:
-            self.kept.clear()  # theta has moved on, and will not be back
-            self.kept[key] = value()
-        return self.kept[key]
+        if key not in self.cache:
+            self.cache.clear()  # blocks come in order: an earlier theta is not needed again
+            self.cache[key] = value()
+        return self.cache[key]
 
 
 @dataclass(frozen=True)
 class Everywhere:
-    """All places, with a one where the count is zero: for a compiled graph, whose shapes must not depend on x."""
+    """All counts, with 1 in place of 0: for a compiled graph, whose shapes must not depend on x."""
 
     x: Tensor
-    counted: Tensor
+    nonzero: Tensor
 
     @classmethod
     def of(cls, x: Tensor) -> "Everywhere":
-        counted = x != 0
-        return cls(torch.where(counted, x, 1.0), counted)
+        nonzero = x != 0
+        return cls(torch.where(nonzero, x, 1.0), nonzero)
 
     def take(self, t: Tensor) -> Tensor:
         return t
@@ -97,18 +97,19 @@ class Everywhere:
     take_cell = take_gene = take
 
     def put(self, t: Tensor, values: Tensor) -> None:
-        t.copy_(torch.where(self.counted, values, t))
+        t.copy_(torch.where(self.nonzero, values, t))
 
-    def once(self, theta: Tensor | None, value: Callable[[], Tensor]) -> Tensor:
+    def cached(self, theta: Tensor | None, value: Callable[[], Tensor]) -> Tensor:
         return value()
 
 
 def find(x: Tensor) -> Counts:
+    """The nonzero counts of a block x [..., g]."""
     return Everywhere.of(x) if recording() else NonZero.of(x)
 
 
 def _positions(x: Tensor) -> Tensor:
     nonzero = x.bool()
-    if x.device.type == "cpu":  # numpy skips zeros eight bytes at a time: several times as fast as torch
+    if x.device.type == "cpu":  # numpy skips eight zeros at once, and is several times as fast as torch
         return torch.from_numpy(np.flatnonzero(nonzero.numpy()))
     return nonzero.nonzero().squeeze(-1)

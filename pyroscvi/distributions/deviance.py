@@ -1,19 +1,19 @@
 r"""The Poisson and the negative binomial at counts above zero, in deviance form (Loader 2000).
 
-A textbook log-probability is a sum of terms near x log x that cancel to something near log x: in float32 the sum over a
-cell is then wrong by whole nats. Loader's form measures the distance to the best fit instead, where nothing cancels:
+The textbook formula is a sum of terms near x log x which cancel to a number near log x: in float32 the sum over a cell
+is then wrong by whole nats. Loader's form measures the distance to the best fit mu = x instead, and nothing cancels:
 
     log Poisson(x | mu)    = - x h(u) - J(x) - log(2 pi x) / 2                                       u = (x - mu) / x
     log NB(x | mu, theta)  = - x h(u) - J(x) - log(2 pi x) / 2
                              - theta h(w) + J(x + theta) - J(theta) - log(1 + x/theta) / 2
                                                 u = theta (x - mu) / ((theta + mu) x),  w = (mu - x) / (theta + mu)
 
-where h(u) = -log(1 - u) - u >= 0 vanishes like u^2 / 2, and J is what Stirling's formula leaves out (``stirling``). As
-theta grows the second line of the negative binomial vanishes, and the first becomes the Poisson, digit for digit.
+where h(u) = -log(1 - u) - u >= 0 vanishes like u^2 / 2, and J is the error of Stirling's formula (``stirling``). As
+theta grows, the second line of the negative binomial vanishes and the first becomes the Poisson, to the last digit.
 
-All but the h is the log-probability of the best fit, mu = x. It knows nothing of mu, and so particles share it.
+The terms without h are the log-probability of the best fit, mu = x. They do not depend on mu, so particles share them.
 
-The slopes cancel nothing either, since u and w are stationary at the best fit:
+In the slopes nothing cancels either, because u and w are stationary at the best fit:
 
     d/d log mu     = theta (x - mu) / (theta + mu)
     d/d log theta  = - theta h(w) + x / (2 (x + theta)) + theta (J'(x + theta) - J'(theta))
@@ -31,15 +31,15 @@ from pyroscvi.distributions.stirling import binet, binet_slope, horner
 
 __all__ = ["Above", "best_negative_binomial", "best_poisson", "negative_binomial", "poisson"]
 
-# 1/3 + s/5 + s^2/7 + ..., as long as the precision of the dtype asks for where s = v^2 < 0.09.
+# Coefficients of 1/3 + s/5 + s^2/7 + ..., as many as the dtype needs for s = v^2 < 0.09.
 ATANH_TAIL = {dtype: [1 / (2 * k + 3) for k in range(n)] for dtype, n in ((torch.float32, 6), (torch.float64, 14))}
 
-FAINT = 2.0**-90  # below this mean x / mu might overflow
-LOG_FAINT = math.log(FAINT)
+MU_MIN = 2.0**-90  # for a smaller mean x / mu might overflow
+LOG_MU_MIN = math.log(MU_MIN)
 
 
 class Above(NamedTuple):
-    """What there is to say of counts above zero, all of one shape."""
+    """log p of counts above zero and its slopes, all of one shape."""
 
     log_p: Tensor
     d_log_mu: Tensor
@@ -47,17 +47,17 @@ class Above(NamedTuple):
 
 
 def best_poisson(x: Tensor) -> Tensor:
-    """log Poisson(x | x) at x > 0: the most that any mean gives."""
+    """log Poisson(x | x) at x > 0: the maximum over all means."""
     return (x * (2 * math.pi)).log_().mul_(-0.5).sub_(binet(x))
 
 
 def best_negative_binomial(x: Tensor, theta: Tensor, j: Tensor) -> Tensor:
-    """log NB(x | x, theta) at x > 0: the most that any mean gives. j is J(theta)."""
+    """log NB(x | x, theta) at x > 0: the maximum over all means. j is J(theta)."""
     return best_poisson(x).add_(binet(theta + x)).sub_(j).sub_((x / theta).log1p_(), alpha=0.5)
 
 
 def poisson(x: Tensor, log_mu: Tensor, mu: Tensor, best: Tensor) -> Above:
-    """log Poisson(x | mu) and its slope, at x > 0; mu is exp(log_mu), and may have underflowed."""
+    """log Poisson(x | mu) and its slope, at x > 0; mu = exp(log_mu) may have underflowed to 0."""
     excess = x - mu
     return Above(torch.addcmul(best, x, _h(excess / x, _log_ratio(x, log_mu, mu)), value=-1), excess)
 
@@ -80,14 +80,14 @@ def negative_binomial(
 
 
 def _log_ratio(x: Tensor, log_mu: Tensor, mu: Tensor) -> Tensor:
-    """log(x / mu), for a mu that may have underflowed."""
-    return (x / mu.clamp(min=FAINT)).log_().add_((LOG_FAINT - log_mu).clamp_(min=0))
+    """log(x / mu), also where mu has underflowed to 0."""
+    return (x / mu.clamp(min=MU_MIN)).log_().add_((LOG_MU_MIN - log_mu).clamp_(min=0))
 
 
 def _h(u: Tensor, minus_log: Tensor) -> Tensor:
-    """h(u) = -log(1 - u) - u for u < 1, given its logarithm -log(1 - u).
+    """h(u) = -log(1 - u) - u for u < 1, given ``minus_log`` = -log(1 - u).
 
-    Near zero the two agree, and their difference is a series: with v = u / (2 - u), -log(1 - u) = 2 atanh(v), and so
+    Near u = 0 the two terms are almost equal, so h is computed as a series: v = u / (2 - u), -log(1 - u) = 2 atanh(v),
     h(u) = u v + 2 (v^3/3 + v^5/5 + ...).
     """
     v = u / (2 - u)

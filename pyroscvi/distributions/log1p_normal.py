@@ -1,4 +1,4 @@
-"""A Gaussian on log counts, and the probabilities that it gives to counts."""
+"""A Gaussian distribution of log(1 + x), and the probabilities of counts under it."""
 
 import math
 from typing import Any, ClassVar
@@ -15,8 +15,8 @@ __all__ = ["Log1pNormal"]
 class Log1pNormal(TorchDistribution):
     """log(1 + x_g) ~ Normal(loc_g, exp(log_scale_g)).
 
-    ``log_prob`` is the density of log(1 + x), not of x: it is on no scale that a probability of counts is on, which is
-    what ``base_measure`` says. ``log_mass`` is: the probability that x rounds to the count.
+    ``log_prob`` is the density of log(1 + x), which cannot be compared with a probability of counts; ``base_measure``
+    records this. ``log_mass`` can be compared: it is the probability that x rounds to the count.
 
     loc        mean of log(1 + x)                     [..., g]
     log_scale  log standard deviation of log(1 + x)   broadcasts to [..., g]
@@ -37,22 +37,22 @@ class Log1pNormal(TorchDistribution):
         return self.log_scale.exp()
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log density of log(1 + x), summed over genes [...]."""
+        """Log-density of log(1 + x), summed over genes [...]."""
         z = (x.log1p() - self.loc) / self.scale
         return (-0.5 * z * z - self.log_scale - 0.5 * math.log(2 * math.pi)).sum(-1)
 
     def log_pmf(self, x: Tensor) -> Tensor:
-        """log P(x_g - 1/2 < x < x_g + 1/2) of every gene [..., g]; all that lies below 1/2 counts as zero.
+        """log P(x_g - 1/2 < x < x_g + 1/2) of every gene [..., g]; every x below 1/2 counts as zero.
 
-        In float64 inside: at x = 1e4 the interval is 1e-4 wide on the log scale.
+        Computed in float64: at x = 1e4 the interval has width 1e-4 on the log scale.
         """
         x, loc, scale = x.double(), self.loc.double(), self.scale.double()
         above = ((x + 0.5).log1p() - loc) / scale
         below = ((x - 0.5).clamp(min=0.5).log1p() - loc) / scale
-        # Phi(above) - Phi(below), mirrored into the lower tail, where log Phi keeps its digits
+        # Phi(above) - Phi(below), mirrored into the lower tail, where log Phi is accurate
         mirrored = below > 0
         high, low = torch.where(mirrored, -below, above), torch.where(mirrored, -above, below)
-        # at x = 0 there is no lower end; the difference must stay finite there for the sake of its gradient
+        # at x = 0 the interval has no lower end, but the difference must be finite for its gradient
         low = torch.where(x > 0, low, high - 1)
         interval = log_ndtr(high) + torch.log(-torch.expm1(log_ndtr(low) - log_ndtr(high)))
         return torch.where(x > 0, interval, log_ndtr(above)).to(self.loc.dtype)
@@ -65,18 +65,18 @@ class Log1pNormal(TorchDistribution):
         return Log1pNormal(self.loc.expand(Size(batch_shape) + self.event_shape), self.log_scale)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """exp(y) - 1 for a normal y, not rounded; what falls below zero is zero."""
+        """Samples exp(y) - 1 for a normal y, not rounded; values below zero become zero."""
         return self.sample_as_scored(sample_shape).clamp(min=0)
 
     def sample_as_scored(self, sample_shape: Any = ()) -> Tensor:
-        """exp(y) - 1 for a normal y, below zero as well: what has the density that ``log_prob`` says."""
+        """Samples exp(y) - 1 for a normal y, with values below zero: their density is ``log_prob``."""
         with torch.no_grad():
             shape = self._extended_shape(Size(sample_shape))
             return torch.normal(self.loc.expand(shape), self.scale.expand(shape)).expm1()
 
     @property
     def mean(self) -> Tensor:
-        """E[x] where x may fall below zero: that of the shifted log-normal."""
+        """E[x] without clipping at zero: the mean of a shifted log-normal."""
         return (self.loc + 0.5 * self.scale**2).expm1()
 
     @property

@@ -1,7 +1,7 @@
-// log p(x | mu, theta, gate) of every cell and its slopes: terms.py, deviance.py and stirling.py in one pass over a
-// cell, whose genes stay in the processor's cache meanwhile. The formulas are explained there; letters are the same.
+// log p(x | mu, theta, gate) of every cell, and its slopes, in one pass over the genes of a cell, which stay in the
+// processor's cache. The formulas are those of terms.py, deviance.py and stirling.py, with the same letters.
 //
-// Before this text comes what differs by precision: T, CLIMB, and the coefficients BINET_*, SLOPE_* and ATANH.
+// native.py puts the definitions that depend on the precision before this text: T, STEPS, BINET_*, SLOPE_* and ATANH.
 
 #include <ATen/cpu/vec/vec.h>
 #include <omp.h>
@@ -19,15 +19,15 @@ namespace {
 using V = at::vec::Vectorized<T>;
 constexpr int64_t W = V::size();
 
-const T MU_MAX = std::ldexp(T(1), 60), FAINT = std::ldexp(T(1), -90), LOG_FAINT = std::log(FAINT);
+const T MU_MAX = std::ldexp(T(1), 60), MU_MIN = std::ldexp(T(1), -90), LOG_MU_MIN = std::log(MU_MIN);
 const T TINY = std::ldexp(T(1), -30);
-constexpr int FEW = 4;  // so many numbers above TINY have a product
+constexpr int MAX_FACTORS = 4;  // the product of four numbers above TINY does not underflow
 
 inline V where(V condition, V yes, V no) { return V::blendv(no, yes, condition); }
-inline V exp(V a) { return a.exp_u20(); }  // rounded less well than .exp(), as its sums are anyway
+inline V exp(V a) { return a.exp_u20(); }  // less accurate than .exp(), but as accurate as the sums of its values
 inline V positive(V a) { return at::vec::maximum(a, V(0)); }
 
-// log(1 + a) where 1 / (1 + a) is known: by way of log, which is faster, and what 1 + a rounded away is put back.
+// log(1 + a), given 1 / (1 + a). It uses log, which is faster than log1p, and adds back the rounding error of 1 + a.
 inline V log1p(V a, V inverse) {
   const V above = V(1) + a;
   return above.log() + (a - (above - V(1))) * inverse;
@@ -51,7 +51,8 @@ inline T reduce(V lanes, F join) {
   return all;
 }
 
-struct Sum {  // of thousands of terms, with what rounding loses [Kahan, 1965]; and plainly, where one is infinite
+// A compensated sum of thousands of terms [Kahan, 1965], and the plain sum, which is used if a term is infinite
+struct Sum {
   V total = V(0), lost = V(0), plain = V(0);
   void add(V term) {
     plain = plain + term;
@@ -66,13 +67,14 @@ struct Sum {  // of thousands of terms, with what rounding loses [Kahan, 1965]; 
   }
 };
 
-struct Product {  // of thousands of fractions, as a sum of logarithms: one for FEW of them
+// The logarithm of a product of thousands of fractions top / bottom, with one logarithm for MAX_FACTORS of them
+struct Product {
   V top = V(1), bottom = V(1);
   int factors = 0;
   void multiply(V p, V one, Sum& sum) {
     top = top * p;
     bottom = bottom * one;
-    if (++factors == FEW) close(sum);
+    if (++factors == MAX_FACTORS) close(sum);
   }
   void close(Sum& sum) {
     sum.add((top / bottom).log());
@@ -83,28 +85,28 @@ struct Product {  // of thousands of fractions, as a sum of logarithms: one for 
 
 inline bool none(V mask) { return mask.zero_mask() == (1 << W) - 1; }
 
-// Stirling's remainder J and its slope
+// The error J of Stirling's formula, and its slope
 
 inline V binet(V a) {
-  const V low = where(a < V(CLIMB), V(1), V(0)), y = V(1) / (a + low * V(CLIMB)), z = y * y;
+  const V low = where(a < V(STEPS), V(1), V(0)), y = V(1) / (a + low * V(STEPS)), z = y * y;
   const V high = horner(BINET_TOP, z) / horner(BINET_BOTTOM, z) * y;
   if (none(low)) return high;
-  const V top = a + V(CLIMB);
+  const V top = a + V(STEPS);
   V product = (a + V(1)) / top;
-  for (int i = 2; i < CLIMB; i++) product = product * ((a + V(i)) / top);
-  return high + low * (log1p(V(CLIMB) / a) * (a + V(0.5)) - V(CLIMB) - product.log());
+  for (int i = 2; i < STEPS; i++) product = product * ((a + V(i)) / top);
+  return high + low * (log1p(V(STEPS) / a) * (a + V(0.5)) - V(STEPS) - product.log());
 }
 
 inline V binet_slope(V a) {
-  const V low = where(a < V(CLIMB), V(1), V(0)), y = a + low * V(CLIMB), z = V(1) / (y * y);
+  const V low = where(a < V(STEPS), V(1), V(0)), y = a + low * V(STEPS), z = V(1) / (y * y);
   const V high = V(0) - horner(SLOPE_TOP, z) / horner(SLOPE_BOTTOM, z) * z;
   if (none(low)) return high;
-  V climb = log1p(V(CLIMB) / a);
-  for (int i = 0; i <= CLIMB; i++) climb = climb - V(i == 0 || i == CLIMB ? 0.5 : 1) / (a + V(i));
-  return high + low * climb;
+  V difference = log1p(V(STEPS) / a);
+  for (int i = 0; i <= STEPS; i++) difference = difference - V(i == 0 || i == STEPS ? 0.5 : 1) / (a + V(i));
+  return high + low * difference;
 }
 
-// The deviance
+// The deviance form
 
 inline V h(V u, V minus_log) {
   const V v = u / (V(2) - u), s = v * v;
@@ -112,15 +114,15 @@ inline V h(V u, V minus_log) {
 }
 
 inline V log_ratio(V x, V log_mu, V mu) {
-  return (x / at::vec::maximum(mu, V(FAINT))).log() + positive(V(LOG_FAINT) - log_mu);
+  return (x / at::vec::maximum(mu, V(MU_MIN))).log() + positive(V(LOG_MU_MIN) - log_mu);
 }
 
 inline V best_poisson(V x) { return (x * V(2 * M_PI)).log() * V(-0.5) - binet(x); }
 
-// An extra zero, of probability pi = sigmoid(gate)
+// An extra zero, which has probability pi = sigmoid(gate)
 
 struct Zero {
-  V p, one, log_p, weight, kept;  // P(0) is p exp(log_p) / one; P(not extra | x = 0); 1 - pi
+  V p, one, log_p, weight, kept;  // P(0) = p exp(log_p) / one; weight = P(not extra | x = 0); kept = 1 - pi
 };
 
 inline V odd(V gate) { return exp(V(0) - gate.abs()); }
@@ -137,7 +139,8 @@ inline Zero far_zero(V gate, V log_p) {
   return {V(1), V(1), at::vec::maximum(extra, count) + log1p(f), where(count >= extra, V(1), f) / (V(1) + f), kept(gate)};
 }
 
-// (pi + (1 - pi) p) is ([e or 1] + [1 or e] p) / (1 + e) with e = exp(-|gate|); in logarithms where all of it vanishes
+// pi + (1 - pi) p = (a + b p) / (1 + e), where e = exp(-|gate|) and (a, b) = (1, e) if gate >= 0, else (e, 1). It is
+// computed in logarithms if the numerator underflows.
 inline Zero zero(V gate, V log_p) {
   const V e = odd(gate), one = V(1) + e, not_extra = where(gate >= V(0), e, V(1));
   const V count = not_extra * exp(log_p), total = where(gate >= V(0), V(1), e) + count;
@@ -145,13 +148,14 @@ inline Zero zero(V gate, V log_p) {
   return {total, one, V(0), count / total, not_extra / one};
 }
 
-struct Given {  // a parameter: how many rows it has, which are those of the cells in turn; none is an absent one
+// The rows [genes] of a parameter: none if it is absent, one for all cells, one a cell, or one a particle and cell
+struct Given {
   const T* values;
   int64_t rows;
   const T* row(int64_t r, int64_t genes) const { return values + (rows < 2 ? 0 : r % rows) * genes; }
 };
 
-// What is said of one cell, gene by gene, and of its counts above zero in a line
+// Working memory for one cell: mu and d_mu for every gene, the others for its k counts above zero
 struct Row {
   std::vector<T> mu, d_mu, x, best, logits, mus, thetas, gates, rest;
   std::vector<int32_t> at;
@@ -161,13 +165,13 @@ struct Row {
   }
 };
 
-// What every cell asks for again: the best fit to small counts, Stirling's remainder of the genes' theta and its slope
-struct Known {
+// Tables that all cells use: log p of the best fit to small counts; 1 / theta, J(theta) and J'(theta) of every gene
+struct Tables {
   static constexpr int SMALL = 64;
   T best[SMALL];
-  std::vector<T> inverse, remainder, slope;  // empty where cells differ in theta
+  std::vector<T> inverse, remainder, slope;  // empty if cells differ in theta
 
-  Known(const T* theta, int64_t rows, int64_t genes) {
+  Tables(const T* theta, int64_t rows, int64_t genes) {
     for (int x = 0; x < SMALL; x++) best[x] = x;
     for (int x = 0; x < SMALL; x += W) best_poisson(V::loadu(best + x)).store(best + x);
     if (!theta || rows > 1) return;
@@ -184,16 +188,16 @@ struct Known {
 };
 
 struct Out {
-  T *log_p, *d_mean, *d_size, *d_theta, *d_gate;  // a row for every cell and particle; no slopes where they are null
+  T *log_p, *d_mean, *d_size, *d_theta, *d_gate;  // one row for every particle and cell; slopes that are not wanted are null
 };
 
 struct Problem {
-  const Known& known;
+  const Tables& tables;
   Given mean, theta, gate;
   const T *x, *size;
   int64_t particles, cells, genes;
 
-  // f(g, n) for n <= W genes from g on; all but the last time n is W, and known to the compiler
+  // Calls f(g, n) for n <= W genes from g on. In all calls but the last n is W, as a compile-time constant.
   template <typename F>
   void each(F f) const {
     int64_t g = 0;
@@ -201,7 +205,7 @@ struct Problem {
     if (g < genes) f(g, genes - g);
   }
 
-  static V first(V value, int64_t n, T others = 0) {  // the first n lanes, and others
+  static V first(V value, int64_t n, T others = 0) {  // the first n lanes of value; the other lanes are others
     return n == W ? value : V::set(V(others), value, n);
   }
 
@@ -209,7 +213,7 @@ struct Problem {
     const T* x_n = x + cell * genes;
     int32_t k = 0, *at = row.at.data();
     for (int64_t g = 0; g < genes; g += 64) {
-      uint64_t above = 0;  // a bit for each of 64 genes
+      uint64_t above = 0;  // one bit for each of 64 genes
       for (int64_t i = g; i < std::min(g + 64, genes); i += W) {
         const int64_t n = std::min(W, genes - i);
         above |= uint64_t(~V::loadu(x_n + i, n).zero_mask() & ((1 << n) - 1)) << (i - g);
@@ -225,12 +229,12 @@ struct Problem {
     std::fill_n(to.begin() + row.k, W, T(1));
   }
 
-  void remember_best(int64_t r, Row& row) const {
+  void set_best(int64_t r, Row& row) const {
     bool all = true;
     for (int64_t j = 0; j < row.k; j++) {
       const T x = row.x[j];
-      const bool tabled = x < Known::SMALL && x == std::floor(x);
-      row.best[j] = tabled ? known.best[int(x)] : T(0);
+      const bool tabled = x < Tables::SMALL && x == std::floor(x);
+      row.best[j] = tabled ? tables.best[int(x)] : T(0);
       all &= tabled;
     }
     for (int64_t j = 0; j < row.k && !all; j += W) {
@@ -239,14 +243,14 @@ struct Problem {
     }
     if (!theta.values) return;
     gather(theta.row(r, genes), row.thetas, row);
-    remainder(binet, known.remainder, row);
+    remainder(binet, tables.remainder, row);
     for (int64_t j = 0; j < row.k; j += W) {
       const V x = V::loadu(&row.x[j]), t = V::loadu(&row.thetas[j]), rest = V::loadu(&row.rest[j]);
       (V::loadu(&row.best[j]) + binet(t + x) - rest - log1p(x / t) * V(0.5)).store(&row.best[j]);
     }
   }
 
-  // f(theta) at the counts, where theta has been gathered
+  // row.rest = f(theta) at the counts above zero; row.thetas must be set
   template <typename F>
   void remainder(F f, const std::vector<T>& tabled, Row& row) const {
     if (!tabled.empty()) return gather(tabled.data(), row.rest, row);
@@ -254,10 +258,10 @@ struct Problem {
   }
 
   struct Scale {
-    T offset, to_mu, to_share;  // log mu = logit + offset; mu = to_mu row.mu; share = to_share mu
+    T offset, to_mu, to_share;  // log mu = logit + offset; mu = to_mu * row.mu; share = to_share * mu
   };
 
-  // exp(logits), up to a factor, and what makes them means
+  // Sets row.mu to exp(logits) up to a factor, and returns the factors that make means of it
   Scale means(int64_t r, Row& row) const {
     const T* logits = mean.row(r, genes);
     if (!size) {
@@ -279,26 +283,26 @@ struct Problem {
     return {size[r] - most - std::log(total), l / total, 1 / l};
   }
 
-  // log p of a cell and all its particles; the slopes are those in logits, log size, log theta and gate
+  // log p of a cell for all its particles, and its slopes in logits, log size, log theta and gate
   template <bool slopes>
   void read(int64_t cell, Row& row, const Out& out) const {
-    const bool tabled = !known.inverse.empty();
+    const bool tabled = !tables.inverse.empty();
     find(cell, row);
     const T* x_n = x + cell * genes;
     for (int64_t s = 0; s < particles; s++) {
       const int64_t r = s * cells + cell;
-      if (s == 0 || theta.rows > cells) remember_best(r, row);  // particles share it
+      if (s == 0 || theta.rows > cells) set_best(r, row);  // particles share it
       const Scale scale = means(r, row);
       const T *th = theta.values ? theta.row(r, genes) : nullptr, *gt = gate.values ? gate.row(r, genes) : nullptr;
       T *d_mean = out.d_mean + r * genes, *d_theta = out.d_theta + r * genes, *d_gate = out.d_gate + r * genes;
       Sum sum, sum_d_mu;
       Product fractions;
       each([&](int64_t g, auto n) {  // zeros
-        const V mu = V::loadu(&row.mu[g]) * V(scale.to_mu), none_here = V::loadu(x_n + g, n) == V(0);
+        const V mu = V::loadu(&row.mu[g]) * V(scale.to_mu), is_zero = V::loadu(x_n + g, n) == V(0);
         mu.store(&row.mu[g]);
         V log_p = V(0) - mu, d_mu = log_p, d_th(0);
         if (th) {
-          const V t = V::loadu(th + g, n), ratio = tabled ? mu * V::loadu(&known.inverse[g]) : mu / t;
+          const V t = V::loadu(th + g, n), ratio = tabled ? mu * V::loadu(&tables.inverse[g]) : mu / t;
           const V inverse = V(1) / (V(1) + ratio);
           log_p = V(0) - t * log1p(ratio, inverse);
           if (slopes) {
@@ -309,7 +313,7 @@ struct Problem {
         if (gt) {
           const Zero both = zero(V::loadu(gt + g, n), log_p);
           log_p = both.log_p;
-          const V p = where(none_here, both.p, V(1)), one = where(none_here, both.one, V(1));
+          const V p = where(is_zero, both.p, V(1)), one = where(is_zero, both.one, V(1));
           fractions.multiply(first(p, n, 1), first(one, n, 1), sum);
           if (slopes) {
             d_mu = d_mu * both.weight;
@@ -317,15 +321,15 @@ struct Problem {
             (both.kept - both.weight).store(d_gate + g, n);
           }
         }
-        sum.add(first(where(none_here, log_p, V(0)), n));
+        sum.add(first(where(is_zero, log_p, V(0)), n));
         if (slopes) {
           d_mu.store(&row.d_mu[g]);
-          sum_d_mu.add(first(where(none_here, d_mu, V(0)), n));
+          sum_d_mu.add(first(where(is_zero, d_mu, V(0)), n));
           if (th) d_th.store(d_theta + g, n);
         }
       });
       gather_parameters(r, row);
-      if (slopes && th) remainder(binet_slope, known.slope, row);
+      if (slopes && th) remainder(binet_slope, tables.slope, row);
       for (int64_t j = 0; j < row.k; j += W) {  // counts above zero
         const int64_t n = std::min(W, row.k - j);
         const V x = V::loadu(&row.x[j]), mu = V::loadu(&row.mus[j]);
@@ -346,7 +350,7 @@ struct Problem {
         log_p = log_p - x * h(u, log_u);
         if (gt) {
           const V logit = V::loadu(&row.gates[j]);
-          log_p = log_p - positive(logit);  // log(1 - pi) is this less log(1 + exp(-|gate|))
+          log_p = log_p - positive(logit);  // log(1 - pi) = -max(gate, 0) - log(1 + exp(-|gate|))
           fractions.multiply(V(1), first(V(1) + odd(logit), n, 1), sum);
           if (slopes) (kept(logit) - V(1)).store(&row.gates[j]);
         }
@@ -363,7 +367,7 @@ struct Problem {
         if (th) d_theta[g] = row.thetas[j];
         if (gt) d_gate[g] = row.gates[j];
       }
-      // through the softmax: d/d logits = d/d log mu - rho sum(d/d log mu)
+      // chain rule of the softmax: d/d logits = d/d log mu - rho sum(d/d log mu)
       const T all = sum_d_mu.value();
       const V through(size ? all * scale.to_share : T(0));
       if (size) out.d_size[r] = all;
@@ -386,8 +390,8 @@ struct Problem {
 extern "C" void log_prob(const T* x, const T* mean, const T* size, const T* theta, const T* gate, T* log_p, T* d_mean,
                          T* d_size, T* d_theta, T* d_gate, const int64_t* rows, int64_t particles, int64_t cells,
                          int64_t genes, int threads) {
-  const Known known(theta, rows[1], genes);
-  const Problem p{known, {mean, rows[0]}, {theta, rows[1]}, {gate, rows[2]}, x, size, particles, cells, genes};
+  const Tables tables(theta, rows[1], genes);
+  const Problem p{tables, {mean, rows[0]}, {theta, rows[1]}, {gate, rows[2]}, x, size, particles, cells, genes};
   const Out out{log_p, d_mean, d_size, d_theta, d_gate};
 #pragma omp parallel num_threads(threads)
   {

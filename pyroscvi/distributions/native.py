@@ -1,10 +1,10 @@
-"""The kernel as one operator of PyTorch, in C++ (``native.cpp``), for whoever asks for it.
+"""The kernel in C++ (``native.cpp``), as one operator of PyTorch.
 
     with native.used():
-        log_p = distribution.log_prob(x)      # the same to rounding, several times as fast
+        log_p = distribution.log_prob(x)      # equal up to rounding, several times as fast
 
-It is compiled when it is first needed, by the tool chain with which ``torch.compile`` builds its own kernels, and kept
-in the same cache: a wheel carries the source and nothing else. To a graph it is one operator.
+It is compiled at its first use, by the tool chain that ``torch.compile`` uses for its own kernels, and is kept in the
+same cache. So a wheel contains only the source. A compiled graph contains it as one operator.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ _USED: ContextVar[bool] = ContextVar("the native kernel is used", default=False)
 
 @contextmanager
 def used(yes: bool = True) -> Iterator[None]:
-    """Use the native kernel inside, for tensors on a processor."""
+    """Use the native kernel in this block, for tensors on a processor."""
     token = _USED.set(yes)
     try:
         yield
@@ -39,14 +39,17 @@ def used(yes: bool = True) -> Iterator[None]:
 
 
 def active(x: Tensor) -> bool:
+    """Whether the native kernel evaluates counts x here."""
     return _USED.get() and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
 @cache
 def build(dtype: torch.dtype) -> ctypes.CDLL:
-    """The compiled kernel for one precision; whatever keeps it from being compiled is raised."""
+    """The compiled kernel for one precision; raises the error of the compiler if there is one."""
     if not vector_instructions():
-        warnings.warn("no vector instructions were found for the C++ kernel, which will be slow", stacklevel=2)
+        warnings.warn(
+            "the C++ kernel will be slow: this processor has no vector instructions that PyTorch knows", stacklevel=2
+        )
     ratios = {"BINET": stirling.BINET_RATIO, "SLOPE": stirling.SLOPE_RATIO}
     tables = {
         f"{name}_{part}": row
@@ -55,7 +58,7 @@ def build(dtype: torch.dtype) -> ctypes.CDLL:
     }
     tables["ATANH"] = deviance.ATANH_TAIL[dtype]
     lines = [f"using T = {'double' if dtype == torch.float64 else 'float'};"]
-    lines += [f"constexpr int CLIMB = {stirling.CLIMB[dtype]};"]
+    lines += [f"constexpr int STEPS = {stirling.STEPS[dtype]};"]
     lines += [f"const T {name}[] = {{{', '.join(map(repr, row))}}};" for name, row in tables.items()]
     return shared_library("\n".join([*lines, Path(__file__).with_suffix(".cpp").read_text()]))
 
@@ -66,19 +69,19 @@ def evaluate(x: Tensor, given: Parameters, slopes_wanted: bool) -> tuple[Tensor,
     log_p, *slopes = log_prob(*_in_rows(shape, x, *given), slopes_wanted)
     if not slopes_wanted:
         return log_p, None
-    found = (None if t is None else d for t, d in zip(given, slopes, strict=True))
-    return log_p, Parameters(*found)  # type: ignore[arg-type]
+    present = (None if t is None else d for t, d in zip(given, slopes, strict=True))
+    return log_p, Parameters(*present)  # type: ignore[arg-type]
 
 
 def _in_rows(shape: Size, x: Tensor, *parameters: Tensor | None) -> list[Any]:
-    """Contiguous tensors that repeat no row which the kernel can find again.
+    """The tensors, contiguous and with no repeated rows where the kernel can use one row several times.
 
-    On the left of the axes of x are those of particles. A parameter has one row for all, one for each row of x, or one
-    for each particle too.
+    The axes to the left of those of x are particles. A parameter has one row in all, one row for each row of x, or one
+    for each particle and each row of x.
     """
     wide = (1,) * (len(shape) - x.dim()) + x.shape
     shared = next((axis for axis, n in enumerate(wide[:-1]) if n != 1), len(wide) - 1)
-    if wide[shared:-1] != shape[shared:-1]:  # counts that particles share in part
+    if wide[shared:-1] != shape[shared:-1]:  # only some particles share counts
         shared = 0
 
     def rows(t: Tensor | None, last: int) -> Tensor | None:
@@ -99,15 +102,15 @@ def _in_rows(shape: Size, x: Tensor, *parameters: Tensor | None) -> list[Any]:
 def log_prob(
     x: Tensor, mean: Tensor, size: Tensor | None, theta: Tensor | None, gate: Tensor | None, slopes: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """log p(x) [...] and its slopes, of tensors as ``_in_rows`` has them; what is not there or not wanted is empty."""
-    found = _empty(x, mean, size, theta, gate, slopes)
+    """log p(x) [...] and its slopes, for tensors from ``_in_rows``; slopes that are absent or not wanted are empty."""
+    results = _empty(x, mean, size, theta, gate, slopes)
     genes = x.shape[-1]
     cells = x.numel() // max(genes, 1)
     rows = (ctypes.c_int64 * 3)(*(0 if t is None else t.numel() // max(genes, 1) for t in (mean, theta, gate)))
-    sizes = (ctypes.c_int64(n) for n in (found[0].numel() // max(cells, 1), cells, genes))
-    tensors = (_pointer(t) for t in (x, mean, size, theta, gate, *found))
+    sizes = (ctypes.c_int64(n) for n in (results[0].numel() // max(cells, 1), cells, genes))
+    tensors = (_pointer(t) for t in (x, mean, size, theta, gate, *results))
     build(x.dtype).log_prob(*tensors, rows, *sizes, ctypes.c_int(torch.get_num_threads()))
-    return found
+    return results
 
 
 @log_prob.register_fake

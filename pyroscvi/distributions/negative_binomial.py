@@ -1,10 +1,10 @@
-"""The negative binomial: a Poisson whose rate varies as a Gamma."""
+"""The negative binomial distribution of counts: a Poisson whose rate has a Gamma distribution."""
 
 import torch
 from torch import Size, Tensor
 
 from pyroscvi.distributions.count_vector import CountVector
-from pyroscvi.distributions.parameters import THETA_MAX, THETA_MIN
+from pyroscvi.distributions.parameters import MU_MAX, THETA_MAX, THETA_MIN
 from pyroscvi.distributions.shares import Shares
 from pyroscvi.torch_internals import standard_gamma
 
@@ -14,7 +14,7 @@ __all__ = ["NegativeBinomial"]
 class NegativeBinomial(CountVector):
     """x_g ~ NB(mu_g, theta_g): mean mu, variance mu + mu^2 / theta; theta = infinity is the Poisson.
 
-    log_mu     log mean, or the ``Shares`` it is made of  [..., g]
+    log_mu     log mean, or the ``Shares`` that give it  [..., g]
     log_theta  log inverse dispersion                     broadcasts to [..., g]
     """
 
@@ -23,7 +23,8 @@ class NegativeBinomial(CountVector):
 
     def _draw(self, shape: Size) -> Tensor:
         theta = self.theta.clamp(THETA_MIN, THETA_MAX).expand(shape)
-        return torch.poisson(standard_gamma(theta) * (self.mu / theta))
+        rate = standard_gamma(theta) * (self.mu.clamp(max=MU_MAX) / theta)
+        return torch.poisson(rate.clamp(max=MU_MAX))
 
     @property
     def mean(self) -> Tensor:

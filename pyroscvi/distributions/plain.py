@@ -1,10 +1,10 @@
-r"""The textbook formulas, one gene at a time: what the fast path is held against.
+r"""The textbook formulas, one gene at a time: a reference for tests of the fast path.
 
     Poisson(x | mu)    = mu^x e^-mu / x!
     NB(x | mu, theta)  = Gamma(x + theta) / (Gamma(theta) x!)  (theta / (theta + mu))^theta  (mu / (theta + mu))^x
 
-Plain torch, differentiable as often as one likes. In float64 and at moderate parameters they are exact to ten digits or
-more; elsewhere log Gamma(x + theta) - log Gamma(theta) cancels (see ``deviance``).
+They are plain torch, and have derivatives of every order. In float64 and at moderate parameters they are exact to ten
+digits or more; elsewhere log Gamma(x + theta) - log Gamma(theta) loses digits (see ``deviance``).
 """
 
 import torch
@@ -15,10 +15,12 @@ __all__ = ["negative_binomial_log_pmf", "poisson_log_pmf", "zero_inflated"]
 
 
 def poisson_log_pmf(x: Tensor, log_mu: Tensor) -> Tensor:
+    """log Poisson(x | mu)."""
     return x * log_mu - log_mu.exp() - torch.lgamma(x + 1)
 
 
 def negative_binomial_log_pmf(x: Tensor, log_mu: Tensor, log_theta: Tensor) -> Tensor:
+    """log NB(x | mu, theta)."""
     theta = log_theta.exp()
     log_total = torch.logaddexp(log_theta, log_mu)  # log(theta + mu)
     choose = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
@@ -26,7 +28,7 @@ def negative_binomial_log_pmf(x: Tensor, log_mu: Tensor, log_theta: Tensor) -> T
 
 
 def zero_inflated(x: Tensor, log_pmf: Tensor, log_pmf_at_zero: Tensor, gate: Tensor) -> Tensor:
-    """x is 0 with probability sigmoid(gate), and otherwise drawn from the pmf."""
+    """log p(x), where x is 0 with probability sigmoid(gate), and otherwise a sample from the pmf."""
     kept = logsigmoid(-gate)
     at_zero = torch.logaddexp(logsigmoid(gate), kept + log_pmf_at_zero)
     return torch.where(x == 0, at_zero, kept + log_pmf)

@@ -1,4 +1,4 @@
-"""Shares: a cell's size, shared out among the genes."""
+"""Shares: the size of a cell and the logits of the shares that its genes have of it."""
 
 from typing import NamedTuple
 
@@ -9,10 +9,10 @@ __all__ = ["Shares"]
 
 
 class Shares(NamedTuple):
-    """log mu_g = log l + log softmax(logits)_g, with the softmax still to be taken.
+    """log mu_g = log l + log softmax(logits)_g, as its two terms.
 
-    Where a distribution accepts ``log_mu`` it accepts these two in its place. Kept apart, the softmax and its gradient
-    are part of the likelihood's one pass over the counts.
+    A distribution accepts ``Shares`` in place of ``log_mu``. It then computes the softmax and its gradient in the same
+    pass over the counts as the likelihood.
 
     logits    linear predictors         [..., g]
     log_size  log size l of each cell   [..., 1]

@@ -1,13 +1,13 @@
-r"""Every gene's term of a log-probability, and its slopes.
+r"""The term of every gene in a log-probability, and its slopes.
 
-Nine counts in ten are zero, and there the formulas are short:
+Nine counts in ten are zero, where the formulas are short:
 
     log Poisson(0 | mu)   = -mu                            d/d log mu    = -mu
     log NB(0 | mu, theta) = -theta log(1 + mu/theta)       d/d log mu    = -mu / (1 + mu/theta)
                                                            d/d log theta = log NB(0) - d/d log mu
 
-so they are evaluated for all genes, and what ``deviance`` says of the other counts is then put in its place. An extra
-zero, of probability pi = sigmoid(gate), mixes with the zeros of the count: with w = P(not extra | x), 1 above zero,
+They are evaluated for all genes; then the terms of counts above zero, from ``deviance``, overwrite them. An extra zero
+has probability pi = sigmoid(gate). With w = P(not extra | x), which is 1 for counts above zero,
 
     log P(0) = log(pi + (1 - pi) p(0))      slopes of log p times w, and d/d gate = (1 - pi) - w
     log P(x) = log(1 - pi) + log p(x)
@@ -23,16 +23,14 @@ from torch.nn.functional import logsigmoid
 from pyroscvi.distributions import deviance
 from pyroscvi.distributions.counts import Counts
 from pyroscvi.distributions.deviance import Above
-from pyroscvi.distributions.parameters import Parameters
+from pyroscvi.distributions.parameters import MU_MAX, Parameters
 from pyroscvi.distributions.stirling import binet, binet_slope
 
-__all__ = ["MU_MAX", "Means", "terms"]
-
-MU_MAX = 2.0**60  # beyond it a mean is as good as infinite: every count has lost
+__all__ = ["Means", "terms"]
 
 
 class Means(NamedTuple):
-    """mu, which may underflow, and log mu = logits + offset, which does not."""
+    """mu, which may underflow, and the two terms of log mu = logits + offset, which does not."""
 
     mu: Tensor  # [..., g]
     logits: Tensor  # [..., g]
@@ -44,7 +42,7 @@ class Means(NamedTuple):
         if log_size is None:
             return cls(logits.exp().clamp_(max=MU_MAX), logits)
         rho = torch.softmax(logits, -1)
-        log_sum_exp = logits.amax(-1, keepdim=True) - rho.amax(-1, keepdim=True).log_()  # the largest share tells it
+        log_sum_exp = logits.amax(-1, keepdim=True) - rho.amax(-1, keepdim=True).log_()
         return cls(rho * log_size.exp().clamp_(max=MU_MAX), logits, log_size - log_sum_exp, rho)
 
     def log_mu(self, counts: Counts) -> Tensor:
@@ -53,7 +51,7 @@ class Means(NamedTuple):
 
 
 def terms(counts: Counts, means: Means, theta: Tensor | None, gate: Tensor | None, slopes: Parameters | None) -> Tensor:
-    """log p of every gene [..., g]; its slopes in log mu, log theta and gate are written into ``slopes``, if any."""
+    """log p of every gene [..., g]; writes its slopes in log mu, log theta and gate into ``slopes``, if given."""
     if theta is None:
         log_p, above = _poisson(counts, means, slopes)
     else:
@@ -68,15 +66,15 @@ def terms(counts: Counts, means: Means, theta: Tensor | None, gate: Tensor | Non
     return log_p
 
 
-# Each of these returns log p(0) for all genes [..., g], and what there is to say of the counts above zero [k]; the
-# slopes at zero it writes.
+# Each of these returns log p(0) for all genes [..., g], and log p and its slopes at the counts above zero [k]. Each
+# writes the slopes at zero into ``slopes``.
 
 
 def _poisson(counts: Counts, means: Means, slopes: Parameters | None) -> tuple[Tensor, Above]:
     log_p = -means.mu
     if slopes is not None:
         slopes.mean.copy_(log_p)
-    best = counts.once(None, lambda: deviance.best_poisson(counts.x))
+    best = counts.cached(None, lambda: deviance.best_poisson(counts.x))
     return log_p, deviance.poisson(counts.x, means.log_mu(counts), counts.take(means.mu), best)
 
 
@@ -87,7 +85,7 @@ def _negative_binomial(counts: Counts, means: Means, theta: Tensor, slopes: Para
         torch.div(means.mu, torch.rsub(r, -1), out=slopes.mean)
         torch.sub(log_p, slopes.mean, out=slopes.dispersion)
     mu, theta_x = counts.take(means.mu), _of_theta(counts, theta)
-    best = counts.once(
+    best = counts.cached(
         theta, lambda: deviance.best_negative_binomial(counts.x, theta_x, _of_theta(counts, theta, binet))
     )
     d_j = None if slopes is None else _of_theta(counts, theta, binet_slope)
@@ -95,7 +93,7 @@ def _negative_binomial(counts: Counts, means: Means, theta: Tensor, slopes: Para
 
 
 def _of_theta(counts: Counts, theta: Tensor, f: Callable[[Tensor], Tensor] = lambda theta: theta) -> Tensor:
-    """f(theta) at the counts [k], found once for each gene where all cells have the same theta [..., g]."""
+    """f(theta) at the nonzero counts [k]; computed once for each gene if all cells have the same theta [..., g]."""
     shared = all(n == 1 or step == 0 for n, step in zip(theta.shape[:-1], theta.stride()[:-1], strict=True))
     if shared and counts.x.numel() >= theta.shape[-1]:
         return counts.take_gene(f(theta[(0,) * (theta.dim() - 1)]))
@@ -106,7 +104,7 @@ def _with_extra_zeros(
     counts: Counts, log_p: Tensor, above: Above, gate: Tensor, slopes: Parameters | None
 ) -> tuple[Tensor, Above]:
     tail = logsigmoid(gate.abs())
-    extra, kept = tail + gate.clamp(max=0), tail - gate.clamp(min=0)  # log pi, log(1 - pi): both keep their digits
+    extra, kept = tail + gate.clamp(max=0), tail - gate.clamp(min=0)  # log pi and log(1 - pi), both accurate
     if slopes is not None:
         weight = torch.sub(log_p, gate, out=slopes.gate).sigmoid_()  # P(not extra | x)
         slopes.mean.mul_(weight)

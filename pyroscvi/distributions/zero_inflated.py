@@ -1,4 +1,4 @@
-"""Zero inflation: a count that is sometimes not looked at, and then is zero."""
+"""Zero inflation: with some probability a gene is not counted, and its count is then zero."""
 
 import torch
 from torch import Size, Tensor
@@ -12,9 +12,9 @@ __all__ = ["ZeroInflatedNegativeBinomial", "ZeroInflatedPoisson"]
 
 
 class _ZeroInflated(CountVector):
-    """With pi = sigmoid(gate) the probability of an extra zero, and m, v the moments of the count without it:
+    """Let pi = sigmoid(gate) be the probability of an extra zero, and m, v the mean and variance without it. Then
 
-    mean (1 - pi) m,  variance (1 - pi) (v + pi m^2)
+    mean = (1 - pi) m,  variance = (1 - pi) (v + pi m^2)
     """
 
     def _draw(self, shape: Size) -> Tensor:
@@ -33,7 +33,7 @@ class _ZeroInflated(CountVector):
 class ZeroInflatedPoisson(_ZeroInflated, Poisson):
     """x_g is 0 with probability sigmoid(gate_g), otherwise x_g ~ Poisson(mu_g).
 
-    log_mu  log mean, or the ``Shares`` it is made of    [..., g]
+    log_mu  log mean, or the ``Shares`` that give it    [..., g]
     gate    logits of the probability of an extra zero   broadcasts to [..., g]
     """
 
@@ -44,7 +44,7 @@ class ZeroInflatedPoisson(_ZeroInflated, Poisson):
 class ZeroInflatedNegativeBinomial(_ZeroInflated, NegativeBinomial):
     """x_g is 0 with probability sigmoid(gate_g), otherwise x_g ~ NB(mu_g, theta_g).
 
-    log_mu     log mean, or the ``Shares`` it is made of    [..., g]
+    log_mu     log mean, or the ``Shares`` that give it    [..., g]
     log_theta  log inverse dispersion                       broadcasts to [..., g]
     gate       logits of the probability of an extra zero   broadcasts to [..., g]
     """
