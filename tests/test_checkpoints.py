@@ -289,18 +289,19 @@ KILL = """
 
     put(0)
     for _ in range(15):
+        reader, writer = os.pipe()
         child = os.fork()
         if not child:
             step = last + 1
             while True:
                 step += 1
                 put(step)
-        before = os.stat(path).st_ino
-        while not os.path.exists(path) or os.stat(path).st_ino == before:  # however busy the machine is
-            time.sleep(0.001)
+                os.write(writer, b".")
+        os.read(reader, 1)  # it has begun to write, however busy the machine is
         time.sleep(0.05 * chance.random())
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+        os.close(reader), os.close(writer)
         tensors, about = read(path)
         assert (tensors["w"] == about["step"]).all()
         assert about["step"] >= last, (about["step"], last)

@@ -1,7 +1,9 @@
 """The command line, from its grammar to what it leaves on the disk."""
 
 import json
+import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import anndata as ad
@@ -12,6 +14,7 @@ import pytest
 import pyroscvi as ps
 from pyroscvi import registry
 from pyroscvi.cli import main
+from pyroscvi.cli.runs import open_folder, write_run
 from pyroscvi.data.datasets import simulated
 from pyroscvi.evidence import Refined
 from pyroscvi.evidence.estimator import Importance
@@ -64,8 +67,9 @@ def test_copy_forks_a_page(data, tmp_path, capsys):
     assert (out / "forked_page.py").read_text() == mine.read_text()
 
     assert main(["embed", str(out), str(data), "--out", str(tmp_path / "z.h5ad")]) == 1
-    assert "a page of your own: add --page FILE.py" in capsys.readouterr().err
-    run("embed", out, data, "--out", tmp_path / "z.h5ad", "--page", mine)
+    assert f"add --page {out / 'forked_page.py'}" in capsys.readouterr().err
+    del sys.modules["forked_page"]
+    run("embed", out, data, "--out", tmp_path / "z.h5ad", "--page", out / "forked_page.py")
     del sys.modules["forked_page"]
 
 
@@ -158,6 +162,83 @@ def test_force_replaces_a_run(data, tmp_path):
     run("fit", data, *QUICK, "--seed", 1, "--out", out, "--force")
     assert json.loads((out / "configuration.json").read_text())["training"]["seed"] == 1
     assert ps.load(out).record["seed"] == 1
+
+
+def test_force_leaves_what_is_not_ours(nb, data, tmp_path, capsys):
+    """A folder with a file called configuration.json may be a project of its own."""
+    project, copied = tmp_path / "project", tmp_path / "run"
+    project.mkdir()
+    (project / "configuration.json").write_text('{"name": "a web page"}')
+    (project / "thesis.txt").write_text("years of work")
+    command = ["fit", str(data), "--likelihood", "nb", *QUICK, "--out"]
+    for force in ([], ["--force"]):
+        assert main([*command, str(project), *force]) == 1
+        assert "configuration.json is not as pyroscvi wrote it" in capsys.readouterr().err
+    (project / "thesis.txt").unlink()
+    assert main([*command, str(project)]) == 1  # nor is it overwritten where it is alone
+    assert (project / "configuration.json").read_text() == '{"name": "a web page"}'
+
+    shutil.copytree(nb, copied)
+    (copied / "notes.txt").write_text("years of work")
+    open_folder(copied, {"another": "run"}, force=True)
+    assert sorted(file.name for file in copied.iterdir()) == ["configuration.json", "notes.txt"]
+
+
+def test_force_leaves_a_file_that_was_exchanged(nb, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(nb, copied)
+    (copied / "cells.csv").write_text("my own cells")
+    with pytest.raises(ValueError, match=r"cells\.csv is not as pyroscvi wrote it: move it elsewhere"):
+        open_folder(copied, {"another": "run"}, force=True)
+    assert {file.name for file in copied.iterdir()} == {file.name for file in nb.iterdir()}
+
+
+RUN_FILES = ["cells.csv", "checksums.json", "configuration.json", "fit.safetensors", "history.csv", "latents.h5ad"]
+
+
+@pytest.mark.parametrize("name", RUN_FILES)
+@pytest.mark.parametrize("damage", ["cut", "digit"])
+def test_a_damaged_file_of_a_run_is_named(name, damage, nb, tmp_path, capsys):
+    copied = tmp_path / "run"
+    shutil.copytree(nb, copied)
+    whole = (copied / name).read_bytes()
+    digit = next(at for at in range(len(whole) // 2, len(whole)) if whole[at : at + 1].isdigit())
+    other = bytes([(whole[digit] - ord("0") + 1) % 10 + ord("0")])
+    cut = whole[: len(whole) * 3 // 4]
+    (copied / name).write_bytes(cut if damage == "cut" else whole[:digit] + other + whole[digit + 1 :])
+    assert main(["calibrate", str(copied), "--simulations", "2"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{name} is not as pyroscvi wrote it" in line
+
+
+@pytest.mark.filterwarnings("default:.*names of cells repeat")
+def test_names_of_cells_that_repeat_are_told_apart(data, tmp_path, capsys):
+    adata, file, out = ad.read_h5ad(data), tmp_path / "repeated.h5ad", tmp_path / "run"
+    adata.obs_names = ["same"] * 40 + [f"cell{n}" for n in range(20)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        adata.write_h5ad(file)
+    run("fit", file, *QUICK, "--out", out)
+    assert "names of cells repeat: they are told apart as same, same-1" in capsys.readouterr().err
+    latents, roles = ad.read_h5ad(out / "latents.h5ad"), pd.read_csv(out / "cells.csv", index_col="cell")
+    assert list(latents.obs_names[:3]) == ["same", "same-1", "same-2"]
+    assert list(latents.obs["cell_type"]) == list(adata.obs["cell_type"])
+    assert roles.index.is_unique
+    assert roles["held_out"].sum() == 6
+
+
+def test_a_full_disk_at_the_end_of_a_run_says_what_to_do(nb, data, disk, monkeypatch, capsys):
+    out, command = disk.path / "run", ["fit", str(data), "--likelihood", "nb", *QUICK, "--out", str(disk.path / "run")]
+    with monkeypatch.context() as patched:
+        patched.setattr("pyroscvi.cli.fit.write_run", lambda *_: disk.fill() or write_run(*_))
+        assert main(command) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "fit.safetensors could not be written: No space left on device. Free some space: the same command" in line
+    (disk.path / "ballast").unlink()
+    run(*command)
+    pd.testing.assert_frame_equal(
+        ps.load(out).history.drop(columns="seconds"), ps.load(nb).history.drop(columns="seconds")
+    )
 
 
 def test_a_run_that_came_to_nothing_is_in_nobodys_way(data, tmp_path, capsys):
@@ -339,8 +420,6 @@ def test_ctrl_c_is_one_line_too(monkeypatch, capsys):
 
 
 def test_a_warning_is_one_line(monkeypatch, capsys):
-    import warnings
-
     def warning():
         warnings.simplefilter("always")
         warnings.warn("mind\nthe gap", stacklevel=1)

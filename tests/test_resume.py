@@ -102,6 +102,7 @@ def test_a_finished_run_is_not_run_again(told, tmp_path):
         ({"lr": 5e-3}, "lr was 0.003 and is 0.005"),
         ({"epochs": 4}, "epochs was 3 and is 4"),
         ({"seed": 1}, "seed was 0 and is 1"),
+        ({"validation": 0.2}, "cells held out was 6 and is 12"),
         ({"model": SCVI(latent=4)}, "the model differs"),
         ({"guide": FullCovariance()}, "the guide differs"),
     ],

@@ -1,5 +1,7 @@
 """Reading what the command line is pointed at."""
 
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData, read_h5ad
+from anndata.utils import make_index_unique
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.datasets import highly_variable
@@ -23,9 +26,22 @@ def read_data(file: Path) -> AnnData:
     if not file.is_file():
         raise ValueError(f"{file}: there is no such file")
     try:
-        return read_h5ad(file)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Observation names are not unique")
+            adata = read_h5ad(file)
     except Exception as error:  # h5py and anndata raise many kinds
         raise ValueError(f"{file} cannot be read as h5ad: {error}") from error
+    adata.obs_names = unique(adata.obs_names, file)
+    return adata
+
+
+def unique(names: pd.Index, file: Path) -> pd.Index:
+    """The names of cells, with a number behind every one that is there already: the same ones at every reading."""
+    if names.is_unique:
+        return names
+    first = names[names.duplicated()][0]
+    warnings.warn(f"{file}: names of cells repeat: they are told apart as {first}, {first}-1, ...", stacklevel=2)
+    return make_index_unique(names.astype(str))
 
 
 def read_cells(file: Path, fields: dict[str, Any], hvg: int | None) -> tuple[Cells, pd.DataFrame]:
@@ -52,4 +68,6 @@ def open_cells(place: Path, fields: dict[str, Any], hvg: int | None, seed: int) 
         genes = highly_variable(adata, hvg, batch=None if some.batch is None else "batch")
         cells = Fields(**fields, genes=genes).open(there)
     obs = pd.concat([one.told.obs for one in several.values()])
+    if cells.names is not None:
+        cells = replace(cells, names=unique(pd.Index(cells.names), place).to_numpy(dtype=object))
     return cells, obs.set_axis(cells.names)

@@ -1,18 +1,20 @@
-"""Run folders: a fit, with everything that says how it came about.
+"""Run folders: a fit, and how it was made.
 
-RUN/configuration.json   what was asked for
+RUN/configuration.json   what was asked for; by its checksum the folder is known to be a run
     cells.csv            every cell, and whether it was held out of the fit
-    checkpoints/         what an interrupted fit goes on from
+    checkpoints/         from which an interrupted fit goes on
     fit.safetensors      the fit: ps.load(RUN) reads it
-    history.csv, .png    the bound, epoch by epoch
+    history.csv, .png    the ELBO of every epoch
     latents.h5ad         obs of every cell, and its posterior mean in obsm["X_pyroscvi"]
-    page.py              the page, where it is a file of one's own
+    page.py              the page, where it is a file of your own
+    checksums.json       the checksums of all of them, written last
 """
 
 import json
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,70 +25,127 @@ from pyroscvi.cli.declare import own_parts
 from pyroscvi.cli.files import draw
 from pyroscvi.data.cells import Cells
 from pyroscvi.fitting.checkpoints import load
-from pyroscvi.fitting.files import read_json, write_json, write_whole
+from pyroscvi.fitting.files import (
+    CHECKSUMS,
+    DamagedFile,
+    altered,
+    read_json,
+    remove_partial,
+    write_checksums,
+    write_json,
+    write_whole,
+)
 from pyroscvi.fitting.fit import fit
 from pyroscvi.fitting.result import Fit
 from pyroscvi.fitting.resume import Folder
 from pyroscvi.program import Guide, Model
 from pyroscvi.report import plots
 
-__all__ = ["KEY", "Run", "carry_out", "latents_of", "open_folder", "read_run", "write_run"]
+__all__ = ["DONE", "KEY", "Run", "carry_out", "open_folder", "read_run", "write_cells", "write_run"]
 
 KEY = "X_pyroscvi"
-DONE = "latents.h5ad"  # written last
-SECONDS = 5.0  # between checkpoints, and so the most that an interrupted run loses
+CONFIGURATION = "configuration.json"
+DONE = CHECKSUMS  # written last: a folder that has it holds a finished run
+FILES = ("cells.csv", "fit.safetensors", "history.csv", "history.png", "latents.h5ad")
+FORCED = {  # what --force removes of a run, a sweep or a demo, where it is as it was written
+    *FILES, CONFIGURATION, CHECKSUMS, "fit.safetensors.previous",
+    "comparison.csv", "comparison.png", "declaration.json", "latents.png", "runs.csv",
+}  # fmt: skip
+SECONDS = 5.0  # between checkpoints: an interrupted run loses no more
 
 
 def open_folder(folder: Path, configuration: Mapping[str, Any], force: bool = False, done: str | None = DONE) -> None:
-    """Make the folder of a run, or take up one that was interrupted and asked for the same.
+    """Make the folder of a run, or take up a run that was interrupted and has the same configuration.
 
-    A run that is finished (the file ``done`` is there) is not replaced unless forced; a folder that is no run never is.
+    A finished run (the file ``done`` is there) is replaced only if forced; what pyroscvi did not write, never.
     """
     plain = json.loads(json.dumps(configuration))
-    asked = folder / "configuration.json"
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: name a folder")
-    held = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
-    if held and asked.name not in held:
+    names = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
+    if names and CONFIGURATION not in names:
         raise ValueError(f"{folder} holds something else already: choose another folder")
-    if held and force:
-        shutil.rmtree(folder)
-    elif held > {asked.name}:  # a run that came to nothing leaves what was asked for, and is in nobody's way
-        if read_json(asked) != plain:
+    if names:
+        try:
+            earlier = read_json(folder / CONFIGURATION)
+        except DamagedFile as error:
+            raise ValueError(f"{error}. Nothing was replaced: choose another folder") from error
+        if force:
+            _remove(folder)
+        elif names > {CONFIGURATION} and earlier != plain:  # alone, it is left of a run that failed at once
             raise ValueError(f"{folder} holds another run already: choose another folder, or replace it with --force")
-        if done in held:
+        elif done in names:
             raise ValueError(f"{folder} holds this run already, finished: replace it with --force")
-    write_json(asked, plain)
+        remove_partial(folder)
+    write_json(folder / CONFIGURATION, plain)
+
+
+def _remove(folder: Path) -> None:
+    """Remove what pyroscvi wrote here, and leave everything else."""
+    files = list(_written(folder))
+    for file in files:
+        file.unlink()
+    for emptied in sorted({file.parent for file in files}, key=lambda parent: -len(parent.parts)):
+        with suppress(OSError):  # it holds other files as well
+            emptied.rmdir()
+
+
+def _written(folder: Path) -> Iterator[Path]:
+    """The files of a run that pyroscvi wrote. Raises ValueError if one of them is another by now."""
+    pages = read_json(folder / CONFIGURATION).get("pages", ())
+    if changed := [file for file in altered(folder) if file.exists()] if (folder / CHECKSUMS).is_file() else []:
+        raise ValueError(f"{changed[0]} is not as pyroscvi wrote it: move it elsewhere, or choose another folder")
+    for file in folder.iterdir():
+        if file.name in FORCED or file.name in pages:
+            yield file
+    yield from folder.glob("checkpoints/*.safetensors*")
+    for file in folder.glob("evidence/*.json"):
+        with suppress(DamagedFile):
+            read_json(file)
+            yield file
+    for configuration in folder.glob(f"runs/*/{CONFIGURATION}"):
+        yield from _written(configuration.parent)
 
 
 class Interrupted(Exception):
-    exit_code = 130  # what a shell calls Ctrl-C
+    exit_code = 130  # of a program that Ctrl-C ended
 
 
 def carry_out(folder: Path, model: Model, guide: Guide, seen: Cells, **training: Any) -> Fit:
-    """``fit``, from the last checkpoint in the folder if there is one; ``Interrupted`` if it was."""
+    """``fit``, from the last checkpoint in the folder if there is one; raises ``Interrupted`` if it was interrupted."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "interrupted in epoch")  # said by the error, which goes on to the shell
-        found = fit(model, guide, seen, folder=Folder(folder / "checkpoints", SECONDS), **training)
-    if found.record["interrupted"]:
+        warnings.filterwarnings("ignore", "interrupted in epoch")  # the error says it
+        fitted = fit(model, guide, seen, folder=Folder(folder / "checkpoints", SECONDS), **training)
+    if fitted.record["interrupted"]:
         raise Interrupted("interrupted: the same command goes on from here")
-    return found
+    return fitted
 
 
-def write_run(folder: Path, found: Fit, cells: Cells, obs: pd.DataFrame, unseen: Cells | None = None) -> None:
-    """Everything that a finished fit leaves; ``cells`` are all there are, those it has not seen among them."""
-    found.save(folder / "fit.safetensors")
-    names = _names(cells)
-    roles = pd.DataFrame({"held_out": names.isin([] if unseen is None else _names(unseen))}, index=names)
-    write_whole(folder / "cells.csv", roles.to_csv)
-    write_whole(folder / "history.csv", lambda file: found.history.to_csv(file, index=False))
-    draw(folder / "history.png", plots.history({"held out": found.history}))
-    write_whole(folder / DONE, latents_of(found, cells, obs).write_h5ad)
+def write_run(folder: Path, fitted: Fit, cells: Cells, obs: pd.DataFrame, unseen: Cells | None = None) -> None:
+    """Write all files of a finished run; ``cells`` are those that were fitted and those that were held out.
+
+    Raises OSError, with what to do, where the disk is full; the checkpoints are still there then.
+    """
+    try:
+        fitted.save(folder / "fit.safetensors")
+        write_whole(folder / "history.csv", lambda file: fitted.history.to_csv(file, index=False))
+        draw(folder / "history.png", plots.history({"held out": fitted.history}))
+        write_cells(folder, fitted, cells, obs, unseen)
+    except OSError as error:
+        remedy = "Free some space: the same command then goes on from the last checkpoint"
+        raise OSError(f"{error.filename} could not be written: {error.strerror}. {remedy}") from error
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def latents_of(found: Fit, cells: Cells, obs: pd.DataFrame) -> AnnData:
-    return AnnData(obs=obs.loc[_names(cells)], obsm={KEY: found.latent(cells)})
+def write_cells(folder: Path, fitted: Fit, cells: Cells, obs: pd.DataFrame, unseen: Cells | None = None) -> None:
+    """Write which cells were held out, the latents of all, and the checksums that make the folder a finished run."""
+    names = _names(cells)
+    roles = pd.DataFrame({"held_out": names.isin([] if unseen is None else _names(unseen))}, index=names)
+    write_whole(folder / "cells.csv", roles.to_csv)
+    latents = AnnData(obs=obs.loc[names], obsm={KEY: fitted.latent(cells)})
+    write_whole(folder / "latents.h5ad", latents.write_h5ad)
+    pages = read_json(folder / CONFIGURATION).get("pages", ())
+    write_checksums(folder, (name for name in (*FILES, *pages) if (folder / name).is_file()))
 
 
 def _names(cells: Cells) -> pd.Index:
@@ -94,7 +153,7 @@ def _names(cells: Cells) -> pd.Index:
 
 
 class Run(NamedTuple):
-    """A finished run, read back."""
+    """A finished run, as it was read."""
 
     folder: Path
     configuration: dict[str, Any]
@@ -107,13 +166,22 @@ class Run(NamedTuple):
 
 
 def read_run(folder: Path, pages: Iterable[Path] = ()) -> Run:
-    """The run in a folder. A page of one's own is run as code, and so only when its file is named."""
-    if not (folder / "configuration.json").is_file():
+    """The run in a folder. A page of your own runs as code, and so only where its file is named."""
+    pages = list(pages)
+    if not (folder / CONFIGURATION).is_file():
         raise ValueError(f"{folder} is no run folder: `pyroscvi fit` writes them")
+    configuration = read_json(folder / CONFIGURATION)
     if not (folder / DONE).is_file():
-        raise ValueError(f"{folder} holds an unfinished run: the command that began it goes on from where it was")
-    configuration = read_json(folder / "configuration.json")
-    if missing := set(configuration.get("pages", ())) - {page.name for page in pages}:
-        raise ValueError(f"{folder} was fitted with {sorted(missing)[0]}, a page of your own: add --page FILE.py")
+        raise ValueError(f"{folder} holds an unfinished run: repeat the command that began it, and it goes on")
+    if changed := altered(folder):
+        what = "is not as pyroscvi wrote it" if changed[0].exists() else "is missing"
+        raise DamagedFile(f"{changed[0]} {what}: restore it from a copy, or repeat the run in another folder")
+    for page in configuration.get("pages", ()):
+        if page not in {file.name for file in pages}:
+            copy = folder / page
+            raise ValueError(
+                f"{folder} was fitted with a page of your own, {page}. A page runs as code: if you trust it, "
+                f"add --page {copy if copy.is_file() else page}"
+            )
     cells = pd.read_csv(folder / "cells.csv", index_col="cell", dtype={"cell": str})
     return Run(folder, configuration, load(folder, own_parts(pages)), cells)

@@ -16,7 +16,7 @@ import pandas as pd
 from pyroscvi.cli.data import read_cells
 from pyroscvi.cli.declare import declare, own_files
 from pyroscvi.cli.files import draw
-from pyroscvi.cli.runs import DONE, latents_of
+from pyroscvi.cli.runs import DONE, write_cells
 from pyroscvi.comparison.compare import cell_table, compare
 from pyroscvi.comparison.sweep import Swept, combinations, sweep
 from pyroscvi.data.cells import Cells
@@ -61,14 +61,11 @@ def sweep_runs(
     if not swept:
         raise ValueError("none of the models could be fitted: " + "; ".join(swept.failed.values()))
     own = [file.name for file in own_files(*choices.get("model", ()), *choices.get("guide", ()))]
-    names = cells.names if cells.names is not None else [str(n) for n in range(len(cells))]
-    roles = pd.DataFrame({"held_out": pd.Index(names).isin(unseen.names)}, index=pd.Index(names, name="cell"))
     for name, folders in swept.folders.items():
         for folder, found in zip(folders, [swept[name], *swept.refits.get(name, ())], strict=True):
             if not (folder / DONE).is_file():  # what makes the folder of a fit that of a run
                 write_json(folder / "configuration.json", {"data": str(data), "name": name, "pages": own})
-                write_whole(folder / "cells.csv", roles.to_csv)
-                write_whole(folder / DONE, latents_of(found, cells, obs).write_h5ad)
+                write_cells(folder, found, cells, obs, unseen)
 
     table = compare(swept, unseen, **evidence)
     where = [

@@ -82,6 +82,7 @@ def identity(run: Run, cells: Cells) -> dict[str, Any]:
     return {
         **run.settings,
         "minibatch": run.size,
+        "cells held out": 0 if run.held_out is None else len(run.held_out),
         "model": declaration(run.model),
         "guide": declaration(run.guide),
         "start": digested(*run.trained.state_dict().values()),
