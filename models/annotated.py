@@ -72,7 +72,7 @@ class Annotated(Model):
             d = self.condition(cells)
             l = self.size(cells)
             y = pyro.sample("y", dist.Categorical(logits=self.w), infer={"enumerate": "parallel"})
-            pyro.sample("label", Annotation(self.C[y]), obs=cells.said(self.types))
+            pyro.sample("label", Annotation(self.C[y]), obs=cells.label_weights(self.types))
             z = pyro.sample("z", dist.Normal(self.m[y], self.s[y]).to_event(1))
             eta = self.decoder(z, d)
             pyro.sample("x", self.likelihood(l, log_theta, **eta), obs=cells.x)

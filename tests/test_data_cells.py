@@ -220,15 +220,15 @@ def test_the_plate_makes_a_minibatch_stand_for_the_whole():
 
 def test_said_is_one_hot_where_a_label_is_known_and_ones_where_not():
     cells = Cells(torch.ones(3, 2), {"label": torch.tensor([1, -1, 0])})
-    assert cells.said(3).tolist() == [[0, 1, 0], [1, 1, 1], [1, 0, 0]]
-    assert Cells(torch.ones(2, 2)).said(2).tolist() == [[1, 1], [1, 1]]
+    assert cells.label_weights(3).tolist() == [[0, 1, 0], [1, 1, 1], [1, 0, 0]]
+    assert Cells(torch.ones(2, 2)).label_weights(2).tolist() == [[1, 1], [1, 1]]
 
 
 @pytest.mark.parametrize("dense", [True, False])
 def test_to_changes_precision_everywhere_and_nothing_else(dense):
     cells = counted(dense=dense).take([3, 1, 2])
     there = cells.to("cpu", torch.float64)
-    for real in (there.x, there.library, there.covariates, there.belief, there.size_factor, there.said(2)):
+    for real in (there.x, there.library, there.covariates, there.belief, there.size_factor, there.label_weights(2)):
         assert real.dtype == torch.float64
     assert_consistent(there)
     assert there.batch.dtype == torch.long

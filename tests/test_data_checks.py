@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import anndata
 import numpy as np
@@ -12,6 +13,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from pyroscvi.data import Fields, checks
+from pyroscvi.data.advice import command_line
 
 FORMS: dict[str, Callable] = {"dense": np.array, "csr": sparse.csr_matrix, "csc": sparse.csc_array}
 
@@ -45,7 +47,7 @@ def test_one_bad_value_anywhere_is_found(form, value, kind):
         x = counts()
         x[row, column] = value
         said = refusal(adata(x, form))
-        assert f"X holds values that are no counts: 1 {kind}." in said
+        assert f"X holds values that are not counts: 1 {kind}." in said
         assert f"The first is {value}, of gene 'gene{column}' in cell 'cell{row}'." in said
 
 
@@ -228,7 +230,7 @@ def test_cells_without_counts_are_an_error_or_dropped_and_listed(form):
     data.obsm["place"] = np.arange(60.0).reshape(30, 2)
     said = refusal(data)
     assert "2 of 30 cells have no counts: 'cell4', 'cell11'. " in said
-    assert "read(..., empty='drop')" in said
+    assert "or read with empty='drop'" in said
     fields = Fields(batch="batch", spatial="place", neighbours=2)
     with pytest.warns(UserWarning, match="2 of 30 cells have no counts: 'cell4', 'cell11'. They are dropped") as told:
         cells = fields.read(data, empty="drop")
@@ -295,13 +297,154 @@ def test_a_section_is_never_missing():
     data = adata(counts())
     data.obsm["place"] = np.random.default_rng(0).uniform(size=(30, 2))
     data.obs["slice"] = ["a"] * 29 + [None]
-    assert "section (obs['slice']): 1 of 30 values are missing, the first in cell 'cell29'" in refusal(
-        data, Fields(spatial="place", section="slice")
-    )
+    said = refusal(data, Fields(spatial="place", section="slice"))
+    assert "section (obs['slice']): 1 of 30 values are missing, the first in cell 'cell29'. Fill them in" in said
+    assert "unknown" not in said  # which does not apply to sections
+
+
+# Extreme values
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (1e155, r"covariate 'age' must be between -1e\+38 and 1e\+38, which single precision holds: 1 of 30"),
+        (-1e300, "the first is -1e\\+300 in cell 'cell7'"),
+        (1e-200, "covariate 'age' varies by 1e-200 only, too little for single precision: rescale it"),
+    ],
+)
+def test_covariates_that_single_precision_cannot_hold_are_refused(value, said):
+    data = adata(counts())
+    data.obs["age"] = 0.0
+    data.obs.loc["cell7", "age"] = value
+    with pytest.raises(ValueError, match=said):
+        Fields(covariates="age").read(data)
+
+
+def test_complex_covariates_are_refused():
+    data = adata(counts())
+    data.obs["age"] = np.arange(30) + 1j
+    with pytest.raises(TypeError, match="covariate 'age' does not hold numbers but complex128"):
+        Fields(covariates="age").read(data)
+
+
+def test_covariates_far_from_those_of_training_are_refused():
+    data = adata(counts())
+    data.obs["age"] = np.arange(30.0)
+    fields = Fields(covariates="age").read(data).fields
+    data.obs["age"] = 1e30
+    wanted = r"within 1,000,000 standard deviations of the mean that training saw, 14\.5: 30 of 30 values are not"
+    with pytest.raises(ValueError, match=wanted):
+        fields.read(data)
+
+
+@pytest.mark.parametrize("value", [1e-50, 1e30, 1e300])
+def test_extreme_sizes_are_refused(value):
+    data = adata(counts())
+    data.obs["size"] = np.r_[np.ones(29), value]
+    with pytest.raises(ValueError, match=r"size factor 'size' must be between .* the first is 1e.* in cell 'cell29'"):
+        Fields(size_factor="size").read(data)
+
+
+@pytest.mark.parametrize("value", [1e-50, 1e300])
+def test_extreme_beliefs_are_refused(value):
+    data = adata(counts())
+    data.obsm["soft"] = np.full((30, 3), value)
+    with pytest.raises(ValueError, match=r"the sum of a row of belief \(obsm\['soft'\]\) must be between 1e-20 and"):
+        Fields(belief="soft").read(data)
+
+
+@pytest.mark.parametrize("neighbours", [0, -1, 2.5, "6", True])
+def test_neighbours_are_a_positive_whole_number(neighbours):
+    with pytest.raises(ValueError, match=f"neighbours is a whole number, at least 1, not {neighbours!r}"):
+        Fields(spatial="place", neighbours=neighbours)
+
+
+# Tables and columns of other kinds
+
+
+@pytest.mark.parametrize(("name", "fields"), [("soft", Fields(belief="soft")), ("place", Fields(spatial="place"))])
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (sparse.csr_matrix(np.ones((30, 2))), "is a sparse matrix: give a dense array"),
+        (np.full((30, 2), "a"), "does not hold numbers but <U1"),
+        (np.full((30, 2), 1j), "does not hold numbers but complex128"),
+        (np.ones((30, 2, 2)), r"must be a table of cells by columns, not an array of shape \(30, 2, 2\)"),
+        (np.ones((30, 0)), r"must be a table of cells by columns, not an array of shape \(30, 0\)"),
+        (pd.DataFrame({"x": ["a"] * 30, "y": 1.0}, index=[f"cell{i}" for i in range(30)]), "does not hold numbers"),
+    ],
+)
+def test_tables_of_other_kinds_are_refused(name, fields, table, said):
+    data = adata(counts())
+    data.obsm[name] = table
+    with pytest.raises((TypeError, ValueError), match=rf"\(obsm\['{name}'\]\) {said}"):
+        fields.read(data)
+
+
+def test_coordinates_have_two_or_three_columns():
+    data = adata(counts())
+    data.obsm["place"] = np.random.default_rng(0).uniform(size=(30, 50))
+    assert "(obsm['place']) must have two or three columns, not 50" in refusal(data, Fields(spatial="place"))
+
+
+@pytest.mark.parametrize("value", [[1], {"a": 1}, {1}])
+def test_labels_that_cannot_be_levels_are_refused(value):
+    data = adata(counts())
+    data.obs["kind"] = pd.Series([value] * 30, index=data.obs_names, dtype=object)
+    with pytest.raises(TypeError, match=f"holds values of type '{type(value).__name__}', which cannot be levels"):
+        Fields(batch="kind").read(data)
+
+
+def test_a_repeated_column_is_refused():
+    data = adata(counts())
+    data.obs = pd.DataFrame([["a", "b"]] * 30, index=data.obs_names, columns=["kind", "kind"])
+    assert "obs has 2 columns called 'kind' (batch): rename" in refusal(data, Fields(batch="kind"))
+
+
+def test_a_missing_layer_says_that_there_are_none():
+    with pytest.raises(KeyError, match="there is no layer 'counts': it has no layers; counts=None reads X"):
+        Fields("counts").read(adata(counts()))
+
+
+@pytest.mark.parametrize("option", ["missing", "unknown", "empty"])
+def test_misspelt_options_are_refused(option):
+    assert f"{option} is 'error' or " in refusal(adata(counts()), **{option: "Drop"})
+
+
+# The command line has options of its own
+
+
+def test_remedies_are_written_for_python_or_for_the_command_line():
+    x = counts()
+    data, unseen = adata(np.log1p(x), counts=x), adata(x)
+    data.obs["donor"], unseen.obs["donor"] = "a", "b"
+    fields = Fields("counts", batch="donor").read(data).fields
+    unseen.layers["counts"] = x
+    for how, advice in (
+        (nullcontext(), ("say Fields(counts='counts').", "Read with unknown='allow'", "read with missing='zero'")),
+        (command_line(), ("say --counts counts.", "Read with --unknown allow", "read with --missing zero")),
+    ):
+        with how:
+            assert advice[0] in refusal(data)
+            assert advice[1] in refusal(unseen, fields)
+            assert advice[2] in refusal(data[:, 1:], fields)
+
+
+# Repeated names of cells
+
+
+def test_repeated_names_of_cells_are_numbered_with_a_warning():
+    data = adata(counts())
+    data.obs_names = ["A", "A", *data.obs_names[2:29], "A"]
+    with pytest.warns(UserWarning, match=r"names of several cells are numbered in order of appearance .*: 'A'") as told:
+        cells = Fields().read(data)
+    assert cells.names[[0, 1, 29]].tolist() == ["A", "A-1", "A-2"]
+    assert told[-1].filename == __file__
 
 
 def test_something_that_is_no_matrix_is_refused():
     from pyroscvi.data.matrices import gather
 
-    with pytest.raises(TypeError, match="counts of type dict cannot be read"):
+    with pytest.raises(TypeError, match="the matrix of type dict cannot be read"):
         gather({})

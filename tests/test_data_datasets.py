@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
+import torch
 from anndata import AnnData
 from scipy import sparse, stats
 
@@ -41,7 +42,7 @@ def test_pbmc68k_is_ready_to_read(blood):
 
 
 def test_what_scanpy_ships_is_refused_as_counts():
-    with pytest.raises(ValueError, match=r"X holds values that are no counts: .* negative, .* fractional"):
+    with pytest.raises(ValueError, match=r"X holds values that are not counts: .* negative, .* fractional"):
         Fields().read(sc.datasets.pbmc68k_reduced())
 
 
@@ -127,3 +128,37 @@ def test_highly_variable_genes_are_those_that_differ(blood):
     assert len(chosen) == 200
     assert list(chosen) == [gene for gene in blood.var_names if gene in chosen]
     assert Fields("counts", genes=chosen).read(blood).x.shape == (700, 200)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0, 0.5])
+def test_variable_genes_are_chosen_among_counts_only(value):
+    data = simulated(cells=50, genes=20, seed=1)
+    x = data.X.toarray()
+    x[7, 3] = value
+    data.layers["counts"] = x
+    with pytest.raises(ValueError, match=r"layer 'counts' holds values that are not counts.* 'gene3' in cell 'cell7'"):
+        highly_variable(data, 5, counts="counts")
+    with pytest.raises(KeyError, match=r"obs has no column 'donor' \(batch\)"):
+        highly_variable(data, 5, batch="donor")
+
+
+def test_variable_genes_of_repeated_names_can_be_read():
+    data = simulated(cells=50, genes=20, seed=1)
+    data.var_names = ["A", "A", *data.var_names[2:]]
+    with pytest.warns(UserWarning, match="names of several genes are numbered"):
+        assert Fields(genes=highly_variable(data, 20)).read(data).genes[:2] == ("A", "A-1")
+
+
+def test_choosing_genes_gives_threads_and_generators_back(monkeypatch):
+    choose = sc.experimental.pp.highly_variable_genes
+
+    def compiled(*args, **kwargs):  # as numba does when scanpy's functions are compiled
+        torch.set_num_threads(2)
+        np.random.seed(3)  # noqa: NPY002
+        return choose(*args, **kwargs)
+
+    monkeypatch.setattr(sc.experimental.pp, "highly_variable_genes", compiled)
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    highly_variable(simulated(cells=50, genes=20), 5)
+    assert torch.get_num_threads() == 1
+    assert (before == np.random.get_state()[1]).all()  # noqa: NPY002

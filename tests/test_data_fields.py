@@ -86,7 +86,7 @@ def test_counts_come_from_x_or_a_layer():
     adata.X = np.arange(72, dtype=np.float32).reshape(12, 6)
     assert Fields().read(adata).x[11, 5] == 71
     assert torch.equal(Fields("counts").read(adata).x, torch.from_numpy(adata.layers["counts"]))
-    with pytest.raises(KeyError, match=r"no layer 'count'; there are 'counts', 'logs'"):
+    with pytest.raises(KeyError, match=r"no layer 'count': its layers are 'counts', 'logs'; counts=None reads X"):
         Fields("count").read(adata)
 
 
@@ -251,7 +251,7 @@ def test_beliefs_are_weights_over_named_labels():
     cells = Fields(belief="soft").read(adata)
     assert cells.levels == {"label": ("T", "B", "NK")}
     assert cells.dims.count("label") == 3
-    torch.testing.assert_close(cells.said(3), torch.tensor(adata.obsm["soft"].to_numpy()).float())
+    torch.testing.assert_close(cells.label_weights(3), torch.tensor(adata.obsm["soft"].to_numpy()).float())
     assert cells.take([1, 2]).belief.shape == (2, 3)
 
 
@@ -259,10 +259,10 @@ def test_a_row_of_missing_beliefs_says_what_the_label_says():
     adata = data()
     adata.obsm["soft"].iloc[[0, 1]] = np.nan
     alone, beside = Fields(belief="soft").read(adata), Fields(belief="soft", label="type").read(adata)
-    assert alone.said(3)[:2].tolist() == [[1, 1, 1], [1, 1, 1]]
+    assert alone.label_weights(3)[:2].tolist() == [[1, 1, 1], [1, 1, 1]]
     assert beside.levels["label"] == ("T", "B", "NK")  # labels take the names of the columns
-    assert beside.said(3)[:2].tolist() == [[1, 1, 1], [0, 1, 0]]
-    assert torch.equal(alone.said(3)[2:], beside.said(3)[2:])
+    assert beside.label_weights(3)[:2].tolist() == [[1, 1, 1], [0, 1, 0]]
+    assert torch.equal(alone.label_weights(3)[2:], beside.label_weights(3)[2:])
 
 
 def test_beliefs_that_are_no_weights_are_refused():

@@ -88,3 +88,39 @@ def test_several_are_checked_one_by_one():
         Fields().read([a, b], genes="inner")
     with pytest.raises(TypeError, match="from an AnnData, or a list or dict of them, not from str"):
         Fields().read("cells.h5ad")
+
+
+@pytest.mark.parametrize("genes", ["union", "intersection"])
+def test_cells_without_coordinates_have_no_neighbours(genes):
+    a, b = pair()
+    del b.obsm["spatial"], b.obs["slice"]
+    with pytest.warns(UserWarning, match="8 of 14 cells have no coordinates"):
+        cells = Fields(spatial="spatial", section="slice", neighbours=2).read([a, b], genes=genes)
+    assert cells.graph.shape == (14, 14)
+    assert cells.graph[6:].nnz == cells.graph[:, 6:].nnz == 0
+    alone = Fields(spatial="spatial", section="slice", neighbours=2).read(a).graph
+    assert (cells.graph[:6, :6] != alone).nnz == 0
+
+
+def test_beliefs_that_only_some_data_sets_have():
+    a, b = pair()
+    del b.obsm["soft"]
+    cells = Fields(belief="soft").read([a, b], genes="union")
+    assert cells.levels["label"] == ("T", "B", "NK")
+    torch.testing.assert_close(cells.belief[:6], torch.tensor(a.obsm["soft"].to_numpy()).float())
+    assert (cells.belief[6:] == 1).all()  # nothing is known
+
+
+def test_tables_with_other_columns_are_refused():
+    a, b = pair()
+    b.obsm["soft"] = b.obsm["soft"].rename(columns={"NK": "monocyte"})
+    with pytest.raises(ValueError, match=r"obsm\['soft'\] differ: 0 has 'T', 'B', 'NK', 1 'T', 'B', 'monocyte'"):
+        Fields(belief="soft").read([a, b], genes="union")
+    b.obsm["spatial"] = np.ones((8, 3))
+    with pytest.raises(ValueError, match=r"obsm\['spatial'\] differ"):
+        Fields(spatial="spatial", section="slice").read([a, b], genes="union")
+
+
+def test_what_is_not_an_anndata_is_named():
+    with pytest.raises(TypeError, match="Jones: cells are read from an AnnData, not from ndarray"):
+        Fields().read({"Smith": data(), "Jones": np.ones((3, 2))})

@@ -91,14 +91,16 @@ def test_missing_genes_are_an_error_or_zeros_when_asked(form):
         assert torch.equal(fields.read(query, missing="zero").x, x)
     assert len(told) == 1
     query.var_names = ["a", "b", "c", "d"]
-    with pytest.raises(ValueError, match=r"none of the 6 genes is here: 'gene0', .*wanted, 'a', 'b', 'c', 'd' found"):
+    with pytest.raises(
+        ValueError, match=r"none of the 6 genes is here: 'gene0', .*wanted, 'a', 'b', 'c', 'd' are given"
+    ):
         fields.read(query, missing="zero")
 
 
-def test_repeated_gene_names_are_numbered_and_told_at_every_reading():
+def test_repeated_gene_names_are_numbered_with_a_warning_at_every_reading():
     adata = data(g=4)
     adata.var_names = ["A", "B", "A", "A"]
-    with pytest.warns(UserWarning, match=r"names that stand for several genes are numbered.*: 'A'"):
+    with pytest.warns(UserWarning, match=r"names of several genes are numbered.*: 'A'"):
         cells = Fields().read(adata)
     assert cells.genes == ("A", "B", "A-1", "A-2")
     query = adata[:, [1, 0, 2, 3]]

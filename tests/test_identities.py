@@ -172,7 +172,7 @@ def test_annotated_cells_sum_over_their_type(cells):
     model, guide = sized(cells, Annotated(latent=3), MeanField())
 
     def analytic(cells):
-        log_w = model.w.log_softmax(-1) + (cells.said(3) @ model.C.T).log()  # log p(y) p(label | y), [n, y]
+        log_w = model.w.log_softmax(-1) + (cells.label_weights(3) @ model.C.T).log()  # log p(y) p(label | y), [n, y]
         with cells.plate():
             parts = dist.Normal(model.m, model.s).to_event(1)
             z = pyro.sample("z", dist.MixtureSameFamily(dist.Categorical(logits=log_w), parts.expand([len(log_w), 3])))
@@ -196,7 +196,7 @@ def test_annotated_of_one_type_is_scvi_with_a_shifted_prior(cells):
 
 def test_a_soft_label_that_is_sure_is_a_hard_label(cells):
     model, guide = sized(cells, Annotated(latent=3), MeanField())
-    soft = replace(cells, belief=cells.said(3), categories={"batch": cells.batch})
+    soft = replace(cells, belief=cells.label_weights(3), categories={"batch": cells.batch})
     assert loss(model, guide, soft) == loss(model, guide, cells)
 
 

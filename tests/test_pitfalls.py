@@ -134,7 +134,7 @@ def test_tempering_beside_enumeration(model, cells):
         for a in ("m", "s", "w")
     )
     log_prior = logits.log_softmax(-1) + dist.Normal(means, scales).to_event(1).log_prob(z.unsqueeze(-2))
-    said = (cells.said(3) @ model.C.T).log() if isinstance(model, Annotated) else 0.0
+    said = (cells.label_weights(3) @ model.C.T).log() if isinstance(model, Annotated) else 0.0
     eta = model.decoder(z, model.condition(cells))
     log_x = model.likelihood(cells.library, model.likelihood.dispersion(cells), **eta).log_prob(cells.x)
     with temper(0.5):

@@ -126,16 +126,16 @@ def test_a_layer_is_read_and_another_place_is_suggested(adata, tmp_path):
     path = h5ad(adata, tmp_path / "cells.h5ad")
     assert torch.equal(Fields("counts").open(path).x, Fields("counts").read(adata).x)
     assert torch.equal(Fields("counts").open(anndata.read_h5ad(path, backed="r")).x, Fields("counts").read(adata).x)
-    with pytest.raises(ValueError, match=r"X holds values that are no counts: .*say Fields\(counts='counts'\)"):
+    with pytest.raises(ValueError, match=r"X holds values that are not counts: .*say Fields\(counts='counts'\)"):
         Fields().open(path)
-    with pytest.raises(KeyError, match="no layer 'raw'; there are 'counts'"):
+    with pytest.raises(KeyError, match="no layer 'raw': its layers are 'counts'"):
         Fields("raw").open(path)
 
 
 def test_the_bad_count_is_named_wherever_it_lies(adata, tmp_path):
     adata.X.data[[40, -1]] = [-1, 0.5]
     row, gene = adata.obs_names[np.searchsorted(adata.X.indptr, 40, "right") - 1], adata.var_names[adata.X.indices[40]]
-    said = f"no counts: 1 negative, 1 fractional. The first is -1.0, of gene '{gene}' in cell '{row}'"
+    said = f"not counts: 1 negative, 1 fractional. The first is -1.0, of gene '{gene}' in cell '{row}'"
     with pytest.raises(ValueError, match=f"X holds values that are {said}"):
         Fields().open(h5ad(adata, tmp_path / "cells.h5ad"))
     adata.X.data[40] = 1
@@ -315,8 +315,8 @@ def test_a_sorted_file_gives_mixed_minibatches(adata, tmp_path, monkeypatch):
 
 
 def test_the_last_buffer_is_as_full_as_the_others():
-    assert [loader._even(n, 8, 64) for n in (1, 64, 65, 130, 203)] == [8, 64, 40, 48, 56]
-    assert loader._even(1000, 128, 64) == 128
+    assert [loader._buffer_size(n, 8, 64) for n in (1, 64, 65, 130, 203)] == [8, 64, 40, 48, 56]
+    assert loader._buffer_size(1000, 128, 64) == 128
 
 
 # Memory, threads, processes

@@ -1,13 +1,13 @@
 """Cells: the one argument of every model and every guide.
 
-``Fields`` says where things are in an AnnData; ``Cells`` is what was found there. Counts stay sparse, or on disk, until
-they are looked at: ``cells.x`` is dense, so ask it of a minibatch.
+``Fields`` says where things are in an AnnData; ``Cells`` holds what was read from there. Counts stay sparse, or on
+disk, until they are used: ``cells.x`` is dense, so use it on a minibatch only.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 import pyro
@@ -15,9 +15,11 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from pyroscvi.data.csr import CSR, few
+from pyroscvi.data.advice import either
+from pyroscvi.data.csr import CSR, is_sparse_enough
 from pyroscvi.data.graph import neighbourhood
 from pyroscvi.data.loader import minibatches
+from pyroscvi.data.rows import BY_CELL, by_cell, picked, stacked
 from pyroscvi.data.stored import Stored
 
 if TYPE_CHECKING:
@@ -28,19 +30,18 @@ __all__ = ["Cells", "Dims"]
 Counts: TypeAlias = Tensor | sparse.csr_matrix | Stored
 Rows: TypeAlias = Tensor | np.ndarray | Sequence[int] | slice
 
-
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Dims:
-    """What a model must know of the data before it can own parameters.
+    """What a model must know about the data before it can own parameters.
 
     genes       number of genes
     levels      number of levels of each categorical field: {"batch": 2}
     covariates  number of continuous covariates
-    profile     share of every gene in all counts, smoothed by one count                      [g]
-    log_size    mean and variance of the log total count, by batch (one row where there is none)   [b, 2]
+    profile     share of every gene in all counts, after adding one count to every gene       [g]
+    log_size    mean and variance of the log total count, by batch (one row without batches)   [b, 2]
     """
 
     genes: int
@@ -50,11 +51,10 @@ class Dims:
     log_size: Tensor | None = field(default=None, repr=False)
 
     def count(self, name: str) -> int:
-        """Levels of a categorical field; 1 where cells are not told apart by ``batch`` or ``label``."""
+        """Number of levels of a categorical field; 1 for a ``batch`` or ``label`` that was not read."""
         if name not in self.levels and name not in ("batch", "label"):
-            raise KeyError(
-                f"no categorical field {name!r} was read; there are {sorted(self.levels)}: name it in Fields(...)"
-            )
+            named = either("name it in Fields(...)", "name it with --batch, --label or --category")
+            raise KeyError(f"no categorical field {name!r} was read; there are {sorted(self.levels)}: {named}")
         return self.levels.get(name, 1)
 
 
@@ -65,38 +65,38 @@ class Cells:
     counts       counts: dense, CSR, or on disk                                          [n, g]
     categories   codes by field, -1 where unknown: {"batch": [n], "label": [n]}
     covariates   continuous covariates                                                   [n, c]
-    belief       what is believed of a cell's label: weights, all ones where nothing is   [n, y]
+    belief       weights of the labels of each cell, all ones where nothing is known      [n, y]
     size_factor  sizes that do not come from these counts                                 [n]
     graph        neighbours: entry (target, source) is their distance                     [n + h, n + h]
-    halo         the neighbours that are not among these cells, nodes n .. n + h of the graph
+    halo         the h neighbours that are not among these cells: nodes n to n + h - 1 of the graph
     index        row of each cell in the whole data set                                   [n]
     total        number of cells in the whole data set
-    levels       the names behind the codes: {"batch": ("a", "b")}
+    levels       names of the levels, in the order of their codes: {"batch": ("a", "b")}
     genes        names of genes
     names        names of cells                                                           [n]
-    hops         rounds of message passing into these cells that the graph carries; None: any number
-    fields       the fields that these cells were read through: ``cells.fields.read(query)`` reads others the same way
+    hops         rounds of message passing into these cells that the graph has edges for; None: any number
+    fields       the fields that these cells were read with: ``cells.fields.read(query)`` reads others the same way
     """
 
-    counts: Counts
-    categories: Mapping[str, Tensor] = field(default_factory=dict)
-    covariates: Tensor | None = None
-    belief: Tensor | None = None
-    size_factor: Tensor | None = None
+    counts: Counts = field(metadata=BY_CELL)
+    categories: Mapping[str, Tensor] = field(default_factory=dict, metadata=BY_CELL)
+    covariates: Tensor | None = field(default=None, metadata=BY_CELL)
+    belief: Tensor | None = field(default=None, metadata=BY_CELL)
+    size_factor: Tensor | None = field(default=None, metadata=BY_CELL)
     graph: sparse.csr_matrix | None = None
     halo: "Cells | None" = None
-    index: Tensor | None = None
+    index: Tensor | None = field(default=None, metadata=BY_CELL)
     total: int | None = None
     levels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     genes: tuple[str, ...] | None = None
-    names: np.ndarray | None = None
+    names: np.ndarray | None = field(default=None, metadata=BY_CELL)
     hops: int | None = None
     fields: "Fields | None" = field(default=None, repr=False)
     dtype: torch.dtype = torch.float32
     device: torch.device = CPU
 
     def __post_init__(self) -> None:
-        """Give names to levels that came without, so that a minibatch knows of levels that none of its cells has."""
+        """Name the levels that have no names, so that a minibatch knows also the levels that none of its cells has."""
         unnamed = {name: int(codes.max()) + 1 for name, codes in self.categories.items() if name not in self.levels}
         if self.belief is not None and "label" not in self.levels:
             unnamed["label"] = self.belief.shape[-1]
@@ -107,10 +107,10 @@ class Cells:
         return self.counts.shape[0]
 
     def __repr__(self) -> str:
-        told = "".join(f", {name}: {len(levels)}" for name, levels in self.levels.items())
-        return f"Cells({len(self):,} cells, {self.counts.shape[1]:,} genes{told})"
+        levels = "".join(f", {name}: {len(levels)}" for name, levels in self.levels.items())
+        return f"Cells({len(self):,} cells, {self.counts.shape[1]:,} genes{levels})"
 
-    # What models and guides look at
+    # For models and guides
 
     @cached_property
     def x(self) -> Tensor:
@@ -121,10 +121,10 @@ class Cells:
 
     @cached_property
     def csr(self) -> CSR | None:
-        """Counts as they are stored, where a product with them is quicker so: sparse, few, float32 on a processor."""
+        """Counts in sparse rows, if products with them are faster: few counts above zero, float32, on the CPU."""
         if not sparse.issparse(self.counts) or self.device.type != "cpu" or self.dtype != torch.float32:
             return None
-        return CSR.of(self.counts) if few(self.counts) else None
+        return CSR.of(self.counts) if is_sparse_enough(self.counts) else None
 
     @cached_property
     def library(self) -> Tensor:
@@ -139,15 +139,15 @@ class Cells:
     def label(self) -> Tensor | None:
         return self.categories.get("label")
 
-    def said(self, types: int) -> Tensor:
-        """What annotators said of every cell: one-hot where they chose a type, ones where they said nothing [n, y]."""
+    def label_weights(self, types: int) -> Tensor:
+        """Weights of the labels [n, y]: the beliefs, or one-hot where the label is known and ones where it is not."""
         if self.belief is not None:
             return self.belief
-        said = torch.ones(len(self), types, dtype=self.dtype, device=self.device)
+        weights = torch.ones(len(self), types, dtype=self.dtype, device=self.device)
         if self.label is not None:
-            chosen = torch.nn.functional.one_hot(self.label.clamp(min=0), types).to(said)
-            said = torch.where((self.label >= 0).unsqueeze(-1), chosen, said)
-        return said
+            one_hot = torch.nn.functional.one_hot(self.label.clamp(min=0), types).to(weights)
+            weights = torch.where((self.label >= 0).unsqueeze(-1), one_hot, weights)
+        return weights
 
     @cached_property
     def edges(self) -> Tensor:
@@ -165,12 +165,14 @@ class Cells:
 
     def with_halo(self) -> "Cells":
         """These cells and then their halo, as one data set of n + h cells without a graph."""
-        return self._everyone
+        return self._with_halo
 
     @cached_property
-    def _everyone(self) -> "Cells":
+    def _with_halo(self) -> "Cells":
         alone = replace(self, graph=None, halo=None, hops=None)
-        return alone if self.halo is None else _stacked(alone, self.halo)
+        if self.halo is None:
+            return alone
+        return replace(alone, **by_cell(stacked, alone, replace(self.halo, index=None)), total=None)
 
     @cached_property
     def dims(self) -> Dims:
@@ -182,52 +184,52 @@ class Cells:
         index = torch.arange(len(self)) if self.index is None else self.index
         return pyro.plate("cells", total, subsample=index.to(self.device), dim=-1)
 
-    # What loaders do
+    # For loaders
 
     def take(self, index: Rows, hops: int | None = 1) -> Self:
-        """The minibatch of these rows; with a graph, their neighbours ``hops`` away come along as the halo.
+        """The minibatch of these rows; with a graph, neighbours up to ``hops`` edges away are its halo.
 
-        Rows are numbers, in any order, or a mask; ``hops=None`` brings everything along that can be reached. Counts on
-        disk are read.
+        Rows are numbers, in any order, or a mask; with ``hops=None`` the halo is every cell that can be reached. Counts
+        on disk are read.
         """
         index = torch.arange(len(self))[index]
-        rows = _rows(self, index)
-        near = {} if self.graph is None else _halo(self, index.numpy(), hops)
-        whole = index if self.index is None else self.index[index]
-        total = len(self) if self.total is None else self.total
-        counts = rows["counts"]
-        counts = counts.read() if isinstance(counts, Stored) else counts
-        taken = replace(self, **{**rows, **near, "counts": counts, "index": whole, "total": total})
+        rows = picked(self, index)
+        if rows["index"] is None:
+            rows["index"] = index
+        if isinstance(rows["counts"], Stored):
+            rows["counts"] = rows["counts"].read()
+        graph = {} if self.graph is None else _halo(self, index.numpy(), hops)
+        taken = replace(self, **rows, **graph, total=len(self) if self.total is None else self.total)
         if "library" in vars(self):
             vars(taken)["library"] = self.library[index.to(self.device)]
         return taken
 
     def subset(self, index: Rows, hops: int | None = None) -> Self:
-        """These rows as a data set of their own; with a graph, its halo is everything that can be reached.
+        """These rows as a data set of their own; with a graph, its halo is every cell that can be reached.
 
-        Counts on disk stay there, unless a buffer holds these: 16,384 cells, or fewer of cells with many genes.
+        Counts on disk stay there if they are more than one buffer: 16,384 cells, or fewer if cells have many genes.
         """
         index = torch.arange(len(self))[index]
         if isinstance(self.counts, Stored) and len(index) > self.counts.buffer:
-            return replace(self, **_rows(self, index), index=None, total=None)
+            return replace(self, **{**picked(self, index), "index": None}, total=None)
         return replace(self.take(index, hops), index=None, total=None)
 
     def minibatches(
         self, size: int, generator: torch.Generator | None = None, hops: int | None = 1, start: int = 0
     ) -> Iterator[Self]:
-        """One pass over the cells, each exactly once, in the generator's order; without one, as they stand.
+        """One pass over the cells, each exactly once, in random order; without a generator, in their own order.
 
-        ``start`` goes on from that minibatch of the pass, in which all before it are skipped without being read.
+        The pass begins at minibatch ``start``: those before it are skipped without being read.
         """
         if size < 1:
             raise ValueError(f"a minibatch has at least one cell, not {size}")
         return minibatches(self, size, generator, hops, start)
 
     def split(self, fraction: float, by: str | None = None, seed: int = 0) -> tuple[Self, Self]:
-        """Two data sets, the second with ``fraction`` of the cells, of each level of the field ``by`` if one is named.
+        """Two data sets, the second with ``fraction`` of the cells; of each level of the field ``by``, if it is named.
 
-        With a graph the first keeps the edges among its own cells; the second may look at all its neighbours, because
-        they only help its guide to read it: they do not enter the probability of its counts.
+        With a graph, the first keeps the edges among its own cells. The second keeps all its neighbours, because only
+        the guide uses them: they do not enter the probability of its counts.
         """
         if not 0 < fraction < 1:
             raise ValueError(f"fraction must lie between 0 and 1, not {fraction}")
@@ -248,98 +250,56 @@ class Cells:
         device = self.device if device is None else torch.device(device)
         dtype = self.dtype if dtype is None else dtype
 
-        def real(t: Tensor | None) -> Tensor | None:
-            return None if t is None else t.to(device, dtype)
+        def move(rows: Any) -> Any:
+            if not isinstance(rows, Tensor):
+                return rows
+            return rows.to(device, dtype if rows.is_floating_point() else None)
 
-        return replace(
-            self,
-            counts=self.counts.to(device, dtype) if isinstance(self.counts, Tensor) else self.counts,
-            halo=None if self.halo is None else self.halo.to(device, dtype),
-            categories={name: codes.to(device) for name, codes in self.categories.items()},
-            covariates=real(self.covariates),
-            belief=real(self.belief),
-            size_factor=real(self.size_factor),
-            device=device,
-            dtype=dtype,
-        )
-
-
-def _rows(cells: Cells, index: Tensor) -> dict:
-    """Every field that has one row a cell, at these rows."""
-
-    def at(t: Tensor | None) -> Tensor | None:
-        return None if t is None else t[index.to(t.device)]
-
-    counts = cells.counts
-    return {
-        "counts": at(counts) if isinstance(counts, Tensor) else counts[index.numpy()],
-        "categories": {name: at(codes) for name, codes in cells.categories.items()},
-        "covariates": at(cells.covariates),
-        "belief": at(cells.belief),
-        "size_factor": at(cells.size_factor),
-        "names": None if cells.names is None else cells.names[index.numpy()],
-    }
+        halo = None if self.halo is None else self.halo.to(device, dtype)
+        rows = by_cell(move, self)
+        if isinstance(self.counts, Tensor):  # of whole numbers, too
+            rows["counts"] = self.counts.to(device, dtype)
+        return replace(self, **{**rows, "index": self.index}, halo=halo, device=device, dtype=dtype)
 
 
 def _stratified(group: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
-    """A mask [n] with ``fraction`` of every group, to within one; all are equally likely to be in it."""
+    """A mask [n] with ``fraction`` of every group, rounded up or down; every cell has the same chance to be in it."""
     n = len(group)
     order = torch.randperm(n, generator=generator)
     order = order[group[order].argsort(stable=True)]
-    # Systematic sampling: group after group, in random order within, every (1 / fraction)-th from a random start,
-    # which is kept from leaving nothing on either side.
+    # Systematic sampling: cells are sorted by group, at random within a group, and every (1 / fraction)-th is chosen,
+    # from a random start on. The start is moved if all cells or none would be chosen.
     start = torch.rand((), dtype=torch.float64, generator=generator)
     if n * fraction < 1:
         start = 1 - (1 - start) * n * fraction
     elif n * (1 - fraction) < 1:
         start = start * n * (1 - fraction)
-    due = (torch.arange(n + 1, dtype=torch.float64) * fraction + start).floor()
+    passed = (torch.arange(n + 1, dtype=torch.float64) * fraction + start).floor()
     chosen = torch.zeros(n, dtype=torch.bool)
-    chosen[order[due.diff() > 0]] = True
+    chosen[order[passed.diff() > 0]] = True
     return chosen
 
 
 def _halo(cells: Cells, index: np.ndarray, hops: int | None) -> dict:
-    """The graph of the chosen rows, renumbered: chosen cells first, then the halo that they bring along."""
+    """The graph of the chosen rows, renumbered: the chosen cells first, and then their halo."""
     assert cells.graph is not None
     graph, outside = neighbourhood(cells.graph, index, hops)
     everyone = cells.with_halo()
-    halo = replace(everyone, **_rows(everyone, torch.as_tensor(outside)), index=None, total=None)
+    halo = replace(everyone, **{**picked(everyone, torch.as_tensor(outside)), "index": None}, total=None)
     reach = [rounds for rounds in (hops, cells.hops) if rounds is not None]
     return {"graph": graph, "halo": halo, "hops": min(reach, default=None)}
 
 
-def _stacked(first: Cells, second: Cells) -> Cells:
-    """One data set after the other, field by field; both have the same fields."""
-
-    def join(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-        return None if a is None or b is None else torch.cat([a, b])
-
-    a, b = first.counts, second.counts
-    stacked = torch.cat([a, b]) if isinstance(a, Tensor) and isinstance(b, Tensor) else sparse.vstack([a, b], "csr")
-    return replace(
-        first,
-        counts=stacked,
-        categories={name: torch.cat([codes, second.categories[name]]) for name, codes in first.categories.items()},
-        covariates=join(first.covariates, second.covariates),
-        belief=join(first.belief, second.belief),
-        size_factor=join(first.size_factor, second.size_factor),
-        names=None if first.names is None or second.names is None else np.concatenate([first.names, second.names]),
-        index=None,
-        total=None,
-    )
-
-
 def _totals(counts: Counts, axis: int) -> Tensor:
-    """Sums over an axis, in double precision: a float32 stops counting at 2^24."""
+    """Sums over an axis, in double precision: float32 is exact up to 2^24 only."""
     if isinstance(counts, Stored):
         return torch.as_tensor(counts.totals if axis == 1 else counts.genes)
     if isinstance(counts, Tensor):
-        there = counts.cpu() if counts.device.type == "mps" else counts  # which knows no double precision
-        return there.sum(axis, dtype=torch.float64)
-    # Not ``counts.sum(axis, dtype=...)``: scipy adds up in float32 and converts afterwards.
-    along = counts if axis == 1 else counts.T
-    return torch.as_tensor(along @ np.ones(along.shape[1]))
+        counts = counts.cpu() if counts.device.type == "mps" else counts  # MPS has no double precision
+        return counts.sum(axis, dtype=torch.float64)
+    # Not ``counts.sum(axis, dtype=...)``: scipy adds in float32 and converts afterwards.
+    rows = counts if axis == 1 else counts.T
+    return torch.as_tensor(rows @ np.ones(rows.shape[1]))
 
 
 def _survey(cells: Cells) -> Dims:
@@ -351,8 +311,8 @@ def _survey(cells: Cells) -> Dims:
     overall = torch.stack([log_total.mean(), log_total.var(correction=0)])
     rows = []
     for level in range(max(levels.get("batch", 1), 1)):
-        here = log_total[batch == level]
-        rows.append(torch.stack([here.mean(), here.var(correction=0)]) if len(here) else overall)
+        own = log_total[batch == level]
+        rows.append(torch.stack([own.mean(), own.var(correction=0)]) if len(own) else overall)
     return Dims(
         genes=cells.counts.shape[1],
         levels=levels,

@@ -1,4 +1,4 @@
-"""Checks: counts are counts. Every value is looked at, and an error says which one is wrong and what to do about it."""
+"""Checks of counts: every value is looked at, and an error says which one is wrong and what to do about it."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from anndata import AnnData
 
-from pyroscvi.data.matrices import Matrix, blocks, gather
+from pyroscvi.data.advice import either, field, option
+from pyroscvi.data.matrices import Matrix, blocks, check_indices, gather
 from pyroscvi.data.stored import Stored
 
 __all__ = [
@@ -29,17 +30,19 @@ BLOCK = 1 << 22  # values looked at at once, so that a scan needs little memory 
 def counts_of(adata: AnnData, layer: str | None, columns: np.ndarray, genes: Sequence[str]) -> Matrix:
     """These columns of a layer (None: of X), in memory, every value of them checked."""
     source, place = source_of(adata, layer)
-    counts = gather(source, columns)
+    counts = gather(source, columns, place)
     check_counts(counts, adata.obs_names, genes, place, lambda: remedy(adata))
     return counts
 
 
 def source_of(adata: AnnData, layer: str | None) -> tuple[Any, str]:
-    """A layer (None: X), wherever it lies, and what errors call it."""
+    """A layer (None: X), wherever it lies, and its name in errors."""
     if layer is not None and layer not in adata.layers:
-        raise KeyError(f"there is no layer {layer!r}; there are {listed(adata.layers) or 'none'}, and X (counts=None)")
-    source = _at(adata, layer)
+        layers = f"its layers are {listed(names)}" if (names := _layers(adata)) else "it has no layers"
+        instead = either("counts=None reads X", "without --counts, X is read")
+        raise KeyError(f"there is no layer {layer!r}: {layers}; {instead}")
     place = "X" if layer is None else f"layer {layer!r}"
+    source = _at(adata, layer, place)
     if source is None:
         raise ValueError(f"{place} is empty. {remedy(adata)}")
     return source, place
@@ -50,7 +53,7 @@ def check_counts(
 ) -> None:
     """Raise unless every value is a count: finite, whole and not negative.
 
-    place   where the matrix comes from, as the error says it
+    place   where the matrix comes from, as the error names it
     remedy  called for a sentence on what to do instead, once it is needed
     """
     tally = Tally()
@@ -59,70 +62,71 @@ def check_counts(
 
 
 class Tally:
-    """What is wrong with values, over all the blocks of a matrix that are looked at one after the other."""
+    """Counts the wrong values of a matrix, which is looked at block after block."""
 
     def __init__(self) -> None:
         self.kinds: dict[str, int] = {}
-        self.first: tuple[Any, int, int] | None = None  # a value, its row and its column
-        self.strange: np.dtype | None = None  # a type that is none of numbers
+        self.first: tuple[Any, int, int] | None = None  # the first wrong value, its row and its column
+        self.not_numbers: np.dtype | None = None  # the type of values that are not real numbers
         self.largest = 0
 
     def look(self, matrix: Matrix, row: int = 0) -> None:
-        """Every value of a block whose first row is ``row`` of the whole."""
+        """Look at every value of a block, whose first row is ``row`` of the whole matrix."""
         values = _values(matrix)
         if values.dtype.kind not in "buif":
-            self.strange = values.dtype
+            self.not_numbers = values.dtype
             return
-        for start, some in _blocks(values):
-            bad = ~_are_counts(some)
+        for start, piece in _pieces(values):
+            bad = ~_are_counts(piece)
             if not bad.any():
-                self.largest = max(self.largest, int(some.max(initial=0)))
+                self.largest = max(self.largest, int(piece.max(initial=0)))
                 continue
             if self.first is None:
                 flat = start + int(bad.argmax())
-                here, column = _position(matrix, flat)
-                self.first = values[flat], row + here, column
-            for kind, found in _kinds(some[bad]).items():
-                self.kinds[kind] = self.kinds.get(kind, 0) + found
+                row_in_block, column = _position(matrix, flat)
+                self.first = values[flat], row + row_in_block, column
+            for kind, number in _kinds(piece[bad]).items():
+                self.kinds[kind] = self.kinds.get(kind, 0) + number
 
     def check(self, cells: Sequence[str], genes: Sequence[str], place: str, remedy: Callable[[], str]) -> None:
-        """Raise if anything was wrong, with how much of it there is and where it is first."""
-        if self.strange is not None:
-            raise TypeError(f"{place} holds values of type {self.strange}, which are no counts. {remedy()}")
+        """Raise if any value was wrong, with the number of wrong values and the place of the first."""
+        if self.not_numbers is not None:
+            raise TypeError(f"{place} holds values of type {self.not_numbers}, which are not counts. {remedy()}")
         if self.first is not None:
             value, row, column = self.first
-            tally = ", ".join(f"{found:,} {kind}" for kind, found in self.kinds.items() if found)
+            tally = ", ".join(f"{number:,} {kind}" for kind, number in self.kinds.items() if number)
             raise ValueError(
-                f"{place} holds values that are no counts: {tally}. The first is {value}, "
+                f"{place} holds values that are not counts: {tally}. The first is {value}, "
                 f"of gene {genes[column]!r} in cell {cells[row]!r}. {remedy()}"
             )
 
 
 def check_cells(matrix: Matrix | Stored, cells: Sequence[str], empty: str) -> np.ndarray:
-    """Which cells have counts [n]. Raises where one has none, or warns where ``empty="drop"``."""
+    """Which cells have counts [n]. Raises ValueError if a cell has none, or warns if ``empty="drop"``."""
     filled = _any(matrix, axis=1)
     if filled.all():
         return filled
-    named = f"{(~filled).sum():,} of {len(filled):,} cells have no counts: {listed(np.asarray(cells)[~filled])}"
+    which = f"{(~filled).sum():,} of {len(filled):,} cells have no counts: {listed(np.asarray(cells)[~filled])}"
     if empty != "drop":
-        raise ValueError(f"{named}. Leave them out before reading, or by read(..., empty='drop')")
+        raise ValueError(f"{which}. Leave them out before reading, or read with {option('empty', 'drop')}")
     if not filled.any():
-        raise ValueError(f"{named}. No cell is left")
-    warnings.warn(f"{named}. They are dropped: the rows left are cells.names", UserWarning, stacklevel=4)
+        raise ValueError(f"{which}. No cell is left")
+    kept = either("cells.names are the names of the others", "the others are kept")
+    warnings.warn(f"{which}. They are dropped: {kept}", UserWarning, stacklevel=4)
     return filled
 
 
 def check_genes(matrix: Matrix | Stored, genes: Sequence[str]) -> None:
-    """Warn, once, of genes that no cell has a count of."""
+    """Warn, once, about genes that have no count in any cell."""
     seen = _any(matrix, axis=0)
     if not seen.all():
-        named = listed(np.asarray(genes)[~seen])
-        message = f"{(~seen).sum():,} of {len(seen):,} genes have no count in any cell; they are kept: {named}"
+        which = listed(np.asarray(genes)[~seen])
+        message = f"{(~seen).sum():,} of {len(seen):,} genes have no count in any cell; they are kept: {which}"
         warnings.warn(message, UserWarning, stacklevel=4)
 
 
 def check_numbers(values: np.ndarray, cells: Sequence[str], place: str, wanted: str, good: np.ndarray) -> None:
-    """Raise unless all values [n] or [n, c] are ``good``: with how many are not, and the first by its cell."""
+    """Raise ValueError unless all values [n] or [n, c] are ``good``: how many are not, and the cell of the first."""
     bad = ~good
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -137,7 +141,7 @@ def precision(matrix: Matrix | Stored) -> type:
     if isinstance(matrix, Stored):
         largest = int(matrix.largest)
     else:
-        largest = max((int(values.max()) for _, values in _blocks(_values(matrix))), default=0)
+        largest = max((int(values.max()) for _, values in _pieces(_values(matrix))), default=0)
     if largest > 2**53:
         raise ValueError(f"a count of {largest} is more than float64 holds exactly (2^53)")
     return np.float32 if largest <= 2**24 else np.float64
@@ -152,40 +156,59 @@ def listed(names: Iterable[Any], most: int = 10) -> str:
 
 def remedy(adata: AnnData) -> str:
     """Where else in this AnnData counts are: every layer, X and raw are scanned in full."""
-    found = [place for place in (None, *adata.layers) if _holds_counts(_at(adata, place))]
-    if found:
-        named = " or ".join(f"Fields(counts={place!r})" for place in found)
-        what = listed(["X" if place is None else place for place in found])
-        return f"There are counts in {what}: say {named}."
-    if adata.raw is not None and _holds_counts(adata.raw.X):
-        return "There are counts in raw: read adata.raw.to_adata() instead."
+    layers = [name for name in _layers(adata) if _holds_counts(adata, name)]
+    fields = [field("counts", name) for name in layers]
+    if _holds_counts(adata, None):
+        layers, fields = ["X", *layers], [either("Fields(counts=None)", "no --counts"), *fields]
+    if fields:
+        return f"There are counts in {listed(layers)}: say {' or '.join(fields)}."
+    if adata.raw is not None and _are_all_counts(adata.raw.X):
+        instead = either("read adata.raw.to_adata()", "give a file of adata.raw.to_adata()")
+        return f"There are counts in raw: {instead} instead."
     return (
         "No other layer holds counts, nor does raw: these models explain the counts themselves, as they are before any "
         "normalisation, logarithm or scaling."
     )
 
 
-def _at(adata: AnnData, place: str | None) -> Any:
-    return adata.X if place is None else adata.layers[place]
+def _layers(adata: AnnData) -> list[str]:
+    return [name for name in adata.layers if name is not None]  # from anndata 0.13 on, X is the layer None
 
 
-def _holds_counts(source: Any) -> bool:
+def _at(adata: AnnData, layer: str | None, place: str) -> Any:
+    """X or a layer. Rows of a damaged matrix must not be picked, and a view picks them: its parent is checked first."""
+    parent = getattr(adata, "_adata_ref", None)  # anndata has no public name for it
+    if parent is not None:
+        whole = parent.X if layer is None else parent.layers[layer]
+        check_indices(whole, place)
+    return adata.X if layer is None else adata.layers[layer]
+
+
+def _holds_counts(adata: AnnData, layer: str | None) -> bool:
+    try:
+        return _are_all_counts(_at(adata, layer, ""))
+    except (TypeError, ValueError):  # a damaged matrix, or no matrix at all
+        return False
+
+
+def _are_all_counts(source: Any) -> bool:
+    """Whether all values are counts, and some are above zero."""
     if source is None:
         return False
-    tally, some = Tally(), False
+    tally, any_above_zero = Tally(), False
     for block in blocks(source):
         tally.look(block)
-        if tally.first is not None or tally.strange is not None:
+        if tally.first is not None or tally.not_numbers is not None:
             return False
-        some = some or bool(_values(block).any())
-    return some
+        any_above_zero = any_above_zero or bool(_values(block).any())
+    return any_above_zero
 
 
 def _values(matrix: Matrix) -> np.ndarray:
     return matrix.reshape(-1) if isinstance(matrix, np.ndarray) else matrix.data
 
 
-def _blocks(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+def _pieces(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     for start in range(0, len(values), BLOCK):
         yield start, values[start : start + BLOCK]
 

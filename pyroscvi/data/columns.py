@@ -1,101 +1,179 @@
-"""Columns of obs as numbers: levels of a category as codes, covariates and sizes as floats."""
+"""Columns of obs and tables of obsm as numbers: levels of a category as codes, covariates and sizes as floats."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
+from scipy import sparse
 
+from pyroscvi.data.advice import either, field, option
 from pyroscvi.data.checks import check_numbers, listed
 
-__all__ = ["codes", "column", "numbers", "standardised", "weights"]
+__all__ = ["codes", "column", "floats_of", "numbers", "sizes_of", "standardised", "table", "weights"]
+
+# Models compute in single precision, which goes from 1.2e-38 to 3.4e38.
+LARGEST = 1e38
+SIZES = 1e-20, 1e20  # of size factors, and of the sum of a row of beliefs: their squares are in this range too
+FARTHEST = 1e6  # standard deviations that a covariate of new cells may lie from the mean of training
 
 
 def column(obs: pd.DataFrame, name: str, role: str) -> pd.Series:
-    """A column of obs, or an error that lists those there are."""
+    """A column of obs, or an error that lists the columns."""
     if name not in obs:
         raise KeyError(f"obs has no column {name!r} ({role}); it has {listed(obs.columns, 30) or 'none'}")
-    return obs[name]
+    values = obs[name]
+    if isinstance(values, pd.DataFrame):
+        raise ValueError(f"obs has {values.shape[1]} columns called {name!r} ({role}): rename all but one of them")
+    return values
 
 
 def codes(
-    values: pd.Series, role: str, known: Sequence[str] | None = None, unknown: str = "error", missing: bool = False
+    values: pd.Series,
+    role: str,
+    known: Sequence[str] | None = None,
+    unknown: str = "error",
+    missing: bool = False,
+    optional: bool = True,
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """The code of every value [n], -1 where unknown, and the names of the levels in the order of their codes.
 
-    known    levels from before; otherwise they are learnt: a categorical's own order, otherwise sorted
-    unknown  "allow" makes levels that are not known, and missing values, -1; otherwise they are errors
-    missing  missing values are -1 without being asked: a label that nobody gave is no error
+    known     levels from before; otherwise they are those of the values: a categorical's own order, otherwise sorted
+    unknown   "allow" makes levels that are not known, and missing values, -1; otherwise they are errors
+    missing   missing values are -1 in any case: a label that nobody gave is no error
+    optional  whether an error may suggest ``unknown="allow"``
     """
-    categorical = values.astype("category").cat.remove_unused_categories()
-    names = [_name(level, role) for level in categorical.cat.categories]
+    try:
+        categorical = values.astype("category").cat.remove_unused_categories()
+        names = [_name(level, role) for level in categorical.cat.categories]
+    except TypeError as error:
+        if "unhashable" not in str(error):
+            raise
+        kinds = listed(dict.fromkeys(type(value).__name__ for value in values))
+        raise TypeError(f"{role} holds values of type {kinds}, which cannot be levels: make them text") from error
     levels = tuple(dict.fromkeys(names)) if known is None else tuple(known)
-    place = {name: code for code, name in enumerate(levels)}
-    code = np.array([*(place.get(name, -2) for name in names), -1])[categorical.cat.codes.to_numpy()]
+    code_of = {name: code for code, name in enumerate(levels)}
+    code = np.array([*(code_of.get(name, -2) for name in names), -1])[categorical.cat.codes.to_numpy()]
     if (code == -2).any():
-        seen = dict.fromkeys(np.asarray(names, dtype=object)[categorical.cat.codes[code == -2]])
-        _unseen(role, int((code == -2).sum()), seen, levels, unknown)
+        unseen = dict.fromkeys(np.asarray(names, dtype=object)[categorical.cat.codes[code == -2]])
+        _refuse_unseen(role, int((code == -2).sum()), unseen, levels, unknown)
     if (code == -1).any() and not missing and unknown != "allow":
         first = values.index[code == -1][0]
+        or_read = f", or read with {option('unknown', 'allow')} to treat them as unknown" if optional else ""
         raise ValueError(
             f"{role}: {(code == -1).sum():,} of {len(code):,} values are missing, the first in cell {first!r}. "
-            f"Fill them in, or read with unknown='allow' to treat them as unknown"
+            f"Fill them in{or_read}"
         )
     if not levels:
         raise ValueError(f"{role}: every value is missing")
     return np.maximum(code, -1).astype(np.int64), levels
 
 
-def numbers(values: pd.Series, role: str) -> np.ndarray:
-    """A column as finite floats [n]."""
-    if not (pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values)):
-        raise TypeError(
-            f"{role} does not hold numbers but {values.dtype}: name it in categories if it tells cells apart"
-        )
+def numbers(
+    values: pd.Series, role: str, wanted: str = "finite", good: Callable[[np.ndarray], np.ndarray] = np.isfinite
+) -> np.ndarray:
+    """A column as floats [n], all of them ``good``; by default finite, and no more than single precision holds."""
+    real = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_complex_dtype(values)
+    if not (real or pd.api.types.is_bool_dtype(values)):
+        instead = either(f"name it in {field('categories')}", f"name it with {field('categories')}")
+        raise TypeError(f"{role} does not hold numbers but {values.dtype}: {instead} if it tells cells apart")
     floats = values.to_numpy(dtype=np.float64, na_value=np.nan)
     check_numbers(floats, values.index, role, "finite", np.isfinite(floats))
+    check_numbers(floats, values.index, role, wanted, good(floats))
+    small = f"between -{LARGEST:g} and {LARGEST:g}, which single precision holds"
+    check_numbers(floats, values.index, role, small, np.abs(floats) <= LARGEST)
     return floats
 
 
-def standardised(values: np.ndarray, moments: tuple[float, float] | None) -> tuple[np.ndarray, tuple[float, float]]:
-    """(value - mean) / sd, and the mean and sd; they are those of the values unless given. A constant becomes zeros."""
+def standardised(values: pd.Series, role: str, moments: tuple[float, float] | None) -> tuple[np.ndarray, tuple]:
+    """(value - mean) / sd [n], and the mean and sd: those of the values unless given. A constant becomes zeros."""
+    floats = numbers(values, role)
     if moments is None:
-        constant = np.ptp(values) == 0  # exactly, whatever rounding makes of its mean and sd
-        moments = (float(values[0]), 0.0) if constant else (float(values.mean()), float(values.std()))
+        constant = np.ptp(floats) == 0  # exactly, whatever rounding makes of its mean and sd
+        moments = (float(floats[0]), 0.0) if constant else (float(floats.mean()), float(floats.std()))
+        if not constant and moments[1] < 1 / LARGEST:
+            raise ValueError(f"{role} varies by {np.ptp(floats):.2g} only, too little for single precision: rescale it")
     mean, sd = moments
-    return (values - mean) / (sd or 1.0), moments
+    scaled = (floats - mean) / (sd or 1.0)
+    near = f"within {FARTHEST:,.0f} standard deviations of the mean that training saw, {mean:g}"
+    check_numbers(floats, values.index, role, near, np.abs(scaled) <= FARTHEST)
+    return scaled, moments
+
+
+def sizes_of(values: pd.Series, role: str) -> np.ndarray:
+    """Size factors as positive floats [n]."""
+    smallest, largest = SIZES
+    floats = numbers(values, role, "positive", lambda sizes: sizes > 0)
+    moderate = (floats >= smallest) & (floats <= largest)
+    check_numbers(floats, values.index, role, f"between {smallest:g} and {largest:g}", moderate)
+    return floats
+
+
+def table(adata: AnnData, key: str, role: str) -> Any:
+    """What obsm holds under a key, or an error that lists the keys."""
+    if key not in adata.obsm:
+        raise KeyError(f"obsm has no {key!r} ({role}); it has {listed(adata.obsm) or 'nothing'}")
+    return adata.obsm[key]
+
+
+def floats_of(values: Any, role: str) -> np.ndarray:
+    """A table of obsm as floats [n, columns]."""
+    if sparse.issparse(values):
+        raise TypeError(f"{role} is a sparse matrix: give a dense array, .toarray()")
+    array = values.to_numpy() if isinstance(values, pd.DataFrame) else np.asarray(values)
+    if array.dtype.kind == "O":  # columns of several types
+        array = _converted(array, role)
+    if array.dtype.kind not in "buif":
+        raise TypeError(f"{role} does not hold numbers but {array.dtype}")
+    if array.ndim != 2 or not array.shape[1]:
+        raise ValueError(f"{role} must be a table of cells by columns, not an array of shape {array.shape}")
+    return array.astype(np.float64)
+
+
+def _converted(array: np.ndarray, role: str) -> np.ndarray:
+    try:
+        return np.where(pd.isna(array), np.nan, array).astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{role} does not hold numbers: {error}") from error
 
 
 def weights(
     values: pd.DataFrame | np.ndarray, cells: pd.Index, role: str, known: Sequence[str] | None, unknown: str = "error"
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """What is believed of every label [n, y], and the labels' names; a row is all NaN where nothing is said.
+    """Weights of every label [n, y], and the labels' names; a row is all NaN where nothing is known of the cell.
 
     Columns of a table have names, by which they are matched to labels that are known; those of an array are numbered.
     """
-    floats = np.array(values, dtype=np.float64)
+    floats = floats_of(values, role)
     numbered = known or tuple(map(str, range(floats.shape[1])))
     names = tuple(map(str, values.columns)) if isinstance(values, pd.DataFrame) else tuple(numbered)
     if len(names) != floats.shape[1]:
         raise ValueError(f"{role} has {floats.shape[1]} columns for the {len(names)} labels {listed(names)}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{role} has two columns of one name, among {listed(names)}: rename one of them")
     silent = np.isnan(floats).all(axis=1, keepdims=True)
     wanted = "a weight, finite and not negative (of logits, take the softmax)"
     check_numbers(floats, cells, role, wanted, silent | ((floats >= 0) & np.isfinite(floats)))
-    total = floats.sum(1, keepdims=True)
+    total, (smallest, largest) = floats.sum(1, keepdims=True), SIZES
     check_numbers(total, cells, f"the sum of a row of {role}", "positive", silent | (total > 0))
+    moderate = silent | ((total >= smallest) & (total <= largest))
+    check_numbers(total, cells, f"the sum of a row of {role}", f"between {smallest:g} and {largest:g}", moderate)
     if known is None or names == tuple(known):
         return floats, names
     if unseen := [name for name in names if name not in known]:
-        _unseen(role, int((floats[:, [name in unseen for name in names]] > 0).any(1).sum()), unseen, known, unknown)
-    table = pd.DataFrame(floats, columns=list(names)).reindex(columns=list(known), fill_value=0.0)
-    return table.where(table.sum(axis=1) > 0).to_numpy(), tuple(known)
+        concerned = (floats[:, [name in unseen for name in names]] > 0).any(1)
+        _refuse_unseen(role, int(concerned.sum()), unseen, known, unknown)
+    matched = pd.DataFrame(floats, columns=list(names)).reindex(columns=list(known), fill_value=0.0)
+    return matched.where(matched.sum(axis=1) > 0).to_numpy(), tuple(known)
 
 
-def _unseen(role: str, cells: int, seen: Iterable[str], known: Sequence[str], unknown: str) -> None:
-    """Raise for levels that were not there at first, unless that is allowed."""
+def _refuse_unseen(role: str, cells: int, unseen: Iterable[str], known: Sequence[str], unknown: str) -> None:
+    """Raise ValueError for levels that are not known, unless that is allowed."""
     if unknown != "allow":
         raise ValueError(
-            f"{role}: {cells:,} cells are of levels never seen before: {listed(seen)}. "
-            f"Known are {listed(known, 50)}. Read with unknown='allow' to treat them as unknown"
+            f"{role}: {cells:,} cells are of levels never seen before: {listed(unseen)}. "
+            f"Known are {listed(known, 50)}. Read with {option('unknown', 'allow')} to treat them as unknown"
         )
 
 
@@ -103,6 +181,6 @@ def _name(level: object, role: str) -> str:
     """1, 1.0 and "1" are one level: a column of integers turns into floats where some are missing."""
     if isinstance(level, float | np.floating):
         if not float(level).is_integer():
-            raise TypeError(f"{role} holds real numbers ({level}): name it in covariates")
+            raise TypeError(f"{role} holds real numbers ({level}): name it in {field('covariates')}")
         return str(int(level))
     return str(level)

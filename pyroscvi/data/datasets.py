@@ -1,11 +1,17 @@
 """Data sets: real cells that come with scanpy, and simulated ones whose truth is known."""
 
+import warnings
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
+
+from pyroscvi.data.checks import counts_of
+from pyroscvi.data.columns import codes, column
+from pyroscvi.data.genes import numbered
+from pyroscvi.data.process import process_kept
 
 __all__ = ["highly_variable", "pbmc68k_reduced", "simulated"]
 
@@ -117,10 +123,22 @@ def highly_variable(
     """Names of the ``n`` genes with the most variable Pearson residuals [Lause et al., 2021], as ``adata`` orders them.
 
     Scanpy's ``highly_variable_genes(flavor="pearson_residuals")`` on counts (a layer; None is X), within batches (a
-    column of obs) where one is named. The AnnData is not changed: ``Fields(genes=highly_variable(adata), ...)``.
+    column of obs) where one is named. Every count is checked first: one NaN would change which genes are chosen. The
+    AnnData is not changed: ``Fields(genes=highly_variable(adata), ...)``.
     """
     import scanpy
 
-    kwargs: dict[str, Any] = {"n_top_genes": n, "layer": counts, "batch_key": batch, "inplace": False}
-    table = scanpy.experimental.pp.highly_variable_genes(adata, flavor="pearson_residuals", **kwargs)
-    return tuple(adata.var_names[table["highly_variable"].to_numpy()])
+    if n < 1:
+        raise ValueError(f"at least one gene must be chosen, not {n}")
+    names, _ = numbered(adata.var_names)
+    matrix = counts_of(adata, counts, np.arange(adata.n_vars), names)
+    obs = pd.DataFrame(index=adata.obs_names.astype(str))
+    if batch is not None:
+        levels, _ = codes(column(adata.obs, batch, "batch"), f"batch (obs[{batch!r}])")
+        obs["batch"] = pd.Categorical(levels)
+    copied = AnnData(matrix, obs=obs, var=pd.DataFrame(index=names))
+    kwargs: dict[str, Any] = {"n_top_genes": n, "batch_key": None if batch is None else "batch", "inplace": False}
+    with process_kept(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Observation names are not unique")
+        table = scanpy.experimental.pp.highly_variable_genes(copied, flavor="pearson_residuals", **kwargs)
+    return tuple(names[table["highly_variable"].to_numpy()])

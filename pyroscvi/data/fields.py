@@ -12,15 +12,15 @@ from scipy import sparse
 from torch import Tensor
 
 from pyroscvi.data.cells import Cells
-from pyroscvi.data.checks import check_cells, check_genes, check_numbers, counts_of, listed, precision
-from pyroscvi.data.columns import codes, column, numbers, standardised, weights
+from pyroscvi.data.checks import check_cells, check_genes, counts_of, listed, precision
+from pyroscvi.data.columns import codes, column, sizes_of, standardised, table, weights
 from pyroscvi.data.files import Data, Opened, opened
-from pyroscvi.data.genes import match, numbered
-from pyroscvi.data.graph import nearest
+from pyroscvi.data.genes import match, numbered, unique_cells
 from pyroscvi.data.matrices import Matrix
 from pyroscvi.data.merge import merged, outlined
 from pyroscvi.data.stored import Stored
-from pyroscvi.data.survey import laid, surveyed
+from pyroscvi.data.survey import end_to_end, surveyed
+from pyroscvi.data.tissue import tissue_graph
 
 __all__ = ["Fields"]
 
@@ -36,18 +36,19 @@ class Fields:
 
     counts       a layer; None is X
     batch        column of obs: the batch that a model corrects for
-    label        column of obs: the type of a cell, where somebody gave one
-    unlabelled   the label that means that nobody did, beside missing values
+    label        column of obs: the type of a cell, where it is known
+    unlabelled   a label that means "not known", in addition to missing values
     categories   columns of obs: other categories that a model may be conditioned on
     covariates   columns of obs: continuous; standardised
     size_factor  column of obs: sizes that do not come from these counts, positive
-    belief       key of obsm: weights over labels, one column each; a row of NaN says nothing
-    spatial      key of obsm: coordinates, in which the nearest ``neighbours`` of each cell are looked up
+    belief       key of obsm: a weight for each label, one column each; a row of NaN means that nothing is known
+    spatial      key of obsm: two or three coordinates, by which the nearest ``neighbours`` of each cell are found; a
+                 cell whose row is NaN has no coordinates, and so no neighbours
     section      column of obs: cells of different sections are never neighbours
     genes        names of the genes to read, in their order; None reads all
 
-    ``cells.fields`` are these fields and what they have learnt: ``genes``, ``levels`` (names of the levels of every
-    category) and ``moments`` (mean and sd of every covariate). It is plain data: ``to_dict`` and ``from_dict`` go
+    ``cells.fields`` are these fields and what reading has added: ``genes``, ``levels`` (names of the levels of every
+    category) and ``moments`` (mean and sd of every covariate). They are plain data: ``to_dict`` and ``from_dict`` go
     through JSON.
     """
 
@@ -63,7 +64,7 @@ class Fields:
     neighbours: int = 6
     unlabelled: str | None = None
     genes: tuple[str, ...] | None = field(default=None, repr=False)
-    chosen: bool | None = field(default=None, repr=False)  # genes were named by hand: others are no surprise
+    chosen: bool | None = field(default=None, repr=False)  # the user named the genes: no warning about other genes
     levels: Levels | None = field(default=None, repr=False)
     moments: Mapping[str, tuple[float, float]] | None = field(default=None, repr=False)
 
@@ -88,6 +89,9 @@ class Fields:
             raise ValueError(f"genes name {listed(pd.Index(self.genes)[pd.Index(self.genes).duplicated()])} twice")
         if clash := {"batch", "label"} & set(self.categories):
             raise ValueError(f"categories hold {listed(sorted(clash))}: say batch=... or label=... instead")
+        whole = isinstance(self.neighbours, int | np.integer) and not isinstance(self.neighbours, bool)
+        if not whole or self.neighbours < 1:
+            raise ValueError(f"neighbours is a whole number, at least 1, not {self.neighbours!r}")
 
     def read(
         self,
@@ -101,15 +105,17 @@ class Fields:
         """The cells of an AnnData, or of several of them one after the other; every count is looked at.
 
         genes    of several AnnData: the genes that all have, or those that any has (a gene counts as zero elsewhere)
-        missing  "zero" lets genes be missing that were there at first, and counts them as zero
-        unknown  "allow" reads levels that were not there at first, and missing values, as unknown (-1)
+        missing  "zero" lets genes be missing that the first data had, and counts them as zero
+        unknown  "allow" reads levels that the first data did not have, and missing values, as unknown (-1)
         empty    "drop" leaves out cells without counts, with a warning that lists them
 
-        Counts are copied, and stay sparse where they are. Values that are no counts, unknown levels, missing genes and
+        Counts are copied; sparse counts stay sparse. Values that are not counts, unknown levels, missing genes and
         whatever else cannot be trained on raise a ``ValueError`` (``TypeError`` for a column of the wrong kind,
-        ``KeyError`` for a name that is not there) saying what, where and what to do. Genes without counts, and genes
-        that had to be matched (extra, in another order, repeated), are a ``UserWarning``.
+        ``KeyError`` for a name that does not exist), which says what is wrong, where, and what to do. There is a
+        ``UserWarning`` about genes without counts, genes that had to be matched (extra, in another order, repeated),
+        and repeated names of cells, which are numbered ("C", "C-1").
         """
+        _check_options(missing, unknown, empty)
         if not isinstance(adata, AnnData):
             adata = merged(adata, self, genes)
         _refuse_empty(adata)
@@ -134,34 +140,34 @@ class Fields:
                  says what files and folders there can be
 
         Options and errors are those of ``read``. One pass looks at every count; from then on cells are read in blocks
-        as they are needed, and obs alone is in memory. What is done with cells is done with these: ``fit`` and every
-        method of a ``Fit`` take them. Of several files, one that has no column for the batch is a batch of its own.
+        when they are needed, and only obs is in memory. ``fit`` and every method of a ``Fit`` take these cells as they
+        take others. If no file has a column for the batch, every file is a batch of its own.
         """
+        _check_options(missing, unknown, empty)
         if self.spatial is not None:
             raise ValueError("cells in space are read into memory, for the graph of their neighbours: Fields.read")
-        found = opened(data)
-        files = {"": found} if isinstance(found, Opened) else found
-        told = (
-            files[""].told
-            if isinstance(found, Opened)
-            else outlined({k: f.told for k, f in files.items()}, self, genes)
-        )
-        _refuse_empty(told)
-        names, _ = match(told.var_names, self.genes, missing, extra=not self.chosen)
+        files = opened(data)
+        if isinstance(files, Opened):
+            adata, files = files.in_memory, {"": files}
+        else:
+            adata = outlined({key: file.in_memory for key, file in files.items()}, self, genes)
+        _refuse_empty(adata)
+        names, _ = match(adata.var_names, self.genes, missing, extra=not self.chosen)
         counts = []
-        for name, file in files.items():
-            places = numbered(file.told.var_names)[0].get_indexer(pd.Index(names))
+        for key, file in files.items():
+            places = numbered(file.in_memory.var_names)[0].get_indexer(pd.Index(names))
             columns = np.where(places >= 0, file.columns[places], -1)
-            counts.append(surveyed(file, self.counts, columns, names, name))
-        return self._cells(told, laid(counts), names, unknown, empty)
+            counts.append(surveyed(file, self.counts, columns, names, key))
+        return self._cells(adata, end_to_end(counts), names, unknown, empty)
 
     def _cells(
         self, adata: AnnData, counts: Matrix | Stored, names: tuple[str, ...], unknown: str, empty: str
     ) -> Cells:
-        filled = check_cells(counts, adata.obs_names, empty)
+        cell_names = unique_cells(adata.obs_names)
+        filled = check_cells(counts, cell_names, empty)
         if not filled.all():
-            adata, counts = adata[filled], counts[filled]
-        if self.levels is None:  # later on, genes are those of the model whatever these cells have
+            adata, counts, cell_names = adata[filled], counts[filled], cell_names[filled]
+        if self.levels is None:  # new cells need not have counts of every gene of the model
             check_genes(counts, names)
         exact = precision(counts)
         counts = counts.astype(exact, copy=False)
@@ -178,14 +184,14 @@ class Fields:
             graph=self._graph(adata),
             levels=levels,
             genes=names,
-            names=adata.obs_names.to_numpy(dtype=object),
+            names=cell_names.to_numpy(dtype=object),
             fields=replace(self, genes=names, levels=levels, moments=moments),
             dtype=dtype,
         )
         if belief is None:
             return cells
         weights = torch.from_numpy(belief).to(dtype)
-        return replace(cells, belief=torch.where(weights.isnan(), cells.said(weights.shape[1]), weights))
+        return replace(cells, belief=torch.where(weights.isnan(), cells.label_weights(weights.shape[1]), weights))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
@@ -193,65 +199,65 @@ class Fields:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Self:
-        """The fields that ``to_dict`` told, through JSON or not."""
+        """The fields that ``to_dict`` returned, whether they went through JSON or not."""
         return cls(**table)
+
+    def columns(self) -> tuple[str, ...]:
+        """Every column of obs that is named."""
+        names = self.batch, self.label, self.section, *self.categories, *self.covariates, self.size_factor
+        return tuple(dict.fromkeys(name for name in names if name is not None))
 
     def _categories(self, obs: pd.DataFrame, labels: tuple[str, ...] | None, unknown: str) -> tuple[dict, dict]:
         """Codes and levels by field."""
         known = dict(self.levels or {})
         if labels is not None:
             known["label"] = labels
-        told, levels = {}, dict(known)
-        where = {"batch": self.batch, "label": self.label} | {name: name for name in self.categories}
-        for name, key in where.items():
+        categories, levels = {}, dict(known)
+        columns = {"batch": self.batch, "label": self.label} | {name: name for name in self.categories}
+        for name, key in columns.items():
             if key is None:
                 continue
             is_label = name == "label"
             if key not in obs and name in known and (is_label or unknown == "allow"):
-                told[name] = np.full(len(obs), -1)  # of new cells nobody need know it
+                categories[name] = np.full(len(obs), -1)
                 continue
             values = column(obs, key, name)
             if is_label and self.unlabelled is not None:
                 values = values.mask(values.astype(str) == self.unlabelled)
-            told[name], levels[name] = codes(
-                values, f"{name} (obs[{key!r}])", known.get(name), unknown, missing=is_label
-            )
-        return told, levels
+            role = f"{name} (obs[{key!r}])"
+            categories[name], levels[name] = codes(values, role, known.get(name), unknown, missing=is_label)
+        return categories, levels
 
     def _belief(self, adata: AnnData, unknown: str) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
         """Weights over labels, and the labels' names in the order of the columns."""
         known = (self.levels or {}).get("label")
         if self.belief is None or (self.belief not in adata.obsm and known is not None):
             return None, None
-        table = _obsm(adata, self.belief, "belief")
-        return weights(table, adata.obs_names, f"belief (obsm[{self.belief!r}])", known, unknown)
+        values = table(adata, self.belief, "belief")
+        return weights(values, adata.obs_names, f"belief (obsm[{self.belief!r}])", known, unknown)
 
     def _covariates(self, obs: pd.DataFrame) -> tuple[np.ndarray | None, dict[str, tuple[float, float]]]:
-        moments, told = {}, []
+        scaled, moments = [], {}
         for name in self.covariates:
-            values = numbers(column(obs, name, "covariate"), f"covariate {name!r}")
-            scaled, moments[name] = standardised(values, (self.moments or {}).get(name))
-            told.append(scaled)
-        return (np.stack(told, 1) if told else None), moments
+            values, known = column(obs, name, "covariate"), (self.moments or {}).get(name)
+            floats, moments[name] = standardised(values, f"covariate {name!r}", known)
+            scaled.append(floats)
+        return (np.stack(scaled, 1) if scaled else None), moments
 
     def _sizes(self, obs: pd.DataFrame, dtype: torch.dtype) -> Tensor | None:
         if self.size_factor is None:
             return None
-        role = f"size factor {self.size_factor!r}"
-        sizes = numbers(column(obs, self.size_factor, "size factor"), role)
-        check_numbers(sizes, obs.index, role, "positive", sizes > 0)
-        return torch.from_numpy(sizes).to(dtype)
+        values = column(obs, self.size_factor, "size factor")
+        return torch.from_numpy(sizes_of(values, f"size factor {self.size_factor!r}")).to(dtype)
 
     def _graph(self, adata: AnnData) -> sparse.csr_matrix | None:
         if self.spatial is None:
             return None
-        role = f"coordinates (obsm[{self.spatial!r}])"
-        coordinates = np.asarray(_obsm(adata, self.spatial, "coordinates"), dtype=np.float64)
-        check_numbers(coordinates, adata.obs_names, role, "finite", np.isfinite(coordinates))
+        values, role = table(adata, self.spatial, "coordinates"), f"coordinates (obsm[{self.spatial!r}])"
         if self.section is None:
-            return nearest(coordinates, self.neighbours)
-        section, _ = codes(column(adata.obs, self.section, "section"), f"section (obs[{self.section!r}])")
-        return nearest(coordinates, self.neighbours, section)
+            return tissue_graph(values, self.neighbours, None, adata.obs, role)
+        section = column(adata.obs, self.section, "section")
+        return tissue_graph(values, self.neighbours, section, adata.obs, role)
 
 
 def _refuse_empty(adata: AnnData) -> None:
@@ -259,7 +265,8 @@ def _refuse_empty(adata: AnnData) -> None:
         raise ValueError(f"nothing to read: {adata.n_obs:,} cells and {adata.n_vars:,} genes")
 
 
-def _obsm(adata: AnnData, key: str, role: str) -> Any:
-    if key not in adata.obsm:
-        raise KeyError(f"obsm has no {key!r} ({role}); it has {listed(adata.obsm) or 'nothing'}")
-    return adata.obsm[key]
+def _check_options(missing: str, unknown: str, empty: str) -> None:
+    allowed = {"missing": ("zero", missing), "unknown": ("allow", unknown), "empty": ("drop", empty)}
+    for name, (value, given) in allowed.items():
+        if given not in ("error", value):
+            raise ValueError(f"{name} is 'error' or {value!r}, not {given!r}")

@@ -22,37 +22,37 @@ KINDS = (".h5ad", ".zarr", ".h5", ".hdf5")
 class Opened(NamedTuple):
     """Cells whose counts are on disk.
 
-    told    what is known of them, in memory: obs, var, obsm
-    file    the AnnData on disk that they are in, with its counts; ``told`` may be some of its cells and genes
+    in_memory  obs, var and obsm of these cells
+    on_disk    the AnnData of the whole file, with its counts; ``in_memory`` may be some of its cells and genes
     """
 
-    told: AnnData
-    file: AnnData
+    in_memory: AnnData
+    on_disk: AnnData
 
     @property
     def rows(self) -> np.ndarray:
-        """Where each cell lies in the file [n]."""
-        if self.told.n_obs == self.file.n_obs:
-            return np.arange(self.told.n_obs)
-        return _found(self.told.obs_names, self.file.obs_names, "cells")
+        """The row of each cell in the file [n]."""
+        if self.in_memory.n_obs == self.on_disk.n_obs:
+            return np.arange(self.in_memory.n_obs)
+        return _places(self.in_memory.obs_names, self.on_disk.obs_names, "cells")
 
     @property
     def columns(self) -> np.ndarray:
-        """Where each gene lies in the file [g]."""
-        if self.told.n_vars == self.file.n_vars:
-            return np.arange(self.told.n_vars)
-        return _found(self.told.var_names, self.file.var_names, "genes")
+        """The column of each gene in the file [g]."""
+        if self.in_memory.n_vars == self.on_disk.n_vars:
+            return np.arange(self.in_memory.n_vars)
+        return _places(self.in_memory.var_names, self.on_disk.var_names, "genes")
 
 
 def opened(data: Data) -> dict[str, Opened] | Opened:
-    """Cells of a file, or by name of the several files of a folder, a list or a dict.
+    """The cells of a file; or of several files (a folder, a list, a dict), by name.
 
     A path to
         *.h5ad         AnnData, as ``adata.write_h5ad`` leaves it
         *.zarr         AnnData, as ``adata.write_zarr`` leaves it: a folder, in version 2 or 3 of the format
         *.h5, *.hdf5   a batch file: ``X`` (an array [n, g], or a CSR group as anndata writes them), ``genes`` and
                        ``cells`` (names), ``obs/...`` (a column each: ``obs/umi_count``, ``obs/SRX_accession``)
-        a folder       all of these in it, by name; whatever else is there (``config.json``) is left alone
+        a folder       all of these in it, by name; other files (``config.json``) are ignored
     or an AnnData whose counts are on disk, ``anndata.read_h5ad(path, backed="r")``, of which some cells or genes may
     have been picked.
     """
@@ -65,13 +65,13 @@ def opened(data: Data) -> dict[str, Opened] | Opened:
         return _of_folder(path) if path.is_dir() and not _is_zarr(path) else _of_file(path)
     if not isinstance(data, Mapping | list | tuple):
         raise TypeError(f"cells are opened from a path, an AnnData on disk, or several, not from {type(data).__name__}")
-    table = data if isinstance(data, Mapping) else {str(number): one for number, one in enumerate(data)}
+    by_key = data if isinstance(data, Mapping) else {str(number): one for number, one in enumerate(data)}
     several: dict[str, Opened] = {}
-    for key, one in table.items():
-        found = opened(one)
-        if not isinstance(found, Opened):
+    for key, one in by_key.items():
+        file = opened(one)
+        if not isinstance(file, Opened):
             raise ValueError(f"{key}: {one} is a folder: open it alone, or name its files")
-        several[key] = found
+        several[key] = file
     if not several:
         raise ValueError("nothing to open: no file was given")
     return several
@@ -91,16 +91,16 @@ def _of_file(path: Path) -> Opened:
         if _is_zarr(path):
             import zarr
 
-            found = _of_anndata_store(zarr.open_group(str(path), mode="r"))
+            adata = _of_anndata_store(zarr.open_group(str(path), mode="r"))
         elif path.suffix == ".h5ad":
-            found = _of_anndata_store(h5py.File(path, "r"))
+            adata = _of_anndata_store(h5py.File(path, "r"))
         elif path.suffix in KINDS:
-            found = _of_batch_file(h5py.File(path, "r"))
+            adata = _of_batch_file(h5py.File(path, "r"))
         else:
             raise ValueError(f"its name ends in none of {listed(KINDS)}")
     except Exception as error:  # h5py, zarr and anndata raise many kinds
         raise ValueError(f"{path} cannot be opened: {error}") from error
-    return Opened(found, found)
+    return Opened(adata, adata)
 
 
 def _of_anndata_store(store: Any) -> AnnData:
@@ -131,12 +131,12 @@ def _of_batch_file(file: h5py.File) -> AnnData:
 
 def _of_anndata(adata: AnnData) -> Opened:
     if adata.isbacked:
-        return Opened(adata, _of_file(Path(str(adata.filename))).file)
+        return Opened(adata, _of_file(Path(str(adata.filename))).on_disk)
     on_disk = [place for place in (adata.X, *adata.layers.values()) if not isinstance(place, np.ndarray)]
     if not any(hasattr(place, "group") or hasattr(place, "chunks") for place in on_disk):
         raise ValueError(
-            "this AnnData is in memory: read it, Fields(...).read(adata); on disk is what a path leads to, or "
-            "anndata.read_h5ad(path, backed='r')"
+            "this AnnData is in memory: read it, Fields(...).read(adata). A path, or anndata.read_h5ad(path, "
+            "backed='r'), is opened on disk"
         )
     return Opened(adata, adata)
 
@@ -159,10 +159,10 @@ def _is_zarr(path: Path) -> bool:
     return path.is_dir() and any((path / name).exists() for name in (".zgroup", "zarr.json", ".zmetadata"))
 
 
-def _found(names: pd.Index, among: pd.Index, what: str) -> np.ndarray:
-    """Places of names in a file of which these are some."""
+def _places(names: pd.Index, among: pd.Index, what: str) -> np.ndarray:
+    """The place of each name among all names of the file."""
     if not among.is_unique:
-        raise ValueError(f"{what} of the file have names that repeat, so none can be found: open the whole file")
+        raise ValueError(f"{what} of the file have repeated names, so they cannot be told apart: open the whole file")
     places = among.get_indexer(names)
     if (places < 0).any():
         raise ValueError(f"{what} were renamed since the file was opened: {listed(names[places < 0])} are not in it")

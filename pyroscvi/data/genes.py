@@ -7,23 +7,25 @@ import numpy as np
 import pandas as pd
 from anndata.utils import make_index_unique
 
+from pyroscvi.data.advice import option
 from pyroscvi.data.checks import listed
 
-__all__ = ["match", "numbered"]
+__all__ = ["match", "numbered", "unique_cells"]
 
 
 def match(
-    found: pd.Index, wanted: Sequence[str] | None, missing: str = "error", extra: bool = True
+    names: pd.Index, wanted: Sequence[str] | None, missing: str = "error", extra: bool = True
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    """The genes to read, and the column of each among those found, -1 where it is missing [g].
+    """The genes to read, and the column of each among these names, -1 where it is missing [g].
 
-    wanted   names in order; None: all that are found
-    missing  "zero" lets genes be missing, and counts as if none of their molecules had been seen
-    extra    report genes that are found and not wanted
+    wanted   names in order; None: all genes
+    missing  "zero" lets genes be missing, and reads them as zero counts
+    extra    report genes that are not wanted
 
-    Warns once of everything that a person would want to know: genes missing, extra, in another order, or repeated.
+    Warns once about genes that are missing, extra, in another order, or repeated.
     """
-    names, notes = numbered(found)
+    names, repeated = numbered(names)
+    notes = [f"names of several genes are numbered in order of appearance ('G', 'G-1'): {repeated}"] if repeated else []
     if wanted is None:
         columns = np.arange(len(names))
     else:
@@ -31,12 +33,12 @@ def match(
         absent = np.asarray(wanted, dtype=object)[columns < 0]
         if len(absent) and missing != "zero":
             raise ValueError(
-                f"{len(absent):,} of {len(wanted):,} genes are missing: {listed(absent)}. Name them as they were at "
-                f"first, or read with missing='zero' to count none of them"
+                f"{len(absent):,} of {len(wanted):,} genes are missing: {listed(absent)}. Give them the names that "
+                f"they had at first, or read with {option('missing', 'zero')} to count them as zero"
             )
         if len(absent) == len(wanted):
             raise ValueError(
-                f"none of the {len(wanted):,} genes is here: {listed(absent)} are wanted, {listed(names)} found"
+                f"none of the {len(wanted):,} genes is here: {listed(absent)} are wanted, {listed(names)} are given"
             )
         if len(absent):
             notes.append(
@@ -54,11 +56,21 @@ def match(
     return tuple(names if wanted is None else wanted), columns
 
 
-def numbered(names: pd.Index) -> tuple[pd.Index, list[str]]:
-    """Unique names, as scanpy makes them ("TBCE", "TBCE-1"), and a note of what was repeated."""
+def unique_cells(names: pd.Index) -> pd.Index:
+    """Names of cells, each of them once; a warning lists the names that were repeated."""
+    names, repeated = numbered(names)
+    if repeated:
+        warnings.warn(
+            f"cells: names of several cells are numbered in order of appearance ('C', 'C-1'): {repeated}",
+            UserWarning,
+            stacklevel=4,
+        )
+    return names
+
+
+def numbered(names: pd.Index) -> tuple[pd.Index, str]:
+    """Unique names, as scanpy makes them ("TBCE", "TBCE-1"), and which names were repeated ("" if none was)."""
     names = names.astype(str)
     if names.is_unique:
-        return names, []
-    repeated = names[names.duplicated()].unique()
-    note = f"names that stand for several genes are numbered in order of appearance ('G', 'G-1'): {listed(repeated)}"
-    return make_index_unique(names), [note]
+        return names, ""
+    return make_index_unique(names), listed(names[names.duplicated()].unique())

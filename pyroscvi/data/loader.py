@@ -1,8 +1,8 @@
-"""Minibatches: rows are permuted once an epoch, a buffer at a time, and handed out as contiguous slices of it.
+"""Minibatches: rows are permuted once an epoch, a buffer at a time, and minibatches are consecutive slices of a buffer.
 
-Counts in memory are permuted as a whole. Counts on disk are read in blocks of consecutive cells that come in random
-order, many of them into a buffer, and are shuffled there: a minibatch then holds cells of many blocks, and the disk is
-read in long stretches. Either way every cell comes once an epoch, and the generator alone says when.
+Counts in memory are permuted as a whole. Counts on disk are read in blocks of consecutive cells. Blocks come in random
+order; a buffer holds many blocks, and its cells are shuffled. So a minibatch has cells of many blocks, and the disk is
+read in long runs. Either way every cell comes once in an epoch, and the generator alone decides when.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,10 +12,10 @@ from math import ceil
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from scipy import sparse
 from torch import Tensor
 
 from pyroscvi.data import stored
+from pyroscvi.data.rows import between, by_cell
 from pyroscvi.data.stored import Stored
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["minibatches", "shuffled"]
 
-ROWS = 8192  # of a sparse matrix in memory that are permuted at once, which bounds the copy
+ROWS = 8192  # rows of a sparse matrix in memory that are permuted at once, which limits the size of the copy
 
 C = TypeVar("C", bound="Cells")
 
@@ -31,8 +31,7 @@ C = TypeVar("C", bound="Cells")
 def minibatches(cells: C, size: int, generator: torch.Generator | None, hops: int | None, start: int) -> Iterator[C]:
     """One pass over the cells, from minibatch ``start`` on: ``Cells.minibatches``."""
     n, counts = len(cells), cells.counts
-    room = counts.buffer if isinstance(counts, Stored) else ROWS
-    buffer = _even(n, size, room)
+    buffer = _buffer_size(n, size, counts.buffer if isinstance(counts, Stored) else ROWS)
     if generator is None:
         order = torch.arange(n)
     elif isinstance(counts, Stored):
@@ -45,66 +44,49 @@ def minibatches(cells: C, size: int, generator: torch.Generator | None, hops: in
         return
     if generator is None and not isinstance(counts, Stored):
         index, total = (order if cells.index is None else cells.index), (n if cells.total is None else cells.total)
-        as_they_stand = replace(cells, index=index, total=total)
+        numbered = replace(cells, index=index, total=total)
         for first in range(start * size, n, size):
-            yield _slice(as_they_stand, slice(first, first + size))
+            yield _slice(numbered, slice(first, first + size))
         return
-    _ = cells.library  # once for all of them
-    done = start * size % buffer
+    _ = cells.library  # computed once for all minibatches
+    skipped = start * size % buffer
     chunks = order.split(buffer)[start * size // buffer :]
     for taken in _ahead(cells.take, chunks) if isinstance(counts, Stored) else map(cells.take, chunks):
-        for first in range(done, len(taken), size):
+        for first in range(skipped, len(taken), size):
             yield _slice(taken, slice(first, first + size))
-        done = 0
+        skipped = 0
 
 
 def shuffled(n: int, block: int, buffer: int, generator: torch.Generator) -> Tensor:
-    """The numbers up to n [n]: blocks of consecutive ones in random order, those of a buffer in any order."""
+    """The numbers below n in random order [n]: blocks of consecutive numbers are shuffled, then buffers of blocks."""
     blocks = torch.arange(n).split(block)
     order = torch.cat([blocks[i] for i in torch.randperm(len(blocks), generator=generator).tolist()])
     return torch.cat([part[torch.randperm(len(part), generator=generator)] for part in order.split(buffer)])
 
 
-def _even(n: int, size: int, room: int) -> int:
-    """Cells in a buffer: whole minibatches, and as many in each, so that none at the end is filled from few blocks."""
+def _buffer_size(n: int, size: int, largest: int) -> int:
+    """Cells in a buffer, about ``largest`` at most: whole minibatches, equally many in each buffer.
+
+    Otherwise the last buffer could be small, and its minibatches would be of few blocks.
+    """
     steps = ceil(n / size)
-    return ceil(steps / max(ceil(steps * size / room), 1)) * size or size
+    return ceil(steps / max(ceil(steps * size / largest), 1)) * size or size
 
 
 def _ahead(take: Callable[[Tensor], C], chunks: Sequence[Tensor]) -> Iterator[C]:
-    """Each chunk as it is taken, the next one by a thread meanwhile. Whoever stops early waits for that one to end."""
+    """Each chunk, taken; a thread takes the next one meanwhile. A loop that stops early waits for that thread."""
     with ThreadPoolExecutor(1, "pyroscvi-reader") as reader:
-        coming = [reader.submit(take, chunk) for chunk in chunks[:1]]
+        next_chunk = [reader.submit(take, chunk) for chunk in chunks[:1]]
         for following in [*chunks[1:], None]:
-            taken = coming.pop().result()
+            taken = next_chunk.pop().result()
             if following is not None:
-                coming.append(reader.submit(take, following))
+                next_chunk.append(reader.submit(take, following))
             yield taken
 
 
 def _slice(cells: C, rows: slice) -> C:
-    """Consecutive cells: views of what they were taken from."""
-
-    def at(t: Tensor | None) -> Tensor | None:
-        return None if t is None else t[rows]
-
-    piece = replace(
-        cells,
-        counts=_between(cells.counts, rows),
-        categories={name: codes[rows] for name, codes in cells.categories.items()},
-        covariates=at(cells.covariates),
-        belief=at(cells.belief),
-        size_factor=at(cells.size_factor),
-        names=None if cells.names is None else cells.names[rows],
-        index=at(cells.index),
-    )
+    """Consecutive cells: views of the arrays of ``cells``."""
+    piece = replace(cells, **by_cell(lambda values: between(values, rows), cells))
     if "library" in vars(cells):
         vars(piece)["library"] = cells.library[rows]
     return piece
-
-
-def _between(counts: sparse.csr_matrix, rows: slice) -> sparse.csr_matrix:
-    """Consecutive rows without a copy, which scipy would make."""
-    crow = counts.indptr[rows.start : rows.stop + 1]
-    own = slice(crow[0], crow[-1])
-    return sparse.csr_matrix((counts.data[own], counts.indices[own], crow - crow[0]), (len(crow) - 1, counts.shape[1]))

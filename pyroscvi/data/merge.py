@@ -3,13 +3,16 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import anndata
+import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from pyroscvi.data.advice import field
 from pyroscvi.data.checks import counts_of, listed
+from pyroscvi.data.columns import column, floats_of
 from pyroscvi.data.genes import match, numbered
 
 if TYPE_CHECKING:
@@ -21,23 +24,27 @@ __all__ = ["merged", "outlined"]
 def merged(
     several: Sequence[AnnData] | Mapping[str, AnnData], fields: "Fields", genes: Literal["intersection", "union"]
 ) -> AnnData:
-    """One AnnData with what ``fields`` name.
+    """One AnnData with the counts and columns that ``fields`` name.
 
-    A batch or a section that is in no obs is the data set itself: its key, or its number. Sections of different data
-    sets are different sections, and cells whose names collide are told apart by their data set.
+    If no obs has the column of the batch or of the section, the data set itself is it: its key, or its number. Sections
+    of different data sets are different sections. If cells of two data sets have the same name, the key of their data
+    set is added to all names. Coordinates and beliefs that a data set does not have are NaN.
     """
     if not isinstance(several, Mapping | list | tuple):
         raise TypeError(f"cells are read from an AnnData, or a list or dict of them, not from {type(several).__name__}")
-    table = several if isinstance(several, Mapping) else {str(number): adata for number, adata in enumerate(several)}
-    if not table:
+    by_key = several if isinstance(several, Mapping) else {str(number): adata for number, adata in enumerate(several)}
+    if not by_key:
         raise ValueError("nothing to read: no AnnData was given")
+    for key, adata in by_key.items():
+        if not isinstance(adata, AnnData):
+            raise TypeError(f"{key}: cells are read from an AnnData, not from {type(adata).__name__}")
     _refuse(genes)
     if fields.spatial is not None and fields.section is None:
         raise ValueError(
-            "several data sets in space: name their sections, Fields(section=...), so that none are joined"
+            f"several data sets in space: name their sections, {field('section')}, so that none are joined"
         )
-    narrow = {key: _narrowed(adata, key, fields, list(table.values())) for key, adata in table.items()}
-    for key, adata in table.items():
+    narrow = _narrowed(by_key, fields)
+    for key, adata in by_key.items():
         names, columns = match(adata.var_names, None)
         counts = counts_of(adata, fields.counts, columns, names)
         if fields.counts is None:
@@ -48,31 +55,29 @@ def merged(
 
 
 def outlined(several: Mapping[str, AnnData], fields: "Fields", genes: Literal["intersection", "union"]) -> AnnData:
-    """The same without counts, of data sets whose counts stay on disk; a warning says what genes they do not share."""
+    """The same without counts, of data sets whose counts stay on disk; warns about genes that some files lack."""
     _refuse(genes)
-    for name in filter(None, (fields.batch, *fields.categories, *fields.covariates, fields.size_factor)):
+    for name in fields.columns():
         without = [key for key, adata in several.items() if name not in adata.obs]
-        if without and len(without) < len(several):
+        if name != fields.label and without and len(without) < len(several):
             raise ValueError(f"obs of {listed(without)} has no column {name!r}, which the other files have")
-    joined = _joined(
-        {key: _narrowed(adata, key, fields, list(several.values())) for key, adata in several.items()}, genes
-    )
+    joined = _joined(_narrowed(several, fields), genes)
     if not joined.n_vars:
         first, *others = several.items()
         apart = next((key for key, adata in others if not adata.var_names.isin(first[1].var_names).any()), first[0])
         raise ValueError(f"no gene is in all files: {apart} shares none with {first[0]}. Read genes='union', or rename")
-    _tell_apart({key: numbered(adata.var_names)[0] for key, adata in several.items()}, fields.genes, genes)
+    _warn_of_lacking({key: numbered(adata.var_names)[0] for key, adata in several.items()}, fields.genes, genes)
     return joined
 
 
-def _tell_apart(several: Mapping[str, pd.Index], wanted: Sequence[str] | None, genes: str) -> None:
-    """Warn of files that lack genes which others have, or which are wanted."""
-    everything = pd.Index(wanted or ()) if wanted else reduce(pd.Index.union, several.values())
+def _warn_of_lacking(several: Mapping[str, pd.Index], wanted: Sequence[str] | None, genes: str) -> None:
+    """Warn about files that lack genes which other files have, or which are wanted."""
+    everything = pd.Index(wanted) if wanted else reduce(pd.Index.union, several.values())
     lacking = {key: everything.difference(names) for key, names in several.items()}
     if any(len(names) for names in lacking.values()):
-        told = [f"{key} lacks {len(names):,} ({listed(names, 3)})" for key, names in lacking.items() if len(names)]
+        by_file = [f"{key} lacks {len(names):,} ({listed(names, 3)})" for key, names in lacking.items() if len(names)]
         what = "count as zero there" if genes == "union" else "are left out"
-        shown = "; ".join(told[:5]) + (f"; and {len(told) - 5:,} more files" if len(told) > 5 else "")
+        shown = "; ".join(by_file[:5]) + (f"; and {len(by_file) - 5:,} more files" if len(by_file) > 5 else "")
         warnings.warn(f"genes that some files lack {what}: {shown}", UserWarning, stacklevel=4)
 
 
@@ -82,34 +87,69 @@ def _refuse(genes: str) -> None:
 
 
 def _joined(narrow: Mapping[str, AnnData], genes: Literal["intersection", "union"]) -> AnnData:
-    names = pd.Index([]).append([adata.obs_names for adata in narrow.values()])
+    names = reduce(lambda first, second: first.append(second), (adata.obs_names for adata in narrow.values()))
+    apart = sum(adata.obs_names.nunique() for adata in narrow.values()) == names.nunique()
     join: Literal["inner", "outer"] = "outer" if genes == "union" else "inner"
-    return anndata.concat(dict(narrow), join=join, fill_value=0, index_unique=None if names.is_unique else "-")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Observation names are not unique")
+        return anndata.concat(dict(narrow), join=join, fill_value=0, index_unique=None if apart else "-")
 
 
-def _narrowed(adata: AnnData, key: str, fields: "Fields", several: Sequence[AnnData]) -> AnnData:
-    """The columns that are asked for, without counts; a column that only others have is missing everywhere."""
-    told = pd.DataFrame(index=adata.obs_names)
-    for name in (
-        fields.batch,
-        fields.label,
-        fields.section,
-        *fields.categories,
-        *fields.covariates,
-        fields.size_factor,
-    ):
+def _narrowed(several: Mapping[str, AnnData], fields: "Fields") -> dict[str, AnnData]:
+    """Each data set with the columns and tables that ``fields`` name, without counts.
+
+    A column or table that only other data sets have is filled with missing values.
+    """
+    keys = [name for name in (fields.belief, fields.spatial) if name is not None]
+    tables = {name: _tables(several, name) for name in keys}
+    return {
+        key: AnnData(
+            obs=_columns(key, adata, fields, several),
+            var=pd.DataFrame(index=list(numbered(adata.var_names)[0])),
+            obsm={name: by_key[key] for name, by_key in tables.items() if by_key},
+        )
+        for key, adata in several.items()
+    }
+
+
+def _columns(key: str, adata: AnnData, fields: "Fields", several: Mapping[str, AnnData]) -> pd.DataFrame:
+    obs = pd.DataFrame(index=adata.obs_names)
+    for name in fields.columns():
         if name in adata.obs:
-            numeric = name in (*fields.covariates, fields.size_factor)
-            told[name] = adata.obs[name] if numeric else adata.obs[name].astype(object)
-        elif any(name in other.obs for other in several):
-            told[name] = pd.Series(index=told.index, dtype=object)
-        elif name is not None and name in (fields.batch, fields.section):
-            told[name] = key
+            values = column(adata.obs, name, key)
+            obs[name] = values if name in (*fields.covariates, fields.size_factor) else values.astype(object)
+        elif any(name in other.obs for other in several.values()):
+            obs[name] = pd.Series(index=obs.index, dtype=object)
+        elif name in (fields.batch, fields.section):
+            obs[name] = key
     if fields.section is not None and fields.section in adata.obs:
-        told[fields.section] = key + "/" + adata.obs[fields.section].astype(str)
-    wanted = (name for name in (fields.belief, fields.spatial) if name is not None and name in adata.obsm)
-    return AnnData(
-        obs=told,
-        var=pd.DataFrame(index=list(numbered(adata.var_names)[0])),
-        obsm={name: adata.obsm[name] for name in wanted},
-    )
+        section = adata.obs[fields.section]
+        obs[fields.section] = (key + "/" + section.astype(str)).where(section.notna())
+    return obs
+
+
+def _tables(several: Mapping[str, AnnData], name: str) -> dict[str, Any]:
+    """The table ``name`` of obsm by data set, NaN where a data set has none; {} if no data set has it."""
+    given = {key: adata.obsm[name] for key, adata in several.items() if name in adata.obsm}
+    tables = {
+        key: pd.DataFrame(floats_of(values, f"{key}: obsm[{name!r}]"), columns=_names(values))
+        for key, values in given.items()
+    }
+    if not tables:
+        return {}
+    (first, one), *others = tables.items()
+    for key, other in others:
+        if list(other.columns) != list(one.columns):
+            raise ValueError(
+                f"the columns of obsm[{name!r}] differ: {first} has {listed(one.columns)}, "
+                f"{key} {listed(other.columns)}"
+            )
+    for key, adata in several.items():
+        values = tables[key].to_numpy() if key in tables else np.full((adata.n_obs, one.shape[1]), np.nan)
+        tables[key] = pd.DataFrame(values, columns=one.columns, index=adata.obs_names)
+    has_names = isinstance(given[first], pd.DataFrame)
+    return tables if has_names else {key: one.to_numpy() for key, one in tables.items()}
+
+
+def _names(values: Any) -> list[str] | None:
+    return list(map(str, values.columns)) if isinstance(values, pd.DataFrame) else None

@@ -1,4 +1,4 @@
-"""Counts on disk: rows come into memory, as CSR, when somebody asks for them."""
+"""Counts on disk: rows are read into memory, as CSR, when they are needed."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +15,8 @@ from pyroscvi.data.matrices import select
 __all__ = ["Source", "Stored"]
 
 ROWS = 4096  # read at once where everything is read
-GAP = 32  # rows that nobody asked for are read along where they are fewer: one long read is quicker than two
-FEW = 4  # stretches that are read one by one, rather than by a mask
+GAP = 32  # two runs of rows with at most so many between them are read as one: one long read is quicker than two
+MAX_SLICES = 4  # runs that are read one by one; more of them are read by a mask
 BLOCK = 128  # consecutive cells that are read together
 BUFFER = 16_384  # cells that are shuffled together: those of 128 blocks
 VALUES = 2**25  # counts above zero in such a buffer, at most: 256 MB
@@ -26,12 +26,14 @@ VALUES = 2**25  # counts above zero in such a buffer, at most: 256 MB
 class Source:
     """A matrix of cells by genes in one file.
 
-    matrix   what lies there: rows by slices, and by masks where it is an anndata ``CSRDataset``  [N, G]
-    columns  the column of every gene that is wanted, -1 where there is none                       [g]
+    matrix   an array on disk, or an anndata ``CSRDataset``, whose rows are read by slices or masks  [N, G]
+    columns  the column of every gene to read, -1 where the file lacks it                            [g]
+    place    the file and layer, for errors
     """
 
     matrix: Any
     columns: np.ndarray
+    place: str = "the matrix"
 
     def __len__(self) -> int:
         return int(self.matrix.shape[0])
@@ -40,34 +42,33 @@ class Source:
         """Rows, in increasing order, as CSR in canonical form [len(rows), g]."""
         breaks = (np.diff(rows) > GAP) | (np.diff(rows // ROWS) > 0)
         runs = np.split(rows, np.flatnonzero(breaks) + 1)
-        room = np.cumsum([run[-1] - run[0] + 1 for run in runs]) // (2 * BUFFER)
-        parts = [
-            runs[i : i + n] for i, n in zip(*np.unique(room, return_index=True, return_counts=True)[1:], strict=True)
-        ]
-        return _under([self._runs(part) for part in parts])
+        part = np.cumsum([run[-1] - run[0] + 1 for run in runs]) // (2 * BUFFER)
+        _, firsts, lengths = np.unique(part, return_index=True, return_counts=True)
+        return _under([self._runs(runs[i : i + n]) for i, n in zip(firsts, lengths, strict=True)])
 
     def _runs(self, runs: Sequence[np.ndarray]) -> sparse.csr_matrix:
-        """Runs of rows, with gaps within: they are read along."""
+        """The rows of these runs; a run may have gaps, whose rows are read and then left out."""
         spans = [(int(run[0]), int(run[-1]) + 1) for run in runs]
-        if len(spans) <= FEW or not hasattr(self.matrix, "format"):
-            read = [self.matrix[a:b] for a, b in spans]
-            found = _under(read) if sparse.issparse(read[0]) else np.concatenate(read)
+        if len(spans) <= MAX_SLICES or not hasattr(self.matrix, "format"):
+            pieces = [self.matrix[a:b] for a, b in spans]
+            block = _under(pieces) if sparse.issparse(pieces[0]) else np.concatenate(pieces)
         else:  # anndata reads all spans of a sparse matrix at a time, by a mask
             covered = np.zeros(len(self), dtype=bool)
             for a, b in spans:
                 covered[a:b] = True
-            found = self.matrix[covered]
+            block = self.matrix[covered]
         starts = np.cumsum([0, *(b - a for a, b in spans)])
         if starts[-1] > sum(map(len, runs)):
-            found = found[np.concatenate([run - a + s for run, (a, _), s in zip(runs, spans, starts, strict=False)])]
-        return sparse.csr_matrix(select(found, self.columns, copy=False))
+            block = block[np.concatenate([run - a + s for run, (a, _), s in zip(runs, spans, starts, strict=False)])]
+        return sparse.csr_matrix(select(block, self.columns, copy=False, place=self.place))
 
     def __getstate__(self) -> dict[str, Any]:
-        """For another process: a place in an HDF5 file is told by its names, and opened there once more."""
+        """For another process: an HDF5 dataset becomes the names of its file and itself, to be opened again."""
         handle = getattr(self.matrix, "group", self.matrix)
         if not isinstance(handle, h5py.Dataset | h5py.Group):
             return dict(vars(self))
-        return {"columns": self.columns, "file": handle.file.filename, "name": handle.name}
+        state = {"columns": self.columns, "place": self.place}
+        return state | {"file": handle.file.filename, "name": handle.name}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
@@ -81,12 +82,13 @@ class Source:
 class Stored:
     """Counts of cells on disk [n, g], of one file or of several laid end to end.
 
-    rows     where each cell lies, counted over all files                [n]
-    totals   counts of each cell                                         [n]
-    filled   counts above zero of each cell                              [n]
-    largest  the largest count
-    dtype    in which counts are read
-    seen     counts of each gene, if these are all the cells there are   [g]
+    rows      the row of each cell, numbered over all files               [n]
+    totals    total count of each cell                                    [n]
+    filled    number of genes with a count above zero in each cell        [n]
+    largest   the largest count
+    dtype     of the counts that are read
+    per_gene  total count of each gene, known if these are all the cells  [g]
+    checksum  of every count of the files, taken when they were opened
     """
 
     sources: tuple[Source, ...]
@@ -95,7 +97,8 @@ class Stored:
     filled: np.ndarray
     largest: float
     dtype: np.dtype
-    seen: np.ndarray | None = None
+    per_gene: np.ndarray | None = None
+    checksum: str = ""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -103,8 +106,8 @@ class Stored:
 
     def __getitem__(self, index: np.ndarray) -> Self:
         """Some of these cells, still on disk; by their numbers or by a mask."""
-        told = {name: getattr(self, name)[index] for name in ("rows", "totals", "filled")}
-        return replace(self, **told, seen=None)
+        rows = {name: getattr(self, name)[index] for name in ("rows", "totals", "filled")}
+        return replace(self, **rows, per_gene=None)
 
     def astype(self, dtype: Any, copy: bool = False) -> Self:
         """The same counts, to be read in another precision."""
@@ -115,39 +118,39 @@ class Stored:
         rows, place = np.unique(self.rows[index], return_inverse=True)
         if not len(rows):
             return sparse.csr_matrix((0, self.shape[1]), dtype=self.dtype)
-        found = _under([source.read(own) for source, own in _shared(self.sources, rows)])
+        block = _under([source.read(own) for source, own in _by_source(self.sources, rows)])
         if not np.array_equal(place, np.arange(len(rows))):
-            found = found[place]
-        return found.astype(self.dtype, copy=False)
+            block = block[place]
+        return block.astype(self.dtype, copy=False)
 
     @property
     def steps(self) -> int:
         return -(-len(self.rows) // ROWS)
 
     def blocks(self) -> Iterator[sparse.csr_matrix]:
-        """All rows, in so many steps."""
+        """All rows, in ``steps`` blocks."""
         for start in range(0, len(self.rows), ROWS):
             yield self.read(slice(start, start + ROWS))
 
     @property
     def buffer(self) -> int:
-        """How many cells can be in memory, for the sake of shuffling them."""
+        """How many cells are shuffled in memory at a time."""
         each = self.filled.mean() if len(self.filled) else 1
         return int(min(BUFFER, max(VALUES / max(each, 1), BLOCK)))
 
     @cached_property
     def genes(self) -> np.ndarray:
-        """Counts of each gene [g]: a pass over the file where these are a part of its cells."""
-        if self.seen is not None:
-            return self.seen
+        """Total count of each gene [g]; reads all counts unless these are all the cells of the file."""
+        if self.per_gene is not None:
+            return self.per_gene
         return sum((_sums(block) for block in self.blocks()), start=np.zeros(self.shape[1]))
 
     def __repr__(self) -> str:
         return f"Stored({self.shape[0]:,} x {self.shape[1]:,}, {len(self.sources)} files)"
 
 
-def _shared(sources: Sequence[Source], rows: np.ndarray) -> Iterator[tuple[Source, np.ndarray]]:
-    """Which of these rows, in increasing order, are of which source, counted from its first."""
+def _by_source(sources: Sequence[Source], rows: np.ndarray) -> Iterator[tuple[Source, np.ndarray]]:
+    """Every source that has some of these increasing rows, with its rows, counted from its own first row."""
     first = 0
     for source in sources:
         own = rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + len(source))] - first
@@ -157,7 +160,7 @@ def _shared(sources: Sequence[Source], rows: np.ndarray) -> Iterator[tuple[Sourc
 
 
 def _under(blocks: Sequence[sparse.csr_matrix]) -> sparse.csr_matrix:
-    """One block under the other."""
+    """Blocks of rows as one matrix."""
     return blocks[0] if len(blocks) == 1 else sparse.vstack(blocks, format="csr")
 
 

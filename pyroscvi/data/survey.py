@@ -1,36 +1,41 @@
 """A survey of counts on disk: one pass over a file, in which every count is looked at."""
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from pyroscvi.data.advice import either
 from pyroscvi.data.checks import Tally, remedy, source_of
 from pyroscvi.data.files import Opened
+from pyroscvi.data.matrices import check_indices
 from pyroscvi.data.stored import Source, Stored
 
-__all__ = ["laid", "surveyed"]
+__all__ = ["end_to_end", "surveyed"]
 
 
-def surveyed(found: Opened, layer: str | None, columns: np.ndarray, genes: Sequence[str], name: str = "") -> Stored:
-    """The counts of a file, once each of them was looked at; a bar shows how far this is, on a terminal.
+def surveyed(file: Opened, layer: str | None, columns: np.ndarray, genes: Sequence[str], name: str = "") -> Stored:
+    """The counts of a file, after each of them was looked at; a terminal shows a progress bar.
 
     columns  the column of every gene in the file, -1 where it is missing   [g]
-    name     of the file, for what is said of it
+    name     of the file, for errors
     """
-    matrix, place = source_of(found.file, layer)
+    matrix, place = source_of(file.on_disk, layer)
     where = f"{name}: {place}" if name else place
     if getattr(matrix, "format", "csr") == "csc":
+        instead = either("read it into memory, Fields(...).read(adata)", "leave out --backed")
         raise ValueError(
             f"{where} is stored gene by gene (csc), so that every cell is spread over the whole file. Write it cell by "
-            "cell, adata.X = adata.X.tocsr(), or read it into memory, Fields(...).read(adata)"
+            f"cell, adata.X = adata.X.tocsr(), or {instead}"
         )
-    n = found.told.n_obs
-    nothing = np.zeros(n)
-    counts = Stored((Source(matrix, columns),), found.rows, nothing, nothing, 0, np.dtype(matrix.dtype))
-    totals, filled, seen = [nothing[:0]], [nothing[:0]], np.zeros(len(columns))
-    tally, start = Tally(), 0
+    check_indices(matrix, where)
+    nothing = np.zeros(file.in_memory.n_obs)
+    counts = Stored((Source(matrix, columns, where),), file.rows, nothing, nothing, 0, np.dtype(matrix.dtype))
+    totals, filled, per_gene = [nothing[:0]], [nothing[:0]], np.zeros(len(columns))
+    tally, start, checksum = Tally(), 0, hashlib.blake2b(digest_size=16)
     console = Console(stderr=True)
     for block in track(
         counts.blocks(),
@@ -41,20 +46,27 @@ def surveyed(found: Opened, layer: str | None, columns: np.ndarray, genes: Seque
         disable=not console.is_terminal,
     ):
         tally.look(block, start)
+        for part in (block.indptr, block.indices, block.data):
+            checksum.update(np.ascontiguousarray(part).data)
         weights = block.data.astype(np.float64, copy=False)
         row = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
         totals.append(np.bincount(row, weights, block.shape[0]))
         filled.append(np.diff(block.indptr))
-        seen += np.bincount(block.indices, weights, len(columns))
+        per_gene += np.bincount(block.indices, weights, len(columns))
         start += block.shape[0]
-    tally.check(found.told.obs_names, genes, where, lambda: remedy(found.file))
-    return Stored(
-        counts.sources, found.rows, np.concatenate(totals), np.concatenate(filled), tally.largest, counts.dtype, seen
+    tally.check(file.in_memory.obs_names, genes, where, lambda: remedy(file.on_disk))
+    return replace(
+        counts,
+        totals=np.concatenate(totals),
+        filled=np.concatenate(filled),
+        largest=tally.largest,
+        per_gene=per_gene,
+        checksum=checksum.hexdigest(),
     )
 
 
-def laid(several: Sequence[Stored]) -> Stored:
-    """The counts of several files, end to end."""
+def end_to_end(several: Sequence[Stored]) -> Stored:
+    """The counts of several files, one after the other."""
     firsts = np.cumsum([0, *(sum(map(len, one.sources)) for one in several)])
     return Stored(
         sources=tuple(source for one in several for source in one.sources),
@@ -62,6 +74,7 @@ def laid(several: Sequence[Stored]) -> Stored:
         totals=np.concatenate([one.totals for one in several]),
         filled=np.concatenate([one.filled for one in several]),
         largest=max(one.largest for one in several),
-        seen=np.sum([one.genes for one in several], axis=0),
+        per_gene=np.sum([one.genes for one in several], axis=0),
         dtype=np.result_type(*(one.dtype for one in several)),
+        checksum=" ".join(one.checksum for one in several),
     )

@@ -14,6 +14,7 @@ from scipy import sparse
 from torch import Tensor
 
 from pyroscvi.data.cells import Cells
+from pyroscvi.data.rows import by_cell
 from pyroscvi.data.stored import Stored
 from pyroscvi.fitting.checkpoints import exists, read, write
 from pyroscvi.fitting.declarations import declaration
@@ -92,8 +93,9 @@ def identity(run: Run, cells: Cells) -> dict[str, Any]:
 
 def digest(cells: Cells) -> str:
     """A short text that is another for other cells."""
-    told: list[Any] = [cells.counts, *cells.categories.values(), cells.covariates, cells.belief, cells.size_factor]
-    return digested(*told, cells.graph, *(cells.genes or ()))
+    rows = by_cell(lambda values: values, cells)
+    values = {name: value for name, value in rows.items() if name not in ("index", "names", "categories")}
+    return digested(*values.values(), *rows["categories"].values(), cells.graph, *(cells.genes or ()))
 
 
 def digested(*values: Any) -> str:
@@ -103,8 +105,8 @@ def digested(*values: Any) -> str:
         if isinstance(value, Tensor):
             value = value.detach().cpu().numpy()
         pieces = [value.data, value.indices, value.indptr] if sparse.issparse(value) else [value]
-        if isinstance(value, Stored):  # whose file is too long to be read for this
-            pieces = [value.totals, value.filled, value.genes]
+        if isinstance(value, Stored):  # every count entered the checksum when the file was opened
+            pieces = [value.checksum, value.rows]
         for piece in pieces:
             if isinstance(piece, np.ndarray):
                 digest.update(f"{piece.dtype}{piece.shape}".encode())

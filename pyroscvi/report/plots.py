@@ -5,21 +5,20 @@ comparison(ps.compare(fits, held_out)).figure.savefig("comparison.png")
 """
 
 import math
-import random
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from itertools import cycle, product
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib import color_sequences
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+from pyroscvi.data.process import process_kept
 
 __all__ = ["comparison", "embedding", "history", "latents", "umap"]
 
@@ -39,7 +38,7 @@ def umap(z: np.ndarray, neighbours: int = 15, seed: int = 0) -> np.ndarray:
     from anndata import AnnData
 
     cells = AnnData(obsm={"z": np.asarray(z, dtype=np.float32)})
-    with _process_kept(), warnings.catch_warnings():
+    with process_kept(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "n_jobs value", UserWarning)  # said of every seeded UMAP
         sc.pp.neighbors(cells, n_neighbors=min(neighbours, len(z) - 1), use_rep="z", random_state=seed)
         sc.tl.umap(cells, random_state=seed)
@@ -134,19 +133,6 @@ def history(histories: Mapping[str, pd.DataFrame], *, ax: Axes | None = None) ->
     ax.set_ylabel("ELBO a cell (nats)", color=INK)
     ax.legend(frameon=False, fontsize=8, loc="lower right", title="held out (thin: fitted)", title_fontsize=8)
     return ax
-
-
-@contextmanager
-def _process_kept() -> Iterator[None]:
-    """What compiles at its first use draws from the user's generators and sets torch's threads: hand them back."""
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        random.setstate(python)
-        np.random.set_state(legacy)  # noqa: NPY002
 
 
 def _axes(ax: Axes | None, width: float, height: float) -> Axes:

@@ -1,0 +1,81 @@
+"""Coordinates of cells in tissue, checked and made a graph of neighbours."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from pyroscvi.data.advice import field
+from pyroscvi.data.checks import check_numbers
+from pyroscvi.data.columns import LARGEST, codes, floats_of
+from pyroscvi.data.graph import nearest
+
+__all__ = ["tissue_graph"]
+
+SECTIONS = (
+    "section",
+    "section_id",
+    "slice",
+    "slice_id",
+    "slide",
+    "slide_id",
+    "sample",
+    "sample_id",
+    "library_id",
+    "fov",
+)
+MAX_SECTIONS = 1000  # a column with more levels does not name sections
+
+
+def tissue_graph(
+    values: Any, neighbours: int, section: pd.Series | None, obs: pd.DataFrame, role: str
+) -> sparse.csr_matrix:
+    """The graph of nearest neighbours [n, n]; a cell whose coordinates are all NaN has no edges.
+
+    values   a table of coordinates [n, 2 or 3]
+    section  the section of each cell [n]; without it, a warning names a column of obs that seems to hold sections
+    """
+    coordinates = floats_of(values, role)
+    if coordinates.shape[1] not in (2, 3):
+        raise ValueError(f"{role} must have two or three columns, not {coordinates.shape[1]}")
+    known = ~np.isnan(coordinates).all(axis=1)
+    check_numbers(coordinates, obs.index, role, "finite", np.isfinite(coordinates) | ~known[:, None])
+    moderate = (np.abs(coordinates) <= LARGEST) | ~known[:, None]
+    check_numbers(coordinates, obs.index, role, f"between -{LARGEST:g} and {LARGEST:g}", moderate)
+    if not known.all():
+        message = f"{role}: {(~known).sum():,} of {len(known):,} cells have no coordinates (NaN), and so no neighbours"
+        warnings.warn(message, UserWarning, stacklevel=5)
+    if not known.any():
+        raise ValueError(f"{role}: no cell has any")
+    level = None
+    if section is None:
+        _warn_of_sections(coordinates[known], obs[known])
+    else:
+        level, _ = codes(section[known], f"section (obs[{section.name!r}])", optional=False)
+    among_known = nearest(coordinates[known], neighbours, level).tocoo()
+    place, n = np.flatnonzero(known), len(known)
+    edges = (among_known.data, tuple(place[ends] for ends in among_known.coords))
+    return sparse.csr_matrix(edges, shape=(n, n))
+
+
+def _warn_of_sections(coordinates: np.ndarray, obs: pd.DataFrame) -> None:
+    """Warn if a column of obs is called like sections, and most cells lie where cells of another section lie too."""
+    for name in obs.columns:
+        if str(name).lower() not in SECTIONS:
+            continue
+        level = pd.factorize(obs[name])[0] if isinstance(obs[name], pd.Series) else np.zeros(len(obs), dtype=int)
+        levels = np.unique(level)
+        if not 1 < len(levels) <= MAX_SECTIONS:
+            continue
+        boxes = [(members.min(0), members.max(0)) for members in (coordinates[level == code] for code in levels)]
+        inside = sum(((coordinates >= low) & (coordinates <= high)).all(1).astype(int) for low, high in boxes)
+        if np.mean(inside > 1) > 0.5:
+            warnings.warn(
+                f"cells of {len(levels):,} levels of obs[{name!r}] lie in the same place, and are read as one piece of "
+                f"tissue. If they are sections, name the column: {field('section', str(name))}",
+                UserWarning,
+                stacklevel=6,
+            )
+            return
