@@ -169,7 +169,7 @@ def test_an_encoder_refuses_cells_that_carry_too_few_rounds():
         whole = encoder(cells)
         torch.testing.assert_close(encoder(cells.take([3, 8], hops=2)), whole[[3, 8]], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(encoder(cells.subset([3, 8])), whole[[3, 8]], rtol=1e-5, atol=1e-6)
-        with pytest.raises(ValueError, match="brought neighbours 1 hops away, 2 are needed"):
+        with pytest.raises(ValueError, match="neighbours up to 1 hops away, but the encoder reads 2 hops"):
             encoder(cells.take([3, 8], hops=1))
 
 
