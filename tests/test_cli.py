@@ -211,7 +211,7 @@ def test_a_damaged_file_of_a_run_is_named(name, damage, nb, tmp_path, capsys):
     assert f"{name} is not as pyroscvi wrote it" in line
 
 
-@pytest.mark.filterwarnings("default:.*names of cells repeat")
+@pytest.mark.filterwarnings("default:.*names of several cells")
 def test_names_of_cells_that_repeat_are_told_apart(data, tmp_path, capsys):
     adata, file, out = ad.read_h5ad(data), tmp_path / "repeated.h5ad", tmp_path / "run"
     adata.obs_names = ["same"] * 40 + [f"cell{n}" for n in range(20)]
@@ -219,7 +219,7 @@ def test_names_of_cells_that_repeat_are_told_apart(data, tmp_path, capsys):
         warnings.simplefilter("ignore", UserWarning)
         adata.write_h5ad(file)
     run("fit", file, *QUICK, "--out", out)
-    assert "names of cells repeat: they are told apart as same, same-1" in capsys.readouterr().err
+    assert "names of several cells are numbered in order of appearance" in capsys.readouterr().err
     latents, roles = ad.read_h5ad(out / "latents.h5ad"), pd.read_csv(out / "cells.csv", index_col="cell")
     assert list(latents.obs_names[:3]) == ["same", "same-1", "same-2"]
     assert list(latents.obs["cell_type"]) == list(adata.obs["cell_type"])
