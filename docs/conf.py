@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pyroscvi
-from pyroscvi.cli.pages import pages
+from pyroscvi.catalogue import pages
 
 project = "pyroscvi"
 author = "The pyroscvi authors"

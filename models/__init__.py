@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from pyroscvi.names import of_file
+from pyroscvi.catalogue import public_class
 
 if TYPE_CHECKING:
     from pyroscvi.models.annotated import Annotated as Annotated
@@ -16,4 +16,4 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     """A page is imported when it is asked for: one of them needs a library that takes seconds to load."""
-    return of_file(__name__, name)
+    return public_class(__name__, name)

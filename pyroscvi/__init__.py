@@ -27,13 +27,13 @@ _HOME = {
     "certify": "evidence.certificate",
     "compare": "comparison.compare",
     "compare_genes": "comparison.genes",
-    "create": "registry",
+    "create": "catalogue",
     "data_evidence": "evidence.data_evidence",
     "fit": "fitting.fit",
     "from_scvi": "interop",
     "grid": "comparison.sweep",
-    "list_guides": "registry",
-    "list_models": "registry",
+    "list_guides": "catalogue",
+    "list_models": "catalogue",
     "load": "fitting.checkpoints",
     "log_evidence": "evidence.table",
     "predictive_check": "calibration.predictive",
@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from pyroscvi import data, distributions, guides, handlers, models, parts
     from pyroscvi.calibration.predictive import predictive_check
     from pyroscvi.calibration.simulation_based import calibrate
+    from pyroscvi.catalogue import create, list_guides, list_models
     from pyroscvi.comparison.compare import compare
     from pyroscvi.comparison.genes import compare_genes
     from pyroscvi.comparison.sweep import grid, sweep
@@ -83,7 +84,6 @@ if TYPE_CHECKING:
     from pyroscvi.fitting.fit import fit
     from pyroscvi.fitting.result import Fit
     from pyroscvi.interop import from_scvi
-    from pyroscvi.registry import create, list_guides, list_models
 
 
 def __getattr__(name: str) -> Any:

@@ -3,10 +3,9 @@
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
-from importlib import import_module
-from typing import Any, TypeVar
+from typing import TypeVar
 
-__all__ = ["among", "letters", "of_file", "snake"]
+__all__ = ["among", "letters", "snake"]
 
 T = TypeVar("T")
 
@@ -41,14 +40,3 @@ def snake(name: str) -> str:
     ('vamp_prior', 'log1p_normal', 'spatial_gnn', 'nb')
     """
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
-
-
-def of_file(package: str, name: str) -> Any:
-    """The class ``name`` of a package that has one class a file, imported when it is asked for."""
-    module = f"{package}.{snake(name)}"
-    try:
-        return getattr(import_module(module), name)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-    raise AttributeError(f"module {package!r} has no page {name!r}")

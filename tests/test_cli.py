@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import pyroscvi as ps
-from pyroscvi import registry
+from pyroscvi import catalogue
 from pyroscvi.cli import main
 from pyroscvi.cli.runs import open_folder, write_run
 from pyroscvi.data.datasets import simulated
@@ -60,10 +60,17 @@ def flat(monkeypatch):
 def test_copy_forks_a_page(data, tmp_path, capsys):
     mine, out = tmp_path / "forked_page.py", tmp_path / "run"
     run("copy", "gmvae", mine)
-    assert mine.read_text() == Path(sys.modules[registry.page("gmvae").__module__].__file__).read_text()
+    assert f"pyroscvi fit DATA.h5ad --model {mine} --out RUN" in capsys.readouterr().out
+    copied, page = mine.read_text().splitlines(), catalogue.find("gmvae").text.splitlines()
+    changed = [(new, old) for new, old in zip(copied, page, strict=True) if new != old]
+    assert changed == [
+        ('__all__ = ["ForkedPage"]', '__all__ = ["GMVAE"]'),
+        ("class ForkedPage(Model):", "class GMVAE(Model):"),
+    ]
     mine.write_text(mine.read_text().replace("kinds: int = 8", "kinds: int = 2"))
     run("fit", data, "--model", mine, *QUICK[:-2], "--out", out)
     assert json.loads((out / "configuration.json").read_text())["pages"] == ["forked_page.py"]
+    assert f"{out}: Fit(ForkedPage(latent=3" in capsys.readouterr().out
     assert (out / "forked_page.py").read_text() == mine.read_text()
 
     assert main(["embed", str(out), str(data), "--out", str(tmp_path / "z.h5ad")]) == 1

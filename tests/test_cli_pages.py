@@ -9,7 +9,7 @@ import pytest
 from test_cli import run
 
 import pyroscvi as ps
-from pyroscvi import registry
+from pyroscvi import catalogue
 
 
 def test_list_has_every_page(capsys):
@@ -17,7 +17,7 @@ def test_list_has_every_page(capsys):
     said = capsys.readouterr().out
     for name in [*ps.list_models(), *ps.list_guides()]:
         (line,) = [line for line in said.splitlines() if line.startswith(f"{name} ")]
-        assert registry.page(name).__module__  # a page that is really there
+        assert catalogue.find(name).load().__module__  # a page that is really there
         assert len(line.split()) > 3
 
 
@@ -25,7 +25,7 @@ def test_list_has_every_page(capsys):
 def test_show_prints_the_page(name, capsys):
     run("show", name)
     said = capsys.readouterr().out
-    module = sys.modules[registry.page(name).__module__]
+    module = sys.modules[catalogue.find(name).load().__module__]
     for line in module.__doc__.splitlines():
         assert line.rstrip() in said
     table = [line.split()[0] for line in said.rpartition("default")[2].splitlines() if line.split()]

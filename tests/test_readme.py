@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import pyroscvi as ps
+from pyroscvi.catalogue import pages
 from pyroscvi.cli import main
-from pyroscvi.cli.pages import pages
 from pyroscvi.data.datasets import simulated
 from pyroscvi.report import plots
 

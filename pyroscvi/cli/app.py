@@ -21,23 +21,21 @@ app = typer.Typer(
 
 
 def complete_page(incomplete: str) -> list[tuple[str, str]]:
-    from pyroscvi.cli.pages import pages
-
-    return [(page.name, page.headline) for page in pages().values() if page.name.startswith(incomplete)]
+    return _complete(("models", "guides"), incomplete)
 
 
 def complete_model(incomplete: str) -> list[tuple[str, str]]:
-    return _complete("models", incomplete)
+    return _complete(("models",), incomplete)
 
 
 def complete_guide(incomplete: str) -> list[tuple[str, str]]:
-    return _complete("guides", incomplete)
+    return _complete(("guides",), incomplete)
 
 
-def _complete(kind: str, incomplete: str) -> list[tuple[str, str]]:
-    from pyroscvi.cli.pages import pages
+def _complete(kinds: tuple[str, ...], incomplete: str) -> list[tuple[str, str]]:
+    from pyroscvi.catalogue import pages
 
-    return [(p.name, p.headline) for p in pages().values() if p.kind == kind and p.name.startswith(incomplete)]
+    return [(p.name, p.headline) for p in pages().values() if p.kind in kinds and p.name.startswith(incomplete)]
 
 
 PageName = Annotated[str, typer.Argument(help="A name that `pyroscvi list` prints.", autocompletion=complete_page)]

@@ -8,11 +8,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from pyroscvi.cli.pages import find
+from pyroscvi.catalogue import find
 from pyroscvi.part import Part
 from pyroscvi.parts import Dispersion
 from pyroscvi.program import Guide, Model
-from pyroscvi.registry import page
 from pyroscvi.sugar import fill, parse, split
 
 __all__ = ["declare", "own_files", "own_parts"]
@@ -25,7 +24,7 @@ def declare(kind: type[P], text: str, **slots: Any) -> P:
     name, *arguments = split(text, ":")
     dispersion = slots.pop("dispersion", None)
     stated: list[str] = [f"{slot}={value}" for slot, value in slots.items() if value is not None]
-    cls = _public(Path(name)) if _is_file(name) else page(find(name).name)
+    cls = _public(Path(name)) if _is_file(name) else find(name).load()
     if not issubclass(cls, kind):
         raise ValueError(f"{name} is no {kind.__name__.lower()}: `pyroscvi list` prints the models and the guides")
     program = fill(cls, [*arguments, *stated])

@@ -1,6 +1,8 @@
 """Reading the zoo at the command line: the list of pages, a page, a copy of a page."""
 
+import ast
 import re
+import shlex
 from pathlib import Path
 
 from rich import box
@@ -8,9 +10,10 @@ from rich.markup import escape
 from rich.syntax import Syntax
 from rich.table import Table
 
+from pyroscvi.catalogue import Page, find, pages
 from pyroscvi.cli.files import free
-from pyroscvi.cli.pages import Page, find, pages
 from pyroscvi.cli.terminal import terminal
+from pyroscvi.names import snake
 
 __all__ = ["copy_page", "print_catalogue", "print_page"]
 
@@ -45,11 +48,25 @@ def copy_page(name: str, file: Path, force: bool = False) -> None:
     page = find(name)
     if file.suffix != ".py":
         raise ValueError(f"{file} is no Python file: name it {file.stem}.py")
-    free(file, force).write_text(page.text, "utf-8")
-    option = "--model" if page.kind == "models" else "--guide"
-    print(
-        f"{file}: a copy of {page.name}, to edit. Fit it with `pyroscvi fit DATA.h5ad {option} ./{file.name} --out RUN`"
+    renamed, text = _renamed(page, file.stem)
+    free(file, force).write_text(text, "utf-8")
+    option = f"--{page.kind.removesuffix('s')} {shlex.quote(str(file))}"
+    print(f"{file}: a copy of {page.name} to edit; its class is called {renamed}.")
+    print(f"Fit it with `pyroscvi fit DATA.h5ad {option} --out RUN`")
+
+
+def _renamed(page: Page, stem: str) -> tuple[str, str]:
+    """A name for the class of a copy, made of the name of its file, and the copy: two pages must not print alike."""
+    (name,) = (
+        node.name for node in page.tree.body if isinstance(node, ast.ClassDef) and f'["{node.name}"]' in page.text
     )
+    if snake(name) == stem:
+        return name, page.text
+    renamed = "".join(word[0].upper() + word[1:] for word in re.findall(r"[^\W_]+", stem))
+    if not renamed.isidentifier():
+        raise ValueError(f"{stem}.py gives its class no name: call the file something that begins with a letter")
+    lines, end = page.text.splitlines(keepends=True), page.tree.body[0].end_lineno  # of the docstring
+    return renamed, "".join([*lines[:end], *(re.sub(rf"\b{name}\b", renamed, line) for line in lines[end:])])
 
 
 def _styled(line: str) -> str:

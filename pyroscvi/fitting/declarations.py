@@ -3,17 +3,14 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from importlib import import_module
-from importlib.metadata import entry_points
-from pkgutil import iter_modules
 from typing import Any
 
 import numpy as np
 
+from pyroscvi.catalogue import modules
 from pyroscvi.part import Part
 
 __all__ = ["declaration", "declared"]
-
-HOMES = ("pyroscvi", "pyroscvi.models", "pyroscvi.guides", "pyroscvi.parts")
 
 
 def declaration(value: Any) -> Any:
@@ -54,10 +51,8 @@ def _declared(value: Any, known: Mapping[str, type]) -> Any:
 def _trusted(name: str) -> type[Part] | None:
     """The part of this name, of the library or of a plug-in that registered itself; no other module is imported."""
     module, _, word = name.rpartition(".")
-    plugged = {entry.module for kind in ("models", "guides") for entry in entry_points(group=f"pyroscvi.{kind}")}
-    ours = {m.name for home in HOMES for m in iter_modules(import_module(home).__path__, f"{home}.")}
-    found = getattr(import_module(module), word, None) if module in ours | plugged else None
-    return found if isinstance(found, type) and issubclass(found, Part) and _name(found) == name else None
+    part = getattr(import_module(module), word, None) if module in modules() else None
+    return part if isinstance(part, type) and issubclass(part, Part) and _name(part) == name else None
 
 
 def _name(cls: type) -> str:
