@@ -30,7 +30,7 @@ from pyroscvi.evidence.estimator import Importance
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.inference.objectives import Balance, FreeBits
 from pyroscvi.models import GMVAE, SCVI
-from pyroscvi.parts import NB, Mixture, StandardNormal
+from pyroscvi.parts import NB, Mixture, Random, StandardNormal
 
 KINDS = 5
 ENOUGH = 4.5
@@ -43,11 +43,11 @@ class Unsettled(GMVAE):
         pass
 
 
-RANDOM = SCVI(likelihood=NB(), prior=Mixture(KINDS, start="random"))
+RANDOM = SCVI(likelihood=NB(), prior=Mixture(KINDS, start=Random()))
 WAYS = {
     "SCVI, Mixture(5)": (SCVI(likelihood=NB(), prior=Mixture(KINDS)), ()),
-    'SCVI, Mixture(5, start="random")': (RANDOM, ()),
-    "the same, equal=0.3": (SCVI(likelihood=NB(), prior=Mixture(KINDS, start="random", equal=0.3)), ()),
+    "SCVI, Mixture(5, start=Random())": (RANDOM, ()),
+    "the same, equal=0.3": (SCVI(likelihood=NB(), prior=Mixture(KINDS, start=Random(), equal=0.3)), ()),
     "the same, Balance(5)": (RANDOM, [Balance(5.0)]),
     "the same, FreeBits(10)": (RANDOM, [FreeBits(10.0)]),
     "GMVAE(kinds=5)": (GMVAE(kinds=KINDS), ()),

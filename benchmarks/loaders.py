@@ -36,7 +36,7 @@ from scipy import sparse
 import pyroscvi as ps
 from pyroscvi.guides import MeanField
 from pyroscvi.inference.run import ENOUGH, Run
-from pyroscvi.inference.schedules import Linear
+from pyroscvi.inference.schedules import LinearWarmup
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.models import SCVI
 
@@ -107,7 +107,18 @@ def trained(cells: ps.Cells) -> Iterator[int]:
         train, held_out = cells.split(min(0.1, ENOUGH / len(cells)), by="batch")
         model = SCVI().sized(cells.dims)
         run = Run(
-            model, MeanField().sized(model, cells), train, held_out, 100, SIZE, 3e-3, Linear(0.1), None, 100, (), 0
+            model,
+            MeanField().sized(model, cells),
+            train,
+            held_out,
+            100,
+            SIZE,
+            3e-3,
+            LinearWarmup(0.1),
+            None,
+            100,
+            (),
+            0,
         )
     while True:
         run.advance()

@@ -36,7 +36,7 @@ from torch import nn
 import pyroscvi as ps
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.inference.run import Run
-from pyroscvi.inference.schedules import Linear
+from pyroscvi.inference.schedules import LinearWarmup
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.models import GMVAE, SCVI
 from pyroscvi.parts import MLP, NB, ZINB, BatchNorm, ReadCell
@@ -81,7 +81,7 @@ class Ours:
             model = model.sized(cells.dims)
             guide = guide.sized(model, cells)
             self.run = Run(
-                model, guide, cells, held_out=None, epochs=10**6, batch_size=size, lr=1e-3, warmup=Linear(0.1),
+                model, guide, cells, held_out=None, epochs=10**6, batch_size=size, lr=1e-3, warmup=LinearWarmup(0.1),
                 patience=None, clip=100.0, objectives=(), seed=0, compile=compile,
             )  # fmt: skip
         self.flops = flops(self.run.trained)

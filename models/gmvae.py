@@ -62,8 +62,7 @@ class GMVAE(Model):
             eta = self.decoder(z, d)
             pyro.sample("x", self.likelihood(l, log_theta, **eta), obs=cells.x)
 
-    def settle(self, z: Tensor) -> None:
-        """Once in a fit, when cells have places z [n, latent]: kinds begin where k-means finds clusters of them."""
+    def settle(self, z):
         set_to_clusters(self.w, self.m, self.raw_s, z)
 
     def responsibilities(self, z: Tensor) -> Tensor:

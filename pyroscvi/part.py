@@ -12,14 +12,18 @@ parameters. Users swap declarations; the library sizes them when it has seen the
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import Field, dataclass, fields
-from typing import TYPE_CHECKING, Any, Self, dataclass_transform
+from typing import TYPE_CHECKING, Any, Self, TypeVar, dataclass_transform
 
-from torch import nn
+from torch import Tensor, nn
 
+from pyroscvi.names import letters
 from pyroscvi.ranges import Range
 
-__all__ = ["Part"]
+__all__ = ["Part", "kinds"]
+
+P = TypeVar("P", bound="Part")
 
 
 @dataclass_transform(eq_default=False)
@@ -51,7 +55,7 @@ class Part(nn.Module):
                     )
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a number that is out of the range that the type of its field states (``ranges``)."""
+        """Refuse a number that is out of the range of its field (``ranges``), and what is no part of a slot."""
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             for limit in getattr(field.type, "__metadata__", ()):
@@ -60,9 +64,24 @@ class Part(nn.Module):
                         f"{type(self).__name__}: {field.name} must be {limit.words}, not {value!r} "
                         f"(the default is {field.default!r})"
                     )
+            slot: Any = field.type
+            if isinstance(slot, type) and issubclass(slot, Part) and not isinstance(value, slot):
+                raise TypeError(f"{type(self).__name__}: {_not_of_slot(field.name, slot, value, field.default)}")
 
     def build(self, *args: Any, **kwargs: Any) -> None:
         """Create the parameters; the arguments are the sizes that this part needs to know."""
+
+    # Called by the library at certain times; a part that has nothing to do then leaves them as they are
+
+    def follow(self, guide: Any, cells: Any) -> None:
+        """Called when a guide is sized on the model that this part belongs to, with the cells it is sized on."""
+
+    def settle(self, z: Tensor) -> None:
+        """Called at most once in a fit, when the latent space separates cells, with their states z [n, latent]."""
+
+    def held(self, progress: float) -> Sequence[nn.Parameter]:
+        """The parameters that a fit does not change at this progress, which goes from 0 to 1."""
+        return ()
 
     def sized(self, *args: Any, **kwargs: Any) -> Self:
         """A copy of this declaration that owns parameters."""
@@ -73,6 +92,20 @@ class Part(nn.Module):
     def __repr__(self) -> str:
         changed = (field for field in fields(self) if not _is_default(self, field))  # type: ignore[arg-type]
         return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in changed)})"
+
+
+def kinds(slot: type[P]) -> set[type[P]]:
+    """All parts that fit a slot and are imported by now, those of a user's own file among them."""
+    direct = set(slot.__subclasses__())
+    return direct.union(*(kinds(part) for part in direct))
+
+
+def _not_of_slot(name: str, slot: type[Part], value: Any, default: Any) -> str:
+    """What is wrong with a value of a slot, and what to write instead: the part of this name if there is one."""
+    asked = letters(getattr(value, "__name__", str(value)))
+    part = next((f"{kind.__name__}()" for kind in kinds(slot) if letters(kind.__name__) == asked), None)
+    example = f"write {name}={part}" if part else f"for example {name}={default!r}"
+    return f"{name} must be a {slot.__name__}, not {value!r}: {example}"
 
 
 def _is_default(part: Part, field: Field) -> bool:

@@ -20,6 +20,7 @@ from pyroscvi.data.cells import Cells, Dims
 from pyroscvi.part import Part
 from pyroscvi.parts.encoders import Encoder, ReadCell
 from pyroscvi.parts.loadings import Loadings
+from pyroscvi.parts.sizes import Size
 from pyroscvi.pyro_internals import alone
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Model(Program):
     @property
     def estimand(self) -> str:
         """``p(x)``, or ``p(x | l)`` where the size of a cell is its own observed total: no density over x then."""
-        given = "".join(getattr(part, "given", "") for part in self.children())
+        given = "".join(part.given for part in self.children() if isinstance(part, Size))
         return f"p({self.observes}{' | ' + given if given else ''})"
 
     def build(self, dims: Dims) -> None:
@@ -109,9 +110,8 @@ class Guide(Program):
             if not _is_real(site.support):
                 _start_at(self.heads[name], site.start)
         for part in model.modules():
-            follow: Any = getattr(part, "follow", None)  # of a prior that is made of posteriors
-            if follow is not None:
-                follow(self, cells)
+            if isinstance(part, Part):
+                part.follow(self, cells)
 
     def head(self, width: int, size: int) -> nn.Module:
         """A module from what the encoder read [..., width] to the family's parameters of a site of ``size`` numbers.

@@ -23,11 +23,13 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import pyroscvi.parts  # noqa: F401  # so that every part is known
 from pyroscvi.evidence import Adaptive, Annealed, Estimator, Importance, Ladder, Proposal, Refined
+from pyroscvi.evidence.held_out_evidence import HeldOutEvidence
+from pyroscvi.inference.schedules import Patience
 from pyroscvi.names import among, letters, snake
-from pyroscvi.part import Part
+from pyroscvi.part import Part, kinds
 from pyroscvi.parts.conditions import Together
 
-__all__ = ["estimator", "fill", "known", "parse", "split"]
+__all__ = ["estimator", "fill", "known", "parse", "split", "stopping"]
 
 P = TypeVar("P", bound=Part)
 ESTIMATORS: dict[str, Estimator] = {
@@ -68,7 +70,8 @@ def estimator(name: str | None = None, proposal: str | None = None) -> Estimator
 
 def known(slot: type[P]) -> dict[str, type[P]]:
     """The parts that fit a slot, by name: all that are imported by now, those of a user's own file among them."""
-    return {_short(part, slot): part for part in sorted(_below(slot), key=lambda part: part.__name__)}
+    written = kinds(slot) - {Together}  # a sum is written with +
+    return {_short(part, slot): part for part in sorted(written, key=lambda part: part.__name__)}
 
 
 def fill(cls: type[P], arguments: list[str]) -> P:
@@ -104,6 +107,11 @@ def split(text: str, by: str) -> list[str]:
     return [piece.strip() for piece in pieces]
 
 
+def stopping(name: str) -> Patience:
+    """When a fit stops: at the best held-out ``elbo``, or at the best held-out ``evidence``."""
+    return {"elbo": Patience(), "evidence": Patience(watch=HeldOutEvidence(), every=5)}[name]
+
+
 def _term(slot: type[P], text: str) -> P:
     if text.startswith("(") and text.endswith(")"):
         return parse(slot, text[1:-1])
@@ -128,11 +136,6 @@ def _value(kind: Any, text: str, where: str) -> Any:
         except (TypeError, ValueError):
             continue
     raise ValueError(f"{where} cannot be {text!r}: it takes {getattr(kind, '__name__', kind)}")
-
-
-def _below(slot: type[P]) -> set[type[P]]:
-    own = {part for part in slot.__subclasses__() if part is not Together}  # a sum is written with +
-    return own.union(*(_below(part) for part in own))
 
 
 def _short(part: type[Part], slot: type[Part]) -> str:

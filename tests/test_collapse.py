@@ -17,7 +17,7 @@ from pyroscvi.guides import MeanField
 from pyroscvi.inference.objectives import Balance
 from pyroscvi.inference.run import placed
 from pyroscvi.models import GMVAE, SCVI, Annotated
-from pyroscvi.parts import MLP, NB, Mixture, ReadCell
+from pyroscvi.parts import MLP, NB, Mixture, Random, ReadCell
 from pyroscvi.parts.clusters import set_to_clusters
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
@@ -71,13 +71,11 @@ def test_cells_that_are_fewer_than_components_leave_all_as_it_is():
     assert torch.equal(mixture.m, before)
 
 
-def test_another_start_is_random_or_refused():
-    mixture = Mixture(5, start="random").sized(2)
+def test_random_components_stay_where_they_are():
+    mixture = Mixture(5, start=Random()).sized(2)
     before = mixture.m.clone()
     mixture.settle(torch.randn(40, 2))
     assert torch.equal(mixture.m, before)
-    with pytest.raises(ValueError, match='Mixture: start is "kmeans" or "random", not \'warm\''):
-        Mixture(5, start="warm").sized(2)
 
 
 class Noted(Mixture):
@@ -199,7 +197,7 @@ def test_weights_are_held_equal_for_as_long_as_asked(cells, equal):
         spread.append(float(model.prior.w.detach().std()))
         return torch.zeros(len(minibatch))
 
-    page = SCVI(latent=3, prior=Mixture(3, start="random", equal=equal))
+    page = SCVI(latent=3, prior=Mixture(3, start=Random(), equal=equal))
     quick(page, cells, epochs=10, warmup=0.0, objectives=[note], early_stopping=False)
     held = [value == 0 for value in spread]
     assert held == [step <= 10 * equal for step in range(10)]  # a minibatch an epoch; moved by what came before it

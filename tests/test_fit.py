@@ -277,6 +277,30 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_it_does_harm(cells):
     assert len(caught.value.fit.history) == 1
 
 
+def test_the_last_step_is_checked_too(cells):
+    with pytest.raises(NonFiniteLoss, match=r"the training ELBO was \S+ at the end of epoch 1: .* lower lr") as caught:
+        quick(SCVI(latent=3), MeanField(), cells, epochs=1, batch_size=60, validation=0, lr=1e30)
+    fit = caught.value.fit
+    assert np.isfinite(fit.latent(cells)).all()
+    assert max(t.abs().max() for t in state(fit).values()) < 1e3
+    assert len(fit.history) == fit.record["epochs"] == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "advice"),
+    [
+        (lambda c: ps.fit(SCVI, MeanField(), c), r"fit takes a model, not the class SCVI: write SCVI\(\)"),
+        (lambda c: ps.fit(SCVI(), MeanField, c), r"fit takes a guide, not the class MeanField: write MeanField\(\)"),
+        (lambda c: ps.fit(MeanField(), SCVI(), c), r"the model comes first.*: write fit\(model, guide, cells\)"),
+        (lambda c: ps.fit("scvi", MeanField(), c), r"a model such as SCVI\(\), not 'scvi'"),
+        (lambda c: ps.fit(SCVI(), c, c), r"a guide such as MeanField\(\), not .*: write fit\(model, guide, cells\)"),
+    ],
+)
+def test_the_commonest_slips_say_what_to_write(wrong, advice, cells):
+    with pytest.raises(TypeError, match=advice):
+        wrong(cells)
+
+
 def test_an_interrupted_fit_is_a_fit(cells):
     steps = []
 

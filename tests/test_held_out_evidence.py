@@ -13,6 +13,7 @@ from pyroscvi.inference.schedules import Patience
 from pyroscvi.models import LDVAE, SCVI
 from pyroscvi.parts import MLP, NB, Linear, RandomDispersion, ReadCell
 
+BY_EVIDENCE = Patience(watch=HeldOutEvidence(), every=5)
 QUICK = HeldOutEvidence(cells=20, particles=50)
 
 
@@ -33,7 +34,7 @@ def learning_by_heart(**options):
 
 
 def test_a_fit_that_is_stopped_by_evidence_has_more_of_it():
-    by_bound, by_evidence = learning_by_heart(), learning_by_heart(early_stopping="evidence")
+    by_bound, by_evidence = learning_by_heart(), learning_by_heart(early_stopping=BY_EVIDENCE)
     assert by_evidence.record["best_epoch"] > by_bound.record["best_epoch"] + 10
     more, less = (ps.log_evidence(fit, few()[1], 500, progress=False).mean() for fit in (by_evidence, by_bound))
     assert more > less + 0.2
@@ -95,10 +96,10 @@ def test_what_cannot_be_watched_is_said_before_the_run(cells):
     model = LDVAE(latent=2, likelihood=NB(dispersion=RandomDispersion()))
     seen = interrupted_after(10**6)
     with pytest.raises(ValueError, match="is shared by all cells"):
-        quick(model, MeanField(), cells, early_stopping="evidence", objectives=[seen])
+        quick(model, MeanField(), cells, early_stopping=BY_EVIDENCE, objectives=[seen])
     assert not seen.taken
-    with pytest.raises(ValueError, match="early_stopping is True, False, 'evidence' or a Patience, not 'elob'"):
-        quick(SCVI(latent=2), MeanField(), cells, early_stopping="elob")
+    with pytest.raises(TypeError, match="early_stopping is True, False or a Patience, not 'evidence'"):
+        quick(SCVI(latent=2), MeanField(), cells, early_stopping="evidence")
 
 
 def test_an_interrupted_run_goes_on_bitwise(cells, tmp_path):

@@ -8,11 +8,12 @@ from fits import moved, pyros, quick
 from torch import nn
 
 from pyroscvi.guides import FullCovariance, MeanField
-from pyroscvi.inference.elbo import bound, joint, negative_elbo
+from pyroscvi.inference.elbo import joint, negative_elbo
+from pyroscvi.inference.loss import Loss
 from pyroscvi.inference.objectives import Classifier, FreeBits, log_levels
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.models import GMVAE, SCVI, Annotated
-from pyroscvi.parts import Poisson
+from pyroscvi.parts import Linear, Mixture, Poisson
 from pyroscvi.program import Guide, Model
 
 
@@ -55,17 +56,43 @@ def test_log_levels_of_a_mixture(cells):
     assert torch.allclose(log_levels(p, "k").exp(), m.responsibilities(q["z"]["value"]), atol=1e-5)
 
 
-@pytest.mark.parametrize("model", [SCVI(latent=3), GMVAE(latent=3)], ids=repr)
-def test_free_bits_give_back_what_is_below(model, cells):
-    m, g = moved(model, MeanField(), cells, torch.float32)
-    with torch.no_grad(), seeded(0):
-        given = FreeBits(1e3)(m, g, cells)
-    with torch.no_grad(), seeded(0):
-        d = bound(m, g, cells, analytic=True)
-    with torch.no_grad(), seeded(0):
-        p, _ = joint(m, g, cells)
-    x = p["x"]["fn"].log_prob(cells.x)
-    assert torch.allclose(1e3 - given, x.reshape(-1, len(cells))[0] - d.cells, atol=1e-2)
+BLIND = [SCVI(latent=3), SCVI(latent=3, prior=Mixture(components=3), decoder=Linear()), GMVAE(latent=3)]
+
+
+def blind(model, cells):
+    """Its decoder does not use z, so that only the KL depends on the guide."""
+    model, guide = moved(model, MeanField(), cells)
+    with torch.no_grad():
+        for p in model.decoder.parameters():
+            p.zero_()
+    return nn.ModuleDict({"model": model, "guide": guide}), list(guide.parameters())
+
+
+def slope(trained, parameters, cells, beta, *objectives):
+    torch.manual_seed(0)
+    loss = Loss(trained, objectives, len(cells))(cells, beta)
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return max(g.abs().max().item() for g in gradients if g is not None)
+
+
+@pytest.mark.parametrize("beta", [0.3, 1.0, 4.0])
+@pytest.mark.parametrize("model", BLIND, ids=repr)
+def test_below_the_bits_the_kl_costs_nothing_at_any_weight(model, beta, cells):
+    cells = cells.to("cpu", torch.float64)
+    trained, parameters = blind(model, cells)
+    assert slope(trained, parameters, cells, beta) > 1e-3
+    assert slope(trained, parameters, cells, beta, FreeBits(1e3)) < 1e-12
+    assert slope(trained, parameters, cells, beta, FreeBits(-1e3)) == slope(trained, parameters, cells, beta)
+
+
+@pytest.mark.parametrize("beta", [0.3, 1.0, 4.0])
+def test_below_the_bits_the_loss_is_that_of_the_bits(beta, cells):
+    cells = cells.to("cpu", torch.float64)
+    trained, _ = blind(SCVI(latent=3), cells)
+    torch.manual_seed(0)
+    at_zero = Loss(trained, (), len(cells))(cells, 0.0)
+    torch.manual_seed(0)
+    assert torch.allclose(Loss(trained, (FreeBits(1e3),), len(cells))(cells, beta), at_zero + beta * 1e3)
 
 
 def test_an_objective_with_parameters_is_trained_too(cells):

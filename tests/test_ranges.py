@@ -10,6 +10,7 @@ from pyroscvi.guides import LowRank, SpatialGNN
 from pyroscvi.models import GMVAE, PPCA, SCVI, Annotated
 from pyroscvi.parts import (
     MLP,
+    NB,
     BatchNorm,
     Decoder,
     Embedding,
@@ -94,3 +95,17 @@ def test_attention_heads_must_divide_the_width_of_the_encoder(cells):
     encoder = ReadNeighbours(cell=ReadCell(10), convolution=Attention(4))
     with pytest.raises(ValueError, match="attention_heads must divide 10, the encoder's width, not 4"):
         SpatialGNN(encoder=encoder).sized(SCVI(latent=2).sized(cells.dims), cells)
+
+
+@pytest.mark.parametrize(
+    ("declare", "message"),
+    [
+        (lambda: SCVI(likelihood="nb"), "SCVI: likelihood must be a Likelihood, not 'nb': write likelihood=NB()"),
+        (lambda: SCVI(likelihood=NB), "SCVI: likelihood must be a Likelihood, not .*NB.*: write likelihood=NB()"),
+        (lambda: SCVI(prior=NB()), "SCVI: prior must be a Prior, not NB(): for example prior=StandardNormal()"),
+        (lambda: Mixture(start="kmeans"), "Mixture: start must be a Start, not 'kmeans': write start=KMeans()"),
+    ],
+)
+def test_what_is_no_part_of_a_slot_is_refused(declare, message):
+    with pytest.raises(TypeError, match=re.escape(message).replace(r"\.\*", ".*")):
+        declare()

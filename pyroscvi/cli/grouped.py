@@ -60,9 +60,10 @@ class Training:
 
     def settings(self) -> dict[str, Any]:
         """As ``fit`` takes them."""
-        told = dict(vars(self))
-        by = told.pop("stop_by")
-        return told if by == "elbo" else told | {"early_stopping": by}
+        from pyroscvi.sugar import stopping
+
+        settings = dict(vars(self))
+        return settings | {"early_stopping": stopping(settings.pop("stop_by"))}
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

@@ -1,6 +1,6 @@
 """Early stopping by evidence: by what a model says of held-out cells, and not by how well a guide reads them.
 
-    fit(model, guide, cells, early_stopping="evidence")
+    fit(model, guide, cells, early_stopping=Patience(watch=HeldOutEvidence(), every=5))
 
 A guide may learn the cells of training by heart sooner than a model does [on such guides: Cremer et al., 2018; Shu et
 al., 2018]. The held-out ELBO falls from there on, while the held-out evidence still rises: a fit that is stopped by

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -19,7 +20,7 @@ from pyroscvi.inference.distributed import Ranks
 from pyroscvi.inference.loss import Objective
 from pyroscvi.inference.progress import watched
 from pyroscvi.inference.run import ENOUGH, Run
-from pyroscvi.inference.schedules import Linear, Patience, Schedule
+from pyroscvi.inference.schedules import LinearWarmup, Patience, Schedule
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.program import Guide, Model, Program
 from pyroscvi.pyro_internals import alone
@@ -38,7 +39,7 @@ def fit(
     lr: float = 3e-3,
     scale_lr: bool = False,
     warmup: float | Schedule = 0.1,
-    early_stopping: bool | str | Patience = True,
+    early_stopping: bool | Patience = True,
     validation: float = 0.1,
     clip: float = 100.0,
     objectives: Sequence[Objective] = (),
@@ -59,7 +60,7 @@ def fit(
     scale_lr        lr is that of minibatches of 128: make it larger with them, as ``scaled`` does
     warmup          KL weight: a fraction of the run over which it rises from 0 to 1, or a ``Schedule``
     early_stopping  stop, once the warm-up is over, when the held-out ELBO has not improved, and keep the best state;
-                    "evidence": when the evidence has not, whatever the guide has learnt by heart (slower: ``Patience``)
+                    ``Patience(watch=HeldOutEvidence(), every=5)``: when the held-out evidence has not, which is slower
     validation      fraction of the cells that is held out for that, of every batch where there are batches; but no
                     more than 10,000
     clip            largest norm of the gradient of the loss per cell
@@ -75,6 +76,7 @@ def fit(
     Ctrl-C ends a fit early: what there is by then comes back, with a warning. ``NonFiniteLoss`` (a ValueError) is
     raised at the step that would spoil the parameters; its ``fit`` is the last good state.
     """
+    _check_programs(model, guide)
     _check(cells, epochs, batch_size, lr, validation)
     ranks = Ranks.here(distributed)
     place, seed, batch_size = ranks.device(_device(device)), int(seed), int(batch_size)
@@ -83,7 +85,7 @@ def fit(
         model, guide = _sized(model, guide, cells, place)
         train, held_out = _split(cells.to(place), validation, seed)
         epochs = default_epochs(len(train), batch_size) if epochs is None else int(epochs)
-        schedule = warmup if isinstance(warmup, Schedule) else Linear(warmup)
+        schedule = warmup if isinstance(warmup, Schedule) else LinearWarmup(warmup)
         patience = _patience(early_stopping)
         lr = scaled(lr, batch_size, len(train)) if scale_lr else lr
         run = Run(
@@ -126,6 +128,18 @@ def _train(run: Run, notes: Folder | None, progress: bool) -> BaseException | No
     return None
 
 
+def _check_programs(model: Any, guide: Any) -> None:
+    """TypeError for what is not a model and a guide, with what to write instead."""
+    if isinstance(model, Guide) and isinstance(guide, Model):
+        raise TypeError("the model comes first, then its guide: write fit(model, guide, cells)")
+    for what, value, kind in (("model", model, Model), ("guide", guide, Guide)):
+        if isinstance(value, type) and issubclass(value, kind):
+            raise TypeError(f"fit takes a {what}, not the class {value.__name__}: write {value.__name__}()")
+        if not isinstance(value, kind):
+            example = "SCVI()" if kind is Model else "MeanField()"
+            raise TypeError(f"fit takes a {what} such as {example}, not {value!r}: write fit(model, guide, cells)")
+
+
 def _check(cells: Cells, epochs: int | None, batch_size: int, lr: float, validation: float) -> None:
     if not isinstance(cells, Cells):
         raise TypeError(f"fit takes Cells, not {type(cells).__name__}: read them first, Fields(...).read(adata)")
@@ -133,8 +147,8 @@ def _check(cells: Cells, epochs: int | None, batch_size: int, lr: float, validat
         raise ValueError("there are no cells to fit to")
     if found := unfit(cells):
         raise ValueError(f"nothing can be fitted to these cells: {found}. Read them with Fields(...), which looks")
-    if (epochs is not None and epochs < 1) or batch_size < 1 or not lr > 0:
-        raise ValueError(f"epochs, batch_size and lr must be positive, not {epochs}, {batch_size} and {lr}")
+    if (epochs is not None and epochs < 1) or batch_size < 1 or not 0 < lr < math.inf:
+        raise ValueError(f"epochs, batch_size and lr must be positive numbers, not {epochs}, {batch_size} and {lr}")
     if not 0 <= validation < 1:
         raise ValueError(f"validation is the fraction of cells that is held out, in [0, 1), not {validation}")
 
@@ -182,15 +196,11 @@ def _split(cells: Cells, validation: float, seed: int) -> tuple[Cells, Cells | N
     return cells.split(min(validation, ENOUGH / len(cells)), by=None if cells.batch is None else "batch", seed=seed)
 
 
-def _patience(early_stopping: bool | str | Patience) -> Patience | None:
+def _patience(early_stopping: bool | Patience) -> Patience | None:
     if isinstance(early_stopping, Patience):
         return early_stopping
-    if early_stopping == "evidence":
-        from pyroscvi.evidence.held_out_evidence import HeldOutEvidence
-
-        return Patience(watch=HeldOutEvidence(), every=5)
-    if isinstance(early_stopping, str):
-        raise ValueError(f"early_stopping is True, False, 'evidence' or a Patience, not {early_stopping!r}")
+    if not isinstance(early_stopping, bool):
+        raise TypeError(f"early_stopping is True, False or a Patience, not {early_stopping!r}")
     return Patience() if early_stopping else None
 
 

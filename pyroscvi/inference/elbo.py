@@ -20,7 +20,7 @@ from torch import Tensor
 from pyroscvi.data.cells import Cells
 from pyroscvi.inference.divergence import divergence
 
-__all__ = ["Bound", "Factor", "Sites", "bound", "divergences", "factor", "joint", "negative_elbo", "summed"]
+__all__ = ["Bound", "Factor", "Sites", "bound", "bound_of", "divergences", "factor", "joint", "negative_elbo", "summed"]
 
 CELLS = -1  # the dimension of the plate over cells; enumerated sites take the dimensions on its left
 
@@ -54,7 +54,11 @@ def bound(model: Program, guide: Program, cells: Cells, *, analytic: bool = True
 
     Raises ValueError where a latent of the guide cannot be reparameterised, or a site outside the plate is not scalar.
     """
-    p, q = joint(model, guide, cells)
+    return bound_of(*joint(model, guide, cells), cells, analytic=analytic)
+
+
+def bound_of(p: Sites, q: Sites, cells: Cells, *, analytic: bool = True) -> Bound:
+    """The ELBO, cell by cell, from the sample sites of a model and a guide."""
     with pyro.validation_enabled(False):
         known = divergences(p, q) if analytic else {}
         gained = [factor(site) for name, site in p.items() if name not in known]

@@ -1,4 +1,4 @@
-"""The loss of a minibatch as one module, whose ``forward`` is all that an engine of training needs to call."""
+"""The loss of a minibatch, as one module."""
 
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -8,16 +8,28 @@ from torch import Tensor, nn
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.handlers import temper
-from pyroscvi.inference.elbo import bound
+from pyroscvi.inference.elbo import Sites, bound_of, joint
 from pyroscvi.program import Guide, Model
 
-__all__ = ["Loss", "Objective"]
+__all__ = ["KLObjective", "Loss", "Objective"]
 
-Objective = Callable[[Model, Guide, Cells], Tensor]
+
+class KLObjective:
+    """An objective that changes what the KL divergence costs in a step of training.
+
+    It is called with the sample sites p of the model and q of the guide, from the same draw as the ELBO and under the
+    same ``temper(beta)``, and with beta, the KL weight; it returns [n], in nats. So it can cancel a KL exactly.
+    """
+
+    def __call__(self, p: Sites, q: Sites, beta: float | Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+Objective = Callable[[Model, Guide, Cells], Tensor] | KLObjective
 
 
 class Loss(nn.Module):
-    """Minus the ELBO under ``temper(beta)``, and the objectives, per cell of the ``total`` that there are to fit to.
+    """Minus the ELBO under ``temper(beta)``, plus the objectives, per cell of the ``total`` cells to fit to.
 
     trained   everything with parameters: "model", "guide" and the "objectives" that are modules
     """
@@ -29,13 +41,14 @@ class Loss(nn.Module):
     def forward(self, cells: Cells, beta: float, weight: float = 1.0) -> Tensor:
         """The loss [] of one draw for each of these cells.
 
-        weight   how much a cell of these counts, against one of an average shard of the minibatch; latents that cells
-                 share count once, whatever it is
+        weight   of these cells, relative to an average shard of the minibatch; latents that cells share count once,
+                 whatever it is
         """
         model, guide = cast(Model, self.trained["model"]), cast(Guide, self.trained["guide"])
         with temper(beta), pyro.validation_enabled(False):
-            found = bound(model, guide, cells)
-        loss = -(found.cells.sum() * weight + found.shared) / self.total
-        for objective in self.objectives:
-            loss = loss + objective(model, guide, cells).mean() * weight
-        return loss
+            p, q = joint(model, guide, cells)
+            elbo = bound_of(p, q, cells)
+            of_kl = [o(p, q, beta) for o in self.objectives if isinstance(o, KLObjective)]
+        others = [o(model, guide, cells) for o in self.objectives if not isinstance(o, KLObjective)]
+        loss = -(elbo.cells.sum() * weight + elbo.shared) / self.total
+        return loss + sum(value.mean() * weight for value in [*of_kl, *others])

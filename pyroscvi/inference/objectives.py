@@ -1,7 +1,7 @@
-"""Objectives: what is asked of a fit beside the evidence lower bound.
+"""Objectives: terms that are added to the loss of a fit.
 
 An objective is a callable (model, guide, cells) -> [n], in nats; ``fit(objectives=[...])`` adds its mean over cells to
-the loss. One that is an ``nn.Module`` is trained along with the rest.
+the loss. An objective that is an ``nn.Module`` is trained too. A ``KLObjective`` is called with the KL of the step.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from pyroscvi.data.cells import Cells
-from pyroscvi.inference.elbo import divergences, factor, joint, product, summed
+from pyroscvi.inference.elbo import Sites, divergences, factor, joint, product, summed
+from pyroscvi.inference.loss import KLObjective
 from pyroscvi.program import Guide, Model
 from pyroscvi.pyro_internals import enumerated_dim
 
@@ -22,10 +23,10 @@ __all__ = ["Balance", "Classifier", "FreeBits", "log_levels"]
 
 @dataclass(frozen=True)
 class Balance:
-    """Components are to share the cells: weight times log K - H(r), with r the mean over cells of p(k_n | z_n).
+    """Components share the cells evenly: weight times log K - H(r), with r the mean over cells of p(k_n | z_n).
 
-    A mixture that is about to fall onto one component is given a reason not to, in nats a cell. It is a reason to split
-    a cluster as well, where there are fewer than components, and the bound is no longer all that is climbed.
+    This keeps a mixture from collapsing onto one component. It also splits clusters where there are fewer clusters than
+    components, and the fit no longer maximises the ELBO alone.
     """
 
     weight: float = 1.0
@@ -41,8 +42,8 @@ class Balance:
 class Classifier:
     """weight times -log p(y_n = label_n | z_n) of cells that carry a label, for a page that sums y out.
 
-    The page's own Bayes' rule is the classifier: there are no parameters beside those of the model. The labels are told
-    twice, so the evidence of such a fit is not the best that the model could have [Kingma et al., 2014, equation 9].
+    The classifier is Bayes' rule in the model, so it has no parameters of its own. The labels count twice, so the model
+    does not reach the evidence that it could [Kingma et al., 2014, equation 9].
     """
 
     weight: float = 10.0
@@ -51,29 +52,29 @@ class Classifier:
 
     def __call__(self, model: Model, guide: Guide, cells: Cells) -> Tensor:
         if self.field not in cells.categories:
-            raise KeyError(f"Classifier: cells have no field {self.field!r}; there are {sorted(cells.categories)}")
+            raise KeyError(f"Classifier: cells have no field {self.field!r}; they have {sorted(cells.categories)}")
         code = cells.categories[self.field]
         p, _ = joint(model, guide, cells)
-        told = log_levels(p, self.site).gather(-1, code.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-        return torch.where(code >= 0, -self.weight * told, 0.0)
+        log_p = log_levels(p, self.site).gather(-1, code.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+        return torch.where(code >= 0, -self.weight * log_p, 0.0)
 
 
 @dataclass(frozen=True)
-class FreeBits:
-    """The KL of a cell costs nothing below ``bits`` nats, so that there is no gain in switching latents off.
+class FreeBits(KLObjective):
+    """The KL of a cell costs nothing below ``bits`` nats, so that switching latents off gains nothing.
 
-    It adds max(0, bits - KL_n), with the KL of all local latents [Kingma et al., 2016, arXiv:1606.04934].
+    It adds beta max(0, bits - KL_n), with the KL weight beta of the step and the KL of all latents of a cell
+    [Kingma et al., 2016, arXiv:1606.04934]. The loss of such a cell is then beta bits, whatever its KL is.
     """
 
     bits: float = 1.0
 
-    def __call__(self, model: Model, guide: Guide, cells: Cells) -> Tensor:
-        p, q = joint(model, guide, cells)
+    def __call__(self, p: Sites, q: Sites, beta: float | Tensor) -> Tensor:
         known = {name: kl for name, kl in divergences(p, q).items() if kl.local}
         kl = sum(f.log_p for f in known.values()) + sum(factor(q[name]).log_p for name in q if name not in known)
         rest = [f for name in p if name not in known and not p[name]["is_observed"] and (f := factor(p[name])).local]
-        kl = kl - summed([f._replace(scale=1.0) for f in rest], torch.zeros(len(cells)).to(kl))
-        return (self.bits - kl).clamp(min=0)
+        kl = kl - summed([f._replace(scale=1.0) for f in rest], torch.zeros_like(kl))
+        return (beta * self.bits - kl).clamp(min=0)
 
 
 def log_levels(p: Mapping[str, Any], site: str) -> Tensor:

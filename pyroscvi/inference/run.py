@@ -20,6 +20,7 @@ from pyroscvi.inference.elbo import negative_elbo
 from pyroscvi.inference.loss import Loss, Objective
 from pyroscvi.inference.schedules import Patience, Schedule
 from pyroscvi.inference.seeds import generator_state, seeded, set_generator_state
+from pyroscvi.part import Part
 from pyroscvi.program import Guide, Model
 
 __all__ = ["ENOUGH", "Run", "evaluate"]
@@ -72,7 +73,8 @@ class Run:
         modules = {"model": self.model, "guide": self.guide, "objectives": nn.ModuleList(extra)}
         self.trained = nn.ModuleDict(modules)
         self.parameters = [p for p in self.trained.parameters() if p.requires_grad]
-        self.mixtures: list[Any] = [part for part in self.model.modules() if hasattr(part, "settle")]
+        self.parts = [part for part in self.model.modules() if isinstance(part, Part)]
+        self.settling = [part for part in self.parts if type(part).settle is not Part.settle]
         few = self.train.take(torch.arange(min(2, len(self.train))), self.guide.encoder.hops)
         self.loss = self.ranks.wrap(Loss(self.trained, self.objectives, len(self.train)), few)
         self.optimiser = torch.optim.Adam(self.parameters, lr=self.lr, eps=EPS, fused=True)
@@ -82,9 +84,10 @@ class Run:
         self.steps = math.ceil(n / self.size)
         self.shuffle = torch.Generator().manual_seed(self.seed)
         self.sample = self.train.subset(torch.randperm(n, generator=self.shuffle)[: min(max(n // 10, 1), ENOUGH)])
-        self.parts = [self.ranks.part(cells) for cells in (self.sample, self.held_out)]  # to evaluate the bound on
+        self.evaluated = [self.ranks.part(cells) for cells in (self.sample, self.held_out)]  # the bound is, on these
         self.summed = torch.zeros((), dtype=self.train.dtype, device=self.train.device)  # loss of the epoch under way
         self.best: dict[str, Tensor] | None = None
+        self.sound = self._copied()  # the last state that is known to have a finite bound
         self.captured: Captured | None = None
         if self.compile and not self.ranks.alone:
             decline("a fit that several processes share is not captured")
@@ -115,7 +118,7 @@ class Run:
         self.seconds += time.monotonic() - began
 
     def _begin(self) -> None:
-        if self.fresh and self.mixtures and self.step == 0 and not self.settled:
+        if self.fresh and self.settling and self.step == 0 and not self.settled:
             self.settled = self._settle()
         self.trained.train()
         self.shuffled_from = self.shuffle.get_state()
@@ -135,7 +138,7 @@ class Run:
         shared = (aside[0] * aside[1]).sum(0) / aside.square().sum((0, 1)) * 2  # the correlation of two draws
         if not shared.max() > PLACED:
             return False
-        for part in self.mixtures:
+        for part in self.settling:
             part.settle(z[0])
         return True
 
@@ -145,9 +148,9 @@ class Run:
         before = generator_state(self.train.device)
         cells, weight = self.ranks.shard(cells, self.guide.encoder.hops)
         loss = self.ranks.mean(self._differentiate(cells, weight))
-        for part in self.mixtures:
-            if self.progress < getattr(part, "equal", 0.0):
-                part.w.grad = None
+        for part in self.parts:
+            for parameter in part.held(self.progress):
+                parameter.grad = None
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         if not torch.isfinite(loss + norm):
@@ -187,11 +190,29 @@ class Run:
         loss = self.summed.item() / len(self.train)
         self.epoch, self.step, self._minibatches = self.epoch + 1, 0, None
         self.summed.zero_()
-        bounds = [self._bound(cells) for cells in self.parts]
+        bounds = [self._bound(cells) for cells in self.evaluated]
+        if not math.isfinite(bounds[0]):
+            self._give_up(bounds[0])
+        self.sound = self._copied()
         row = {"epoch": self.epoch, "loss": loss, "elbo_train": bounds[0], "elbo_held_out": bounds[1]}
         self.history.append({**row, "kl_weight": self.beta, "seconds": seconds})
         if self.patience is not None and not math.isnan(bounds[1]) and self.progress >= self.warmup.settled:
             self._judge(self.patience)
+
+    def _give_up(self, bound: float) -> None:
+        """Go back to the end of the epoch before, and raise NonFiniteLoss."""
+        with evaluating(self.model, self.guide, self.seed, self.sample):
+            first = self.sample.take(torch.arange(min(1024, len(self.sample))), self.guide.encoder.hops)
+            why = max(self.ranks.gathered(explain(self.model, self.guide, first, self.trained)), key=len)
+        self.trained.load_state_dict(self.sound)
+        self.epoch -= 1
+        raise NonFiniteLoss(
+            f"the training ELBO was {bound} at the end of epoch {self.epoch + 1}: {why}. The error's .fit is the last "
+            "good state, from before that epoch. Look at the counts of these cells, or lower lr"
+        )
+
+    def _copied(self) -> dict[str, Tensor]:
+        return {name: t.detach().clone() for name, t in self.trained.state_dict().items()}
 
     def _bound(self, part: Cells | None) -> float:
         n, device = 0 if part is None else len(part), self.train.device
@@ -208,13 +229,15 @@ class Run:
             watched = "watched"
             self.history[-1][watched] = self._watched(patience.watch)
         now = self.history[-1][watched]
+        if math.isnan(now):
+            return
         if self.best_epoch is None or now > self.history[self.best_epoch - 1][watched] + patience.least:
             self.best_epoch = self.epoch
-            self.best = {name: t.detach().clone() for name, t in self.trained.state_dict().items()}
+            self.best = self.sound
         self.stopped_early = self.epoch - self.best_epoch >= patience.waits(self.epochs) and self.epoch < self.epochs
 
     def _watched(self, watch: Callable[[Model, Guide, Cells], float]) -> float:
-        part, found = self.parts[1], math.nan
+        part, found = self.evaluated[1], math.nan
         if part is not None:
             with evaluating(self.model, self.guide, self.seed, part), native.used(self.captured is not None):
                 found = watch(self.model, self.guide, part)
@@ -256,6 +279,7 @@ class Run:
 
         self.trained.load_state_dict(under("trained."))
         self.best = {name: t.to(self.train.device) for name, t in under("best.").items()} or None
+        self.sound = self._copied()
         moments: dict[int, dict[str, Tensor]] = {}
         for name, t in under("optimiser.").items():
             i, moment = name.split(".", 1)

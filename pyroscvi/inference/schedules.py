@@ -1,7 +1,7 @@
-"""Schedules of the KL weight beta: how long a fit may ignore the prior before it must follow it.
+"""Schedules of the KL weight beta during a fit, and early stopping.
 
-A schedule goes by the progress of a run, not by its epochs, so that whatever their number it arrives at 1. As the
-``warmup`` of ``fit`` a number is short for ``Linear``.
+A schedule depends on the progress of a run and not on its number of epochs, so that beta always arrives at 1. A number
+given to ``fit`` as ``warmup`` is short for ``LinearWarmup``.
 
 References
     Bowman, S. R. et al. (2016) Generating sentences from a continuous space. CoNLL. arXiv:1511.06349
@@ -14,12 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Constant", "Cosine", "Cyclical", "Linear", "Patience", "Schedule"]
+__all__ = ["Constant", "Cosine", "Cyclical", "LinearWarmup", "Patience", "Schedule"]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A slot from the progress of a run, 0 at its first step and 1 at its last, to the KL weight beta."""
+    """The KL weight beta as a function of the progress of a run, which is 0 at its first step and 1 at its last."""
 
     @property
     def settled(self) -> float:
@@ -32,7 +32,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """The same weight throughout: 1 is the evidence lower bound, anything else a beta-VAE [Higgins et al., 2017]."""
+    """Always the same weight: 1 gives the evidence lower bound, another one a beta-VAE [Higgins et al., 2017]."""
 
     beta: float = 1.0
 
@@ -41,15 +41,15 @@ class Constant(Schedule):
 
 
 @dataclass(frozen=True)
-class Linear(Schedule):
-    """From ``start`` to 1 in a straight line, over a fraction of the run."""
+class LinearWarmup(Schedule):
+    """From ``start`` to 1 in a straight line during the first ``fraction`` of the run, then 1."""
 
     fraction: float = 0.25
     start: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.fraction < 1:
-            raise ValueError(f"a warm-up is a fraction of the run, in [0, 1), not {self.fraction}: it has to end")
+            raise ValueError(f"warmup is a fraction of the run, in [0, 1), not {self.fraction}: beta has to reach 1")
 
     @property
     def settled(self) -> float:
@@ -65,8 +65,8 @@ class Linear(Schedule):
 
 
 @dataclass(frozen=True)
-class Cosine(Linear):
-    """From ``start`` to 1 along half a cosine: slowly at both ends."""
+class Cosine(LinearWarmup):
+    """From ``start`` to 1 along half a cosine, which is flat at both ends."""
 
     def shape(self, t: float) -> float:
         return (1 - math.cos(math.pi * t)) / 2
@@ -74,14 +74,14 @@ class Cosine(Linear):
 
 @dataclass(frozen=True)
 class Cyclical(Schedule):
-    """From 0 to 1 again and again, in equal cycles: each rises for the fraction ``rise`` of its length, then stays."""
+    """From 0 to 1 in each of several equal cycles: beta rises during the fraction ``rise`` of a cycle, then is 1."""
 
     cycles: int = 4
     rise: float = 0.5
 
     def __post_init__(self) -> None:
         if self.cycles < 1 or not 0 <= self.rise < 1:
-            raise ValueError("a cyclical warm-up has at least one cycle, and rises for a fraction of it in [0, 1)")
+            raise ValueError("Cyclical has at least one cycle, and rise is a fraction of it in [0, 1)")
 
     @property
     def settled(self) -> float:
@@ -94,12 +94,12 @@ class Cyclical(Schedule):
 
 @dataclass(frozen=True)
 class Patience:
-    """Early stopping: how many epochs without a better held-out ELBO are waited for.
+    """Early stopping: stop after so many epochs without a better value on held-out cells.
 
-    epochs  a tenth of the run if None, and 10 at least
-    least   by how much it must be better, in nats per cell
-    watch   what must be better, in the place of the ELBO: of model, guide and held-out cells, in nats per cell
-    every   epochs between two looks at it
+    epochs  how many; None is a tenth of the run, and at least 10
+    least   the smallest improvement that counts, in nats per cell
+    watch   computes the value from model, guide and held-out cells, in nats per cell; None is the held-out ELBO
+    every   epochs between two evaluations of the value
     """
 
     epochs: int | None = None
@@ -108,5 +108,5 @@ class Patience:
     every: int = 1
 
     def waits(self, run: int) -> int:
-        """How many epochs, in a run of so many."""
+        """The number of epochs to wait in a run of ``run`` epochs."""
         return max(run // 10, 10) if self.epochs is None else self.epochs

@@ -1,5 +1,6 @@
 """The parts that a page is assembled from, and the slots that they fit."""
 
+from pyroscvi.parts.clusters import KMeans, Random, Start
 from pyroscvi.parts.conditions import Condition, Continuous, Embedding, Nothing, OneHot
 from pyroscvi.parts.decoders import MLP, Decoder, Linear
 from pyroscvi.parts.dispersions import (
@@ -35,6 +36,7 @@ __all__ = [
     "Exponential",
     "Features",
     "GammaDispersion",
+    "KMeans",
     "Laplace",
     "LaplaceLoadings",
     "LatentSize",
@@ -61,6 +63,7 @@ __all__ = [
     "PerLabel",
     "Poisson",
     "Prior",
+    "Random",
     "RandomDispersion",
     "ReadCell",
     "Size",
@@ -68,5 +71,6 @@ __all__ = [
     "Softmax",
     "Softplus",
     "StandardNormal",
+    "Start",
     "VampPrior",
 ]

@@ -1,12 +1,38 @@
-"""Start the components of a Gaussian mixture at k-means clusters of the cells."""
+"""How the components of a Gaussian mixture start: at random, or at k-means clusters of the cells."""
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-__all__ = ["MIN_SPREAD", "set_to_clusters"]
+from pyroscvi.part import Part
+
+__all__ = ["MIN_SPREAD", "KMeans", "Random", "Start", "set_to_clusters"]
 
 MIN_SPREAD = 1e-3  # smallest standard deviation of a component
+
+
+class Start(Part):
+    """A slot that sets the weights w, means m and raw spreads of a mixture, once in a fit, from states z [n, d]."""
+
+    def forward(self, w: Tensor, m: Tensor, raw_s: Tensor, z: Tensor) -> None:
+        raise NotImplementedError
+
+
+class Random(Start):
+    """Components keep the random means that they were sized with."""
+
+    def forward(self, w, m, raw_s, z):
+        return None
+
+
+class KMeans(Start):
+    """Components are set to k-means clusters of cells: ``set_to_clusters``.
+
+    With random means one component often covers two clusters, and two components share one cluster.
+    """
+
+    def forward(self, w, m, raw_s, z):
+        set_to_clusters(w, m, raw_s, z)
 
 
 @torch.no_grad()

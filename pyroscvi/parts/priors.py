@@ -11,7 +11,7 @@ from torch.nn.functional import softplus
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.part import Part
-from pyroscvi.parts.clusters import MIN_SPREAD, set_to_clusters
+from pyroscvi.parts.clusters import MIN_SPREAD, KMeans, Start
 from pyroscvi.ranges import Fraction, PositiveFloat, PositiveInt
 from pyroscvi.torch_internals import covariance_factors
 
@@ -65,19 +65,16 @@ class Mixture(Prior):
     k ~ Categorical(w)
     z ~ Normal(m[k], s[k])
 
-    start   "kmeans": in the first half of a fit, once the latent space separates cells, m and s are set to those of
-            k-means clusters of cells. With random means one component often covers two clusters, and two components
-            share one cluster. "random": m and s keep their random start
+    start   what happens in the first half of a fit, once the latent space separates cells: ``KMeans()`` sets m and s to
+            those of k-means clusters of cells, ``Random()`` keeps them
     equal   the fraction of a fit during which all weights w stay equal, whatever their gradients are
     """
 
     components: PositiveInt = 8
-    start: str = "kmeans"
+    start: Start = KMeans()
     equal: Fraction = 0.0
 
     def build(self, latent):
-        if self.start not in ("kmeans", "random"):
-            raise ValueError(f'Mixture: start is "kmeans" or "random", not {self.start!r}')
         self.w = nn.Parameter(torch.zeros(self.components))
         self.m = nn.Parameter(torch.randn(self.components, latent))
         self.raw_s = nn.Parameter(torch.zeros(self.components, latent))
@@ -86,10 +83,11 @@ class Mixture(Prior):
     def s(self) -> Tensor:
         return softplus(self.raw_s) + MIN_SPREAD
 
-    def settle(self, z: Tensor) -> None:
-        """Set the components from states z [n, latent] of all cells; a fit calls this once."""
-        if self.start == "kmeans":
-            set_to_clusters(self.w, self.m, self.raw_s, z)
+    def settle(self, z):
+        self.start(self.w, self.m, self.raw_s, z)
+
+    def held(self, progress):
+        return [self.w] if progress < self.equal else []
 
     def forward(self):
         k = pyro.sample("k", dist.Categorical(logits=self.w), infer={"enumerate": "parallel"})
@@ -112,8 +110,7 @@ class VampPrior(Prior):
         self.register_buffer("loc", torch.zeros(self.components, latent))
         object.__setattr__(self, "guide", None)  # not a submodule: its parameters belong to the guide
 
-    def follow(self, guide: Any, cells: Cells) -> None:
-        """Encode pseudo-cells with this guide; they start as cells of the data, evenly spaced in their order."""
+    def follow(self, guide, cells):  # pseudo-cells start as cells of the data, evenly spaced in their order
         object.__setattr__(self, "guide", guide)
         chosen = cells.subset(torch.linspace(0, len(cells) - 1, self.components).long())
         self.raw_u = nn.Parameter(chosen.x.log1p())
