@@ -1,4 +1,4 @@
-"""The zoo of guides: one posterior family, or one way of reading a cell, a file."""
+"""The zoo of guides: one file for each posterior family, or way of reading a cell."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,5 +12,5 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """A page is imported when it is asked for: one of them needs a library that takes seconds to load."""
+    """Import a page when it is first used: some pages need libraries that take seconds to import."""
     return public_class(__name__, name)

@@ -1,10 +1,19 @@
-"""Full covariance: the latents of a cell may be correlated given its counts.
+"""Full covariance: given its counts, the latents of a cell may be correlated.
 
     h = f(log(1 + x))
     q(z | x) = Normal(mu(h), L L'),   L = diag(sigma(h)) (I + T(h)),   T strictly lower triangular
 
-Scaling a unit triangular factor, rather than predicting L entry by entry, keeps the scales apart from the correlations
-and makes T = 0 the mean-field guide exactly. T may have any sign, and so may the correlations.
+The head predicts sigma and T, not the entries of L. So scales and correlations have separate parameters, and T = 0 is
+the mean-field guide exactly. Entries of T, and therefore correlations, may have either sign.
+
+Example: one covariance matrix of 4 latent dimensions for each of 20 cells.
+
+    >>> from pyroscvi.models import SCVI
+    >>> from pyroscvi.data import Fields, simulated
+    >>> cells = Fields(batch="batch").read(simulated(cells=20, genes=5))
+    >>> guide = FullCovariance().sized(SCVI(latent=4).sized(cells.dims), cells)
+    >>> guide.posteriors(cells)["z"].covariance_matrix.shape
+    torch.Size([20, 4, 4])
 
 References
     Tan, L. S. L. & Nott, D. J. (2018) Gaussian variational approximation with sparse precision matrices. Stat Comput
@@ -31,7 +40,7 @@ class FullCovariance(Guide):
 
 
 class Factor(nn.Module):
-    """mu [..., size] and L [..., size, size] from h [..., width]."""
+    """Predicts mu [..., size] and L [..., size, size] from h [..., width]."""
 
     rows: Tensor
     columns: Tensor

@@ -1,10 +1,18 @@
-"""Low rank: the latents of a cell are correlated through a few directions given its counts.
+"""Low rank: given its counts, the latents of a cell are correlated along a few directions.
 
     h = f(log(1 + x))
     q(z | x) = Normal(mu(h), diag(sigma(h)^2) + U(h) U(h)'),   U with ``rank`` columns
 
-Between mean field (rank 0) and full covariance: the encoder's last layer grows with rank x latent rather than latent^2,
-which matters for tens of latent dimensions and for shared latents with one dimension a gene.
+This is between mean field (rank 0) and full covariance. The last layer of the encoder has size latent x (2 + rank), not
+about latent^2 / 2: this matters for tens of latent dimensions, and for shared latents with one dimension a gene.
+
+Example: mu, sigma and one column of U have 40 numbers each; a full covariance would take 860 in all.
+
+    >>> from pyroscvi.models import SCVI
+    >>> from pyroscvi.data import Fields, simulated
+    >>> cells = Fields(batch="batch").read(simulated(cells=20, genes=5))
+    >>> LowRank(rank=1).sized(SCVI(latent=40).sized(cells.dims), cells).heads["z"].out_features
+    120
 
 References
     Ong, V. M.-H. et al. (2018) Gaussian variational approximation with a factor covariance structure. J Comput Graph

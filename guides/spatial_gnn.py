@@ -5,9 +5,19 @@
     h_n(t) = h_n(t-1) + relu(sum_m a_mn V h_m(t-1))                               t = 1 .. hops
     q(z_n | x_n, x_N(n)) = Normal(mu(h_n), L(h_n) L(h_n)')
 
-Only distances are used, never coordinates, so the guide does not change when the slide is turned, mirrored or shifted.
-The model stays what it is, one cell independent of the next given its parameters: a neighbour helps to read a cell and
-does not enter the probability of its counts. Without edges this is the per-cell guide.
+The guide uses distances, not coordinates, so rotating, mirroring or shifting the slide does not change it. The model
+does not change: given its parameters, cells are independent. Neighbours help to infer the state of a cell, and do not
+enter the probability of its counts. For a cell without neighbours this is the guide ``FullCovariance``.
+
+Example: what the encoder returns for a cell depends on its 3 nearest neighbours.
+
+    >>> import torch
+    >>> from pyroscvi.models import SCVI
+    >>> from pyroscvi.data import Fields, simulated
+    >>> cells = Fields(spatial="spatial", neighbours=3).read(simulated(cells=20, genes=5, sections=1))
+    >>> guide = SpatialGNN().sized(SCVI(latent=2).sized(cells.dims), cells).eval()
+    >>> torch.equal(guide.encoder(cells), guide.encoder.cell(cells))  # with neighbours, and alone
+    False
 
 References
     Brody, S. et al. (2022) How attentive are graph attention networks? ICLR. arXiv:2105.14491

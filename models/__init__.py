@@ -1,4 +1,4 @@
-"""The zoo of models: one generative process a file."""
+"""The zoo of models: one file for each generative process."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -15,5 +15,5 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """A page is imported when it is asked for: one of them needs a library that takes seconds to load."""
+    """Import a page when it is first used: some pages need libraries that take seconds to import."""
     return public_class(__name__, name)

@@ -1,8 +1,8 @@
-"""Annotated cells: some cells carry a label, sure or unsure, and the label may be wrong.
+"""Annotated cells: some cells have a label, certain or uncertain, and a label may be wrong.
 
     plate "cells", n = 1 .. N
         y ~ Categorical(w)                                 the type of the cell, summed out exactly
-        label ~ Annotation(C[y])                           what was said of it
+        label ~ Annotation(C[y])                           its label
         z ~ Normal(m[y], s[y])                             its state
         x ~ NB(l softmax(f(z, d)), theta)                  its counts
 
@@ -10,18 +10,19 @@ Plate diagram:
 
         +------------------------------------- cells --+
         |  [[label]] <---- (y) ----> (z) ----> [[x]]   |  <---- w, C, m, s, f, theta
-        |                                       ^      |
-        |                               d, l ---+      |
+        |                               d, l ---^      |
         +----------------------------------------------+
 
-C[y] is the annotator: right with probability ``trust``, otherwise any other type. A label may be a type, a row of
-weights (a softmax, say), or missing, in which case every type is as well said as any other. ``y`` is never sampled;
-its posterior is exact given z, so that ``Fit.probabilities(cells, "y")`` is calibrated as far as the model is right.
-Labels are scored: the evidence is p(x, label | l).
+C[y] holds the probabilities of labels: ``trust`` for type y, the rest shared equally by other types. A label is a type,
+a row of weights (such as a softmax), or missing (all weights 1). The ELBO sums over ``y``; its posterior given z is
+exact: ``Fit.probabilities(cells, "y")``. The evidence includes the labels: it is p(x, label | l). All types start at
+m = 0, so that labels, not clusters, separate them first. ``fit(..., objectives=[Classifier(10)])`` gives labels more
+weight. Example: a cell of type 0 has label 0 with probability 0.9.
 
-Types begin alike, at m = 0, so that labels are what first tells them apart: given random places they settle on
-clusters before a few labels can say which is which. More weight on the labels is no part of the model but of the fit:
-``fit(..., objectives=[Classifier(10)])``.
+    >>> from pyroscvi.data import Fields, simulated
+    >>> cells = Fields(label="cell_type").read(simulated(cells=20, genes=5, types=3))
+    >>> Annotated(trust=0.9).sized(cells.dims).C[0]
+    tensor([0.9000, 0.0500, 0.0500])
 
 References
     Kingma, D. P. et al. (2014) Semi-supervised learning with deep generative models. NeurIPS. arXiv:1406.5298
@@ -57,7 +58,7 @@ class Annotated(Model):
         super().build(dims)
         types = self.types = dims.count("label")
         self.w = nn.Parameter(torch.zeros(types))
-        self.m = nn.Parameter(torch.zeros(types, self.latent))  # so that labels are what first tells types apart
+        self.m = nn.Parameter(torch.zeros(types, self.latent))  # equal, so that labels separate types first
         self.raw_s = nn.Parameter(torch.zeros(types, self.latent))
         wrong = (1 - self.trust) / max(types - 1, 1)
         self.register_buffer("C", torch.full((types, types), wrong).fill_diagonal_(1 - wrong * (types - 1)))

@@ -1,7 +1,7 @@
-"""CVAE: counts given what was done to a cell and where: its type, its perturbation, its experiment.
+"""CVAE: counts given the conditions of a cell, such as its type, its perturbation and its experiment.
 
     plate "cells", n = 1 .. N
-        z ~ Normal(0, I)                                  what the conditions do not say
+        z ~ Normal(0, I)                                  the variation that the conditions do not explain
         x ~ NB(l softmax(f(z, d)), theta)                 its counts
 
 Plate diagram:
@@ -16,10 +16,19 @@ The design row d is made of any number of categories c, one-hot or embedded:
 
     CVAE(condition=Embedding("label", 32) + Embedding("perturbation", 32) + OneHot("batch"))
 
-Conditions are read, not sampled, and reading is an effect. ``Fit.generate(cells, perturbation="control")`` answers it
-by hand: the same cell under another condition. ``Fit.probabilities(cells, "perturbation")`` makes it a latent instead
-and sums it out: which condition explains a cell best, by Bayes' rule. Evidence is p(x | l), given the conditions as
-well.
+Conditions are not sampled but read, and a handler can change what is read. ``Fit.generate(cells,
+perturbation="control")`` sets a condition: the same cell under another condition. ``Fit.probabilities(cells,
+"perturbation")`` makes it a latent and sums over its levels: by Bayes' rule, how probable is each level for a cell?
+The evidence is p(x | l), also given the conditions.
+
+Example: the design row of a cell, after its label is set to the third.
+
+    >>> from pyroscvi.data import Fields, simulated
+    >>> from pyroscvi.handlers import intervene
+    >>> cells = Fields(label="cell_type").read(simulated(cells=20, genes=5, types=3))
+    >>> with intervene(label=2):
+    ...     CVAE(condition=OneHot("label")).sized(cells.dims).condition(cells)[0]
+    tensor([0., 0., 1.])
 
 References
     Sohn, K. et al. (2015) Learning structured output representation using deep conditional generative models. NeurIPS.

@@ -1,4 +1,4 @@
-"""GMVAE: cells come in kinds, and a linear decoder says which genes tell the kinds apart.
+"""GMVAE: cells belong to kinds, and a linear decoder shows which genes distinguish the kinds.
 
     plate "cells", n = 1 .. N
         k ~ Categorical(w)                            the kind of the cell, summed out exactly
@@ -11,9 +11,17 @@ Plate diagram:
         |  (k) ----> (z) ----> [[x]] <---- d, l  |  <---- w, m, s, W, c, theta
         +----------------------------------------+
 
-``k`` is never sampled: the ELBO sums over it, so that a guide needs q(z | x) only, and p(k | z) follows from Bayes'
-rule (``responsibilities``). With ``SCVI(prior=Mixture(...), decoder=Linear(), likelihood=NB())`` this is the same
-model, written out. The size is the observed total of the cell, and the evidence p(x | l).
+The ELBO sums over ``k``, so that a guide needs q(z | x) only; p(k | z) follows from Bayes' rule (``responsibilities``).
+``SCVI(prior=Mixture(...), decoder=Linear(), likelihood=NB())`` is the same model. The size is the observed total of the
+cell, and the evidence is p(x | l).
+
+Example: the probabilities of 3 kinds, for a cell with state z = (0, 0), sum to one.
+
+    >>> from pyroscvi.data import Fields, simulated
+    >>> cells = Fields(batch="batch").read(simulated(cells=20, genes=5))
+    >>> p = GMVAE(latent=2, kinds=3).sized(cells.dims).responsibilities(torch.zeros(1, 2))
+    >>> p.shape, round(p.sum().item(), 5)
+    (torch.Size([1, 3]), 1.0)
 
 References
     Gronbech, C. H. et al. (2020) scVAE: variational auto-encoders for single-cell gene expression data. Bioinformatics

@@ -1,7 +1,7 @@
-"""LDVAE: scVI with a linear decoder, so that every latent dimension is a list of genes.
+"""LDVAE: scVI with a linear decoder, in which every latent dimension has a list of genes.
 
     plate "cells", n = 1 .. N
-        l ~ LogNormal(m[b], s[b])                     the size of the cell, about as large as its batch
+        l ~ LogNormal(m[b], s[b])                     the size of the cell, similar to others of its batch b
         z ~ Normal(0, I)                              its state
         x ~ NB(l softmax(W (z, d) + c), theta)        its counts
 
@@ -13,9 +13,16 @@ Plate diagram:
         |               +------- d               |
         +----------------------------------------+
 
-Adding one to z_j adds W_gj to the log share of gene g, up to the normalisation that all genes have in common: read the
-columns of ``Fit.loadings``. The factors may be rotated into each other without changing p(x); a ``Laplace`` prior
-prefers axes. The size is latent, so the evidence is p(x).
+Adding one to z_j adds W_gj to the log share of gene g, up to a normalisation common to all genes; the columns
+of ``Fit.loadings`` are these lists. A rotation of z and W does not change p(x); a ``Laplace`` prior prefers the axes.
+The size is a latent, so the evidence is p(x).
+
+Example: W has a column for each of 2 latent dimensions; the other 2 inputs are the indicators d of 2 batches.
+
+    >>> from pyroscvi.data import Fields, simulated
+    >>> cells = Fields(batch="batch").read(simulated(cells=20, genes=5))
+    >>> LDVAE(latent=2).sized(cells.dims).decoder.heads["rho"]
+    Linear(in_features=4, out_features=5, bias=True)
 
 References
     Svensson, V. et al. (2020) Interpretable factor models of single-cell RNA-seq via variational autoencoders.

@@ -1,4 +1,4 @@
-"""Poisson log-normal: genes vary together, and counts are Poisson about them.
+"""Poisson log-normal: the log rates of genes are correlated Gaussians, and counts are Poisson.
 
     plate "cells", n = 1 .. N
         z ~ Normal(0, I)                              the state of the cell
@@ -10,9 +10,17 @@ Plate diagram:
         |  (z) ----> [[x]] <---- d, l    |  <---- W, V, c
         +--------------------------------+
 
-The log rates of a cell are Normal(V d + c, W W'): a covariance of low rank over genes, which all of their
-over-dispersion comes from. The rate of one gene does not take from another's, as it does under a softmax. The size is
-the observed total of the cell, and the evidence p(x | l).
+The log rates of a cell are Normal(V d + c, W W'). This covariance between genes has low rank, and all over-dispersion
+of counts comes from it. Under a softmax a larger rate of one gene makes those of other genes smaller; here it does not.
+The size is the observed total of the cell, and the evidence is p(x | l).
+
+Example: the means of a cell need not sum to its size, as they would under a softmax.
+
+    >>> from pyroscvi.data import Fields, simulated
+    >>> cells = Fields(batch="batch").read(simulated(cells=20, genes=5))
+    >>> trace = pyro.poutine.trace(PoissonLognormal(latent=2).sized(cells.dims)).get_trace(cells)
+    >>> bool((trace.nodes["x"]["fn"].mean.sum(-1) / cells.library.squeeze() - 1).abs().max() < 1e-3)
+    False
 
 References
     Aitchison, J. & Ho, C. H. (1989) The multivariate Poisson-log normal distribution. Biometrika 76, 643-653.

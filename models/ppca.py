@@ -1,8 +1,8 @@
-"""Probabilistic PCA of log counts: the one model here whose evidence is known in closed form.
+"""Probabilistic PCA of log counts: the only model of the zoo whose evidence has a closed form.
 
     plate "cells", n = 1 .. N
         z ~ Normal(0, I)                              the state of the cell
-        x ~ Log1pNormal(W z + c, sigma)               log(1 + x) is Gaussian about a plane
+        x ~ Log1pNormal(W z + c, sigma)               log(1 + x) is Gaussian, with its mean on a plane
 
 Plate diagram:
 
@@ -10,9 +10,17 @@ Plate diagram:
         |  (z) ----> [[x]]         |  <---- W, c, sigma
         +--------------------------+
 
-With y = log(1 + x), p(y) = Normal(c, W W' + sigma^2 I), and the posterior of z is Gaussian too. Whatever estimates an
-evidence or a posterior can be held against ``log_evidence`` and ``posterior``. The evidence is p(x), a density of y: it
-is not on the scale of a probability of counts.
+Let y = log(1 + x). Then p(y) = Normal(c, W W' + sigma^2 I), and the posterior of z is Gaussian too. An estimate of an
+evidence or of a posterior can be compared with ``log_evidence`` and ``posterior``. The evidence is p(x), a density of
+y: it cannot be compared with a probability of counts.
+
+Example: exact posteriors of 20 cells, and their exact evidences.
+
+    >>> from pyroscvi.data import Fields, simulated
+    >>> cells = Fields(batch="batch").read(simulated(cells=20, genes=5))
+    >>> model = PPCA(latent=2).sized(cells.dims)
+    >>> model.posterior(cells.x).mean.shape, model.log_evidence(cells.x).shape
+    (torch.Size([20, 2]), torch.Size([20]))
 
 References
     Tipping, M. E. & Bishop, C. M. (1999) Probabilistic principal component analysis. J R Stat Soc B 61, 611-622.

@@ -1,6 +1,6 @@
 """scVI: a variational autoencoder for counts, conditioned on batch.
 
-Generative process, with d_n the design row of cell n and l_n its size:
+Generative process, where d_n is the design row of cell n and l_n its size:
 
     plate "cells", n = 1 .. N
         z ~ Normal(0, I)                                          the state of the cell
@@ -12,9 +12,17 @@ Plate diagram:
         |  (z) ----> [[x]] <---- d, l    |  <---- f, theta
         +--------------------------------+
 
-The softmax shares the size of a cell out among its genes, so that f says what a cell makes and l how much of it was
-sequenced. The size is the observed total of the cell unless another part is named, and the evidence is then p(x | l);
-``size=LatentSize()`` makes it a latent, as in the paper, and the evidence p(x).
+The softmax divides the size of a cell among its genes. So f describes which genes the cell expresses, and l how many of
+its molecules were sequenced. By default l is the observed total of the cell, and the evidence is p(x | l). With
+``size=LatentSize()``, as in the paper, l is a latent and the evidence is p(x).
+
+Example: one state of two numbers, and one count of each gene, for every cell.
+
+    >>> from pyroscvi.data import Fields, simulated
+    >>> cells = Fields(batch="batch").read(simulated(cells=20, genes=5))
+    >>> trace = pyro.poutine.trace(SCVI(latent=2).sized(cells.dims)).get_trace(cells)
+    >>> {name: tuple(trace.nodes[name]["value"].shape) for name in ("z", "x")}
+    {'z': (20, 2), 'x': (20, 5)}
 
 References
     Lopez, R. et al. (2018) Deep generative modeling for single-cell transcriptomics. Nature Methods 15, 1053-1058.

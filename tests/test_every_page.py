@@ -1,5 +1,6 @@
-"""What every page of the zoo promises: one contract, parametrised over the catalogue."""
+"""The contract of every page of the zoo: these tests run for every model and every guide of the catalogue."""
 
+import doctest
 import inspect
 import re
 from dataclasses import replace
@@ -60,8 +61,8 @@ SWAPS = [
 ]
 
 
-def enumerating():
-    """Pyro's own ELBO; it warns where there is nothing to enumerate, and most pages have nothing."""
+def pyro_elbo():
+    """The ELBO of Pyro, without its warning for models in which nothing is enumerated."""
     return TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False)
 
 
@@ -69,14 +70,15 @@ def quick(model, guide, cells, **options):
     return ps.fit(model, guide, cells, **{"epochs": 2, "batch_size": 20, "progress": False, **options})
 
 
-def sampled(program, cells):
+def sample_sites(program, cells):
+    """Names of the sample sites of a program, in order, without the plate."""
     trace = poutine.trace(program).get_trace(cells)
     return [n for n, s in trace.nodes.items() if s["type"] == "sample" and not poutine.util.site_is_subsample(s)]
 
 
 @pytest.mark.parametrize("guide", GUIDES)
 @pytest.mark.parametrize("model", MODELS)
-def test_every_page_under_every_guide(model, guide, cells):
+def test_a_short_fit_under_every_guide_lowers_the_loss_and_has_evidence_and_latents(model, guide, cells):
     f = quick(ps.create(model, latent=3), ps.create(guide), cells, epochs=15, lr=1e-2, early_stopping=False)
     first, *_, last = f.history["loss"]
     assert np.isfinite(f.history["loss"]).all()
@@ -88,7 +90,7 @@ def test_every_page_under_every_guide(model, guide, cells):
 
 
 @pytest.mark.parametrize(("model", "slot", "part"), SWAPS, ids=lambda v: v if isinstance(v, str) else repr(v))
-def test_every_slot_takes_every_part(model, slot, part, cells):
+def test_every_model_fits_with_every_part_in_each_of_its_slots(model, slot, part, cells):
     declared = ps.create(model, latent=3, **{slot: part})
     assert f"{slot}={part!r}" in repr(declared) or repr(part) == repr(getattr(ps.create(model), slot))
     f = quick(declared, ps.create("mean_field"), cells)
@@ -97,36 +99,35 @@ def test_every_slot_takes_every_part(model, slot, part, cells):
 
 @pytest.mark.parametrize("dispersion", DISPERSIONS, ids=repr)
 @pytest.mark.parametrize("likelihood", [NB, ZINB, Log1pNormal])
-def test_every_likelihood_takes_every_dispersion(likelihood, dispersion, cells):
+def test_every_likelihood_fits_with_every_dispersion(likelihood, dispersion, cells):
     f = quick(ps.create("scvi", latent=3, likelihood=likelihood(dispersion=dispersion)), ps.create("mean_field"), cells)
     assert np.isfinite(f.history["loss"]).all()
 
 
 @pytest.mark.parametrize("guide", GUIDES)
 @pytest.mark.parametrize("model", MODELS)
-def test_plain_pyro_trains_it(model, guide, cells):
+def test_svi_of_pyro_changes_every_parameter_and_leaves_the_param_store_empty(model, guide, cells):
     m = ps.create(model, latent=3).sized(cells.dims)
     g = ps.create(guide).sized(m, cells)
     before = {name: p.clone() for name, p in [*m.named_parameters(), *g.named_parameters()]}
-    svi = SVI(m, g, pyro.optim.Adam({"lr": 1e-2}), enumerating())
+    svi = SVI(m, g, pyro.optim.Adam({"lr": 1e-2}), pyro_elbo())
     for _ in range(3):
         svi.step(cells)
-    still = [name for name, p in [*m.named_parameters(), *g.named_parameters()] if torch.equal(before[name], p)]
-    assert still == []
+    unchanged = [name for name, p in [*m.named_parameters(), *g.named_parameters()] if torch.equal(before[name], p)]
+    assert unchanged == []
     assert not pyro.get_param_store().keys()
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_docstring_tells_the_truth(model, cells):
-    """The sites of the docstring's generative process are the sites of the program, in order."""
+def test_the_generative_process_in_the_docstring_has_the_sites_of_the_program_in_order(model, cells):
     declared = ps.create(model)
-    told = re.findall(r"^\s+(\w+) ~ ", inspect.getmodule(type(declared)).__doc__, re.M)
-    assert told == sampled(declared.sized(cells.dims), cells)
+    written = re.findall(r"^\s+(\w+) ~ ", inspect.getmodule(type(declared)).__doc__, re.M)
+    assert written == sample_sites(declared.sized(cells.dims), cells)
 
 
 @pytest.mark.parametrize("name", [*MODELS, *GUIDES])
-def test_page_has_what_a_page_has(name):
-    """One sentence first, references with a DOI or an arXiv number, one public class whose snake case is the file."""
+def test_page_is_short_and_has_a_first_sentence_references_and_one_public_class(name):
+    """References have a DOI or an arXiv number; the name of the file is the snake case of the class."""
     page = inspect.getmodule(type(ps.create(name)))
     sentence, blank, *_ = page.__doc__.splitlines()
     assert sentence.endswith(".")
@@ -134,11 +135,19 @@ def test_page_has_what_a_page_has(name):
     assert re.search(r"References\n.*(doi:10\.|arXiv:)", page.__doc__, re.S)
     (public,) = page.__all__
     assert re.sub(r"(?<=[a-z])(?=[A-Z])", "_", public).lower() == name
-    assert len(inspect.getsource(page).splitlines()) <= 120
+    assert len(inspect.getsource(page).splitlines()) <= 80
+
+
+@pytest.mark.parametrize("name", [*MODELS, *GUIDES])
+def test_the_example_in_the_docstring_runs(name):
+    examples = doctest.DocTestFinder(recurse=False).find(inspect.getmodule(type(ps.create(name))))
+    results = [doctest.DocTestRunner().run(example) for example in examples]
+    assert sum(result.attempted for result in results) >= 3
+    assert sum(result.failed for result in results) == 0
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_model_page_draws_its_plate_and_names_its_estimand(model, cells):
+def test_the_docstring_of_a_model_has_its_plate_diagram_and_its_estimand(model, cells):
     page = inspect.getmodule(type(ps.create(model)))
     assert "Plate diagram" in page.__doc__
     assert "- cells --+" in page.__doc__
@@ -146,13 +155,13 @@ def test_model_page_draws_its_plate_and_names_its_estimand(model, cells):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_declaration_prints_as_typed(name):
+def test_a_declaration_prints_as_it_was_typed(name):
     page = ps.create(name, latent=3)
     assert repr(page) == f"{type(page).__name__}(latent=3)"
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_fit_is_deterministic(model, cells):
+def test_two_fits_with_one_seed_are_equal(model, cells):
     one, two = (quick(ps.create(model, latent=3), ps.create("full_covariance"), cells, seed=7) for _ in range(2))
     assert one.history["loss"].tolist() == two.history["loss"].tolist()
     for (name, p), (_, q) in zip(one.model.named_parameters(), two.model.named_parameters(), strict=True):
@@ -161,7 +170,7 @@ def test_fit_is_deterministic(model, cells):
 
 @pytest.mark.parametrize("guide", GUIDES)
 @pytest.mark.parametrize("model", MODELS)
-def test_saves_and_loads(model, guide, cells, tmp_path):
+def test_a_loaded_fit_gives_the_same_latents_and_evidence(model, guide, cells, tmp_path):
     f = quick(ps.create(model, latent=3), ps.create(guide), cells)
     f.save(tmp_path / "fit")
     again = ps.load(tmp_path / "fit")
@@ -172,8 +181,8 @@ def test_saves_and_loads(model, guide, cells, tmp_path):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_minibatch_elbo_is_unbiased(model, cells):
-    """Minibatch losses, each scaled to the whole, average to the loss of the whole: exactly, for given latents."""
+def test_losses_of_minibatches_average_to_the_loss_of_all_cells(model, cells):
+    """Each minibatch loss is scaled to all cells. For given latents the average is exact: the ELBO is unbiased."""
     m = ps.create(model, latent=3).sized(cells.dims).eval()
     g = ps.create("mean_field").sized(m, cells).eval()
     drawn = poutine.trace(g).get_trace(cells)
@@ -183,13 +192,13 @@ def test_minibatch_elbo_is_unbiased(model, cells):
             for name in g.sites:
                 pyro.sample(name, dist.Delta(drawn.nodes[name]["value"][rows].detach(), event_dim=1))
 
-    loss = enumerating().loss
+    loss = pyro_elbo().loss
     parts = sum(loss(m, given, cells.take(i)) * len(i) / len(cells) for i in torch.arange(len(cells)).split(25))
     assert parts == pytest.approx(loss(m, given, cells), rel=1e-5)
 
 
 @pytest.mark.parametrize("guide", GUIDES)
-def test_guide_reads_a_minibatch_as_it_reads_the_whole(guide, cells):
+def test_the_posterior_of_a_cell_is_the_same_in_a_minibatch_and_in_all_cells(guide, cells):
     m = ps.create("scvi", latent=3).sized(cells.dims)
     g = ps.create(guide).sized(m, cells).eval()
     rows = torch.tensor([3, 17, 18, 40])
@@ -198,16 +207,14 @@ def test_guide_reads_a_minibatch_as_it_reads_the_whole(guide, cells):
 
 @pytest.mark.parametrize("guide", GUIDES)
 @pytest.mark.parametrize("size", [1, 59, 61])
-def test_any_minibatch_size(guide, size, cells):
-    """A last minibatch of one cell, and a minibatch larger than the data, are minibatches like any other."""
+def test_minibatches_may_have_one_cell_or_be_larger_than_the_data(guide, size, cells):
     few = cells.subset(torch.arange(6)) if size == 1 else cells
     f = quick(ps.create("scvi", latent=2), ps.create(guide), few, batch_size=size, epochs=1, early_stopping=False)
     assert np.isfinite(f.history["loss"]).all()
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_no_graph_no_categories(model, cells):
-    """Cells may be counts and nothing else."""
+def test_every_model_fits_cells_that_are_counts_without_conditions_or_a_graph(model, cells):
     bare = replace(cells, categories={}, levels={}, graph=None)
     f = quick(ps.create(model, latent=2), ps.create("spatial_gnn"), bare)
     assert np.isfinite(f.history["loss"]).all()
