@@ -19,12 +19,12 @@ from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import LDVAE, SCVI, Annotated
 from pyroscvi.parts import NB, Linear, Log1pNormal, NormalLoadings, RandomDispersion
 from pyroscvi.program import Model, free_sites
-from pyroscvi.report import generations
+from pyroscvi.report import arviz_versions
 from pyroscvi.report.inference_data import loo, to_arviz
 from pyroscvi.report.shared import shared_draws
 
-az = generations.arviz()
-FIRST = generations.first_generation()
+az = arviz_versions.arviz()
+FIRST = arviz_versions.first_generation()
 
 
 def groups(data):
@@ -219,7 +219,7 @@ def test_leaving_a_cell_out_is_leaving_it_out(located, left_out):
     # Of numbers that are given the cell's own latents it is something else, which is why there are none by that name.
     groups = {"posterior": {"m": left_out["posterior"]["m"].values}}
     groups["log_likelihood"] = {"x": left_out["sample_stats"]["log_p_x_given_latents"].values}
-    wrong = az.loo(generations.inference_data(groups, coords={}, dims={}, attrs={}))
+    wrong = az.loo(arviz_versions.inference_data(groups, coords={}, dims={}, attrs={}))
     assert abs((wrong.elpd_loo if FIRST else wrong.elpd) - exact.sum()) > 50
 
 
@@ -234,7 +234,7 @@ def test_where_nothing_can_be_left_out_the_reason_is_told(named):
     with pytest.raises(ValueError, match=r"not 'conditional'.*mean nothing"):
         to_arviz(pair, named, 4, log_likelihood="conditional")
     with pytest.raises(ValueError, match="was this made by to_arviz"):
-        loo(generations.inference_data({"posterior": {"z": np.zeros((1, 4))}}, coords={}, dims={}, attrs={}))
+        loo(arviz_versions.inference_data({"posterior": {"z": np.zeros((1, 4))}}, coords={}, dims={}, attrs={}))
 
 
 SHARING = {
@@ -301,8 +301,8 @@ class Tree(dict):
 def test_the_later_generation_is_given_one_dictionary(named, monkeypatch):
     pair = untrained(SCVI(latent=2), MeanField(), named)
     earlier = to_arviz(pair, named, 4)
-    monkeypatch.setattr(generations, "version", lambda name: "1.2.0")
-    monkeypatch.setattr(generations, "arviz", lambda: ArvizOne)
+    monkeypatch.setattr(arviz_versions, "version", lambda name: "1.2.0")
+    monkeypatch.setattr(arviz_versions, "arviz", lambda: ArvizOne)
     later = to_arviz(pair, named, 4)
     assert list(later) == ["posterior", "posterior_predictive", "sample_stats", "observed_data"]
     np.testing.assert_array_equal(later["posterior"].table["z"], earlier["posterior"]["z"].values)

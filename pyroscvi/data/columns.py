@@ -78,7 +78,7 @@ def numbers(
     if not (real or pd.api.types.is_bool_dtype(values)):
         instead = either(f"name it in {field('categories')}", f"name it with {field('categories')}")
         raise TypeError(f"{role} does not hold numbers but {values.dtype}: {instead} if it tells cells apart")
-    floats = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    floats = values.to_numpy(dtype=np.float64, na_value=np.nan, copy=True)  # pandas 3 gives a view that is read-only
     check_numbers(floats, values.index, role, "finite", np.isfinite(floats))
     check_numbers(floats, values.index, role, wanted, good(floats))
     small = f"between -{LARGEST:g} and {LARGEST:g}, which single precision holds"
