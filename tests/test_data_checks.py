@@ -12,8 +12,8 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 
+from pyroscvi.advice import command_line
 from pyroscvi.data import Fields, checks
-from pyroscvi.data.advice import command_line
 
 FORMS: dict[str, Callable] = {"dense": np.array, "csr": sparse.csr_matrix, "csc": sparse.csc_array}
 

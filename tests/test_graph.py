@@ -7,8 +7,11 @@ import pytest
 import torch
 from scipy import sparse
 
+import pyroscvi as ps
 from pyroscvi.data import Cells
 from pyroscvi.data.graph import nearest, neighbourhood
+from pyroscvi.guides import SpatialGNN
+from pyroscvi.models import SCVI
 from pyroscvi.parts.neighbours import ReadNeighbours
 
 
@@ -212,3 +215,12 @@ def test_no_edges_is_no_graph():
     cells = replace(tissue(), graph=None)
     assert cells.edges.shape == (2, 0)
     assert cells.take([1]).halo is None
+
+
+def test_a_guide_that_reads_neighbours_refuses_cells_without_a_graph(told):
+    lonely = replace(told, covariates=None, graph=nearest(np.zeros((len(told), 2)), section=np.arange(len(told))))
+    for cells in (replace(told, covariates=None), lonely):
+        with pytest.raises(
+            ValueError, match=r"SpatialGNN reads a cell with its neighbours, .*Fields\(spatial=\.\.\.\)"
+        ):
+            ps.fit(SCVI(latent=2), SpatialGNN(), cells, epochs=1, progress=False)

@@ -9,7 +9,17 @@ from pyroscvi import _HOME
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [  # a file may import from floors below its own, and from its own where that is said
-    {"part", "ranges", "distributions", "handlers", "names", "catalogue", "pyro_internals", "torch_internals"},
+    {
+        "advice",
+        "part",
+        "ranges",
+        "distributions",
+        "handlers",
+        "names",
+        "catalogue",
+        "pyro_internals",
+        "torch_internals",
+    },
     {"data"},
     {"parts"},
     {"program"},

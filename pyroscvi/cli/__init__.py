@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from pyroscvi.advice import command_line
 from pyroscvi.cli.app import app
 
 __all__ = ["app", "main"]
@@ -17,7 +18,7 @@ __all__ = ["app", "main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; an error is one line on stderr, never a traceback."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), command_line():
             warnings.showwarning = _say  # type: ignore[assignment]
             status = app(args=arguments, prog_name="pyroscvi", standalone_mode=False) or 0
             return _fail("interrupted", status) if status == 130 else status  # the parser has caught Ctrl-C

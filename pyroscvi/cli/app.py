@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pyroscvi.cli.grouped import Columns, Training, grouped
+from pyroscvi.cli.grouped import Columns, Query, Reading, Training, grouped
 from pyroscvi.cli.several import Several
 
 __all__ = ["app"]
@@ -130,6 +130,7 @@ def fit(
         str | None, typer.Option(help="read_cell:256,128, ... (of the guide)", rich_help_panel="Model")
     ] = None,
     columns: Columns,
+    reading: Reading,
     hvg: Variable = None,
     backed: Annotated[
         bool,
@@ -167,27 +168,40 @@ def fit(
     settings = {**training.settings(), "scale_lr": scale_lr, "compile": compile, "seed": seed}
     fit_run(
         data, out, model=model, guide=guide, slots=slots, encoder=encoder, fields=columns.fields(),
-        hvg=hvg, held_out=held_out, training=settings, backed=backed, force=force,
+        reading=reading.options(), hvg=hvg, held_out=held_out, training=settings, backed=backed, force=force,
     )  # fmt: skip
 
 
 @app.command(rich_help_panel="Run")
+@grouped
 def embed(
     run: Run,
     data: Data,
     out: Annotated[Path, typer.Option(help="The file to write.", metavar="OUT.h5ad")],
+    *,
     picture: Annotated[Path | None, typer.Option(help="Draw a UMAP of the latents here.", metavar="PNG")] = None,
     color: Annotated[str | None, typer.Option(help="A column of obs, for the picture.")] = None,
     corrected: Annotated[
         bool, typer.Option("--corrected", help="Means of the posterior itself, not of the guide: slower.")
     ] = False,
+    query: Query,
     page: OwnPages = None,
     force: Force = False,
 ) -> None:
     """Read cells with a fit: posterior means of their latents, as obsm["X_pyroscvi"]."""
     from pyroscvi.cli.embed import embed_run
 
-    embed_run(run, data, out, picture=picture, color=color, corrected=corrected, pages=page, force=force)
+    embed_run(
+        run,
+        data,
+        out,
+        picture=picture,
+        color=color,
+        corrected=corrected,
+        reading=query.options(),
+        pages=page,
+        force=force,
+    )
 
 
 def _choices(help: str) -> Any:
@@ -222,6 +236,7 @@ def compare(
         ),
     ] = 1,
     columns: Columns,
+    query: Query,
     hvg: Variable = None,
     held_out: HeldOut = 0.1,
     training: Training,
@@ -288,17 +303,18 @@ def compare(
         assert data is not None
         compare_runs(
             runs, data, score=score, evidence=evidence, proposal=proposal, out=out, picture=picture, report=report,
-            pages=page, force=force,
+            reading=query.options(), pages=page, force=force,
         )  # fmt: skip
         return
     compare_sweep(
         runs[0], choices, score=score, out=out, report=report, evidence=evidence, proposal=proposal, force=force,
-        fields=columns.fields(), hvg=hvg, held_out=held_out, seed=seed, seeds=seeds,
+        fields=columns.fields(), reading=query.options(), hvg=hvg, held_out=held_out, seed=seed, seeds=seeds,
         training={**training.settings(), "compile": compile},
     )  # fmt: skip
 
 
 @app.command(rich_help_panel="Run")
+@grouped
 def calibrate(
     run: Run,
     data: Annotated[
@@ -307,6 +323,7 @@ def calibrate(
             help="Cells whose conditions and sizes are taken; those of training if none.", metavar="DATA.h5ad"
         ),
     ] = None,
+    *,
     simulations: Annotated[int, typer.Option(help="Cells that the fit makes itself.", min=1)] = 1000,
     draws: Annotated[int, typer.Option(help="Draws of the posterior of each.", min=1)] = 99,
     raw: Annotated[bool, typer.Option("--raw", help="Look at draws of the guide alone: quicker.")] = False,
@@ -316,6 +333,7 @@ def calibrate(
     predictive: Annotated[
         Path | None, typer.Option(help="Compare DATA with replicates of it too, and draw that here.", metavar="PNG")
     ] = None,
+    query: Query,
     page: OwnPages = None,
     force: Force = False,
 ) -> None:
@@ -324,5 +342,5 @@ def calibrate(
 
     calibrate_run(
         run, data, simulations=simulations, draws=draws, corrected=not raw, seed=seed,
-        out=out, picture=picture, predictive=predictive, pages=page, force=force,
+        out=out, picture=picture, predictive=predictive, reading=query.options(), pages=page, force=force,
     )  # fmt: skip

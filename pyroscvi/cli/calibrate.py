@@ -1,6 +1,7 @@
 """``pyroscvi calibrate``: are the posteriors of a run right, and does it make cells like those that there are?"""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -24,6 +25,7 @@ def calibrate_run(
     out: Path | None = None,
     picture: Path | None = None,
     predictive: Path | None = None,
+    reading: dict[str, Any] | None = None,
     pages: list[Path] | None = None,
     force: bool = False,
 ) -> None:
@@ -33,7 +35,7 @@ def calibrate_run(
     if predictive is not None and data is None:
         raise ValueError("--predictive compares cells with their replicates: name them with --data DATA.h5ad")
     found = read_run(run, pages or ())
-    cells = None if data is None else found.fit.fields.read(read_data(data))
+    cells = None if data is None else found.fit.fields.read(read_data(data), **(reading or {}))
     ranks = calibrate(found.fit, cells, simulations, draws=draws, corrected=corrected, seed=seed)
     print(ranks)
     if out is not None:

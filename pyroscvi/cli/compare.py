@@ -19,6 +19,7 @@ from pyroscvi.cli.terminal import terminal
 from pyroscvi.comparison.compare import compare, show
 from pyroscvi.comparison.genes import compare_genes, zero_inflation
 from pyroscvi.data.cells import Cells
+from pyroscvi.data.genes import unnumbered
 from pyroscvi.fitting.files import write_whole
 from pyroscvi.report import html, plots
 from pyroscvi.sugar import estimator
@@ -75,6 +76,7 @@ def compare_runs(
     score: int,
     evidence: dict[str, Any],
     proposal: str | None = None,
+    reading: dict[str, Any] | None = None,
     out: Path | None = None,
     picture: Path | None = None,
     report: Path | None = None,
@@ -87,7 +89,8 @@ def compare_runs(
     evidence = _evidence(evidence, proposal)
     found = dict(zip(_names(runs), (read_run(run, pages or ()) for run in runs), strict=True))
     adata = read_data(data)
-    unseen = ~adata.obs_names.isin(set().union(*(run.fitted_on for run in found.values())))
+    fitted_on = set().union(*(run.fitted_on for run in found.values()))
+    unseen = ~(adata.obs_names.isin(fitted_on) | unnumbered(adata.obs_names).isin(fitted_on))
     if not unseen.any():
         raise ValueError(
             f"every cell of {data} was fitted on by one of the runs: fit with --held-out, or give other cells"
@@ -100,8 +103,9 @@ def compare_runs(
 
     def read(run: Run) -> Cells:
         """Unseen cells by name, each with its neighbours in the tissue whether they were seen or not."""
-        cells = run.fit.fields.read(adata)
-        return cells.subset(torch.as_tensor(rows), hops=run.fit.guide.encoder.hops)
+        cells = run.fit.fields.read(adata, **(reading or {}))
+        present = pd.Index(cells.names).get_indexer(adata.obs_names[rows])  # cells without counts may be left out
+        return cells.subset(torch.as_tensor(present[present >= 0]), hops=run.fit.guide.encoder.hops)
 
     fits = {name: run.fit for name, run in found.items()}
     given = {name: read(run) for name, run in found.items()}

@@ -2,7 +2,7 @@
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from pyroscvi.data.datasets import highly_variable
 from pyroscvi.data.fields import Fields
 from pyroscvi.data.files import Opened, opened
 from pyroscvi.data.genes import unique_cells
+from pyroscvi.data.stored import Stored
 
 __all__ = ["open_cells", "read_cells", "read_data"]
 
@@ -34,27 +35,33 @@ def read_data(file: Path) -> AnnData:
     return adata
 
 
-def read_cells(file: Path, fields: dict[str, Any], hvg: int | None) -> tuple[Cells, pd.DataFrame]:
+def read_cells(
+    file: Path, fields: dict[str, Any], reading: dict[str, Any], hvg: int | None
+) -> tuple[Cells, pd.DataFrame]:
     """The cells of an h5ad file in memory, at its ``hvg`` most variable genes if a number is given; and their obs."""
     adata = read_data(file)
     genes = None if hvg is None else highly_variable(adata, hvg, fields["counts"], fields["batch"])
-    return Fields(**fields, genes=genes).read(adata), adata.obs
+    cells = Fields(**fields, genes=genes).read(adata, **reading)
+    return cells, adata.obs.loc[cells.names]
 
 
-def open_cells(place: Path, fields: dict[str, Any], hvg: int | None, seed: int) -> tuple[Cells, pd.DataFrame]:
+def open_cells(
+    place: Path, fields: dict[str, Any], reading: dict[str, Any], hvg: int | None, seed: int
+) -> tuple[Cells, pd.DataFrame]:
     """The cells of a file or a folder of files, with their counts left on disk; and their obs.
 
     Variable genes are chosen on 20,000 random cells, or on all if there are fewer.
     """
     files = opened(place)
     data = files.in_memory if isinstance(files, Opened) else {key: file.in_memory for key, file in files.items()}
-    cells = Fields(**fields).open(data)
+    cells = Fields(**fields).open(data, **reading)
     if hvg is not None:
         drawn = torch.randperm(len(cells), generator=torch.Generator().manual_seed(seed))[:MAX_CELLS_FOR_GENES]
         some = cells.take(drawn.sort().values)
         obs = pd.DataFrame({} if some.batch is None else {"batch": some.batch.numpy().astype(str)}, index=some.names)
         adata = AnnData(X=some.counts, obs=obs, var=pd.DataFrame(index=np.asarray(cells.genes, dtype=object)))
         genes = highly_variable(adata, hvg, batch=None if some.batch is None else "batch")
-        cells = Fields(**fields, genes=genes).open(data)
+        cells = Fields(**fields, genes=genes).open(data, **reading)
+    stored = cast(Stored, cells.counts)
     obs = data.obs if isinstance(data, AnnData) else pd.concat([adata.obs for adata in data.values()])
-    return cells, obs.set_axis(cells.names)
+    return cells, obs.iloc[stored.rows].set_axis(cells.names)  # cells without counts may be left out

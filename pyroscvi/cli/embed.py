@@ -1,6 +1,7 @@
 """``pyroscvi embed``: latents of cells, those that a run was fitted on or others."""
 
 from pathlib import Path
+from typing import Any
 
 from pyroscvi.cli.data import read_data
 from pyroscvi.cli.files import draw, free
@@ -20,6 +21,7 @@ def embed_run(
     picture: Path | None = None,
     color: str | None = None,
     corrected: bool = False,
+    reading: dict[str, Any] | None = None,
     pages: list[Path] | None = None,
     force: bool = False,
 ) -> None:
@@ -29,7 +31,9 @@ def embed_run(
     found = read_run(run, pages or ())
     adata = read_data(data)
     groups = None if color is None else among(color, {name: adata.obs[name] for name in adata.obs}, "column of obs")
-    adata.obsm[KEY] = found.fit.latent(adata, corrected=corrected)
+    cells = found.fit.fields.read(adata, **(reading or {}))
+    adata = adata[cells.names].copy() if len(cells) < len(adata) else adata
+    adata.obsm[KEY] = found.fit.latent(cells, corrected=corrected)
     if picture is not None:
         adata.obsm[f"{KEY}_umap"] = plots.umap(adata.obsm[KEY])
         draw(picture, plots.embedding(adata.obsm[f"{KEY}_umap"], groups))

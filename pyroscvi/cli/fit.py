@@ -23,6 +23,7 @@ def fit_run(
     slots: dict[str, Any],
     encoder: str | None,
     fields: dict[str, Any],
+    reading: dict[str, Any],
     hvg: int | None,
     held_out: float,
     training: dict[str, Any],
@@ -32,9 +33,9 @@ def fit_run(
     declared_model, declared_guide = declare(Model, model, **slots), declare(Guide, guide, encoder=encoder)
     own = own_files(model, guide)
     if backed or data.is_dir() or data.suffix in (".h5", ".hdf5"):
-        cells, obs = open_cells(data, fields, hvg, training["seed"])
+        cells, obs = open_cells(data, fields, reading, hvg, training["seed"])
     else:
-        cells, obs = read_cells(data, fields, hvg)
+        cells, obs = read_cells(data, fields, reading, hvg)
     seen, unseen = cells.split(held_out, seed=training["seed"]) if held_out else (cells, None)
 
     asked = {
@@ -43,6 +44,7 @@ def fit_run(
         "guide": repr(declared_guide),
         "pages": [file.name for file in own],
         "fields": {name: value for name, value in fields.items() if value},
+        "reading": reading,
         "hvg": hvg,
         "held_out": held_out,
         "training": training,

@@ -1,4 +1,6 @@
-"""Options that several commands share: declared once, as a dataclass, and laid out where a command takes one.
+"""Options that several commands share: each group is declared once, as a dataclass.
+
+A parameter of a command that is such a dataclass is replaced by one option for each of its fields:
 
 @app.command()
 @grouped
@@ -13,7 +15,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
-__all__ = ["Columns", "Training", "grouped"]
+__all__ = ["Columns", "Query", "Reading", "Training", "grouped"]
 
 DATA, TRAINING = "Data", "Training"  # the panels of their help
 Column = Annotated[str | None, typer.Option(help="A column of obs.", rich_help_panel=DATA)]
@@ -21,7 +23,7 @@ Column = Annotated[str | None, typer.Option(help="A column of obs.", rich_help_p
 
 @dataclass(frozen=True)
 class Columns:
-    """Where things are in the data."""
+    """Which columns of the data hold what."""
 
     counts: Annotated[str | None, typer.Option(help="The layer with counts; X if none.", rich_help_panel=DATA)] = None
     batch: Column = None
@@ -37,12 +39,38 @@ class Columns:
     section: Annotated[str | None, typer.Option(help="A column of obs: tissue sections.", rich_help_panel=DATA)] = None
 
     def fields(self) -> dict[str, Any]:
-        """As ``Fields`` takes them, which the command line does not import before it must."""
-        told = dict(vars(self))
-        return told | {
-            "categories": tuple(told.pop("category") or ()),
-            "covariates": tuple(told.pop("covariate") or ()),
-        }
+        """The arguments of ``Fields``. ``Fields`` itself is imported later, because its import takes seconds."""
+        columns = dict(vars(self))
+        categories, covariates = columns.pop("category"), columns.pop("covariate")
+        return columns | {"categories": tuple(categories or ()), "covariates": tuple(covariates or ())}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What to do with cells that lack something."""
+
+    unknown: Annotated[
+        Literal["error", "allow"],
+        typer.Option(help="Levels of a column that are missing or new: an error, or unknown.", rich_help_panel=DATA),
+    ] = "error"
+    empty: Annotated[
+        Literal["error", "drop"],
+        typer.Option(help="Cells without counts: an error, or left out.", rich_help_panel=DATA),
+    ] = "error"
+
+    def options(self) -> dict[str, Any]:
+        """The options of ``Fields.read``."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Query(Reading):
+    """The same, for cells that a fit reads: it knows which genes it needs."""
+
+    missing: Annotated[
+        Literal["error", "zero"],
+        typer.Option(help="Genes of the fit that the data lack: an error, or zero counts.", rich_help_panel=DATA),
+    ] = "error"
 
 
 @dataclass(frozen=True)
@@ -59,7 +87,7 @@ class Training:
     ] = "elbo"
 
     def settings(self) -> dict[str, Any]:
-        """As ``fit`` takes them."""
+        """The arguments of ``fit``."""
         from pyroscvi.sugar import stopping
 
         settings = dict(vars(self))
@@ -67,16 +95,16 @@ class Training:
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose dataclass parameters have their fields in their place, as typer reads a signature."""
-    laid: list[Parameter] = []
+    """A command with the fields of its dataclass parameters as parameters of its own, for typer to read."""
+    parameters: list[Parameter] = []
     groups: dict[str, Any] = {}
     for parameter in signature(command).parameters.values():
         if not is_dataclass(parameter.annotation):
-            laid.append(parameter)
+            parameters.append(parameter)
             continue
         group = groups[parameter.name] = parameter.annotation
         hints = get_type_hints(group, include_extras=True)
-        laid += [
+        parameters += [
             Parameter(f.name, Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
             for f in fields(group)
         ]
@@ -86,7 +114,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         made = {name: group(**{f.name: given.pop(f.name) for f in fields(group)}) for name, group in groups.items()}
         command(**given, **made)
 
-    told: Any = called
-    told.__signature__ = signature(command).replace(parameters=laid)
-    told.__annotations__ = {parameter.name: parameter.annotation for parameter in laid}
+    wrapped: Any = called
+    wrapped.__signature__ = signature(command).replace(parameters=parameters)
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return called

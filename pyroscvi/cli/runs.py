@@ -24,6 +24,7 @@ from anndata import AnnData
 from pyroscvi.cli.declare import own_parts
 from pyroscvi.cli.files import draw
 from pyroscvi.data.cells import Cells
+from pyroscvi.data.genes import unnumbered
 from pyroscvi.fitting.checkpoints import load
 from pyroscvi.fitting.files import (
     CHECKSUMS,
@@ -162,7 +163,12 @@ class Run(NamedTuple):
 
     @property
     def fitted_on(self) -> pd.Index:
-        return self.cells.index[~self.cells["held_out"]]
+        """Names of the cells of training. If several cells had one name, it is among them if one of the cells is.
+
+        Such cells are numbered in order of appearance ("C", "C-1"), and may have another number in another file.
+        """
+        fitted = ~self.cells["held_out"].to_numpy()
+        return self.cells.index[fitted].union(unnumbered(self.cells.index)[fitted])
 
 
 def read_run(folder: Path, pages: Iterable[Path] = ()) -> Run:

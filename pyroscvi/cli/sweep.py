@@ -36,6 +36,7 @@ def sweep_runs(
     choices: Mapping[str, Sequence[str]],
     *,
     fields: dict[str, Any],
+    reading: dict[str, Any],
     hvg: int | None,
     held_out: float,
     seed: int,
@@ -48,7 +49,7 @@ def sweep_runs(
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: a sweep takes a folder, in which every fit has its own")
     declared = declared_grid(choices)
-    cells, obs = read_cells(data, fields, hvg)
+    cells, obs = read_cells(data, fields, reading, hvg)
     by = None if cells.batch is None else "batch"
     seen, unseen = cells.split(held_out, by=by, seed=seed)
     how = f"{held_out:.0%}{f' of every {fields[by]}' if by else ' of all cells'}, drawn with seed {seed}"

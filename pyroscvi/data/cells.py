@@ -15,7 +15,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from pyroscvi.data.advice import either
+from pyroscvi.advice import either
 from pyroscvi.data.csr import CSR, is_sparse_enough
 from pyroscvi.data.graph import neighbourhood
 from pyroscvi.data.loader import minibatches

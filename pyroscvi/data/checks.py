@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from anndata import AnnData
 
-from pyroscvi.data.advice import either, field, option
+from pyroscvi.advice import either, field, option
 from pyroscvi.data.matrices import Matrix, blocks, check_indices, gather
 from pyroscvi.data.stored import Stored
 
@@ -111,8 +111,8 @@ def check_cells(matrix: Matrix | Stored, cells: Sequence[str], empty: str) -> np
         raise ValueError(f"{which}. Leave them out before reading, or read with {option('empty', 'drop')}")
     if not filled.any():
         raise ValueError(f"{which}. No cell is left")
-    kept = either("cells.names are the names of the others", "the others are kept")
-    warnings.warn(f"{which}. They are dropped: {kept}", UserWarning, stacklevel=4)
+    kept = either(": cells.names are the names of the others", "")
+    warnings.warn(f"{which}. They are dropped{kept}", UserWarning, stacklevel=4)
     return filled
 
 

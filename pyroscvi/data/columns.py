@@ -8,7 +8,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from pyroscvi.data.advice import either, field, option
+from pyroscvi.advice import either, field, option
 from pyroscvi.data.checks import check_numbers, listed
 
 __all__ = ["codes", "column", "floats_of", "numbers", "sizes_of", "standardised", "table", "weights"]

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 from anndata.utils import make_index_unique
 
-from pyroscvi.data.advice import option
+from pyroscvi.advice import option
 from pyroscvi.data.checks import listed
 
-__all__ = ["match", "numbered", "unique_cells"]
+__all__ = ["match", "numbered", "unique_cells", "unnumbered"]
 
 
 def match(
@@ -66,6 +66,13 @@ def unique_cells(names: pd.Index) -> pd.Index:
             stacklevel=4,
         )
     return names
+
+
+def unnumbered(names: pd.Index) -> pd.Index:
+    """The name that each may have had before it was numbered: "C" for "C-1", if "C" is among the names too."""
+    names = names.astype(str)
+    without = names.str.replace(r"-\d+$", "", regex=True)
+    return without.where(without.isin(names), names)
 
 
 def numbered(names: pd.Index) -> tuple[pd.Index, str]:

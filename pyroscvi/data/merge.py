@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from pyroscvi.data.advice import field
+from pyroscvi.advice import field
 from pyroscvi.data.checks import counts_of, listed
 from pyroscvi.data.columns import column, floats_of
 from pyroscvi.data.genes import match, numbered

@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from pyroscvi.data.advice import either
+from pyroscvi.advice import either
 from pyroscvi.data.checks import Tally, remedy, source_of
 from pyroscvi.data.files import Opened
 from pyroscvi.data.matrices import check_indices

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from pyroscvi.data.advice import field
+from pyroscvi.advice import field
 from pyroscvi.data.checks import check_numbers
 from pyroscvi.data.columns import LARGEST, codes, floats_of
 from pyroscvi.data.graph import nearest

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from pyroscvi import advice
 from pyroscvi.data.cells import Cells
 from pyroscvi.fitting.result import Fit
 from pyroscvi.fitting.resume import Folder, identity
@@ -77,7 +78,7 @@ def fit(
     raised at the step that would spoil the parameters; its ``fit`` is the last good state.
     """
     _check_programs(model, guide)
-    _check(cells, epochs, batch_size, lr, validation)
+    _check(cells, guide, epochs, batch_size, lr, validation)
     ranks = Ranks.here(distributed)
     place, seed, batch_size = ranks.device(_device(device)), int(seed), int(batch_size)
     with seeded(seed, place):
@@ -140,11 +141,17 @@ def _check_programs(model: Any, guide: Any) -> None:
             raise TypeError(f"fit takes a {what} such as {example}, not {value!r}: write fit(model, guide, cells)")
 
 
-def _check(cells: Cells, epochs: int | None, batch_size: int, lr: float, validation: float) -> None:
+def _check(cells: Cells, guide: Guide, epochs: int | None, batch_size: int, lr: float, validation: float) -> None:
     if not isinstance(cells, Cells):
         raise TypeError(f"fit takes Cells, not {type(cells).__name__}: read them first, Fields(...).read(adata)")
     if not len(cells):
         raise ValueError("there are no cells to fit to")
+    if guide.encoder.hops and (cells.graph is None or not cells.graph.nnz):
+        read = advice.either("read them with", "name them with")
+        raise ValueError(
+            f"{type(guide).__name__} reads a cell with its neighbours, and these cells have no graph of neighbours: "
+            f"{read} {advice.field('spatial')}, or choose a guide that reads each cell alone"
+        )
     if found := unfit(cells):
         raise ValueError(f"nothing can be fitted to these cells: {found}. Read them with Fields(...), which looks")
     if (epochs is not None and epochs < 1) or batch_size < 1 or not 0 < lr < math.inf:

@@ -1,0 +1,99 @@
+"""Options of the command line that say what to do with cells that lack something."""
+
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+
+from pyroscvi.cli import main
+from pyroscvi.cli.runs import Run
+from pyroscvi.data import simulated
+from pyroscvi.data.genes import unnumbered
+
+pytestmark = [
+    pytest.mark.filterwarnings(f"default:.*{words}")
+    for words in ("have no counts", "have no count", "genes are missing")
+]
+
+QUICK = ("--batch", "batch", "--latent", "2", "--epochs", "1", "--decoder", "mlp:4")
+
+
+def run(*arguments: object) -> None:
+    assert main([str(argument) for argument in arguments]) == 0
+
+
+@pytest.fixture(scope="module")
+def adata() -> AnnData:
+    """Thirty cells; one has no counts, and the batch of another is missing."""
+    adata = simulated(cells=30, genes=9, seed=0)
+    adata.X = adata.X.multiply((np.arange(30) != 4)[:, None]).tocsr()
+    adata.obs.loc["cell7", "batch"] = None
+    return adata
+
+
+@pytest.fixture(scope="module")
+def data(adata, tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("data") / "cells.h5ad"
+    adata.write_h5ad(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def fitted(data) -> Path:
+    out = data.parent / "run"
+    run("fit", data, *QUICK, "--out", out, "--unknown", "allow", "--empty", "drop")
+    return out
+
+
+@pytest.mark.parametrize("backed", [(), ("--backed",)])
+def test_an_error_names_the_option_that_helps(data, backed, tmp_path, capsys):
+    command = ["fit", str(data), *QUICK, "--out", str(tmp_path / "run"), *backed]
+    assert main(command) == 1
+    assert "1 of 30 cells have no counts: 'cell4'. Leave them out before reading, or read with --empty drop" in (
+        capsys.readouterr().err
+    )
+    command += ["--empty", "drop"]
+    assert main(command) == 1
+    assert "or read with --unknown allow to treat them as unknown" in capsys.readouterr().err
+    run(*command, "--unknown", "allow")
+    latents = anndata.read_h5ad(tmp_path / "run" / "latents.h5ad")
+    assert list(latents.obs_names) == [f"cell{n}" for n in range(30) if n != 4]
+    assert latents.obs["size"]["cell5"] == simulated(cells=30, genes=9, seed=0).obs["size"]["cell5"]
+
+
+def test_embed_reads_what_python_reads(fitted, adata, tmp_path, capsys):
+    file, out = tmp_path / "query.h5ad", tmp_path / "out.h5ad"
+    query = adata[:, 2:].copy()
+    query.obs["batch"] = "new"
+    query.write_h5ad(file)
+    command = ["embed", str(fitted), str(file), "--out", str(out)]
+    for option, value in (("--missing", "zero"), ("--empty", "drop"), ("--unknown", "allow")):
+        assert main(command) == 1
+        assert f"ead with {option} {value}" in capsys.readouterr().err
+        command += [option, value]
+    run(*command)
+    assert list(anndata.read_h5ad(out).obs_names) == [f"cell{n}" for n in range(30) if n != 4]
+
+
+def test_a_damaged_file_is_one_line(data, tmp_path, capsys):
+    import h5py
+
+    file = tmp_path / "damaged.h5ad"
+    file.write_bytes(data.read_bytes())
+    with h5py.File(file, "r+") as opened:
+        opened["X/indices"][0] = -1
+    for backed in ((), ("--backed",)):
+        assert main(["fit", str(file), *QUICK, "--out", str(tmp_path / "run"), *backed]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("pyroscvi: X is a damaged sparse matrix: indices must be >= 0")
+
+
+def test_cells_of_one_name_are_all_fitted_if_one_of_them_was(tmp_path):
+    """A held-out "C-1" may be called "C" in another file, where "C" was fitted."""
+    names = pd.Index(["A", "B", "B-1", "C", "C-1", "D-1"], name="cell")
+    assert list(unnumbered(names)) == ["A", "B", "B", "C", "C", "D-1"]
+    cells = pd.DataFrame({"held_out": [True, True, False, False, True, True]}, index=names)
+    assert list(Run(tmp_path, {}, None, cells).fitted_on) == ["B", "B-1", "C"]
