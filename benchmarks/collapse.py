@@ -94,7 +94,7 @@ def ahead(cells: int, scored: int, seed: int, epochs: int, refits: int = 3) -> d
     fits = ps.sweep(
         ps.grid(SCVI(likelihood=NB()), FullCovariance(), prior=priors), seen, seeds=refits, epochs=epochs, **HURRIED
     )
-    table = ps.compare(fits, unseen, 500, estimator=Importance())
+    table = ps.compare(fits, unseen, 500, estimator=Importance()).table
     _, second = table.index
     gain = table.loc[second, "difference"] * (1 if second == "five" else -1)
     error = table.loc[second, "standard_error"]

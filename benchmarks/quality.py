@@ -96,7 +96,7 @@ def main() -> None:
     for name, make in contestants(seen, train, said.batch, said.epochs, said.seed).items():
         fits[name] = kept(said.out / "fits" / f"{stem}-{name}.safetensors", make)
         print(name, f"{fits[name].record['seconds']:.0f} s", flush=True)
-    compared = ps.compare(fits, scored, said.particles)
+    compared = ps.compare(fits, scored, said.particles).table
     rows = {name: agreement(fit.latent(cells)[labelled], labels[labelled]) for name, fit in fits.items()}
     table = compared[["evidence", "difference", "kl_weight", "seconds"]].copy()
     table.insert(2, "difference sd", compared["standard_error"])

@@ -20,7 +20,6 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from common import markdown, write
@@ -60,7 +59,7 @@ def made(likelihood: str, n: int, seed: int) -> ps.Cells:
 
 def compared(
     likelihood: str, seed: int, cells: int, scored: int, folder: Path | None = None, **settings
-) -> pd.DataFrame:
+) -> ps.Comparison:
     """The comparison of the three on cells that one of them made."""
     train, held_out = made(likelihood, cells + scored, seed).split(scored / (cells + scored), seed=seed)
     declared = ps.grid(PAGE, GUIDE, likelihood=LIKELIHOODS)
@@ -68,11 +67,11 @@ def compared(
     return ps.compare(ps.sweep(declared, train, folder=folder, seeds=[seed], **settings), held_out, 500)
 
 
-def judged(table: pd.DataFrame, generator: str) -> dict[str, object]:
+def judged(comparison: ps.Comparison, generator: str) -> dict[str, object]:
     """What a comparison says of the generator, and of each of the others against it."""
-    of = {name: np.array(values) for name, values in table.attrs["log_evidence"].items()}
+    of = {name: values.to_numpy() for name, values in comparison.by_cell["log_evidence"].items()}
     said = {"best": "first", "indistinguishable": "tied", "told apart": "lost"}
-    found: dict[str, object] = {"generator": generator, "place": said[table.loc[generator, "verdict"]]}
+    found: dict[str, object] = {"generator": generator, "place": said[comparison.table.loc[generator, "verdict"]]}
     for name in of:
         ahead = of[generator] - of[name]
         told = verdict(ahead.mean(), float(standard_error(ahead)), len(ahead)) == "told apart"

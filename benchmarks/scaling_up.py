@@ -66,7 +66,7 @@ def main() -> None:
             )  # fmt: skip
             seconds[name] = time.process_time() - began
             print(f"seed {seed}: {name}: {seconds[name]:.0f} s", flush=True)
-        compared = ps.compare(fits, scored, said.particles)
+        compared = ps.compare(fits, scored, said.particles).table
         for name, fit in fits.items():
             found = {"evidence": compared.evidence[name], "training bound": fit.history["elbo_train"].iloc[-1]}
             rows.append({"fit": name, "seed": seed, **found, "time": seconds[name] / seconds["128, lr"]})

@@ -129,12 +129,12 @@ assert error["model"] < 0.5 * error["counts"]
 # does not have; the posterior of these cells is hardly correlated, so that a full covariance has little to add.
 
 # %%
-table = ps.compare(fits, held_out, particles=300)
-table
+comparison = ps.compare(fits, held_out, particles=300)
+comparison
 
 # %%
-assert table.index[-1] == "poisson"
-assert table.loc["poisson", "verdict"] == "told apart"
+assert comparison.table.index[-1] == "poisson"
+assert comparison.table.loc["poisson", "verdict"] == "told apart"
 
 # %% [markdown]
 # ## Ask the genes

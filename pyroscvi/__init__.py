@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 # Torch alone takes seconds to import: names are looked up when they are first used (PEP 562).
 _HOME = {
     "Cells": "data.cells",
+    "Comparison": "comparison.result",
     "Fields": "data.fields",
     "Fit": "fitting.result",
     "calibrate": "calibration.simulation_based",
@@ -42,6 +43,7 @@ _HOME = {
 
 __all__ = [
     "Cells",
+    "Comparison",
     "Fields",
     "Fit",
     "calibrate",
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
     from pyroscvi.catalogue import create, list_guides, list_models
     from pyroscvi.comparison.compare import compare
     from pyroscvi.comparison.genes import compare_genes
+    from pyroscvi.comparison.result import Comparison
     from pyroscvi.comparison.sweep import grid, sweep
     from pyroscvi.data.cells import Cells
     from pyroscvi.data.fields import Fields

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import TypeVar
 
-__all__ = ["among", "letters", "snake"]
+__all__ = ["among", "letters", "printable", "snake"]
 
 T = TypeVar("T")
 
@@ -40,3 +40,12 @@ def snake(name: str) -> str:
     ('vamp_prior', 'log1p_normal', 'spatial_gnn', 'nb')
     """
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def printable(text: object) -> str:
+    r"""The text with control characters written out, so that a terminal shows them and does not obey them.
+
+    >>> printable("\x1b[31mred")
+    '\\x1b[31mred'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

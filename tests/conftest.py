@@ -93,3 +93,11 @@ def disk(tmp_path) -> Iterator[Disk]:
         pytest.skip(f"may not mount a disk to fill: {done.stderr.decode().strip()}")
     yield Disk(path)
     subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.fixture
+def comparison():
+    """A comparison of four fits, with known numbers."""
+    from comparisons import four_fits
+
+    return four_fits()

@@ -102,9 +102,9 @@ def test_fewer_cells_than_are_simulated(cells):
 def test_comparisons_show_certificates(cells):
     few = replace(cells, graph=None).subset(torch.arange(6))
     pair = untrained(SCVI(latent=2, likelihood=NB()), MeanField(), cells)
-    table = ps.compare({"a": pair}, few, 15, certify=True)
+    table = ps.compare({"a": pair}, few, 15, certify=True).table
     assert "certified (gap" in table["certificate"].iloc[0]
-    assert set(ps.compare({"a": pair}, few, 15)["certificate"]) == {"uncertified"}
+    assert set(ps.compare({"a": pair}, few, 15).table["certificate"]) == {"uncertified"}
 
 
 def test_refusals(cells):

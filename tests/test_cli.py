@@ -304,11 +304,11 @@ def test_compare_takes_cells_that_no_run_has_seen(nb, poisson, data, tmp_path, c
     adata = ad.read_h5ad(data)
     unseen = adata[pd.read_csv(nb / "cells.csv")["held_out"].to_numpy()]
     fits = {"nb": ps.load(nb), "poisson": ps.load(poisson)}
-    again = ps.compare(fits, unseen, particles=20)
+    again = ps.compare(fits, unseen, particles=20).table
     np.testing.assert_allclose(found["evidence"], again["evidence"])
 
     run("compare", nb, poisson, *arguments[:4], "--proposal", "refined", "--out", table, "--force")
-    refined = ps.compare(fits, unseen, particles=20, estimator=Importance(Refined()))
+    refined = ps.compare(fits, unseen, particles=20, estimator=Importance(Refined())).table
     np.testing.assert_allclose(pd.read_csv(table)["evidence"], refined["evidence"])
     assert (refined["evidence"] != again["evidence"]).any()
 

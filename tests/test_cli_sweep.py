@@ -12,8 +12,8 @@ import pyroscvi as ps
 from pyroscvi.cli import main
 from pyroscvi.cli.several import spread
 from pyroscvi.cli.sweep import declared_grid
+from pyroscvi.comparison import sweep as module
 from pyroscvi.data.datasets import simulated
-from pyroscvi.evidence import sweep as module
 
 QUICK = ("--counts", "counts", "--batch", "batch", "--decoder", "mlp:8", "--epochs", "2", "--particles", "20",
          "--method", "importance", "--held-out", "0.3")  # fmt: skip

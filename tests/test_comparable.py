@@ -72,14 +72,14 @@ def test_other_counts(pair, named):
 
 
 def test_what_nobody_named_is_not_held_against_anybody(pair, named):
-    table = compare({"a": pair, "b": pair}, {"a": named, "b": replace(named, names=None, genes=None)}, 5)
+    table = compare({"a": pair, "b": pair}, {"a": named, "b": replace(named, names=None, genes=None)}, 5).table
     assert (table["difference"] == 0).all()
 
 
 def test_the_same_counts_are_the_same_however_they_are_stored(pair, named):
     stored = replace(named, counts=sparse.csr_matrix(named.counts.numpy().astype(np.float64)))
     assert fingerprint(stored) == fingerprint(named)
-    table = compare({"a": pair, "b": pair}, {"a": named, "b": stored}, 5)
+    table = compare({"a": pair, "b": pair}, {"a": named, "b": stored}, 5).table
     assert table["difference"].abs().max() < 1e-9
 
 
@@ -93,7 +93,7 @@ def test_labels_that_only_one_is_asked_for(pair, named):
     annotated = untrained(Annotated(latent=2), GUIDE, named)
     refused(pair, annotated, named, named, "'b' is also asked for the labels.*unknown")
     silent = replace(named, categories={**named.categories, "label": torch.full((60,), -1)})
-    table = compare({"a": pair, "b": annotated}, {"a": named, "b": silent}, 5)
+    table = compare({"a": pair, "b": annotated}, {"a": named, "b": silent}, 5).table
     assert set(table["estimand"]) == {"p(x | l)"}
 
 
@@ -171,6 +171,6 @@ def test_masses_add_up_to_one():
 def test_a_gaussian_is_compared_by_its_masses(named):
     two = {"gaussian": untrained(PPCA(latent=2), GUIDE, named), "counts": untrained(LDVAE(latent=2), GUIDE, named)}
     with as_counts():
-        table = compare(two, named, 20)
+        table = compare(two, named, 20).table
     assert set(table["estimand"]) == {"p(x)"}
     assert set(table["certificate"]) == {"uncertified"}  # the closed form is that of the density

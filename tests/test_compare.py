@@ -9,7 +9,6 @@ import pytest
 import torch
 from anndata import AnnData
 from fits import untrained
-from test_compare_words import printed
 
 import pyroscvi as ps
 from pyroscvi.comparison.compare import compare
@@ -32,7 +31,7 @@ def pair(cells):
 
 
 def test_the_same_fit_twice_is_indistinguishable(pair, cells):
-    table = compare({"a": pair, "b": pair}, cells, 20)
+    table = compare({"a": pair, "b": pair}, cells, 20).table
     assert list(table["verdict"]) == ["best", "indistinguishable"]
     assert (table[["difference", "standard_error"]] == 0).all().all()
 
@@ -62,7 +61,7 @@ def fits(overdispersed):
 
 
 def test_the_generator_is_found_again(fits, overdispersed):
-    table = compare(fits, overdispersed[1], 100)
+    table = compare(fits, overdispersed[1], 100).table
     assert table.index[0].startswith("nb")
     assert table.loc["poisson", "verdict"] == "told apart"
     assert table.loc["poisson", "difference"] < -1
@@ -75,42 +74,43 @@ def test_the_generator_is_found_again(fits, overdispersed):
 
 def test_differences_are_paired(fits, overdispersed):
     two = {name: fits[name] for name in ("poisson", "nb")}
-    table = compare(two, overdispersed[1], 50, estimator=Importance())
-    cells = table.attrs["log_evidence"]
+    result = compare(two, overdispersed[1], 50, estimator=Importance())
+    table, cells = result.table, result.by_cell["log_evidence"]
     difference = np.subtract(cells["poisson"], cells["nb"])
     assert table.loc["poisson", "difference"] == pytest.approx(difference.mean())
     assert table.loc["poisson", "standard_error"] == pytest.approx(difference.std(ddof=1) / len(difference) ** 0.5)
-    noise = np.sum(np.square(list(table.attrs["monte_carlo_se"].values())))
+    noise = np.sum(np.square(result.by_cell["monte_carlo_se"].to_numpy()))
     assert table.loc["poisson", "monte_carlo"] == pytest.approx(noise**0.5 / len(difference))
     assert table.loc["poisson", "evidence"] == pytest.approx(np.mean(cells["poisson"]))
 
 
 def test_errors_over_clusters(fits, overdispersed):
     two, held_out = {name: fits[name] for name in ("poisson", "nb")}, overdispersed[1]
-    table = compare(two, held_out, 50, estimator=Importance(), by="batch")
-    difference = np.subtract(table.attrs["log_evidence"]["poisson"], table.attrs["log_evidence"]["nb"])
+    result = compare(two, held_out, 50, estimator=Importance(), by="batch")
+    table, difference = result.table, result.by_cell["log_evidence"].eval("poisson - nb").to_numpy()
     sums = [(difference - difference.mean())[held_out.batch == level].sum() for level in range(8)]
     by_hand = np.sqrt(8 / 7 * np.sum(np.square(sums))) / len(difference)
     assert table.loc["poisson", "standard_error"] == pytest.approx(by_hand)
     # Cells that are copies of each other are worth one: an error over cells would not notice.
     copies = torch.arange(len(held_out)).repeat_interleave(4)
     told = replace(held_out.subset(copies), categories={"batch": held_out.batch[copies], "copy": copies})
-    model_by_copy = compare(two, told, 50, estimator=Importance(), by="copy").loc["poisson", "standard_error"]
-    plain = compare(two, held_out, 50, estimator=Importance()).loc["poisson", "standard_error"]
+    model_by_copy = compare(two, told, 50, estimator=Importance(), by="copy").table.loc["poisson", "standard_error"]
+    plain = compare(two, held_out, 50, estimator=Importance()).table.loc["poisson", "standard_error"]
     assert model_by_copy == pytest.approx(plain, rel=0.1)
-    assert compare(two, told, 50, estimator=Importance()).loc["poisson", "standard_error"] < 0.6 * plain
+    assert compare(two, told, 50, estimator=Importance()).table.loc["poisson", "standard_error"] < 0.6 * plain
 
 
 def test_the_evidence_is_a_mean_over_seeds(fits, overdispersed):
     held_out, n = overdispersed[1], len(overdispersed[1])
     two = {name: fits[name] for name in ("nb", "poisson")}
     how = {"particles": 50, "estimator": Importance()}
-    table = compare(two, held_out, **how, refits={"nb": [fits["nb again"]]})
+    result = compare(two, held_out, **how, refits={"nb": [fits["nb again"]]})
+    table = result.table
     by_seed = np.stack([log_evidence(fits[name], held_out, **how) for name in ("nb", "nb again")])
     poisson = log_evidence(fits["poisson"], held_out, **how)
 
     assert table.loc["nb", "evidence"] == pytest.approx(by_seed.mean())
-    np.testing.assert_allclose(table.attrs["log_evidence"]["nb"], by_seed.mean(0))
+    np.testing.assert_allclose(result.by_cell["log_evidence", "nb"], by_seed.mean(0))
     between = by_seed.mean(1).std(ddof=1)
     assert table.loc["nb", "refits"] == pytest.approx(between)
     assert np.isnan(table.loc["poisson", "refits"])
@@ -119,16 +119,16 @@ def test_the_evidence_is_a_mean_over_seeds(fits, overdispersed):
     paired = difference.std(ddof=1) / n**0.5
     assert table.loc["poisson", "over_cells"] == pytest.approx(paired)
     assert table.loc["poisson", "standard_error"] == pytest.approx(np.hypot(paired, between / 2**0.5))
-    assert table.attrs["seeds"] == {"nb": 2, "poisson": 1}
+    assert {name: len(fit.seeds) for name, fit in result.fits.items()} == {"nb": 2, "poisson": 1}
 
     # The first seed is like any other; and the same one twice is a mean over one, with no error over seeds.
     turned = {"nb": fits["nb again"], "poisson": fits["poisson"]}
-    again = compare(turned, held_out, **how, refits={"nb": [fits["nb"]]})
+    again = compare(turned, held_out, **how, refits={"nb": [fits["nb"]]}).table
     columns = ["evidence", "difference", "standard_error", "refits", "weight", "information", "seconds"]
     pd.testing.assert_frame_equal(again[columns], table[columns])
-    twice = compare(two, held_out, **how, refits={name: [fit] for name, fit in two.items()})
+    twice = compare(two, held_out, **how, refits={name: [fit] for name, fit in two.items()}).table
     columns = ["evidence", "difference", "standard_error", "weight", "monte_carlo"]
-    one = compare(two, held_out, **how).assign(monte_carlo=lambda once: once["monte_carlo"] / 2**0.5)
+    one = compare(two, held_out, **how).table.assign(monte_carlo=lambda once: once["monte_carlo"] / 2**0.5)
     pd.testing.assert_frame_equal(twice[columns], one[columns])
 
 
@@ -159,17 +159,18 @@ def test_what_else_a_mean_over_seeds_is_made_of(fits, overdispersed):
 
     held_out = overdispersed[1]
     two, seeds = {name: fits[name] for name in ("nb", "poisson")}, ("nb", "nb again")
-    table = compare(two, held_out, 30, estimator=Importance(), refits={"nb": [fits["nb again"]]})
+    result = compare(two, held_out, 30, estimator=Importance(), refits={"nb": [fits["nb again"]]})
+    table = result.table
     tables = [evidence_table(fits[name], held_out, 30, estimator=Importance(), progress=False) for name in seeds]
     noise = np.sqrt(sum(found["monte_carlo_se"] ** 2 for found in tables)) / 2
-    np.testing.assert_allclose(table.attrs["monte_carlo_se"]["nb"], noise)
+    np.testing.assert_allclose(result.by_cell["monte_carlo_se", "nb"], noise)
     assert table.loc["nb", "seconds"] == pytest.approx(np.mean([fits[name].record["seconds"] for name in seeds]))
     used = [usage(fits[name], held_out) for name in seeds]
     assert table.loc["nb", "information"] == pytest.approx(np.mean([one.information for one in used]))
     # Weights are those of a mixture, and a mean of logarithms is the logarithm of none.
     log_p = [found["log_evidence"].to_numpy() for found in tables]
     two = {"both": fits["nb"], "one": fits["nb again"]}
-    weights = compare(two, held_out, 30, estimator=Importance(), refits={"both": [fits["nb again"]]})["weight"]
+    weights = compare(two, held_out, 30, estimator=Importance(), refits={"both": [fits["nb again"]]}).table["weight"]
     by_hand = stacking_weights(np.column_stack([np.logaddexp(*log_p) - log(2), log_p[1]]))
     np.testing.assert_allclose(weights[["both", "one"]], by_hand, atol=1e-6)
     assert not np.allclose(by_hand, stacking_weights(np.column_stack([np.mean(log_p, 0), log_p[1]])), atol=0.05)
@@ -196,7 +197,7 @@ def test_every_seed_is_certified(fits, overdispersed):
     certificates = [ps.certify(fits[name], few, **how).words for name in ("nb", "nb again")]
     assert certificates[0] != certificates[1]
     for first, other in (("nb", "nb again"), ("nb again", "nb")):
-        table = compare({"nb": fits[first]}, few, **how, refits={"nb": [fits[other]]}, certify=True)
+        table = compare({"nb": fits[first]}, few, **how, refits={"nb": [fits[other]]}, certify=True).table
         assert table.loc["nb", "certificate"] == max(certificates)  # "uncertified" comes last, and both gaps are alike
 
 
@@ -220,15 +221,15 @@ def test_an_anndata_is_read_as_each_fit_was(named):
     kwargs = {"epochs": 1, "progress": False}
     plain = ps.fit(SCVI(latent=2), MeanField(), ps.Fields().read(adata), **kwargs)
     corrected = ps.fit(SCVI(latent=2), MeanField(), ps.Fields(batch="donor").read(adata), **kwargs)
-    table = compare({"plain": plain, "corrected": corrected}, adata[:20], 5)
-    assert table.attrs["cells"] == list(named.names[:20])
+    result = compare({"plain": plain, "corrected": corrected}, adata[:20], 5)
+    assert list(result.by_cell.index) == list(named.names[:20])
     again = log_evidence(corrected, corrected.fields.read(adata[:20]), 5)
-    np.testing.assert_array_equal(table.attrs["log_evidence"]["corrected"], again)
+    np.testing.assert_array_equal(result.by_cell["log_evidence", "corrected"], again)
 
 
 def test_fits_are_read_from_disk(fits, overdispersed, tmp_path):
     fits["nb"].save(tmp_path / "nb")
-    table = compare({"here": fits["nb"], "there": tmp_path / "nb"}, overdispersed[1], 20)
+    table = compare({"here": fits["nb"], "there": tmp_path / "nb"}, overdispersed[1], 20).table
     assert table["difference"].abs().max() == 0
 
 
@@ -269,12 +270,12 @@ def test_what_is_said_of_a_difference():
 
 def test_both_paired_errors_are_told(fits, overdispersed):
     two, held_out = {name: fits[name] for name in ("poisson", "nb")}, overdispersed[1]
-    table = compare(two, held_out, 50, estimator=Importance(), by="batch")
-    difference = np.subtract(table.attrs["log_evidence"]["poisson"], table.attrs["log_evidence"]["nb"])
+    result = compare(two, held_out, 50, estimator=Importance(), by="batch")
+    table, difference = result.table, result.by_cell["log_evidence"].eval("poisson - nb").to_numpy()
     assert table.loc["poisson", "over_cells"] == pytest.approx(difference.std(ddof=1) / len(difference) ** 0.5)
     assert table.loc["poisson", "over_clusters"] == table.loc["poisson", "standard_error"]
-    assert "Errors are over 8 clusters (batch)" in " ".join(printed(table).split())
-    plain = compare(two, held_out, 50, estimator=Importance())
+    assert "Standard errors are over 8 clusters of cells (batch)" in " ".join(str(result).split())
+    plain = compare(two, held_out, 50, estimator=Importance()).table
     assert plain["over_clusters"].isna().all()
     assert plain.loc["poisson", "standard_error"] == plain.loc["poisson", "over_cells"]
 
@@ -282,8 +283,8 @@ def test_both_paired_errors_are_told(fits, overdispersed):
 def test_weights_are_those_of_stacking(fits, overdispersed):
     from pyroscvi.comparison.stacking import stacking_weights
 
-    table = compare(fits, overdispersed[1], 50, estimator=Importance())
-    log_p = np.column_stack([table.attrs["log_evidence"][name] for name in table.index])
+    result = compare(fits, overdispersed[1], 50, estimator=Importance())
+    table, log_p = result.table, result.by_cell["log_evidence"].to_numpy()
     np.testing.assert_allclose(table["weight"], stacking_weights(log_p))
     assert table["weight"].sum() == pytest.approx(1)
     assert table.loc["poisson", "weight"] < 0.1
@@ -306,15 +307,13 @@ def test_how_much_of_a_model_is_used(named):
     assert usage((model, guide), named).components == pytest.approx(4, abs=1e-3)  # components that are all alike
     z = np.concatenate([guide.posteriors(part)["z"].mean.detach() for part in named.minibatches(25)])
     assert usage((model, guide), named).active_units == (z.var(0) > 0.01).sum()
-    table = compare({"mixture": (model, guide), "normal": untrained(SCVI(latent=3), GUIDE, named)}, named, 5)
+    table = compare({"mixture": (model, guide), "normal": untrained(SCVI(latent=3), GUIDE, named)}, named, 5).table
     assert table.loc["mixture", "components"] == pytest.approx(4, abs=1e-3)
     assert np.isnan(table.loc["normal", "components"])
 
 
 def test_cells_are_laid_out(pair, named):
-    from pyroscvi.comparison.compare import cell_table
-
-    table = cell_table(compare({"a": pair, "b": pair}, named, 5))
+    table = compare({"a": pair, "b": pair}, named, 5).by_cell
     assert list(table.index) == list(named.names)
     np.testing.assert_allclose(table["cell", "library_size"], named.counts.sum(1))
     assert list(table["cell", "batch"][:3]) == ["a", "b", "a"]
@@ -336,9 +335,3 @@ def test_settings_are_handed_on(pair, named, monkeypatch):
     compare({"a": pair}, named, 5, memory="10MB", batch_size=7, dtype=torch.float32, estimator=Importance())
     expected = {"memory": "10MB", "batch_size": 7, "dtype": torch.float32, "estimator": Importance(), "compile": False}
     assert expected.items() <= seen[0].items()
-
-
-def test_a_column_of_a_table_does_not_copy_the_cells(pair, named):
-    table = compare({"a": pair, "b": pair}, named, 5)
-    for attached in ("cells", "log_evidence", "monte_carlo_se", "library_size", "groups"):
-        assert table["evidence"].attrs[attached] is table.attrs[attached]

@@ -1,14 +1,15 @@
-"""What a table of a comparison says in words."""
+"""The printed table of a comparison: what it shows and what it says."""
 
 import copy
-from io import StringIO
+import io
 
 import pytest
 import torch
+from comparisons import NAMES, renamed
 from fits import untrained
 from rich.console import Console
 
-from pyroscvi.comparison.compare import compare, show
+from pyroscvi.comparison.compare import compare
 from pyroscvi.evidence.estimator import Importance
 from pyroscvi.guides import FullCovariance
 from pyroscvi.models import LDVAE, SCVI
@@ -22,60 +23,107 @@ def pair(cells):
     return untrained(SCVI(latent=2, likelihood=NB()), GUIDE, cells)
 
 
-def printed(table):
-    console = Console(width=120, file=StringIO())
-    console.print(show(table))
-    return console.file.getvalue()
+def text(result):
+    """What is printed, on one line."""
+    return " ".join(str(result).split())
 
 
-def test_it_says_what_it_is_conditional_on(pair, cells):
-    text = printed(compare({"a": pair, "b": pair}, cells, 20))
-    assert "conditional on the observed total" in " ".join(text.split())
-    assert "uncertified" in text
-    assert "indistinguishable" in text
+def test_print_shows_verdicts_and_every_fit_in_80_columns(comparison):
+    printed = str(comparison)
+    assert "rows x" not in printed
+    assert max(map(len, printed.splitlines())) <= 80
+    for verdict in ("best", "indistinguishable", "told apart"):
+        assert verdict in printed
+    for name in NAMES:
+        assert name.split(",")[0] in printed
+    for column in ("evidence", "difference"):
+        for value in comparison.table[column].iloc[1:]:
+            assert f"{value:.3f}" in printed
+    assert repr(comparison) == "Comparison(4 fits, 120 cells: 'nb, latent 5' is the best)"
 
 
-def test_a_proper_density_needs_no_caveat(cells):
-    text = printed(compare({"a": untrained(LDVAE(latent=2), GUIDE, cells)}, cells, 20))
-    assert "conditional" not in text
-    assert "log p(x) in nats" in text
+def test_long_names_are_wrapped_and_no_number_is_cut(comparison):
+    printed = str(renamed(comparison, [f"a very long name of the fit with number {i}" for i in range(4)]))
+    assert max(map(len, printed.splitlines())) <= 80
+    assert f"{comparison.table['standard_error'].iloc[1]:.3f}" in printed
+    assert "indistinguishable" in printed
+    assert "\N{HORIZONTAL ELLIPSIS}" not in printed
 
 
-def test_one_fit_of_each_is_spoken_of(pair, cells):
-    once = "Every model was fitted once: what another seed would have given is in no error."
-    assert once in " ".join(printed(compare({"a": pair, "b": pair}, cells, 20)).split())
-    assert once not in " ".join(printed(compare({"a": pair}, cells, 20)).split())
-    assert once not in " ".join(printed(compare({"a": pair, "b": pair}, cells, 20, refits={"a": [pair]})).split())
+@pytest.mark.parametrize("name", ["scvi [nb]", "[/red]", "[red]x[/red]", "[link=http://a]b[/link]", "a\\[b]"])
+def test_markup_in_a_name_is_shown_as_it_is(comparison, name):
+    result = renamed(comparison, [name, "scvi [zinb]", "c", "d"])
+    for width in (120, 160):
+        console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+        console.print(result)
+        printed = console.file.getvalue()
+        assert name in printed
+        assert "scvi [zinb]" in printed
 
 
-def test_a_heavy_tail_is_spoken_of(pair, cells):
+def test_control_characters_in_a_name_do_not_reach_the_terminal(comparison):
+    name = "\x1b[31mred\x1b]0;\x07"
+    result = renamed(comparison, [name, "b\rb", "c", "d"])
+    for shown in (str(result), repr(result), result._repr_html_()):
+        assert not any(character in shown for character in "\x1b\x07\r")
+    assert "\\x1b[31mred" in repr(result)
+
+
+def test_a_notebook_shows_the_answer_and_the_table(comparison):
+    html = renamed(comparison, ["<b>bold</b>", "b", "c", "d"])._repr_html_()
+    assert html.startswith("<p>&lt;b&gt;bold&lt;/b&gt; explains the held-out cells best")
+    assert "<table>" in html
+    assert "indistinguishable" in html
+    assert "<b>" not in html
+
+
+def test_a_conditional_evidence_says_so(pair, cells):
+    printed = text(compare({"a": pair, "b": pair}, cells, 20))
+    assert "conditional on the observed total" in printed
+    assert "uncertified" in printed
+    assert "indistinguishable" in printed
+
+
+def test_a_probability_of_counts_needs_no_such_sentence(cells):
+    printed = text(compare({"a": untrained(LDVAE(latent=2), GUIDE, cells)}, cells, 20))
+    assert "conditional" not in printed
+    assert "Held-out log p(x) of 60 cells, in nats a cell" in printed
+
+
+def test_one_seed_is_mentioned(pair, cells):
+    once = "Every model was fitted with one seed: the standard errors do not include the variation between seeds."
+    assert once in text(compare({"a": pair, "b": pair}, cells, 20))
+    assert once not in text(compare({"a": pair}, cells, 20))
+    assert once not in text(compare({"a": pair, "b": pair}, cells, 20, refits={"a": [pair]}))
+
+
+def test_a_heavy_tail_is_mentioned(pair, cells):
     model, guide = copy.deepcopy(pair)
     with torch.no_grad():
         guide.heads["z"].out.bias[2:4] = -4.0  # far too narrow
-    table = compare({"good": pair, "narrow": (model, guide)}, cells, 200, estimator=Importance())
-    assert table.loc["narrow", "heavy_tailed"] > 0.5
-    assert "of the cells of 'narrow'" in " ".join(printed(table).split())
-    good, narrow = table.loc["good", "heavy_tailed"], table.loc["narrow", "heavy_tailed"]
-    of_both = compare({"a": pair}, cells, 200, estimator=Importance(), refits={"a": [(model, guide)]})
+    result = compare({"good": pair, "narrow": (model, guide)}, cells, 200, estimator=Importance())
+    assert result.table.loc["narrow", "heavy_tailed"] > 0.5
+    assert "of the cells of narrow the importance weights have a heavy tail" in text(result)
+    good, narrow = result.table.loc["good", "heavy_tailed"], result.table.loc["narrow", "heavy_tailed"]
+    of_both = compare({"a": pair}, cells, 200, estimator=Importance(), refits={"a": [(model, guide)]}).table
     assert of_both.loc["a", "heavy_tailed"] == pytest.approx((good + narrow) / 2)
 
 
-def test_means_over_few_seeds_are_spoken_of(pair, cells):
-    def said(**refits):
-        return " ".join(
-            printed(compare({"a": pair, "b": pair}, cells, 5, estimator=Importance(), refits=refits)).split()
-        )
+def test_means_over_few_seeds_are_mentioned(pair, cells):
+    def printed(**refits):
+        return text(compare({"a": pair, "b": pair}, cells, 5, estimator=Importance(), refits=refits))
 
-    few = "An error over so few is itself not well known"
-    assert f"Evidences are means over 2 seeds. {few}" in said(a=[pair], b=[pair])
-    assert f"Evidences are means over up to 12 seeds. {few}" in said(a=[pair], b=[pair] * 11)
-    assert "Evidences are means over up to 10 seeds." in said(a=[pair] * 9)
-    assert few not in said(a=[pair] * 9)
-    assert "seeds" not in said()
+    few = "which is inaccurate with so few seeds"
+    both, one = printed(a=[pair], b=[pair]), printed(a=[pair] * 9)
+    assert "Evidences are means over 2 seeds." in both
+    assert few in both
+    assert "Evidences are means over up to 10 seeds." in one
+    assert few not in one
+    assert few not in printed()
 
 
-def test_values_of_single_cells_come_along(pair, named):
-    table = compare({"a": pair, "b": pair}, named, 20)
-    assert table.attrs["cells"] == list(named.names)
-    assert len(table.attrs["log_evidence"]["a"]) == len(named)
-    assert "..." in repr(table)  # a table too wide to print is cut, attributes or not
+def test_values_of_every_cell_are_kept(pair, named):
+    result = compare({"a": pair, "b": pair}, named, 20)
+    assert list(result.by_cell.index) == list(named.names)
+    assert list(result.by_cell["log_evidence"].columns) == list(result.table.index)
+    assert result.by_cell["log_evidence", "a"].mean() == pytest.approx(result.table.loc["a", "evidence"])

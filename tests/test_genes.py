@@ -112,7 +112,7 @@ def both(inflated):
 
 def test_the_genes_that_want_zero_inflation_are_found(both, inflated):
     few = inflated[1].subset(torch.arange(150))
-    table = compare_genes(both, few, 100)
+    table = compare_genes(both, few, 100).table
     assert set(table.index[:3]) == {"gene0", "gene1", "gene2"}
     assert set(table["verdict"][:3]) == {"zinb"}
     assert (table["predicted"][:3] > 10).all()
@@ -120,14 +120,14 @@ def test_the_genes_that_want_zero_inflation_are_found(both, inflated):
     counts = few.x[:, int(table.index[0][4:])].numpy()
     assert table["zeros"].iloc[0] == pytest.approx((counts == 0).mean())
     assert table["mean"].iloc[0] == pytest.approx(counts.mean())
-    turned = compare_genes({"nb": both["nb"], "zinb": both["zinb"]}, few, 100)
+    turned = compare_genes({"nb": both["nb"], "zinb": both["zinb"]}, few, 100).table
     np.testing.assert_allclose(turned.loc[table.index, "predicted"], -table["predicted"])
     assert set(turned["verdict"][-3:]) == {"zinb"}
 
 
 def test_single_precision_says_the_same_of_genes(both, inflated):
     few = inflated[1].subset(torch.arange(40))
-    double, single = (compare_genes(both, few, 100, dtype=dtype) for dtype in (torch.float64, torch.float32))
+    double, single = (compare_genes(both, few, 100, dtype=dtype).table for dtype in (torch.float64, torch.float32))
     assert double["predicted"].dtype == single["predicted"].dtype == "float64"
     assert not (double["predicted"] == single["predicted"]).all()
     np.testing.assert_allclose(single["predicted"].loc[double.index], double["predicted"], atol=1e-2)
@@ -137,12 +137,12 @@ def test_errors_are_paired_and_over_clusters(both, inflated):
     few = inflated[1].subset(torch.arange(60))
     scores = {name: gene_scores(fit, few, 100) for name, fit in both.items()}
     difference = scores["zinb"].predicted - scores["nb"].predicted
-    table = compare_genes(both, few, 100).loc[list(few.genes)]
+    table = compare_genes(both, few, 100).table.loc[list(few.genes)]
     np.testing.assert_allclose(table["predicted"], difference.sum(0))
     np.testing.assert_allclose(table["predicted_error"], difference.std(0, ddof=1) * len(few) ** 0.5)
     zeros = few.x.numpy() == 0
     np.testing.assert_allclose(table["of_zeros"], (difference * zeros).sum(0))
-    by_donor = compare_genes(both, few, 100, by="batch").loc[list(few.genes)]
+    by_donor = compare_genes(both, few, 100, by="batch").table.loc[list(few.genes)]
     sums = np.stack([(difference - difference.mean(0))[few.batch == b].sum(0) for b in few.batch.unique()])
     c = len(sums)
     np.testing.assert_allclose(by_donor["predicted_error"], np.sqrt(c / (c - 1) * (sums**2).sum(0)))
@@ -150,7 +150,7 @@ def test_errors_are_paired_and_over_clusters(both, inflated):
 
 def test_the_same_fit_has_no_gene_that_it_explains_better(both, inflated):
     few = inflated[1].subset(torch.arange(20))
-    table = compare_genes({"a": both["nb"], "b": both["nb"]}, few, 50)
+    table = compare_genes({"a": both["nb"], "b": both["nb"]}, few, 50).table
     assert (table["predicted"] == 0).all()
     assert (table["q_value"] == 1).all()
     assert set(table["verdict"]) == {"indistinguishable"}

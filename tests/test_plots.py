@@ -6,24 +6,12 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from comparisons import NAMES
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from pyroscvi.report import plots
-
-
-@pytest.fixture
-def table() -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "evidence": [-10.0, -10.5, -14.0],
-            "difference": [0.0, -0.5, -4.0],
-            "standard_error": [0.0, 0.4, 1.0],
-            "verdict": ["best", "indistinguishable", "told apart"],
-            "estimand": "p(x | l)",
-        },
-        index=pd.Index(["nb", "zinb", "poisson"], name="fit"),
-    )
+from pyroscvi.report.words import minus
 
 
 def history(epochs: int, held_out: bool = True) -> pd.DataFrame:
@@ -36,21 +24,21 @@ def lines(ax):
     return [line for line in ax.lines if len(line.get_xdata()) == 1]
 
 
-def test_comparison_draws_differences_and_two_errors(table):
-    ax = plots.comparison(table)
+def test_comparison_draws_differences_and_two_errors(comparison):
+    ax, table = plots.comparison(comparison), comparison.table
     bars = [np.ptp(container.lines[2][0].get_segments()[0][:, 0]) / 2 for container in ax.containers]
-    np.testing.assert_allclose(bars, [0.0, 0.8, 2.0])
-    np.testing.assert_allclose([float(line.get_xdata()[0]) for line in lines(ax)][:3], table["difference"])
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["nb", "zinb", "poisson"]
+    np.testing.assert_allclose(bars, 2 * table["standard_error"])
+    np.testing.assert_allclose([float(line.get_xdata()[0]) for line in lines(ax)][:4], table["difference"])
+    assert [text.get_text() for text in ax.get_yticklabels()] == NAMES
     assert ax.yaxis_inverted()  # the best on top
     assert "p(x | l)" in ax.get_xlabel()
-    assert {text.get_text() for text in ax.texts} == {"evidence", "−10.0", "−10.5", "−14.0"}  # noqa: RUF001
+    assert {text.get_text() for text in ax.texts} == {"evidence", *(minus(value, 1) for value in table["evidence"])}
     (legend,) = ax.figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["best", "told apart", "indistinguishable"]
 
 
-def test_comparison_fills_what_can_be_told_apart(table):
-    faces = [to_hex(line.get_markerfacecolor()) for line in lines(plots.comparison(table))][:3]
+def test_comparison_fills_the_mark_of_a_fit_that_is_told_apart(comparison):
+    faces = [to_hex(line.get_markerfacecolor()) for line in lines(plots.comparison(comparison))][:4]
     assert faces[1] == "#ffffff"
     assert len(set(faces)) == 3
 
@@ -134,13 +122,13 @@ def test_history_without_held_out_cells():
     assert np.isfinite(ax.get_ylim()).all()
 
 
-def test_pictures_are_drawn_without_pyplot(table, tmp_path):
+def test_pictures_are_drawn_without_pyplot(comparison, tmp_path):
     import matplotlib.pyplot as plt
 
     before = plt.get_fignums()
     shared = Figure().subplots()
-    assert plots.comparison(table, ax=shared) is shared
+    assert plots.comparison(comparison, ax=shared) is shared
     plots.history({"nb": history(1)}).figure.savefig(tmp_path / "history.pdf")
-    plots.comparison(table).figure.savefig(tmp_path / "comparison.png")
+    plots.comparison(comparison).figure.savefig(tmp_path / "comparison.png")
     assert (tmp_path / "comparison.png").stat().st_size > 1000
     assert plt.get_fignums() == before

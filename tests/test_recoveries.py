@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
+import pyroscvi as ps
+
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from common import markdown
 from recoveries import LIKELIHOODS, compared, judged, made, summary
@@ -43,8 +45,9 @@ def test_what_a_comparison_says_of_the_generator():
     generator = torch.Generator().manual_seed(0)
     of = {name: torch.randn(100, generator=generator).numpy() * 0.1 + mean for name, mean in MEANS.items()}
     table = pd.DataFrame({"verdict": ["best", "indistinguishable", "told apart"]}, index=["ZINB", "NB", "Poisson"])
-    table.attrs["log_evidence"] = of
-    rows = [judged(table, name) for name in ("NB", "NB", "Poisson")]
+    by_cell = pd.concat({"log_evidence": pd.DataFrame(of)}, axis=1)
+    comparison = ps.Comparison(table, by_cell, fits={}, genes=40, particles=500)
+    rows = [judged(comparison, name) for name in ("NB", "NB", "Poisson")]
     assert [row["place"] for row in rows] == ["tied", "tied", "lost"]
     assert rows[0]["Poisson told apart"]
     assert rows[0]["Poisson ahead"] == pytest.approx(1, abs=0.05)

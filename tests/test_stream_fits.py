@@ -34,7 +34,7 @@ def test_what_follows_a_fit_takes_cells_on_disk(adata, tmp_path):
     np.testing.assert_array_equal(fit.denoise(cells), fit.denoise(memory))
     options = {"particles": 5}
     np.testing.assert_array_equal(fit.log_evidence(cells, **options), fit.log_evidence(memory, **options))
-    table = ps.compare({"a": fit, "b": fit}, cells, particles=5)
+    table = ps.compare({"a": fit, "b": fit}, cells, particles=5).table
     assert len(table) == 2
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from pyroscvi.cli.data import read_data
@@ -16,12 +15,12 @@ from pyroscvi.cli.files import draw, free
 from pyroscvi.cli.runs import Run, read_run
 from pyroscvi.cli.sweep import sweep_runs
 from pyroscvi.cli.terminal import terminal
-from pyroscvi.comparison.compare import compare, show
+from pyroscvi.comparison.compare import compare
 from pyroscvi.comparison.genes import compare_genes, zero_inflation
+from pyroscvi.comparison.result import Comparison
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.genes import unnumbered
 from pyroscvi.fitting.files import write_whole
-from pyroscvi.report import html, plots
 from pyroscvi.sugar import estimator
 
 __all__ = ["compare_runs", "compare_sweep", "is_sweep"]
@@ -61,12 +60,12 @@ def compare_sweep(
     if report is not None:
         free(report, force)
     evidence = _evidence(evidence, proposal)
-    table, swept, unseen, how = sweep_runs(data, out, choices, evidence=evidence, **sweep)
-    terminal().print(show(table))
+    comparison, swept, unseen, how = sweep_runs(data, out, choices, evidence=evidence, **sweep)
+    terminal().print(comparison)
     print(f"{out}: comparison.csv and .png, cells.csv, and a folder for every fit, which runs.csv names")
     if report is not None:
         given = dict.fromkeys(swept, unseen)
-        _report(report, table, swept, given, str(data), how, evidence, swept.failed)
+        _report(report, comparison, swept, given, str(data), how, evidence, swept.failed)
 
 
 def compare_runs(
@@ -109,19 +108,19 @@ def compare_runs(
 
     fits = {name: run.fit for name, run in found.items()}
     given = {name: read(run) for name, run in found.items()}
-    table = compare(fits, given, **evidence)
-    terminal().print(show(table))
+    comparison = compare(fits, given, **evidence)
+    terminal().print(comparison)
     if out is not None:
-        write_whole(out, table.to_csv)
+        write_whole(out, comparison.table.to_csv)
     if picture is not None:
-        draw(picture, plots.comparison(table))
+        draw(picture, comparison.plot())
     if report is not None:
-        _report(report, table, fits, given, str(data), "those that none was fitted on", evidence)
+        _report(report, comparison, fits, given, str(data), "those that none was fitted on", evidence)
 
 
 def _report(
     file: Path,
-    table: pd.DataFrame,
+    comparison: Comparison,
     fits: Mapping[str, Any],
     cells: Mapping[str, Cells],
     data: str,
@@ -130,16 +129,17 @@ def _report(
     failed: Mapping[str, str] | None = None,
 ) -> None:
     """A page of HTML; with genes, where two of the fits differ by zero inflation alone."""
-    order, by = {name: fits[name] for name in table.index}, evidence["by"]
+    order, by = {name: fits[name] for name in comparison.table.index}, evidence["by"]
     genes = None
     for two in zero_inflation(order)[:1]:
         print(f"{two[0]} and {two[1]}, gene by gene")
         chosen = {name: fits[name] for name in two}
         settings = {name: evidence[name] for name in ("particles", "seed", "compile", "dtype")}
         genes = compare_genes(chosen, {name: cells[name] for name in two}, by=by, **settings)
-    field = next((name for name in ("label", by, *table.attrs["groups"]) if name in table.attrs["groups"]), None)
-    told: dict[str, Any] = {"data": data, "held_out": how, "field": field, "genes": genes, "failed": failed}
-    write_whole(file, lambda beside: html.write(table, beside, **told))
+    known = list(comparison.by_cell["cell"].columns[1:])
+    field = next((name for name in ("label", by, *known) if name in known), None)
+    options: dict[str, Any] = {"data": data, "held_out": how, "field": field, "genes": genes, "failed": failed}
+    write_whole(file, lambda beside: comparison.report(beside, **options))
     print(f"{file}: a report to send")
 
 

@@ -13,7 +13,6 @@ from pyroscvi import __version__, compare, load
 from pyroscvi.cli.files import draw
 from pyroscvi.cli.runs import DONE, carry_out, open_folder, write_run
 from pyroscvi.cli.terminal import terminal
-from pyroscvi.comparison.compare import show
 from pyroscvi.data.datasets import pbmc68k_reduced
 from pyroscvi.data.fields import Fields
 from pyroscvi.fitting.files import write_whole
@@ -64,10 +63,10 @@ def _demo(out: Path, asked: dict[str, Any], epochs: int, particles: int, seed: i
         fits[name] = carry_out(folder, model, guide, seen, epochs=epochs, lr=2e-3, seed=seed)
         write_run(folder, fits[name], cells, adata.obs, unseen)
 
-    table = compare(fits, unseen, particles, seed, compile=True)
-    terminal().print("", show(table))
-    write_whole(out / "comparison.csv", table.to_csv)
-    draw(out / "comparison.png", plots.comparison(table))
+    comparison = compare(fits, unseen, particles, seed, compile=True)
+    terminal().print("", comparison)
+    write_whole(out / "comparison.csv", comparison.table.to_csv)
+    draw(out / "comparison.png", comparison.plot())
     draw(out / "history.png", plots.history({name: found.history for name, found in fits.items()}))
 
     z = {name: found.latent(cells) for name, found in fits.items()}

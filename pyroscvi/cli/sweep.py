@@ -17,12 +17,12 @@ from pyroscvi.cli.data import read_cells
 from pyroscvi.cli.declare import declare, own_files
 from pyroscvi.cli.files import draw
 from pyroscvi.cli.runs import DONE, write_cells
-from pyroscvi.comparison.compare import cell_table, compare
+from pyroscvi.comparison.compare import compare
+from pyroscvi.comparison.result import Comparison
 from pyroscvi.comparison.sweep import Swept, combinations, sweep
 from pyroscvi.data.cells import Cells
 from pyroscvi.fitting.files import write_json, write_whole
 from pyroscvi.program import Guide, Model
-from pyroscvi.report import plots
 
 __all__ = ["declared_grid", "sweep_runs"]
 
@@ -44,7 +44,7 @@ def sweep_runs(
     score: int,
     training: Mapping[str, Any],
     evidence: Mapping[str, Any],
-) -> tuple[pd.DataFrame, Swept, Cells, str]:
+) -> tuple[Comparison, Swept, Cells, str]:
     """The comparison, its fits, the held-out cells, and in words how they were held out."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: a sweep takes a folder, in which every fit has its own")
@@ -68,16 +68,16 @@ def sweep_runs(
                 write_json(folder / "configuration.json", {"data": str(data), "name": name, "pages": own})
                 write_cells(folder, found, cells, obs, unseen)
 
-    table = compare(swept, unseen, **evidence)
+    comparison = compare(swept, unseen, **evidence)
     where = [
         (name, seed + place, folder.name) for name, all_ in swept.folders.items() for place, folder in enumerate(all_)
     ]
     runs = pd.DataFrame(where, columns=["fit", "seed", "folder"])
     write_whole(out / "runs.csv", lambda file: runs.to_csv(file, index=False))
-    write_whole(out / "comparison.csv", table.to_csv)
-    write_whole(out / "cells.csv", cell_table(table).droplevel(0, axis=1).to_csv)
-    draw(out / "comparison.png", plots.comparison(table))
-    return table, swept, unseen, how
+    write_whole(out / "comparison.csv", comparison.table.to_csv)
+    write_whole(out / "cells.csv", comparison.by_cell[["cell", "log_evidence"]].droplevel(0, axis=1).to_csv)
+    draw(out / "comparison.png", comparison.plot())
+    return comparison, swept, unseen, how
 
 
 def declared_grid(choices: Mapping[str, Sequence[str]]) -> dict[str, tuple[Model, Guide]]:

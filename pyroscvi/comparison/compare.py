@@ -1,13 +1,13 @@
-"""Comparison: which of several fits explains cells best that none of them has seen.
+"""Comparison: which of several fits best explains cells that none of them was fitted to.
 
-    table = compare({"nb": nb, "nb + mixture": mixture}, held_out, by="batch")
-    show(table)
+    comparison = compare({"nb": nb, "nb + mixture": mixture}, held_out, by="batch")
+    print(comparison)
+    comparison.report("report.html")
 
-Differences are taken cell by cell, because cells differ among each other by far more than models do; of what was fitted
-with several seeds, between means over seeds. Three errors are kept apart: that of the Monte Carlo draws, that of having
-seen these cells and not others (by donor or batch, where the cells of one are alike), and that of having fitted with
-these seeds and not others. ``sweep`` makes the fits from a declaration, ``pyroscvi.report`` pictures and a page to send
-from the table.
+Differences are paired: they are taken cell by cell, because cells differ from each other far more than models do. If a
+model was fitted with several seeds, its evidence is the mean over the seeds. A standard error has three sources, which
+the table keeps apart: random posterior samples (Monte Carlo), the choice of these cells (or clusters of cells, such as
+donors, whose cells are alike), and the choice of these seeds. ``sweep`` makes the fits from declarations.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,18 +23,15 @@ from pyroscvi.comparison.cache import kept
 from pyroscvi.comparison.paired import clusters, standard_error, verdict
 from pyroscvi.comparison.question import question, refuse_unequal
 from pyroscvi.comparison.refits import Refitted, recorded, usage_of_all
+from pyroscvi.comparison.result import Comparison, FitSummary
 from pyroscvi.comparison.stacking import stacking_weights
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.estimator import Estimator
 from pyroscvi.evidence.ladder import Ladder
-from pyroscvi.evidence.pareto import HEAVY
 from pyroscvi.evidence.reading import MEMORY, as_cells, pair
-from pyroscvi.evidence.table import evidence_table, note
+from pyroscvi.evidence.table import evidence_table
 
-__all__ = ["cell_table", "compare", "show"]
-
-FEW = 10  # clusters or seeds, of which an error is itself not well known
-ONCE = "Every model was fitted once: what another seed would have given is in no error."
+__all__ = ["compare"]
 
 
 def compare(
@@ -52,41 +49,43 @@ def compare(
     compile: bool = False,
     dtype: torch.dtype = torch.float64,
     progress: bool = True,
-) -> pd.DataFrame:
-    """Held-out evidence of every fit, best first, and which differences can be told apart.
+) -> Comparison:
+    """The held-out evidence of every fit, best first, and which differences can be told apart.
 
-    fits       {name: Fit, or the folder of one}, or what ``sweep`` has fitted, in whose folders evidences are kept
-    cells      held-out Cells, or an AnnData that every fit reads through its own fields; or {name: cells} where fits
-               look at different columns of the same cells
-    by         a categorical field ("batch") whose levels are clusters: errors are then over clusters, not cells
-    refits     {name: fits of the same declaration with other seeds}, to take means over; those of a sweep are known
-    certify    simulate cells from every fit and measure how far off its evidence is: ``pyroscvi.certify``
+    fits       {name: Fit, or the folder of one}, or the result of ``sweep``, which keeps evidences in its folders
+    cells      held-out Cells, or an AnnData that every fit reads through its own fields; {name: cells} if fits read
+               different columns of the same cells
+    by         a categorical field ("batch") whose levels are clusters: standard errors are then over clusters
+    refits     {name: fits of the same declaration with other seeds}; by default those of the sweep
+    certify    simulate cells from every fit and measure the error of its evidence: ``pyroscvi.certify``
     particles, seed, estimator, batch_size, memory, compile, dtype, progress   as in ``evidence_table``
 
-    evidence        mean of log p(x_n) over cells, each counting once, and over seeds, in nats
-    difference      to the best, in nats a cell
-    standard_error  of the difference: ``over_cells``, or ``over_clusters`` where there are any, and of both fits
-                    ``refits`` over the root of the number of seeds, combined as squares
-    over_cells      of the difference, paired: cells taken for independent of each other
-    over_clusters   of the difference, paired: clusters taken for independent; NaN without ``by``
-    monte_carlo     standard error of the difference that more particles would lessen; it is part of the two before
-    refits          standard deviation of a fit's evidence between seeds; NaN with one seed, which is then in no error
-    weight          in the mixture of all fits, every one its seeds in equal shares, that predicts these cells best:
-                    ``stacking_weights``
-    verdict         "told apart", or "indistinguishable": below 4 nats in total, or below 2 standard errors
-    heavy_tailed    share of the cells whose k-hat is above 0.7: their evidence is too low, by nobody knows how much
-    active_units    dimensions of z whose posterior mean varies over these cells by more than 0.01
-    information     that z has of which cell it is, in nats; at most the log of the cells, or of 1,000 of them
-    components      effective components of a mixture, exp H(mean responsibilities); NaN where there is none
-    component_information   that the component has of the cell: 0 where several components are all alike
-    kl_weight       the last one, the least of all seeds: below 1 a fit has not arrived at its bound
-    certificate     "exact", "certified (gap 0.01)", "uncertified (gap 3.2)", or "uncertified" if nobody asked; the
+    The table of the result has one row for each fit and these columns:
+
+    evidence        mean of log p(x_n) over cells and over seeds, in nats
+    difference      to the best fit, in nats a cell
+    standard_error  of the difference: ``over_clusters`` if there are clusters, else ``over_cells``, and ``refits`` over
+                    the square root of the number of seeds, of both fits; combined as a root of a sum of squares
+    over_cells      paired standard error of the difference, as if cells were independent
+    over_clusters   paired standard error of the difference, as if clusters were independent; NaN without ``by``
+    monte_carlo     Monte Carlo standard error of the difference. ``over_cells`` and ``over_clusters`` include it
+    refits          standard deviation of the evidence between seeds; NaN with one seed, and then in no standard error
+    weight          of the fit in the mixture of all fits that predicts these cells best, in which the seeds of a fit
+                    have equal shares: ``stacking_weights``
+    verdict         "best", "told apart" or "indistinguishable": below 4 nats in total, or below 2 standard errors
+    estimand        what the evidence is a probability of, such as "p(x | l)"
+    heavy_tailed    share of the cells whose k-hat is above 0.7: their evidence is too low by an unknown amount
+    active_units    dimensions of z whose posterior mean has a variance above 0.01 over these cells
+    information     mutual information of z and the cell, in nats; at most the log of the number of cells, or of 1,000
+    components      effective number of components of a mixture, exp H(mean responsibilities); NaN without a mixture
+    component_information   mutual information of the component and the cell: 0 if all components are alike
+    kl_weight       at the end of training, the smallest of all seeds; below 1 the fit maximised another bound
+    certificate     "exact", "certified (gap 0.01)", "uncertified (gap 3.2)", or "uncertified" without ``certify``; the
                     weakest of all seeds
 
-    Of several seeds ``heavy_tailed``, ``active_units`` to ``component_information`` and ``seconds`` are means.
-    Cell by cell values are in ``table.attrs``: ``cell_table`` lays them out. Raises ValueError where two evidences are
-    not probabilities of the same thing: other cells, genes, counts, estimand, support or base measure. The message says
-    what to change.
+    With several seeds, ``heavy_tailed``, ``active_units`` to ``component_information`` and ``seconds`` are means.
+    Raises ValueError where two evidences are not probabilities of the same thing: other cells, genes, counts, estimand,
+    support or base measure. The message says what to change.
     """
     if not fits:
         raise ValueError("compare needs at least one fit: compare({name: fit}, cells)")
@@ -123,129 +122,34 @@ def compare(
         folder = next(iter(folders.get(name, ())[place:]), None)
         return kept(folder, fit, given[name], how, made)
 
-    found = {name: Refitted([table(name, place) for place in range(len(all_))]) for name, all_ in several.items()}
-    order = sorted(found, key=lambda name: -found[name].evidence)
+    scores = {name: Refitted([table(name, place) for place in range(len(all_))]) for name, all_ in several.items()}
+    order = sorted(scores, key=lambda name: -scores[name].evidence)
     best = order[0]
     cluster = None if by is None else clusters(given[best], by)
-    weights = stacking_weights(np.column_stack([found[name].log_mixture for name in order]))
+    weights = stacking_weights(np.column_stack([scores[name].log_mixture for name in order]))
     rows = [
         {
-            "evidence": found[name].evidence,
-            **_against(found[best], found[name], cluster),
-            "refits": found[name].spread,
+            "evidence": scores[name].evidence,
+            **_against(scores[best], scores[name], cluster),
+            "refits": scores[name].spread,
             "weight": weight,
             "estimand": questions[name].estimand,
-            "heavy_tailed": found[name].heavy_tailed,
+            "heavy_tailed": scores[name].heavy_tailed,
             **usage_of_all(several[name], given[name], seed, **where)._asdict(),
             **recorded(several[name]),
-            "certificate": found[name].certificate,
+            "certificate": scores[name].certificate,
         }
         for name, weight in zip(order, weights, strict=True)
     ]
-    result = pd.DataFrame(rows, index=pd.Index(order, name="fit"))
-    result.attrs = {
-        "note": note(questions[best].estimand),
-        "by": by,
-        "clusters": None if cluster is None else int(cluster.max()) + 1,
-        "particles": particles,
-        "ladder": isinstance(estimator, Ladder),
-        "cells": Listed(str(cell) for cell in found[best].cells),
-        "log_evidence": Named({name: found[name].log_evidence.tolist() for name in order}),
-        "monte_carlo_se": Named({name: found[name].monte_carlo_se.tolist() for name in order}),
-        "library_size": Listed(given[best].library.squeeze(-1).tolist()),
-        "groups": Named(_groups(given[best])),
-        "genes": given[best].counts.shape[1],
-        "declared": {name: tuple(map(repr, pair(loaded[name]))) for name in order},
-        "latent": {name: getattr(pair(loaded[name])[0], "latent", None) for name in order},
-        "fitted": {name: [_fitted(fit) for fit in several[name]] for name in order},
-        "seeds": {name: found[name].seeds for name in order},
-    }
-    return result
-
-
-class Listed(list[Any]):
-    """Values of all cells. pandas copies what is attached to a table whenever a column is taken of it: not these."""
-
-    def __deepcopy__(self, memo: Any) -> "Listed":
-        return self
-
-
-class Named(dict[str, list[Any]]):
-    """The same by name."""
-
-    def __deepcopy__(self, memo: Any) -> "Named":
-        return self
-
-
-def cell_table(table: pd.DataFrame) -> pd.DataFrame:
-    """What a comparison knows of every cell, under two headings.
-
-    cell          its library size, and the name of its level of every categorical field
-    log_evidence  of every fit, in nats, the mean over its seeds
-    """
-    told = {"library_size": table.attrs["library_size"], **table.attrs["groups"]}
-    known = pd.DataFrame(told, index=pd.Index(table.attrs["cells"], name="cell"))
-    evidence = pd.DataFrame(table.attrs["log_evidence"], index=known.index)
-    return pd.concat({"cell": known, "log_evidence": evidence}, axis=1)
-
-
-def show(table: pd.DataFrame) -> Any:
-    """A comparison to look at: ``rich.print(show(table))``."""
-    from rich import box
-    from rich.table import Table
-
-    picture = Table(
-        title=f"{len(table.attrs['cells']):,} cells, mean {table.attrs['note']}",
-        caption=_remarks(table),
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-        title_justify="left",
-        caption_justify="left",
+    return Comparison(
+        table=pd.DataFrame(rows, index=pd.Index(order, name="fit")),
+        by_cell=_by_cell({name: scores[name] for name in order}, given[best]),
+        fits={name: _summary(several[name]) for name in order},
+        genes=given[best].counts.shape[1],
+        particles=particles,
+        by=by,
+        clusters=None if cluster is None else int(cluster.max()) + 1,
     )
-    picture.add_column("fit")
-    for heading in ("evidence", "difference", "± s.e."):
-        picture.add_column(heading, justify="right", no_wrap=True)
-    picture.add_column("verdict", no_wrap=True)
-    picture.add_column("weight", justify="right", no_wrap=True)
-    picture.add_column("KL", justify="right", no_wrap=True)
-    picture.add_column("certificate", no_wrap=True)
-    for name, row in table.iterrows():
-        best = row["verdict"] == "best"
-        picture.add_row(
-            str(name),
-            f"{row['evidence']:.3f}",
-            "" if best else f"{row['difference']:.3f}",
-            "" if best else f"{row['standard_error']:.3f}",
-            row["verdict"],
-            f"{row['weight']:.2f}",
-            "" if np.isnan(row["kl_weight"]) else f"{row['kl_weight']:.2f}",
-            row["certificate"],
-            style="bold" if best else None,
-        )
-    return picture
-
-
-def _remarks(table: pd.DataFrame) -> str | None:
-    """What the numbers do not say by themselves."""
-    remarks = []
-    if (draws := table["monte_carlo"].max()) > 0:
-        remarks.append(f"Of the standard errors, Monte Carlo is {draws:.2g} at most.")
-    if (many := table.attrs["clusters"]) is not None and many < FEW:
-        remarks.append(f"Errors are over {many} clusters ({table.attrs['by']}), and not well known themselves.")
-    seeds = set(table.attrs["seeds"].values())
-    if (most := max(seeds)) > 1:
-        few = " An error over so few is itself not well known." if min(seeds - {1}) < FEW else ""
-        remarks.append(f"Evidences are means over {'up to ' if len(seeds) > 1 else ''}{most} seeds.{few}")
-    elif len(table) > 1:
-        remarks.append(ONCE)
-    if (heavy := table["heavy_tailed"].max()) > 0:
-        remarks.append(
-            f"Importance weights have a heavy tail (k-hat above {HEAVY}) for {heavy:.0%} of the cells of "
-            f"{table['heavy_tailed'].idxmax()!r}, and their evidence is too low: "
-            + ("more particles lift it." if table.attrs["ladder"] else "the default method looks closer.")
-        )
-    return "\n".join(remarks) or None
 
 
 def _loaded(fit: Any) -> Any:
@@ -281,16 +185,28 @@ def _against(best: Refitted, other: Refitted, cluster: np.ndarray | None) -> dic
     }
 
 
-def _groups(cells: Cells) -> dict[str, list[str]]:
-    """Levels of every categorical field, by their names; "?" where a level is not known."""
-    named = {field: np.array([*names, "?"]) for field, names in cells.levels.items() if field in cells.categories}
-    return {field: names[cells.categories[field].cpu().numpy()].tolist() for field, names in named.items()}
+def _by_cell(scores: Mapping[str, Refitted], cells: Cells) -> pd.DataFrame:
+    """What is known of every cell, and what every fit gives it; levels are "?" where they are not known."""
+    index = pd.Index([str(cell) for cell in next(iter(scores.values())).cells], name="cell")
+    known = {"library_size": cells.library.squeeze(-1).cpu().numpy()}
+    for field, levels in cells.levels.items():
+        if field in cells.categories:
+            known[field] = np.array([*levels, "?"])[cells.categories[field].cpu().numpy()]
+    parts = {
+        "cell": known,
+        "log_evidence": {name: score.log_evidence for name, score in scores.items()},
+        "monte_carlo_se": {name: score.monte_carlo_se for name, score in scores.items()},
+    }
+    return pd.concat({heading: pd.DataFrame(columns, index=index) for heading, columns in parts.items()}, axis=1)
 
 
-def _fitted(fit: Any) -> dict[str, Any]:
-    """How a fit came about, as far as it has been written down."""
-    record = getattr(fit, "record", {})
-    return {name: record[name] for name in ("seed", "epochs", "best_epoch", "cells", "stopped_early") if name in record}
+def _summary(fits: Sequence[Any]) -> FitSummary:
+    """The declaration of a fit, and how it was fitted with every seed, as far as it was recorded."""
+    model, guide = pair(fits[0])
+    shown = ("seed", "epochs", "best_epoch", "cells", "stopped_early")
+    records = [getattr(fit, "record", {}) for fit in fits]
+    seeds = [{name: record[name] for name in shown if name in record} for record in records]
+    return FitSummary(repr(model), repr(guide), getattr(model, "latent", None), seeds)
 
 
 def _refuse_other_declarations(fits: Mapping[str, Any], refits: Mapping[str, Sequence[Any]]) -> None:

@@ -34,6 +34,7 @@ from scipy.stats import false_discovery_control, norm
 
 from pyroscvi.comparison.paired import FEWEST_NATS, clusters, standard_error
 from pyroscvi.comparison.question import question, refuse_unequal
+from pyroscvi.comparison.result import GeneComparison
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.compiled import compiled
 from pyroscvi.evidence.reading import MEMORY, as_cells, pair
@@ -105,7 +106,7 @@ def compare_genes(
     compile: bool = False,
     dtype: torch.dtype = torch.float64,
     progress: bool = True,
-) -> pd.DataFrame:
+) -> GeneComparison:
     """The first of two fits against the second, gene by gene on held-out cells; the genes that gain most come first.
 
     fits   two of them, {name: fit}
@@ -160,8 +161,7 @@ def compare_genes(
         },
         index=pd.Index(_genes(here), name="gene"),
     )
-    table.attrs = {"first": first, "second": second, "cells": n, "by": by}
-    return table.sort_values("predicted", ascending=False)
+    return GeneComparison(table.sort_values("predicted", ascending=False), first, second, n)
 
 
 def zero_inflation(fits: Mapping[str, Any]) -> list[tuple[str, str]]:

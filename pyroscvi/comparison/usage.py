@@ -1,10 +1,11 @@
-"""Usage: how much of what a model has is put to use by these cells.
+"""Usage: how much of a model these cells use.
 
-    active units           dimensions of z whose posterior mean varies from cell to cell, by more than 0.01
-    information            I(z; n) = mean of log q(z | x_n) - log mean_m q(z | x_m), what z tells of which cell it is:
-                           0 where all posteriors have collapsed onto the prior, and at most the log of the cells
-    effective components   exp H(r), with r the mean over cells of p(k | x_n): 1 where a mixture has collapsed onto one
-    component information  I(k; n) = H(r) - mean of H(p(k | x_n)): 0, too, where several components are all alike
+    active units           dimensions of z whose posterior mean varies between cells, with a variance above 0.01
+    information            I(z; n) = mean of log q(z | x_n) - log mean_m q(z | x_m), the information of z about which
+                           cell it belongs to: 0 if every posterior equals the prior, and at most the log of the number
+                           of cells
+    effective components   exp H(r), with r the mean over cells of p(k | x_n): 1 if a mixture has collapsed to one
+    component information  I(k; n) = H(r) - mean of H(p(k | x_n)): 0 also if several components are all alike
 
 References
     Burda, Y. et al. (2016) Importance weighted autoencoders. ICLR. arXiv:1509.00519 (active units)
@@ -24,18 +25,18 @@ from pyroscvi.evidence.reading import MEMORY, Read, reading
 __all__ = ["ACTIVE", "Usage", "effective", "information", "usage"]
 
 ACTIVE = 0.01  # variance over cells of a posterior mean
-DRAWS = 8  # of the guide, by which the components of a cell are judged
-AMONG = 1000  # cells that one is told apart from
-PIECE = 64  # draws that are looked at from everywhere at once
+DRAWS = 8  # of the guide, over which the responsibilities of a cell are averaged
+MAX_CELLS = 1000  # that the information of z is estimated from
+ROWS = 64  # draws whose densities under all cells are computed at once
 
 
 class Usage(NamedTuple):
-    """What is used of a model; NaN where it has no z, or sums over no component.
+    """How much of a model is used; NaN if it has no z, or no enumerated site.
 
-    active_units           of the dimensions of z
-    information            of z and the cell, in nats; among 1,000 of the cells if there are more: 6.9 at most
-    components             effective, of the first site that is summed over
-    component_information  of that site and the cell, in nats
+    active_units           number of dimensions of z that vary between cells
+    information            mutual information of z and the cell, in nats; of at most 1,000 cells, so at most 6.9
+    components             effective number of levels of the first enumerated site
+    component_information  mutual information of that site and the cell, in nats
     """
 
     active_units: float
@@ -46,7 +47,7 @@ class Usage(NamedTuple):
 
 @torch.no_grad()
 def usage(fit: Any, cells: Any, seed: int = 0, *, memory: int | str = MEMORY, batch_size: int | None = None) -> Usage:
-    """What a fit uses of its model on these cells, as its guide reads them."""
+    """How much of its model a fit uses on these cells, according to its guide."""
     z, draws, responsibilities = [], [], []
     for read in reading(fit, cells, seed, GuideDraws(), batch_size, memory=memory, particles=DRAWS):
         assert isinstance(read.draws, Elliptical)
@@ -69,30 +70,30 @@ def usage(fit: Any, cells: Any, seed: int = 0, *, memory: int | str = MEMORY, ba
 
 
 def _of_z(read: Read, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The unconstrained z of a draw of all latents u [n, size], and the Gaussian that it is drawn from."""
+    """z within a draw of all unconstrained latents u [n, size], and mean and Cholesky factor of its Gaussian."""
     assert isinstance(read.draws, Elliptical)
     sizes = {name: site.size for name, site in read.joint.sites.items()}
     start = sum(list(sizes.values())[: list(sizes).index("z")])
-    here = slice(start, start + sizes["z"])
-    return u[:, here], read.draws.loc[:, here], read.draws.scale_tril[:, here, here]
+    columns = slice(start, start + sizes["z"])
+    return u[:, columns], read.draws.loc[:, columns], read.draws.scale_tril[:, columns, columns]
 
 
 def information(z: Tensor, loc: Tensor, scale_tril: Tensor) -> float:
     """I(z; n) in nats, from one draw z [n, d] of the posterior Normal(loc [n, d], L_n L_n') of every cell.
 
-    Of more than 1,000 cells as many are taken, evenly. Cells that none of the others could be mistaken for give log n.
+    Of more than 1,000 cells 1,000 are used, evenly spaced. It is log n if the posteriors of the cells do not overlap.
 
     >>> information(torch.zeros(5, 1), torch.zeros(5, 1), torch.ones(5, 1, 1))
     0.0
     """
-    some = torch.linspace(0, len(z) - 1, min(len(z), AMONG), device=z.device).long()
-    z, q = z[some], Elliptical(loc[some], scale_tril[some])
-    log_q = torch.cat([q.log_prob(piece.unsqueeze(1).expand(-1, len(z), -1)) for piece in z.split(PIECE)])  # [n, m]
+    chosen = torch.linspace(0, len(z) - 1, min(len(z), MAX_CELLS), device=z.device).long()
+    z, q = z[chosen], Elliptical(loc[chosen], scale_tril[chosen])
+    log_q = torch.cat([q.log_prob(rows.unsqueeze(1).expand(-1, len(z), -1)) for rows in z.split(ROWS)])  # [n, m]
     return float((log_q.diagonal() - log_q.logsumexp(1) + log(len(z))).mean())
 
 
 def effective(r: Tensor) -> float:
-    """exp of the entropy of probabilities r [k]: how many equally likely ones are as uncertain.
+    """exp of the entropy of probabilities r [k]: the number of equally likely levels with the same entropy.
 
     >>> round(effective(torch.tensor([0.25, 0.25, 0.5, 0.0])), 3)
     2.828

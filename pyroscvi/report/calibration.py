@@ -7,13 +7,13 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from pyroscvi.calibration.uniformity import band, below
-from pyroscvi.report.plots import FAINT, INK
+from pyroscvi.report.labels import label
+from pyroscvi.report.plots import FAINT, INK, quiet
 
 if TYPE_CHECKING:
     from pyroscvi.calibration.simulation_based import Calibration
@@ -48,8 +48,12 @@ def ranks(found: "Calibration") -> Figure:
         for name, one in found.ranks.items():
             panel.step(at, below(one.values[quantity].to_numpy(), draws) / cells - at, where="mid", **STYLES[name])
         failed = any(quantity in one.failures for one in found.ranks.values())
-        panel.set_title(quantity, fontsize=7.5, color=INK, loc="left", fontweight="bold" if failed else "normal")
-        _quiet(panel)
+        panel.set_title(
+            label(quantity, 24, 1), fontsize=7.5, color=INK, loc="left", fontweight="bold" if failed else "normal"
+        )
+        quiet(panel, 6)
+        panel.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        panel.margins(y=0.12)
     for panel in panels.flat[len(quantities) :]:
         panel.set_axis_off()
     for panel in panels.flat[max(len(quantities) - columns, 0) : len(quantities)]:
@@ -60,11 +64,3 @@ def ranks(found: "Calibration") -> Figure:
     handles.append(Patch(color="#e6e6e6", label=f"{COVERAGE:.0%} of calibrated curves"))
     figure.legend(handles=handles, loc="outside upper left", ncols=3, frameon=False, fontsize=8, handlelength=1.4)
     return figure
-
-
-def _quiet(ax: Axes) -> None:
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.spines[["left", "bottom"]].set_color(FAINT)
-    ax.tick_params(colors=INK, labelsize=6, color=FAINT)
-    ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-    ax.margins(y=0.12)

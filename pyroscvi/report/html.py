@@ -1,26 +1,30 @@
-"""A comparison as one page of HTML, pictures and all, that can be sent to a colleague and opened anywhere.
+"""A comparison as one page of HTML with its pictures, which can be sent to a colleague and opened anywhere.
 
-    write(ps.compare(fits, held_out), "report.html", held_out="a tenth of every batch")
+    ps.compare(fits, held_out).report("report.html", held_out="a tenth of every batch")
 
-Words come first: which model, by how much, told apart or not, and what was asked. Then the table, the pictures, and
-every model as it was declared. Nothing is loaded from elsewhere.
+The answer comes first, in words: which model, by how much, told apart or not. Then the question, the tables, the
+pictures, and the declaration of every model. The page loads nothing from elsewhere.
 """
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from html import escape
 from io import BytesIO
 from math import log
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from pyroscvi import __version__
-from pyroscvi.comparison.usage import AMONG
-from pyroscvi.report import comparison, plots, words
+from pyroscvi.names import printable
+from pyroscvi.report import comparison, words
 
-__all__ = ["page", "write"]
+if TYPE_CHECKING:
+    from pyroscvi.comparison.result import Comparison, GeneComparison
+
+__all__ = ["page", "summary", "write"]
 
 STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2.5rem auto; padding: 0 1.2rem; }
@@ -38,94 +42,103 @@ code { font-size: .85rem; } details { margin: .35rem 0; } summary { cursor: poin
 dt { font-weight: 600; margin-top: .5rem; } dd { margin-left: 1.2rem; color: #444; }
 """
 
-WORDS = {
-    "evidence": "mean over cells, and over seeds where there are several, of the log probability of the counts, in "
-    "nats. Higher is better; its size means nothing but in a difference.",
+GLOSSARY = {
+    "evidence": "mean over cells (and over seeds, if there are several) of the log probability of the counts, in nats. "
+    "Higher is better. Only differences of evidences have a meaning.",
     "difference, ± s.e.": "to the best fit, and its standard error: paired over cells or clusters of cells, and over "
-    "seeds where there are several.",
-    "told apart": "the difference is at least two standard errors and at least 4 nats over all cells; otherwise it is "
+    "seeds if there are several.",
+    "told apart": "the difference is at least two standard errors and at least 4 nats over all cells. Otherwise it is "
     "indistinguishable, which is not the same as equal.",
-    "weight": "of stacking: the mixture of all fits, each its seeds in equal shares, that predicts these cells best. "
-    "Two fits that say the same share one.",
-    "KL": "weight of the KL term at the end of training, the least of all seeds. Below 1 a fit has not arrived at its "
-    "bound.",
-    "active": "dimensions of z whose posterior mean varies from cell to cell by more than 0.01 (variance), of all.",
-    "information": "what z tells of which cell it is, in nats, of the log of the cells. 0 if the posteriors of all "
-    "cells are alike.",
-    "components": "effective number of components of a mixture: 1 if all cells are of one.",
-    "component information": "what the component tells of the cell, in nats, of the log of the components. 0 if "
-    "several components are all alike.",
-    "certificate": "measured on cells simulated from the fit: how far apart two bounds of the evidence are. Of several "
-    "seeds the widest.",
+    "weight": "of the fit in the mixture of all fits that predicts these cells best (stacking); the seeds of a fit "
+    "have equal shares. Two fits with the same predictions share one weight.",
+    "KL": "weight of the KL term at the end of training, the smallest of all seeds. Below 1 a fit has maximised "
+    "another bound than the ELBO.",
+    "active": "number of dimensions of z whose posterior mean varies between cells (variance above 0.01), of all.",
+    "information": "mutual information of z and the cell, in nats, of the log of the number of cells. 0 if the "
+    "posteriors of all cells are alike.",
+    "components": "effective number of components of a mixture: 1 if all cells belong to one.",
+    "component information": "mutual information of the component and the cell, in nats, of the log of the number of "
+    "components. 0 if all components are alike.",
+    "certificate": "the gap between two bounds of the evidence, measured on cells simulated from the fit. Of several "
+    "seeds the largest gap.",
 }
 
 
-def write(table: pd.DataFrame, file: str | Path, **options: Any) -> Path:
-    """``page`` into a file."""
-    Path(file).write_text(page(table, **options), "utf-8")
+def write(result: "Comparison", file: str | Path, **options: Any) -> Path:
+    """Write ``page`` into a file, and return the file."""
+    Path(file).write_text(page(result, **options), "utf-8")
     return Path(file)
 
 
+def summary(result: "Comparison") -> str:
+    """HTML for a notebook: the answer, the table, and how reliable it is."""
+    said = _paragraphs([" ".join(words.answer(result)), " ".join(words.doubts(result))]).split("</p>", 1)
+    return f"{said[0]}</p>{_table(result, RESULTS)}{said[1]}"
+
+
 def page(
-    table: pd.DataFrame,
+    result: "Comparison",
     *,
     title: str = "Which model explains these cells?",
     data: str | None = None,
     held_out: str | None = None,
     field: str | None = None,
-    genes: pd.DataFrame | None = None,
+    genes: "GeneComparison | None" = None,
     failed: Mapping[str, str] | None = None,
 ) -> str:
-    """HTML of a table of ``compare``.
+    """HTML of a comparison.
 
-    data      what the cells are, for the reader
-    held_out  how the cells were kept from the fits: "a tenth of every donor"
-    field     the categorical field by which pictures tell cells apart; by default "label", or none
-    genes     of ``compare_genes``
+    data      a name for the cells, for the reader
+    held_out  how the held-out cells were chosen: "a tenth of every donor"
+    field     the categorical field whose levels have colours in the pictures; by default "label" if there is one
+    genes     the result of ``compare_genes``
     failed    {name: why it could not be fitted}
     """
-    known = table.attrs["groups"]
-    field = ("label" if "label" in known else None) if field is None else field
-    told = f"{len(table)} fits, {len(table.attrs['cells']):,} held-out cells, {table.attrs['genes']:,} genes"
+    field = ("label" if "label" in result.by_cell["cell"] else None) if field is None else field
+    size = f"{len(result.table)} fits, {len(result.by_cell):,} held-out cells, {result.genes:,} genes"
     parts = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="aside">{escape(f"{data}: " if data else "")}{told}; pyroscvi {__version__}</p>',
-        f'<div class="answer">{_paragraphs([" ".join(words.answer(table))])}</div>',
-        "<h2>What was asked</h2>" + _paragraphs(words.asked(table, held_out)),
-        "<h2>How far to trust it</h2>" + _paragraphs([" ".join(words.trusted(table))]),
-        "<h2>What was found</h2>" + _table(table, FOUND) + _failed(failed or {}),
-        "<h2>What the fits make use of</h2>" + _table(table, MADE),
-        "<h2>Pictures</h2>" + "".join(_figures(table, field)),
-        "" if genes is None else _genes(genes, max(table.attrs["seeds"].values()) > 1),
-        "<h2>Models</h2>" + "".join(_model(table, name) for name in table.index),
+        f"<h1>{_safe(title)}</h1>",
+        f'<p class="aside">{_safe(f"{data}: " if data else "")}{size}; pyroscvi {__version__}</p>',
+        f'<div class="answer">{_paragraphs([" ".join(words.answer(result))])}</div>',
+        "<h2>The question</h2>" + _paragraphs(words.asked(result, held_out)),
+        "<h2>How reliable it is</h2>" + _paragraphs([" ".join(words.trusted(result))]),
+        "<h2>Results</h2>" + _table(result, RESULTS) + _failed(failed or {}),
+        "<h2>How much of each model is used</h2>" + _table(result, USAGE),
+        "<h2>Pictures</h2>" + "".join(_figures(result, field)),
+        "" if genes is None else _genes(genes, any(len(fit.seeds) > 1 for fit in result.fits.values())),
+        "<h2>Models</h2>" + "".join(_model(result, name) for name in result.table.index),
         _glossary(),
     ]
     body = "\n".join(part for part in parts if part)
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_safe(title)}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{STYLE}</style></head>\n'
         f"<body>\n{body}\n</body></html>\n"
     )
 
 
+def _safe(text: object) -> str:
+    return escape(printable(text))
+
+
 def _paragraphs(texts: Iterable[str]) -> str:
-    return "".join(f"<p>{escape(text)}</p>" for text in texts)
+    return "".join(f"<p>{_safe(text)}</p>" for text in texts)
 
 
-FOUND = ("fit", "evidence", "difference", "± s.e.", "verdict", "weight", "certificate")
-MADE = ("fit", "KL", "active", "information", "components", "component information", "parameters", "seconds")
+RESULTS = ("fit", "evidence", "difference", "± s.e.", "verdict", "weight", "certificate")
+USAGE = ("fit", "KL", "active", "information", "components", "component information", "parameters", "seconds")
 LEFT = ("fit", "verdict", "certificate")
 
 
-def _table(table: pd.DataFrame, columns: Iterable[str]) -> str:
-    """Some columns of every fit; those of which none of the fits has anything are left out."""
-    rows = [(row["verdict"] == "best", _row(table, str(name), row)) for name, row in table.iterrows()]
+def _table(result: "Comparison", columns: Iterable[str]) -> str:
+    """Some columns of every fit; columns that are empty for all fits are left out."""
+    rows = [(row["verdict"] == "best", _row(result, name, row)) for name, row in result.table.iterrows()]
     shown = [column for column in columns if any(cells[column] for _, cells in rows)]
     head = "".join(f"<th{_left(column)}>{column}</th>" for column in shown)
     body = ""
     for best, cells in rows:
-        told = "".join(f"<td{_left(column)}>{cells[column]}</td>" for column in shown)
-        body += f'<tr class="best">{told}</tr>' if best else f"<tr>{told}</tr>"
+        row = "".join(f"<td{_left(column)}>{cells[column]}</td>" for column in shown)
+        body += f'<tr class="best">{row}</tr>' if best else f"<tr>{row}</tr>"
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -133,12 +146,11 @@ def _left(column: str) -> str:
     return ' class="word"' if column in LEFT else ""
 
 
-def _row(table: pd.DataFrame, name: str, row: pd.Series) -> dict[str, str]:
+def _row(result: "Comparison", name: Hashable, row: pd.Series) -> dict[str, str]:
     best = row["verdict"] == "best"
     colour = {"told apart": "apart", "indistinguishable": "alike"}.get(row["verdict"], "")
-    cells = min(len(table.attrs["cells"]), AMONG)
     return {
-        "fit": escape(name),
+        "fit": _safe(name),
         "evidence": words.minus(row["evidence"], 3),
         "difference": "" if best else words.minus(row["difference"], 3),
         "± s.e.": "" if best else f"{row['standard_error']:.3f}",
@@ -146,8 +158,8 @@ def _row(table: pd.DataFrame, name: str, row: pd.Series) -> dict[str, str]:
         "weight": f"{row['weight']:.2f}",
         "certificate": escape(str(row["certificate"])),
         "KL": _number(row["kl_weight"], ".2f"),
-        "active": _of(round(row["active_units"], 1), table.attrs["latent"].get(name), "g"),
-        "information": _of(row["information"], log(cells), ".1f"),
+        "active": _of(round(row["active_units"], 1), result.fits[str(name)].latent, "g"),
+        "information": _of(row["information"], result.max_information, ".1f"),
         "components": _number(row["components"], ".1f"),
         "component information": _of(row["component_information"], log(row["components"]), ".2f"),
         "parameters": f"{row['parameters']:,}",
@@ -155,10 +167,10 @@ def _row(table: pd.DataFrame, name: str, row: pd.Series) -> dict[str, str]:
     }
 
 
-def _of(value: float, most: float | None, digits: str) -> str:
-    """A number, and what it can be at most."""
-    told = _number(value, digits)
-    return f"{told} of {format(most, digits)}" if told and most is not None else told
+def _of(value: float, largest: float | None, digits: str) -> str:
+    """A number, and the largest that is possible."""
+    number = _number(value, digits)
+    return f"{number} of {format(largest, digits)}" if number and largest is not None else number
 
 
 def _number(value: float, digits: str) -> str:
@@ -166,54 +178,46 @@ def _number(value: float, digits: str) -> str:
 
 
 def _failed(failed: Mapping[str, str]) -> str:
-    return "".join(f"<p>{escape(name)} could not be fitted: {escape(why)}</p>" for name, why in failed.items())
+    return _paragraphs(f"{name} could not be fitted: {why}" for name, why in failed.items())
 
 
-def _figures(table: pd.DataFrame, field: str | None) -> Iterable[str]:
+def _figures(result: "Comparison", field: str | None) -> Iterable[str]:
     by = f", by {field}," if field else ""
-    yield _figure(plots.comparison(table), "Differences to the best fit, with two standard errors to either side.")
-    if len(table) < 2:
+    yield _figure(result.plot(), "Differences to the best fit, with two standard errors to either side.")
+    if len(result.table) < 2:
         return
     yield _figure(
-        comparison.by_cell(table, field),
+        comparison.by_cell(result, field),
         "Every held-out cell: its log evidence less that under the best fit, against its counts. Above zero the other "
         "fit explains the cell better; the dark line is a running median.",
     )
     yield _figure(
-        comparison.winners(table, field), f"How many of the cells{by} each fit explains best, if only by a little."
+        comparison.winners(result, field),
+        f"The share of the cells{by} that each fit explains best, by however small a difference.",
     )
-    if comparison.varies_in_width(table):
-        yield _figure(comparison.by_latent(table), "Evidence against the dimensions of z.")
+    if comparison.varies_in_width(result):
+        yield _figure(comparison.by_latent(result), "Evidence against the dimensions of z.")
 
 
-def _genes(genes: pd.DataFrame, several: bool) -> str:
-    first, second = genes.attrs["first"], genes.attrs["second"]
-    counts = genes["verdict"].value_counts()
-    said = (
-        f"Of {len(genes):,} genes, {counts.get(first, 0):,} are predicted better by {first} and "
-        f"{counts.get(second, 0):,} by {second}; the others are not told apart, at a false discovery rate of 5%. A "
-        "gene's number is how much more probable its counts are, given the other genes of the cell; these numbers do "
-        "not add up to an evidence."
-    ) + (" Both fits are those with the first seed." if several else "")
-    picture = _figure(comparison.by_gene(genes), "The genes on which the two fits differ most.")
-    return f"<h2>Genes</h2>{_paragraphs([said])}{picture}"
+def _genes(genes: "GeneComparison", several: bool) -> str:
+    text = words.genes_answer(genes) + (" Both fits are those with the first seed." if several else "")
+    picture = _figure(genes.plot(), "The genes on which the two fits differ most.")
+    return f"<h2>Genes</h2>{_paragraphs([text])}{picture}"
 
 
-def _model(table: pd.DataFrame, name: str) -> str:
-    model, guide = table.attrs["declared"][name]
-    fitted, seeds = table.attrs["fitted"][name], table.attrs["seeds"][name]
-    cells = fitted[0].get("cells", {})
+def _model(result: "Comparison", name: str) -> str:
+    fit, seeds = result.fits[name], len(result.fits[name].seeds)
+    cells = fit.seeds[0].get("cells", {})
+    spread = f"a standard deviation of {result.table.loc[name, 'refits']:.3f} nats a cell"
     facts = {
-        "model": f"<code>{escape(model)}</code>",
-        "guide": f"<code>{escape(guide)}</code>",
-        "fitted to": f"{cells['train']:,} cells, and {cells['held_out']:,} to stop by" if cells else "",
-        "epochs": "; ".join(filter(None, map(_epochs, fitted))),
-        "seeds": f"{seeds}, with a standard deviation of {table.loc[name, 'refits']:.3f} nats a cell between them"
-        if seeds > 1
-        else "1",
+        "model": f"<code>{_safe(fit.model)}</code>",
+        "guide": f"<code>{_safe(fit.guide)}</code>",
+        "fitted to": f"{cells['train']:,} cells, and {cells['held_out']:,} for early stopping" if cells else "",
+        "epochs": "; ".join(filter(None, map(_epochs, fit.seeds))),
+        "seeds": f"{seeds}{f', with {spread} between them' if seeds > 1 else ''}",
     }
-    told = "".join(f"<dt>{fact}</dt><dd>{value}</dd>" for fact, value in facts.items() if value)
-    return f"<details><summary>{escape(name)}</summary><dl>{told}</dl></details>"
+    text = "".join(f"<dt>{fact}</dt><dd>{value}</dd>" for fact, value in facts.items() if value)
+    return f"<details><summary>{_safe(name)}</summary><dl>{text}</dl></details>"
 
 
 def _epochs(fitted: Mapping[str, Any]) -> str:
@@ -224,18 +228,16 @@ def _epochs(fitted: Mapping[str, Any]) -> str:
 
 
 def _glossary() -> str:
-    told = "".join(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in WORDS.items())
-    return f"<h2>Words</h2><details><summary>What the columns mean</summary><dl>{told}</dl></details>"
+    text = "".join(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in GLOSSARY.items())
+    return f"<h2>Words</h2><details><summary>What the columns mean</summary><dl>{text}</dl></details>"
 
 
-def _figure(drawn: Any, caption: str) -> str:
-    figure = getattr(drawn, "figure", drawn)
+def _figure(figure: Figure, caption: str) -> str:
     file = BytesIO()
     figure.savefig(file, format="png", dpi=160)
     code = base64.b64encode(file.getvalue()).decode()
-    alt = escape(caption, quote=True)
     width = round(figure.get_figwidth() * 110)
     return (
-        f'<figure><img alt="{alt}" width="{width}" src="data:image/png;base64,{code}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        f'<figure><img alt="{_safe(caption)}" width="{width}" src="data:image/png;base64,{code}">'
+        f"<figcaption>{_safe(caption)}</figcaption></figure>"
     )

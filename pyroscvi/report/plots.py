@@ -1,14 +1,14 @@
-"""Pictures of what a fit found. They are drawn without pyplot: no window, and no figure kept alive behind one's back.
+"""Pictures of fits. They are drawn without pyplot: no window opens, and no figure is kept alive by it.
 
 latents({"scvi": z, "gmvae": w}, adata.obs["cell_type"]).savefig("latents.png")
-comparison(ps.compare(fits, held_out)).figure.savefig("comparison.png")
+ps.compare(fits, held_out).plot().savefig("comparison.png")
 """
 
 import math
 import warnings
 from collections.abc import Mapping
 from itertools import cycle, product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pyroscvi.data.process import process_kept
+from pyroscvi.report.labels import label
+
+if TYPE_CHECKING:
+    from pyroscvi.comparison.result import Comparison
 
 __all__ = ["comparison", "embedding", "history", "latents", "umap"]
 
@@ -82,7 +86,7 @@ def latents(z: Mapping[str, np.ndarray], groups: Any = None, *, seed: int = 0) -
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, (name, points) in zip(panels, z.items(), strict=False):
         embedding(umap(points, seed=seed), groups, ax=panel, legend=False)
-        panel.set_title(name, fontsize=9, color=INK, loc="left")
+        panel.set_title(label(name, 30, 2), fontsize=9, color=INK, loc="left")
     for panel in panels[len(z) :]:
         panel.set_axis_off()
     if groups is not None:
@@ -91,47 +95,52 @@ def latents(z: Mapping[str, np.ndarray], groups: Any = None, *, seed: int = 0) -
     return figure
 
 
-def comparison(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """What ``compare`` found: differences to the best fit in nats a cell, each with two standard errors to either side.
+def comparison(result: "Comparison", *, ax: Axes | None = None) -> Axes:
+    """Differences to the best fit in nats a cell, each with two standard errors to either side.
 
-    A filled mark can be told apart from the best, an open one cannot.
+    The mark of a fit is filled if it can be told apart from the best, and open if it cannot.
     """
-    ax = _axes(ax, 5.6, 1.1 + 0.36 * len(table))
+    table = result.table
+    names = [label(name) for name in table.index]
+    heights = np.array([0.24 + 0.13 * (name.count("\n") + 1) for name in names])
+    at = np.cumsum(heights) - heights / 2
+    ax = _axes(ax, 6.2, 1.05 + heights.sum())
     beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 8}
-    for row, (_, fit) in enumerate(table.iterrows()):
+    for place, (_, fit) in zip(at, table.iterrows(), strict=True):
         reach = 0.0 if fit["verdict"] == "best" else 2 * fit["standard_error"]
-        ax.errorbar(fit["difference"], row, xerr=reach, elinewidth=1.6, markersize=6, **VERDICTS[fit["verdict"]])
-        ax.annotate(f"{fit['evidence']:.1f}".replace("-", "\N{MINUS SIGN}"), (1.02, row), color=INK, **beside)
-    ax.annotate("evidence", (1.02, -0.7), color=FAINT, **beside)
+        ax.errorbar(fit["difference"], place, xerr=reach, elinewidth=1.6, markersize=6, **VERDICTS[fit["verdict"]])
+        ax.annotate(f"{fit['evidence']:.1f}".replace("-", "\N{MINUS SIGN}"), (1.02, place), color=INK, **beside)
+    ax.annotate("evidence", (1.02, -0.1), color=FAINT, **beside)
     ax.axvline(0, color=FAINT, linewidth=0.8, zorder=0)
-    _plain(ax)
-    ax.set_yticks(range(len(table)), [str(name) for name in table.index])
-    ax.set_ylim(len(table) - 0.5, -0.9)
+    quiet(ax)
+    ax.set_yticks(at, names)
+    ax.set_ylim(heights.sum(), -0.2)
     ax.tick_params(axis="y", length=0, labelsize=9)
     ax.set_xlabel(f"difference in held-out log {table['estimand'].iloc[0]}, nats a cell (bars: 2 s.e.)", fontsize=9)
-    seen = [verdict for verdict in VERDICTS if verdict in set(table["verdict"])]
-    handles = [Line2D([], [], linestyle="", markersize=5, label=verdict, **_mark(verdict)) for verdict in seen]
+    drawn = [verdict for verdict in VERDICTS if verdict in set(table["verdict"])]
+    handles = [Line2D([], [], linestyle="", markersize=5, label=verdict, **_mark(verdict)) for verdict in drawn]
     ax.figure.legend(handles=handles, loc="outside upper left", ncols=3, frameon=False, fontsize=8, handletextpad=0.2)
     return ax
 
 
 def history(histories: Mapping[str, pd.DataFrame], *, ax: Axes | None = None) -> Axes:
-    """The held-out bound of every fit against its epochs, and the bound on what it was fitted to, thin."""
-    ax = _axes(ax, 5.2, 3.4)
-    lowest = []
+    """The ELBO of held-out cells against the epoch, a line for each fit; the ELBO of its training cells is thin."""
+    ax = _axes(ax, 6.8, max(3.4, 0.6 + 0.34 * len(histories)))
+    lowest, handles = [], []
     for (name, run), colour in zip(histories.items(), _colours(len(histories)), strict=True):
         kept = run["elbo_held_out"].notna().any()
         shown = run["elbo_held_out" if kept else "elbo_train"]
         ax.plot(run["epoch"], run["elbo_train"], color=colour, linewidth=0.7, alpha=0.5)
-        ax.plot(run["epoch"], shown, color=colour, linewidth=1.6, label=name)
-        lowest.append(shown.quantile(0.1) if len(shown) > 10 else shown.min())  # the first epochs tell nothing
+        handles += ax.plot(run["epoch"], shown, color=colour, linewidth=1.6, label=label(name))
+        lowest.append(shown.quantile(0.1) if len(shown) > 10 else shown.min())  # not the first epochs
     top = max(max(run["elbo_train"].max(), run["elbo_held_out"].max()) for run in histories.values())
     spread = (top - min(lowest)) or 1.0
     ax.set_ylim(min(lowest) - 0.1 * spread, top + 0.05 * spread)
-    _plain(ax)
+    quiet(ax)
     ax.set_xlabel("epoch", color=INK)
     ax.set_ylabel("ELBO a cell (nats)", color=INK)
-    ax.legend(frameon=False, fontsize=8, loc="lower right", title="held out (thin: fitted)", title_fontsize=8)
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "frameon": False, "fontsize": 8}
+    ax.legend(handles=handles, title="held out (thin: training)", title_fontsize=8, **place)
     return ax
 
 
@@ -139,10 +148,11 @@ def _axes(ax: Axes | None, width: float, height: float) -> Axes:
     return Figure(figsize=(width, height), dpi=200, layout="constrained").subplots() if ax is None else ax
 
 
-def _plain(ax: Axes) -> None:
+def quiet(ax: Axes, size: float = 8) -> None:
+    """Axes without a frame, with small grey ticks."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(FAINT)
-    ax.tick_params(colors=INK, labelsize=8, color=FAINT)
+    ax.tick_params(colors=INK, labelsize=size, color=FAINT, which="both")
 
 
 def _groups(groups: Any, n: int) -> tuple[np.ndarray, list[str]]:
@@ -171,6 +181,6 @@ def _colours(n: int) -> list[Any]:
 
 def _handles(names: list[str]) -> list[Line2D]:
     return [
-        Line2D([], [], linestyle="", marker=mark, color=colour, markersize=5, markeredgewidth=0, label=name)
+        Line2D([], [], linestyle="", marker=mark, color=colour, markersize=5, markeredgewidth=0, label=label(name))
         for name, (colour, mark) in zip(names, _styles(names), strict=True)
     ]

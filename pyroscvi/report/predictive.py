@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pyroscvi.names import among
-from pyroscvi.report.plots import FAINT, INK
+from pyroscvi.report.plots import FAINT, INK, quiet
 
 if TYPE_CHECKING:
     from pyroscvi.calibration.predictive import Check, Replicated
@@ -49,9 +49,7 @@ def checks(found: "Check", statistic: str | None = None) -> Figure:
                 _against(panel, one[name], colour, log=name in LOG)
             p = "" if name == CURVE else f"   p = {one[name].p:.2g}"
             panel.set_title(f"{name}{p}", fontsize=7.5, color=INK, loc="left")
-            panel.spines[["top", "right"]].set_visible(False)
-            panel.spines[["left", "bottom"]].set_color(FAINT)
-            panel.tick_params(colors=INK, labelsize=6, color=FAINT, which="both")
+            quiet(panel, 6)
         line[0].set_ylabel(f"{told}\nreplicates", fontsize=7.5, color=INK)
     return figure
 

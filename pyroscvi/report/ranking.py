@@ -7,16 +7,21 @@ is no estimate of anything here (``report.inference_data``), and what is compare
 of ArviZ stand sums over cells of held-out log evidence.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
 from pyroscvi.report.arviz_versions import first_generation
 
+if TYPE_CHECKING:
+    from pyroscvi.comparison.result import Comparison
+
 __all__ = ["ranking"]
 
 
-def ranking(table: pd.DataFrame) -> pd.DataFrame:
+def ranking(comparison: "Comparison") -> pd.DataFrame:
     """The columns of ``az.compare`` in the installed ArviZ, from a table of ``compare``.
 
     rank       0 is the best
@@ -32,7 +37,8 @@ def ranking(table: pd.DataFrame) -> pd.DataFrame:
     diag_diff  1.x: why p_worse may be wrong: "N < 100" cells, or "|elpd_diff| < 4"; empty where neither holds
     diag_elpd  1.x: share of the cells whose importance weights have a heavy tail; empty where there are none
     """
-    log_p = np.column_stack([table.attrs["log_evidence"][name] for name in table.index])
+    table = comparison.table
+    log_p = np.column_stack([comparison.by_cell["log_evidence", name] for name in table.index])
     n = len(log_p)
     difference, dse = (log_p - log_p[:, :1]).sum(0), n * table["standard_error"].to_numpy()
     heavy = table["heavy_tailed"].to_numpy()

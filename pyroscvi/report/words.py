@@ -1,134 +1,159 @@
-"""A comparison in words: what was found, what was asked, and how far it can be trusted."""
+"""A comparison in words: the answer, the question, and how reliable the answer is.
 
-from collections.abc import Sequence
+The table on a terminal, the table in a notebook and the page of HTML all take their sentences from here.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from pyroscvi.comparison.compare import FEW, ONCE
+from pyroscvi.evidence.pareto import HEAVY
 
-__all__ = ["answer", "asked", "listed", "minus", "trusted"]
+if TYPE_CHECKING:
+    from pyroscvi.comparison.result import Comparison, GeneComparison
 
-MANY = 4  # names in a sentence
+__all__ = ["answer", "asked", "doubts", "genes_answer", "listed", "minus", "trusted"]
+
+MAX_NAMES = 4  # in a sentence
+MIN_GROUPS = 10  # of fewer clusters or seeds a standard error is itself inaccurate
 
 
-def answer(table: pd.DataFrame) -> list[str]:
-    """Which fit is the best, by how much, and which cannot be told from it."""
-    best = table.index[0]
-    cells = len(table.attrs["cells"])
-    said = [f"{best} explains the held-out cells best, with {minus(table['evidence'].iloc[0], 2)} nats a cell."]
+def answer(comparison: "Comparison") -> list[str]:
+    """Which fit is the best, by how much, and which fits are indistinguishable from it."""
+    table, cells = comparison.table, len(comparison.by_cell)
+    best, evidence = table.index[0], minus(table["evidence"].iloc[0], 2)
     if len(table) == 1:
-        return [f"{best} has a log evidence of {minus(table['evidence'].iloc[0], 2)} nats a cell. There is no other."]
+        return [f"{best} has a log evidence of {evidence} nats a cell. It is the only fit."]
     alike = table[table["verdict"] == "indistinguishable"]
     apart = table[table["verdict"] == "told apart"]
+    sentences = [f"{best} explains the held-out cells best, with {evidence} nats a cell."]
     if alike.empty:
-        said = [f"{said[0][:-1]}, and is told apart from every other fit."]
+        sentences.append("It is told apart from every other fit.")
     else:
-        shown = [f"{name} ({_difference(row)})" for name, row in alike.head(MANY).iterrows()]
-        rest = [f"{len(alike) - MANY} more"] if len(alike) > MANY else []
-        said.append(f"These cells do not tell it apart from {listed([*shown, *rest])}.")
+        names = _shortened(f"{name} ({_difference(row)})" for name, row in alike.iterrows())
+        sentences.append(f"On these cells it is indistinguishable from {names}.")
     if not apart.empty:
         name, row = apart.index[0], apart.iloc[0]
         ratio = abs(row["difference"]) / row["standard_error"] if row["standard_error"] > 0 else float("inf")
         errors = f"{ratio:.1f} standard errors" if ratio < 100 else "more than a hundred standard errors"
-        said.append(
-            f"The nearest fit that is told apart is {name}: {_difference(row)} nats a cell behind, which is "
-            f"{abs(row['difference']) * cells:,.0f} nats over the {cells:,} cells and {errors}."
+        sentences.append(
+            f"The best of the fits that are told apart from it is {name}: {_difference(row)} nats a cell lower, which "
+            f"is {abs(row['difference']) * cells:,.0f} nats over the {cells:,} cells and {errors}."
         )
     if len(apart) > 1:
-        others = list(map(str, apart.index[1:]))
-        more = [f"{len(others) - MANY} more"] if len(others) > MANY else []
-        said.append(f"Also told apart: {listed([*others[:MANY], *more])}.")
-    return said
+        sentences.append(f"Also told apart: {_shortened(apart.index[1:])}.")
+    return sentences
 
 
-def asked(table: pd.DataFrame, held_out: str | None = None) -> list[str]:
+def asked(comparison: "Comparison", held_out: str | None = None) -> list[str]:
     """What the numbers are probabilities of."""
-    estimand = table["estimand"].iloc[0]
+    estimand = comparison.table["estimand"].iloc[0]
     how = f" ({held_out})" if held_out else ""
-    said = [
-        f"The numbers are log {estimand}: how probable each fitted model makes the counts of all "
-        f"{table.attrs['genes']:,} genes of a cell at once, with the cell's latents integrated out. They are averages "
-        f"over the same {len(table.attrs['cells']):,} cells for every fit, held out of all of them{how}"
-        f"{_averaged(table)}. A difference "
-        "of d nats a cell says that the better model makes a typical cell exp(d) times as probable."
+    sentences = [
+        f"The numbers are log {estimand}: how probable the counts of all {comparison.genes:,} genes of a cell are "
+        "together under each fitted model, with the latents of the cell integrated out. They are averages over the "
+        f"same {len(comparison.by_cell):,} cells for every fit, held out of all of them{how}{_averaged(comparison)}. "
+        "A difference of d nats a cell means that the better model makes a typical cell exp(d) times as probable."
     ]
-    if "| l" in estimand:
-        said.append(
-            "They are conditional on the observed total of the cell, which its counts add up to, and so are no "
-            "probabilities of counts: this favours likelihoods with little dispersion. A latent size (LatentSize) or a "
-            "size factor gives a comparison that is free of it."
-        )
-    return said
+    return sentences + _conditional(estimand)
 
 
-def trusted(table: pd.DataFrame) -> list[str]:
+def trusted(comparison: "Comparison") -> list[str]:
     """How far off the numbers may be."""
-    said = [_certified(table["certificate"])]
-    if (draws := table["monte_carlo"].max()) > 0:
-        said.append(
-            f"Of a standard error, random draws ({table.attrs['particles']:,} a cell) account for {draws:.2g} nats a "
-            "cell at most."
+    table, by, clusters = comparison.table, comparison.by, comparison.clusters
+    sentences = [_certified(table["certificate"])]
+    if (monte_carlo := table["monte_carlo"].max()) > 0:
+        sentences.append(
+            f"Monte Carlo error ({comparison.particles:,} posterior samples a cell) is at most {monte_carlo:.2g} nats "
+            "a cell of a standard error."
         )
-    by, many = table.attrs["by"], table.attrs["clusters"]
-    if by is None:
-        said.append("Standard errors are over cells, paired, as if cells were independent of each other.")
+    if by is None or clusters is None:
+        sentences.append("Standard errors are over cells, paired, as if cells were independent of each other.")
     else:
-        few = " With so few, the errors are not well known themselves." if many < FEW else ""
-        said.append(f"Standard errors are over {many} clusters of cells ({by}), paired.{few}")
-    said.append(_seeds(table))
+        few = " With so few clusters the standard errors are inaccurate." if clusters < MIN_GROUPS else ""
+        sentences.append(f"Standard errors are over {clusters} clusters of cells ({by}), paired.{few}")
+    if len(table) > 1 or comparison.fits[table.index[0]].seeds[1:]:
+        sentences.append(_seeds(comparison))
     if (heavy := table["heavy_tailed"].max()) > 0:
-        said.append(
-            f"For {heavy:.0%} of the cells of {table['heavy_tailed'].idxmax()} importance weights have a heavy tail, "
-            "and their evidence is too low by an unknown amount."
+        sentences.append(
+            f"For {heavy:.0%} of the cells of {table['heavy_tailed'].idxmax()} the importance weights have a heavy "
+            f"tail (k-hat above {HEAVY}), and their evidence is too low by an unknown amount. More particles, or the "
+            "default estimator, come closer."
         )
-    if (unripe := table.index[table["kl_weight"] < 1]).size:
-        said.append(
-            f"The KL weight of {listed(list(map(str, unripe)))} ended below 1: its fit is not of its own bound."
+    if (early := table.index[table["kl_weight"] < 1]).size:
+        sentences.append(
+            f"The KL weight of {_shortened(early)} ended below 1: the fit maximised another bound than the ELBO."
         )
-    return said
+    return sentences
+
+
+def doubts(comparison: "Comparison") -> list[str]:
+    """What to know beside the table: ``trusted``, and what the numbers are conditional on."""
+    return _conditional(comparison.table["estimand"].iloc[0]) + trusted(comparison)
+
+
+def genes_answer(genes: "GeneComparison") -> str:
+    """How many genes each of two fits predicts better."""
+    better = genes.table["verdict"].value_counts()
+    return (
+        f"Of {len(genes.table):,} genes, {better.get(genes.first, 0):,} are predicted better by {genes.first} and "
+        f"{better.get(genes.second, 0):,} by {genes.second}; the others are indistinguishable, at a false discovery "
+        "rate of 5%. The number of a gene is how much more probable its counts are, given the other genes of the cell; "
+        "these numbers do not add up to an evidence."
+    )
+
+
+def _conditional(estimand: str) -> list[str]:
+    if "| l" not in estimand:
+        return []
+    return [
+        "The numbers are conditional on the observed total of the cell. Its counts add up to that total, and so the "
+        "numbers are not probabilities of counts: this favours likelihoods with little dispersion. A latent size "
+        "(LatentSize), or a size factor that was not computed from these counts, avoids it."
+    ]
 
 
 def _certified(certificates: pd.Series) -> str:
-    """One sentence on all of them."""
-    words = certificates.astype(str)
-    loose = words.str.startswith("uncertified")
-    if (words == "exact").all():
+    """One sentence about all certificates."""
+    text = certificates.astype(str)
+    uncertified = text.str.startswith("uncertified")
+    if (text == "exact").all():
         return "All evidences are exact."
-    if not loose.any():
+    if not uncertified.any():
         return (
-            "All evidences are certified: on cells simulated from each fit, whose evidence can be bounded from both "
-            "sides, the bounds are no more than a tenth of a nat apart."
+            "All evidences are certified: on cells simulated from each fit an upper and a lower bound of the evidence "
+            "are at most a tenth of a nat apart."
         )
-    if (words == "uncertified").any():
-        return "Evidences are uncertified: nobody has measured, on simulated cells, how far off they may be."
+    if (text == "uncertified").any():
+        return "Evidences are uncertified: their error was not measured on simulated cells."
     return (
-        f"The evidence of {listed(list(map(str, certificates.index[loose])))} is uncertified: on cells simulated from "
-        "the fit, bounds from both sides are farther apart than a tenth of a nat."
+        f"The evidence of {_shortened(certificates.index[uncertified])} is uncertified: on cells simulated from the "
+        "fit, an upper and a lower bound of the evidence are more than a tenth of a nat apart."
     )
 
 
-def _averaged(table: pd.DataFrame) -> str:
-    """What an average is over beside cells."""
-    seeds = set(table.attrs["seeds"].values())
-    if seeds == {1}:
+def _averaged(comparison: "Comparison") -> str:
+    """Whether an average is over seeds too."""
+    numbers = {len(fit.seeds) for fit in comparison.fits.values()}
+    if numbers == {1}:
         return ""
-    return f", and over {'up to ' if len(seeds) > 1 else ''}{max(seeds)} seeds that each was fitted with"
+    return f", and over {'up to ' if len(numbers) > 1 else ''}the {max(numbers)} seeds of a fit"
 
 
-def _seeds(table: pd.DataFrame) -> str:
-    """What another seed would have given, as far as it is known."""
-    seeds = pd.Series(table.attrs["seeds"])
+def _seeds(comparison: "Comparison") -> str:
+    """How much evidences vary from seed to seed, as far as it is known."""
+    seeds = pd.Series({name: len(comparison.fits[name].seeds) for name in comparison.table.index})
     if (seeds == 1).all():
-        return ONCE
-    few = ", which with so few of them is not well known itself" if seeds[seeds > 1].min() < FEW else ""
-    said = (
-        f"From seed to seed an evidence varies by up to {table['refits'].max():.2g} nats a cell (standard deviation); "
-        f"standard errors hold what a mean over the seeds varies by{few}."
+        return "Every model was fitted with one seed: the standard errors do not include the variation between seeds."
+    inaccurate = ", which is inaccurate with so few seeds" if seeds[seeds > 1].min() < MIN_GROUPS else ""
+    text = (
+        f"Evidences are means over {'up to ' if seeds.nunique() > 1 else ''}{seeds.max()} seeds. They vary between "
+        f"seeds by up to {comparison.table['refits'].max():.2g} nats a cell (standard deviation); standard errors "
+        f"include the error of the mean over seeds{inaccurate}."
     )
-    if (once := seeds.index[seeds == 1]).size:
-        said += f" Fitted once, and without such an error: {listed(list(map(str, once[:MANY])))}"
-        said += f" and {once.size - MANY} more." if once.size > MANY else "."
-    return said
+    once = seeds.index[seeds == 1]
+    return f"{text} Fitted with one seed, and so without this error: {_shortened(once)}." if once.size else text
 
 
 def _difference(row: pd.Series) -> str:
@@ -140,8 +165,15 @@ def minus(value: float, digits: int) -> str:
     return f"{value:,.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
+def _shortened(names: Iterable[object]) -> str:
+    """The first names in a sentence, and how many more there are."""
+    every = list(map(str, names))
+    rest = [f"{len(every) - MAX_NAMES} more"] if len(every) > MAX_NAMES else []
+    return listed([*every[:MAX_NAMES], *rest])
+
+
 def listed(names: Sequence[str]) -> str:
-    """Names in a sentence; those that have commas of their own are kept apart by semicolons.
+    """Names in a sentence, with semicolons between them if a name has a comma.
 
     >>> listed(["a"]), listed(["a", "b", "c"])
     ('a', 'a, b and c')

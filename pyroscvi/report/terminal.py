@@ -1,0 +1,87 @@
+"""Tables of comparisons for a terminal. Names are shown as they are: markup and control characters have no effect."""
+
+from io import StringIO
+from shutil import get_terminal_size
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pyroscvi.names import printable
+from pyroscvi.report import words
+
+if TYPE_CHECKING:
+    from pyroscvi.comparison.result import Comparison, GeneComparison
+
+__all__ = ["as_text", "comparison", "genes"]
+
+SHOWN_GENES = 10
+
+
+def comparison(found: "Comparison") -> Table:
+    """One row for each fit, with the verdicts, and below it how reliable the numbers are."""
+    table = found.table
+    certified = (table["certificate"] != "uncertified").any()  # if not, a sentence below the table says so
+    title = f"Held-out log {table['estimand'].iloc[0]} of {len(found.by_cell):,} cells, in nats a cell"
+    picture = _table(title, words.doubts(found), "fit")
+    picture.add_column("evidence", justify="right", no_wrap=True)
+    picture.add_column("difference", justify="right", no_wrap=True)
+    picture.add_column("verdict", no_wrap=True)
+    picture.add_column("weight", justify="right", no_wrap=True)
+    if certified:
+        picture.add_column("certificate", min_width=11)
+    for name, row in table.iterrows():
+        best = row["verdict"] == "best"
+        cells = [
+            f"{row['evidence']:.3f}",
+            "" if best else f"{row['difference']:.3f} ± {row['standard_error']:.3f}",
+            row["verdict"],
+            f"{row['weight']:.2f}",
+            *([row["certificate"]] if certified else []),
+        ]
+        picture.add_row(_text(name), *cells, style="bold" if best else None)
+    return picture
+
+
+def genes(found: "GeneComparison") -> Table:
+    """The genes that either fit predicts better, ten at most of each, and below it how many there are."""
+    table = found.table
+    picture = _table(
+        f"{found.first} against {found.second}, {found.cells:,} cells", [words.genes_answer(found)], "gene"
+    )
+    for heading in ("predicted", "± s.e.", "zeros", "mean", "q value"):
+        picture.add_column(heading, justify="right", no_wrap=True)
+    picture.add_column("better by", overflow="fold")
+    shown = table if len(table) <= 2 * SHOWN_GENES else pd.concat([table.head(SHOWN_GENES), table.tail(SHOWN_GENES)])
+    for place, (name, row) in enumerate(shown.iterrows(), 1):
+        numbers = (f"{row['predicted']:.1f}", f"{row['predicted_error']:.1f}", f"{row['zeros']:.0%}")
+        picture.add_row(
+            _text(name), *numbers, f"{row['mean']:.3g}", f"{row['q_value']:.2g}", _text(row["verdict"]),
+            end_section=place == SHOWN_GENES < len(table) - SHOWN_GENES,
+        )  # fmt: skip
+    return picture
+
+
+def as_text(picture: Any) -> str:
+    """A table without colours, as wide as the terminal; 80 columns where there is none."""
+    console = Console(file=StringIO(), width=max(get_terminal_size().columns, 80), color_system=None)
+    console.print(picture)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in lines).strip("\n")
+
+
+def _table(title: str, caption: list[str], names: str) -> Table:
+    sentences = Text("\n").join([Text(), *map(_text, caption)])
+    table = Table(
+        title=_text(title), caption=sentences, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
+        collapse_padding=True, title_justify="left", caption_justify="left",
+    )  # fmt: skip
+    table.add_column(names, overflow="fold")
+    return table
+
+
+def _text(value: object) -> Text:
+    return Text(printable(value))
