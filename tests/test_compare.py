@@ -332,6 +332,6 @@ def test_settings_are_handed_on(pair, named, monkeypatch):
 
     evidence_table = module.evidence_table
     monkeypatch.setattr(module, "evidence_table", table)
-    compare({"a": pair}, named, 5, memory="10MB", batch_size=7, dtype=torch.float32, estimator=Importance())
-    expected = {"memory": "10MB", "batch_size": 7, "dtype": torch.float32, "estimator": Importance(), "compile": False}
-    assert expected.items() <= seen[0].items()
+    settings = {"memory": "10MB", "batch_size": 7, "dtype": torch.float32, "estimator": Importance()}
+    compare({"a": pair}, named, 5, **settings)
+    assert (settings | {"compile": False}).items() <= seen[0].items()
