@@ -228,7 +228,7 @@ def test_a_label_may_say_that_nobody_gave_one():
 
 def test_columns_of_the_wrong_kind_are_refused():
     adata = data()
-    with pytest.raises(TypeError, match=r"batch \(obs\['age'\]\) holds real numbers .* covariates"):
+    with pytest.raises(TypeError, match=r"batch \(obs\['age'\]\) holds real numbers .*covariates"):
         Fields(batch="age").read(adata)
     with pytest.raises(TypeError, match="covariate 'donor' does not hold numbers but category: name it in categories"):
         Fields(covariates="donor").read(adata)

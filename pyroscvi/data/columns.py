@@ -165,7 +165,7 @@ def weights(
         concerned = (floats[:, [name in unseen for name in names]] > 0).any(1)
         _refuse_unseen(role, int(concerned.sum()), unseen, known, unknown)
     matched = pd.DataFrame(floats, columns=list(names)).reindex(columns=list(known), fill_value=0.0)
-    return matched.where(matched.sum(axis=1) > 0).to_numpy(), tuple(known)
+    return matched.where(matched.sum(axis=1) > 0).to_numpy(copy=True), tuple(known)
 
 
 def _refuse_unseen(role: str, cells: int, unseen: Iterable[str], known: Sequence[str], unknown: str) -> None:

@@ -74,7 +74,7 @@ def log_evidence(
         dtype=dtype,
         progress=progress,
     )
-    return table["log_evidence"].to_numpy()
+    return table["log_evidence"].to_numpy(copy=True)
 
 
 @alone
