@@ -1,4 +1,4 @@
-"""What a likelihood costs: blocks of memory, the same numbers twice, a graph that compiles."""
+"""Blocks of the kernel: its memory, equal results of two evaluations, and graphs that are recorded for a compiler."""
 
 import math
 from unittest.mock import Mock
@@ -26,7 +26,7 @@ every_count = pytest.mark.parametrize("name", COUNTS)
 
 
 class Watch(TorchDispatchMode):
-    """Which operations run, and the size of the largest tensor that any of them makes."""
+    """Records the operations that run, and the size of the largest tensor that they create."""
 
     def __init__(self):
         super().__init__()
@@ -44,7 +44,7 @@ class Watch(TorchDispatchMode):
 
 @every_count
 @pytest.mark.parametrize("cells", [8, 3, 16])
-def test_particles_cost_a_block_and_not_a_batch(name, cells, monkeypatch):
+def test_the_largest_tensor_is_a_block_and_not_all_particles(name, cells, monkeypatch):
     s, n, g = 40, 8, 50
     logits, log_size, log_theta, gate = (t.detach().float() for t in parameters((s, n, g), (n, 1), (g,), (g,)))
     d, x = made(name, Shares(logits, log_size), log_theta, gate), draws(n, g, dtype=torch.float32)
@@ -55,14 +55,14 @@ def test_particles_cost_a_block_and_not_a_batch(name, cells, monkeypatch):
     with Watch() as watch:
         cut = d.log_prob(x)
     assert watch.largest <= max(cells * g, s * n) < logits.numel()
-    assert searched.call_count == math.ceil(n / cells)  # and not once for each particle
+    assert searched.call_count == math.ceil(n / cells)  # not once for each particle
     assert not {"lgamma", "digamma"} & watch.operations
     torch.testing.assert_close(cut, whole, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(7, 5, 3, 11), (64, 11), (1, 11), (11,), (3, 0, 11), (200, 1, 11)])
 @pytest.mark.parametrize("room", [1, 4, 9, 10_000])
-def test_blocks_cover_everything_once_and_in_one_piece(shape, room, monkeypatch):
+def test_blocks_cover_every_count_once_and_are_contiguous(shape, room, monkeypatch):
     monkeypatch.setattr(blocks, "ON_PROCESSOR", room * shape[-1])
     seen = torch.zeros(shape)
     for block in blocks.blocks(seen.shape, seen.device):
@@ -73,7 +73,7 @@ def test_blocks_cover_everything_once_and_in_one_piece(shape, room, monkeypatch)
 
 
 @every_count
-def test_the_same_twice(name):
+def test_two_evaluations_are_equal_in_every_digit(name):
     logits, log_size, log_theta, gate = parameters((64, 300), (64, 1), (300,), (64, 300))
     x = draws(64, 300)
 
@@ -86,7 +86,7 @@ def test_the_same_twice(name):
 
 
 @every_count
-def test_a_compiled_graph_is_right_on_other_counts(name):
+def test_a_recorded_graph_is_right_for_other_counts(name):
     logits, log_size, log_theta, gate = parameters((4, 30), (4, 1), (30,), (4, 30))
 
     def step(x: Tensor, h: Tensor, t: Tensor, z: Tensor) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Mixtures that keep their components: where these begin, what holds them apart, and what says that they collapsed."""
+"""Mixtures should keep their components: how components start, what keeps them apart, and how collapse is measured."""
 
 import sys
 from math import log
@@ -32,10 +32,10 @@ def quick(model, cells, guide=SMALL, **options):
     return ps.fit(model, guide, cells, **{"epochs": 20, "progress": False, "device": "cpu", **options})
 
 
-# Where components begin
+# How components start
 
 
-def test_components_are_laid_out_on_clusters():
+def test_components_are_set_to_the_means_and_spreads_of_clusters():
     torch.manual_seed(1)
     centre = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
     spread = torch.tensor([[0.5, 1.0], [1.0, 0.5], [0.3, 0.3]])
@@ -51,10 +51,10 @@ def test_components_are_laid_out_on_clusters():
     assert (mixture.w == 0).all()
     again = Mixture(3).sized(2)
     again.settle(z)
-    assert torch.equal(again.m, mixture.m)  # however it was drawn
+    assert torch.equal(again.m, mixture.m)  # whatever its random start
 
 
-def test_a_cluster_of_one_cell_has_a_width():
+def test_a_cluster_of_one_cell_gets_a_positive_spread():
     z = torch.cat([torch.randn(50, 2), torch.tensor([[100.0, 100.0]])])
     w, m, raw_s = torch.ones(2), torch.zeros(2, 2), torch.zeros(2, 2)
     set_to_clusters(w, m, raw_s, z)
@@ -64,7 +64,7 @@ def test_a_cluster_of_one_cell_has_a_width():
     assert torch.nn.functional.softplus(raw_s[m[:, 0].argmax()]).min() > 0.3
 
 
-def test_cells_that_are_fewer_than_components_leave_all_as_it_is():
+def test_with_fewer_cells_than_components_nothing_changes():
     mixture = Mixture(5).sized(2)
     before = mixture.m.clone()
     mixture.settle(torch.randn(4, 2))
@@ -78,27 +78,27 @@ def test_random_components_stay_where_they_are():
     assert torch.equal(mixture.m, before)
 
 
-class Noted(Mixture):
-    """A mixture that says where cells were when it settled."""
+class Recorded(Mixture):
+    """A mixture that records the states of cells when it settles."""
 
-    said: ClassVar[list] = []
+    states: ClassVar[list] = []
 
     def settle(self, z):
-        Noted.said.append(z)
+        Recorded.states.append(z)
         super().settle(z)
 
 
 @pytest.fixture
 def places(monkeypatch):
-    """How often cells may be looked at before each has a place of its own; from then on the same, twice."""
-    Noted.said.clear()
-    looks = {"cold": 0, "taken": 0}
+    """Replace samples of z: the first ``cold`` times the two samples of a cell are independent, later they are equal."""
+    Recorded.states.clear()
+    looks = {"cold": 0, "calls": 0}
 
     def placed(guide, cells, seed):
-        looks["taken"] += 1
-        generator = torch.Generator().manual_seed(looks["taken"] if looks["taken"] <= looks["cold"] else 0)
+        looks["calls"] += 1
+        generator = torch.Generator().manual_seed(looks["calls"] if looks["calls"] <= looks["cold"] else 0)
         z = torch.randn(2, len(cells), 3, generator=generator)
-        return z if looks["taken"] <= looks["cold"] else z[:1].expand(2, -1, -1)
+        return z if looks["calls"] <= looks["cold"] else z[:1].expand(2, -1, -1)
 
     monkeypatch.setattr("pyroscvi.inference.run.placed", placed)
     return looks
@@ -108,22 +108,23 @@ def places(monkeypatch):
     ("warmup", "epochs", "cold", "after"),
     [(0.1, 40, 0, 2), (0.5, 40, 0, 10), (0.0, 40, 0, 2), (0.1, 3, 0, 1), (0.1, 40, 3, 5), (0.1, 40, 99, 40)],
 )
-def test_components_settle_once_cells_have_places(cells, places, warmup, epochs, cold, after):
-    """From half of the warm-up on, and before half of the run is over."""
+def test_components_settle_once_when_the_latent_space_separates_cells(cells, places, warmup, epochs, cold, after):
+    """This is between the middle of the warm-up and the middle of the fit."""
     places["cold"], steps = cold, []
 
     def count(model, guide, minibatch):
-        steps.append(len(Noted.said))
+        steps.append(len(Recorded.states))
         return torch.zeros(len(minibatch))
 
-    quick(SCVI(latent=3, prior=Noted(3)), cells, epochs=epochs, warmup=warmup, objectives=[count], early_stopping=False)
-    assert steps == [0] * after + [1] * (epochs - after)  # a minibatch an epoch
-    assert [z.shape for z in Noted.said] == [(54, 3)] * (after < epochs)  # of all the cells that are fitted to
-    assert places["taken"] == min(cold + 1, 18)
+    page = SCVI(latent=3, prior=Recorded(3))
+    quick(page, cells, epochs=epochs, warmup=warmup, objectives=[count], early_stopping=False)
+    assert steps == [0] * after + [1] * (epochs - after)  # one minibatch per epoch
+    assert [z.shape for z in Recorded.states] == [(54, 3)] * (after < epochs)  # all training cells
+    assert places["calls"] == min(cold + 1, 18)
 
 
 @pytest.mark.parametrize("alike", [0.0, 0.5, 0.9])
-def test_two_draws_of_a_cell_are_what_a_guide_says(cells, alike):
+def test_two_samples_of_z_have_the_correlation_that_the_guide_implies(cells, alike):
     model = SCVI(latent=2).sized(cells.dims)
     guide = SMALL.sized(model, cells)
     with torch.no_grad():
@@ -141,29 +142,29 @@ def test_two_draws_of_a_cell_are_what_a_guide_says(cells, alike):
     assert abs(np.corrcoef(z[:, :, 1].numpy())[0, 1]) < 0.03
 
 
-def test_components_that_were_trained_already_stay(cells, places):
-    first = quick(SCVI(latent=3, prior=Noted(3)), cells)
-    assert len(Noted.said) == 1
+def test_trained_components_do_not_settle_again(cells, places):
+    first = quick(SCVI(latent=3, prior=Recorded(3)), cells)
+    assert len(Recorded.states) == 1
     ps.fit(first.model, first.guide, cells, epochs=20, progress=False)
-    assert len(Noted.said) == 1
+    assert len(Recorded.states) == 1
 
 
 @pytest.mark.parametrize("page", PAGES, ids=repr)
 @pytest.mark.parametrize("steps", [2, 3, 4, 6])  # components settle before the fourth of 15
-def test_a_run_that_was_interrupted_settles_once(page, steps, cells, places, tmp_path):
+def test_a_resumed_fit_settles_once_and_equals_an_uninterrupted_fit(page, steps, cells, places, tmp_path):
     options = {"epochs": 5, "batch_size": 20, "lr": 1e-2}
     straight = quick(page, cells, objectives=[interrupted_after(99)], **options)
-    assert places["taken"] == 1
+    assert places["calls"] == 1
     folder = Folder(tmp_path, seconds=0.0)
     with pytest.warns(UserWarning, match="interrupted"):
         quick(page, cells, objectives=[interrupted_after(steps)], folder=folder, **options)
     assert same(straight, quick(page, cells, objectives=[interrupted_after(99)], folder=folder, **options))
 
 
-# What holds them apart
+# What keeps components apart
 
 
-def test_balance_is_how_far_shares_are_from_equal(cells):
+def test_balance_is_log_k_minus_the_entropy_of_the_shares_of_components(cells):
     model = GMVAE(latent=2, kinds=4).sized(cells.dims).eval()
     guide = SMALL.sized(model, cells).eval()
     with torch.no_grad():
@@ -172,15 +173,15 @@ def test_balance_is_how_far_shares_are_from_equal(cells):
         model.w.zero_()
         model.m.zero_()
         assert torch.allclose(Balance(2.0)(model, guide, cells), torch.zeros(60), atol=1e-6)
-        model.w.copy_(torch.tensor([0.4, 0.3, 0.2, 0.1]).log())  # and all at one place
+        model.w.copy_(torch.tensor([0.4, 0.3, 0.2, 0.1]).log())  # and all components at one place
         entropy = dist.Categorical(torch.tensor([0.4, 0.3, 0.2, 0.1])).entropy()
         assert torch.allclose(Balance()(model, guide, cells), (log(4) - entropy).expand(60), atol=1e-6)
     with pytest.raises(KeyError, match="no enumerated site 'k': there are y"):
         quick(Annotated(latent=2), cells, objectives=[Balance()])
 
 
-def test_balance_gives_a_component_back_its_cells(cells):
-    """One that has nearly all of the weight has nearly all of the cells, and would keep them."""
+def test_balance_takes_cells_from_a_component_that_has_almost_all(cells):
+    """Without it, a component with almost all of the weight keeps almost all cells."""
     model = GMVAE(latent=2, kinds=4).sized(cells.dims)
     with torch.no_grad():
         model.w[0] = 6.0
@@ -190,7 +191,7 @@ def test_balance_gives_a_component_back_its_cells(cells):
 
 
 @pytest.mark.parametrize("equal", [0.0, 0.5])
-def test_weights_are_held_equal_for_as_long_as_asked(cells, equal):
+def test_weights_stay_equal_for_the_given_fraction_of_the_fit(cells, equal):
     spread = []
 
     def note(model, guide, minibatch):
@@ -200,25 +201,25 @@ def test_weights_are_held_equal_for_as_long_as_asked(cells, equal):
     page = SCVI(latent=3, prior=Mixture(3, start=Random(), equal=equal))
     quick(page, cells, epochs=10, warmup=0.0, objectives=[note], early_stopping=False)
     held = [value == 0 for value in spread]
-    assert held == [step <= 10 * equal for step in range(10)]  # a minibatch an epoch; moved by what came before it
+    assert held == [step <= 10 * equal for step in range(10)]  # one minibatch per epoch; a step changes the next value
 
 
-# What says that they collapsed
+# How collapse is measured
 
 
-def test_information_is_that_of_gaussians_side_by_side():
-    """Two cells, z ~ Normal(+-a, 1): log 2 less the entropy of which of them, by the trapezoidal rule."""
+def test_information_of_two_gaussians_agrees_with_an_integral():
+    """Two cells, z ~ Normal(+-a, 1): I = log 2 - E[H(cell | z)], by the trapezoidal rule."""
     n, a = 20_000, 0.8
     torch.manual_seed(0)
     loc = a * (1 - 2 * (torch.arange(AMONG) % 2).double())[:, None]
     t = torch.linspace(-12, 12, 4001, dtype=torch.float64)
-    here, there = (dist.Normal(sign * a, 1.0).log_prob(t) for sign in (1.0, -1.0))
-    exact = torch.trapezoid(here.exp() * (here - torch.logaddexp(here, there) + log(2)), t).item()
-    found = [information(loc + torch.randn_like(loc), loc, torch.ones(AMONG, 1, 1)) for _ in range(n // AMONG)]
-    assert np.mean(found) == pytest.approx(exact, abs=0.01)
+    left, right = (dist.Normal(sign * a, 1.0).log_prob(t) for sign in (1.0, -1.0))
+    exact = torch.trapezoid(left.exp() * (left - torch.logaddexp(left, right) + log(2)), t).item()
+    estimates = [information(loc + torch.randn_like(loc), loc, torch.ones(AMONG, 1, 1)) for _ in range(n // AMONG)]
+    assert np.mean(estimates) == pytest.approx(exact, abs=0.01)
 
 
-def test_information_of_cells_that_are_all_alike_or_all_apart():
+def test_information_is_zero_for_equal_cells_and_log_n_for_separate_cells():
     scale = torch.diag_embed(torch.full((7, 2), 0.1, dtype=torch.float64))
     assert information(torch.randn(7, 2).double(), torch.zeros(7, 2).double(), scale) == pytest.approx(0, abs=1e-6)
     apart = torch.arange(14.0).reshape(7, 2)
@@ -228,7 +229,7 @@ def test_information_of_cells_that_are_all_alike_or_all_apart():
 
 
 def test_information_of_a_fit(cells):
-    """Of z alone, in whatever minibatches: a cell's size, which is latent as well, tells much of which cell it is."""
+    """It is the information of z alone, for any minibatches. A latent size would add information about the cell."""
     from pyroscvi.parts import LatentSize
 
     model = SCVI(latent=2, size=LatentSize()).sized(cells.dims)
@@ -236,27 +237,27 @@ def test_information_of_a_fit(cells):
     assert list(guide.sites) == ["l", "z"]
     with torch.no_grad():
         guide.heads["z"].weight.zero_()
-    found = usage((model, guide), cells)
-    assert found.information == pytest.approx(0, abs=1e-6)
-    assert np.isnan(found.components)
-    assert np.isnan(found.component_information)
+    used = usage((model, guide), cells)
+    assert used.information == pytest.approx(0, abs=1e-6)
+    assert np.isnan(used.components)
+    assert np.isnan(used.component_information)
     with torch.no_grad():
         guide.heads["z"].weight.normal_()
         guide.heads["z"].bias[2:] = -5.0
-    found = usage((model, guide), cells)
-    assert 1 < found.information <= log(60) + 1e-6
-    assert usage((model, guide), cells, batch_size=7).information == pytest.approx(found.information, abs=1e-9)
+    used = usage((model, guide), cells)
+    assert 1 < used.information <= log(60) + 1e-6
+    assert usage((model, guide), cells, batch_size=7).information == pytest.approx(used.information, abs=1e-9)
 
 
-def test_components_that_are_all_alike_tell_nothing(cells):
+def test_equal_components_have_no_information_about_cells(cells):
     model = GMVAE(latent=2, kinds=4).sized(cells.dims)
     guide = SMALL.sized(model, cells)
     with torch.no_grad():
         model.m.zero_()
-    found = usage((model, guide), cells)
-    assert found.components == pytest.approx(4, abs=1e-3)
-    assert found.component_information == pytest.approx(0, abs=1e-6)
-    with torch.no_grad():  # now cells are of one component or of another, by one number that the guide has read
+    used = usage((model, guide), cells)
+    assert used.components == pytest.approx(4, abs=1e-3)
+    assert used.component_information == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():  # now one number that the guide reads decides between two components
         guide.heads["z"].weight.zero_()
         guide.heads["z"].weight[0].normal_()
         guide.heads["z"].bias[2:] = -9.0
@@ -264,12 +265,12 @@ def test_components_that_are_all_alike_tell_nothing(cells):
         model.m[:, 0] = torch.tensor([-1.0, 1.0, 50.0, 50.0]) + z.mean()
         model.raw_s.fill_(-5.0)
     share = (z > z.mean()).double().mean()
-    found = usage((model, guide), cells)
-    assert found.component_information == pytest.approx(dist.Bernoulli(share).entropy().item(), abs=0.02)
-    assert log(found.components) == pytest.approx(found.component_information, abs=0.02)
+    used = usage((model, guide), cells)
+    assert used.component_information == pytest.approx(dist.Bernoulli(share).entropy().item(), abs=0.02)
+    assert log(used.components) == pytest.approx(used.component_information, abs=0.02)
 
 
-# Whether they do: all of it, ``python benchmarks/collapse.py``
+# Whether components are kept; the full study is ``python benchmarks/collapse.py``
 
 
 @pytest.mark.parametrize("page", [SCVI(latent=5, prior=Mixture(KINDS), likelihood=NB(), decoder=MLP(32)),
@@ -279,5 +280,5 @@ def test_five_clusters_keep_five_components(page):
     assert usage(quick(page, cells, epochs=60, lr=1e-2), cells).components > 4.5
 
 
-def test_five_components_win_nothing_where_there_is_one_cluster():
+def test_five_components_are_not_better_than_one_if_there_is_one_cluster():
     assert ahead(300, 150, seed=0, epochs=30, refits=2)["ahead"] < 2

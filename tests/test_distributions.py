@@ -1,4 +1,4 @@
-"""The distributions against exact values, against each other, and in every shape."""
+"""The count distributions: compared with exact values and with each other, their gradients, and their shapes."""
 
 import csv
 import math
@@ -45,7 +45,7 @@ every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], i
 # Exactness
 
 
-def test_the_reference_is_what_its_script_makes():
+def test_the_reference_table_is_the_output_of_its_script():
     script = runpy.run_path(str(TABLE.with_name("make_logprob.py")))
     with mp.workdps(50):
         made = [script["COLUMNS"], *script["rows"]()]
@@ -59,7 +59,7 @@ def test_the_reference_is_what_its_script_makes():
     [(torch.float32, 5e-6, 1e-5), (torch.float64, 1e-13, 1e-12)],
     ids=["float32", "float64"],
 )
-def test_every_reference_value_and_slope(name, dtype, value_within, slope_within):
+def test_values_and_slopes_agree_with_the_reference_table(name, dtype, value_within, slope_within):
     worst = reference_errors(name, dtype)
     assert worst.pop("value") < value_within
     assert worst.keys() >= {"mu"}
@@ -74,7 +74,7 @@ def test_a_cell_of_two_thousand_genes_is_exact_in_float32(theta, size):
 
 
 @every_dtype
-def test_what_stirling_leaves_out(dtype):
+def test_binet_and_its_slope_agree_with_mpmath(dtype):
     a = torch.logspace(-8, 10, 200, dtype=torch.float64).to(dtype)
     left, slope = [], []
     with mp.workdps(60):
@@ -90,15 +90,15 @@ def test_what_stirling_leaves_out(dtype):
 
 @every_count
 @every_dtype
-def test_no_nan_on_any_valid_input(name, dtype):
-    found, looked_at, greatest = nans(name, dtype)
-    assert looked_at >= 2 * 4410
-    assert found == 0
+def test_valid_inputs_give_no_nan(name, dtype):
+    bad, checked, greatest = nans(name, dtype)
+    assert checked >= 2 * 4410
+    assert bad == 0
     assert greatest <= 1e-4
 
 
 @every_count
-def test_one_impossible_count_makes_a_cell_impossible(name):
+def test_one_impossible_count_makes_the_log_probability_of_the_cell_minus_infinity(name):
     x, log_mu = torch.ones(1, 100), torch.zeros(100)
     gate = torch.full((100,), -1.0)
     (gate if name[0] == "z" else log_mu)[3] = math.inf if name[0] == "z" else -math.inf
@@ -106,29 +106,29 @@ def test_one_impossible_count_makes_a_cell_impossible(name):
 
 
 @every_count
-def test_what_is_not_a_count_is_not_given_a_probability(name):
+def test_negative_and_nan_counts_have_log_probability_nan(name):
     zero = torch.zeros(2)
     assert made(name, zero, zero, zero).log_pmf(torch.tensor([-1.0, math.nan])).isnan().all()
 
 
 @every_dtype
-def test_infinite_theta_is_the_poisson_digit_for_digit(dtype):
-    apart, looked_at, d_theta = unlike_poisson(dtype)
-    assert (apart, looked_at) == (0, 4 + 480 + 480)
+def test_infinite_theta_is_the_poisson_to_the_last_digit(dtype):
+    different, checked, d_theta = unlike_poisson(dtype)
+    assert (different, checked) == (0, 4 + 480 + 480)
     assert d_theta < 1e-12
 
 
 @every_count
 @pytest.mark.parametrize(("mu", "theta"), MOMENTS)
-def test_the_pmf_sums_to_one_and_has_the_moments_it_says(name, mu, theta):
-    mass, told, summed = mass_and_moments(name, mu, theta)
+def test_the_pmf_sums_to_one_and_has_the_stated_moments(name, mu, theta):
+    mass, stated, summed = mass_and_moments(name, mu, theta)
     assert mass < 1e-10
-    torch.testing.assert_close(told, summed, rtol=1e-9, atol=0)
+    torch.testing.assert_close(stated, summed, rtol=1e-9, atol=0)
 
 
 @every_count
 @pytest.mark.parametrize("mu", MEANS)
-def test_samples_are_of_the_pmf(name, mu):
+def test_samples_follow_the_pmf(name, mu):
     assert sampling_p(name, mu) > 1e-3
 
 
@@ -145,7 +145,7 @@ def test_samples_at_an_enormous_mean_are_not_negative(name, log_mu):
 
 
 @every_count
-def test_plain_and_fast_agree(name):
+def test_the_fast_path_agrees_with_the_textbook_formulas(name):
     log_mu, log_theta, gate = parameters((6, 40), (40,), (6, 1))
     x = draws(6, 40).clamp(max=500)
     if "nb" in name:
@@ -166,7 +166,7 @@ def test_plain_and_fast_agree(name):
             torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-8)
 
 
-def test_pyro_agrees_where_it_is_exact():
+def test_distributions_agree_with_those_of_pyro_at_moderate_parameters():
     log_mu, log_theta, gate = (t.detach() for t in parameters((6, 40), (40,), (6, 40)))
     x = draws(6, 40).clamp(max=500)
     theta = log_theta.exp()
@@ -185,14 +185,14 @@ def test_pyro_agrees_where_it_is_exact():
 
 
 @pytest.mark.parametrize(("inflated", "name"), [("zinb", "nb"), ("zip", "poisson")])
-def test_without_extra_zeros_zero_inflation_is_gone(inflated, name):
+def test_zero_inflation_with_probability_zero_changes_nothing(inflated, name):
     log_mu, log_theta = (t.detach() for t in parameters((6, 40), (40,)))
     x, shut = draws(6, 40), torch.tensor(-math.inf)
     open_, closed = made(name, log_mu, log_theta, shut), made(inflated, log_mu, log_theta, shut)
     assert torch.equal(closed.log_prob(x), open_.log_prob(x))
 
 
-def test_shares_are_a_softmax_of_the_size():
+def test_shares_are_a_softmax_times_the_size():
     logits, log_size, log_theta = parameters((3, 5, 30), (5, 1), (30,))
     x = draws(5, 30)
     shares = Shares(logits, log_size)
@@ -206,7 +206,7 @@ def test_shares_are_a_softmax_of_the_size():
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_a_softmax_that_underflows_still_tells_unlikely_from_impossible():
+def test_a_softmax_that_underflows_gives_finite_log_probabilities_and_infinite_ones_only_at_mean_zero():
     logits = torch.tensor([[0.0, -200, -1e4, -math.inf]], requires_grad=True)
     x = torch.tensor([[9.0, 1, 2, 0]])
     for d in (Poisson(Shares(logits, torch.ones(1, 1))), Poisson(Shares(logits - 50, torch.ones(1, 1)))):
@@ -222,11 +222,11 @@ def test_a_softmax_that_underflows_still_tells_unlikely_from_impossible():
 
 @every_count
 @pytest.mark.parametrize("shared", [False, True], ids=["log_mu", "shares"])
-def test_gradcheck(name, shared):
+def test_gradients_agree_with_finite_differences(name, shared):
     assert gradients_agree(name, shared)
 
 
-def test_plain_is_twice_differentiable():
+def test_the_textbook_formulas_are_twice_differentiable():
     log_mu, log_theta, gate = parameters((3,), (3,), (3,))
     x = torch.tensor([0.0, 1, 6], dtype=torch.float64)
 
@@ -238,7 +238,7 @@ def test_plain_is_twice_differentiable():
     assert gradgradcheck(lambda m: plain.poisson_log_pmf(x, m), (log_mu,))
 
 
-def test_a_graph_may_be_walked_twice():
+def test_gradients_can_be_taken_twice():
     logits, log_size, log_theta = parameters((5, 30), (5, 1), (30,))
     total = NegativeBinomial(Shares(logits, log_size), log_theta).log_prob(draws(5, 30)).sum()
     first = torch.autograd.grad(total, (logits, log_theta), retain_graph=True)
@@ -249,7 +249,7 @@ def test_a_graph_may_be_walked_twice():
 
 
 @every_count
-def test_broadcasting_is_looping(name):
+def test_broadcasting_equals_a_loop(name):
     k, s, n, g = 2, 3, 4, 6
     logits, log_size, log_theta, gate = parameters((k, 1, n, g), (n, 1), (s, 1, g), (n, g))
     x = draws(n, g)
@@ -273,7 +273,7 @@ def test_broadcasting_is_looping(name):
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (5,), (5, 1), (1, 5), (5, 5), (2, 1, 1), (2, 5, 1), (2, 1, 5)])
-def test_a_slope_has_the_shape_of_its_parameter_with_as_many_cells_as_genes(shape):
+def test_a_gradient_has_the_shape_of_its_parameter_also_with_as_many_cells_as_genes(shape):
     log_mu, log_theta, gate = parameters((2, 5, 5), shape, shape)
     x = draws(5, 5)
     log_p = ZeroInflatedNegativeBinomial(log_mu, log_theta, gate).log_prob(x)
@@ -289,7 +289,7 @@ def test_a_slope_has_the_shape_of_its_parameter_with_as_many_cells_as_genes(shap
 
 
 @every_count
-def test_particles_of_counts_and_one_cell_of_many_particles(name):
+def test_batch_shapes_of_particles_of_one_cell_and_of_empty_batches(name):
     log_mu, log_theta, gate = (t.detach() for t in parameters((30,), (30,), (30,)))
     x = draws(7, 4, 30)
     d = made(name, log_mu, log_theta, gate)
@@ -301,7 +301,7 @@ def test_particles_of_counts_and_one_cell_of_many_particles(name):
 
 
 @every_count
-def test_shapes_and_names(name):
+def test_shapes_and_attributes(name):
     logits, log_size, log_theta, gate = (t.detach().float() for t in parameters((4, 6), (4, 1), (6,), (6,)))
     d = made(name, Shares(logits, log_size), log_theta, gate)
     assert (d.batch_shape, d.event_shape) == ((4,), (6,))
@@ -316,7 +316,7 @@ def test_shapes_and_names(name):
     assert hasattr(d, "gate") == (name[0] == "z")
 
 
-def test_in_a_plate_under_a_mask_and_with_whole_numbers():
+def test_integer_counts_in_a_plate_under_a_mask():
     logits, log_size, log_theta = (t.detach().float() for t in parameters((4, 6), (4, 1), (6,)))
     x, keep = draws(4, 6).long(), torch.tensor([True, False, True, True])
     d = NegativeBinomial(Shares(logits, log_size), log_theta)
@@ -329,10 +329,10 @@ def test_in_a_plate_under_a_mask_and_with_whole_numbers():
     torch.testing.assert_close(trace.log_prob_sum(), d.log_prob(x.float())[keep].sum())
 
 
-def test_predictors_that_come_transposed():
-    """A decoder may hand over a view whose memory runs along cells first."""
+def test_transposed_predictors():
+    """A decoder may return a view whose memory has cells as the last axis."""
     x, log_mu = torch.poisson(torch.full((4, 6), 0.7)), torch.randn(6, 4).T
     theta = torch.zeros(6)
     torch.testing.assert_close(Poisson(log_mu).log_prob(x), Poisson(log_mu.contiguous()).log_prob(x))
-    transposed, as_it_lies = NegativeBinomial(log_mu, theta), NegativeBinomial(log_mu.contiguous(), theta)
-    torch.testing.assert_close(transposed.log_prob(x), as_it_lies.log_prob(x))
+    transposed, contiguous = NegativeBinomial(log_mu, theta), NegativeBinomial(log_mu.contiguous(), theta)
+    torch.testing.assert_close(transposed.log_prob(x), contiguous.log_prob(x))

@@ -1,4 +1,4 @@
-"""A Gaussian on log counts, and the masses of counts under it."""
+"""Log1pNormal: its density of log(1 + x), its moments and samples, and its probabilities of counts."""
 
 import math
 
@@ -17,7 +17,7 @@ from pyroscvi.distributions import (
 every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 
 
-def test_log1p_normal_is_a_normal_of_log1p():
+def test_the_density_and_the_moments_are_those_of_a_normal_log1p():
     loc, log_scale = (t.detach() for t in parameters((4, 6), (6,)))
     d, x = Log1pNormal(loc, log_scale), draws(4, 6)
     normal = torch.distributions.Normal(loc, log_scale.exp())
@@ -33,7 +33,7 @@ def test_log1p_normal_is_a_normal_of_log1p():
     torch.testing.assert_close(d.variance, (weight * (value - d.mean) ** 2).sum(0), rtol=1e-7, atol=1e-12)
 
 
-def test_log1p_normal_samples():
+def test_samples_have_the_quantiles_of_a_normal_log1p_clipped_at_zero():
     d = Log1pNormal(torch.tensor([1.5]), torch.tensor([-0.7]))
     x = d.sample((40_000,))
     probabilities = torch.linspace(0.05, 0.95, 19)
@@ -44,7 +44,7 @@ def test_log1p_normal_samples():
 
 
 @every_dtype
-def test_log1p_mass_is_a_probability_of_counts(dtype):
+def test_the_probabilities_of_all_counts_sum_to_one(dtype):
     d = Log1pNormal(torch.tensor([-2.0, 0.1, 1.5, 3.0], dtype=dtype), torch.tensor([0.0, -3.0, 0.2, -0.5], dtype=dtype))
     x = torch.arange(50_000, dtype=dtype)
     p = d.log_pmf(x.unsqueeze(-1)).double().exp()
@@ -55,7 +55,7 @@ def test_log1p_mass_is_a_probability_of_counts(dtype):
     torch.testing.assert_close(d.log_pmf(x).double(), twin.log_pmf(x), rtol=1e-6, atol=1e-6)
 
 
-def test_log1p_mass_keeps_its_digits_in_the_tails():
+def test_probabilities_of_counts_are_accurate_in_the_tails():
     x = torch.tensor([0.0, 1, 2, 30, 1e4, 1e6]).double()
     loc = torch.tensor([-30.0, -3, 0, 2, 9, 40]).double().unsqueeze(-1).requires_grad_()
     log_scale = torch.tensor(0.1).double().log().requires_grad_()

@@ -1,27 +1,27 @@
-"""The kernel in C++, held to what the kernel in PyTorch is held to: the same tests, run again with it."""
+"""The kernel in C++: it passes the tests of the kernel in PyTorch, and both kernels agree."""
 
 import shutil
 
 import pytest
 import torch
-from test_blocks import test_the_same_twice  # noqa: F401
+from test_blocks import test_two_evaluations_are_equal_in_every_digit  # noqa: F401
 from test_distributions import (  # noqa: F401
     test_a_cell_of_two_thousand_genes_is_exact_in_float32,
-    test_a_slope_has_the_shape_of_its_parameter_with_as_many_cells_as_genes,
-    test_a_softmax_that_underflows_still_tells_unlikely_from_impossible,
-    test_broadcasting_is_looping,
-    test_every_reference_value_and_slope,
-    test_gradcheck,
-    test_in_a_plate_under_a_mask_and_with_whole_numbers,
-    test_infinite_theta_is_the_poisson_digit_for_digit,
-    test_no_nan_on_any_valid_input,
-    test_one_impossible_count_makes_a_cell_impossible,
-    test_particles_of_counts_and_one_cell_of_many_particles,
-    test_plain_and_fast_agree,
-    test_predictors_that_come_transposed,
-    test_shares_are_a_softmax_of_the_size,
-    test_the_pmf_sums_to_one_and_has_the_moments_it_says,
-    test_what_is_not_a_count_is_not_given_a_probability,
+    test_a_gradient_has_the_shape_of_its_parameter_also_with_as_many_cells_as_genes,
+    test_a_softmax_that_underflows_gives_finite_log_probabilities_and_infinite_ones_only_at_mean_zero,
+    test_batch_shapes_of_particles_of_one_cell_and_of_empty_batches,
+    test_broadcasting_equals_a_loop,
+    test_gradients_agree_with_finite_differences,
+    test_infinite_theta_is_the_poisson_to_the_last_digit,
+    test_integer_counts_in_a_plate_under_a_mask,
+    test_negative_and_nan_counts_have_log_probability_nan,
+    test_one_impossible_count_makes_the_log_probability_of_the_cell_minus_infinity,
+    test_shares_are_a_softmax_times_the_size,
+    test_the_fast_path_agrees_with_the_textbook_formulas,
+    test_the_pmf_sums_to_one_and_has_the_stated_moments,
+    test_transposed_predictors,
+    test_valid_inputs_give_no_nan,
+    test_values_and_slopes_agree_with_the_reference_table,
 )
 
 from pyroscvi.distributions import kernel, native
@@ -38,13 +38,13 @@ def _native():
 
 def problem(particles, dtype=torch.float64, cells=5, genes=37):
     x = torch.poisson(torch.rand(cells, genes) * 3).to(dtype)
-    x[:, 0] = torch.tensor([0, 1, 63, 64, 5000])[:cells]  # about the edge of the table of small counts
+    x[:, 0] = torch.tensor([0, 1, 63, 64, 5000])[:cells]  # at both sides of the end of the table of small counts, 64
     mean = torch.randn(*particles, cells, genes, dtype=dtype)
     return x, mean, x.sum(-1, keepdim=True).log()
 
 
 def both(x, parameters):
-    """log p and its slopes, with unequal weights for cells, by either kernel."""
+    """log p and its slopes by each kernel, with a different weight for each cell."""
     for chosen in (False, True):
         given = [None if t is None else t.clone().requires_grad_() for t in parameters]
         with native.used(chosen):
@@ -57,7 +57,7 @@ def both(x, parameters):
 @pytest.mark.parametrize("gate", [None, "gene", "cell", "particle"])
 @pytest.mark.parametrize("theta", [None, "gene", "cell", "particle", "one"])
 @pytest.mark.parametrize("shared", [True, False])
-def test_every_way_to_share_a_parameter(particles, theta, gate, shared):
+def test_parameters_may_be_shared_by_genes_cells_or_particles(particles, theta, gate, shared):
     x, mean, size = problem(particles)
     if not shared:
         x = x + torch.zeros(*particles, 1, 1)
@@ -70,7 +70,7 @@ def test_every_way_to_share_a_parameter(particles, theta, gate, shared):
 
 @pytest.mark.parametrize("cells", [0, 1, 2])
 @pytest.mark.parametrize("genes", [1, 15, 16, 17, 64, 65, 129])
-def test_any_number_of_cells_and_genes(cells, genes):
+def test_both_kernels_agree_for_any_number_of_cells_and_genes(cells, genes):
     x, mean, size = problem((), cells=cells, genes=genes)
     theta, gate = torch.randn(genes, dtype=torch.float64), torch.randn(genes, dtype=torch.float64)
     for parameters in ([mean, None, theta, gate], [mean, size.clamp(min=0), theta, None]):
@@ -79,14 +79,14 @@ def test_any_number_of_cells_and_genes(cells, genes):
 
 
 @pytest.mark.parametrize("theta", [None, torch.randn(37, dtype=torch.float64)], ids=["poisson", "nb"])
-def test_without_extra_zeros_zero_inflation_is_gone_but_for_rounding(theta):
+def test_zero_inflation_with_probability_zero_changes_nothing_but_rounding(theta):
     x, mean, size = problem((3,))
     shut = torch.full((37,), -torch.inf, dtype=torch.float64)
     closed, open_ = (kernel.log_prob(x, Parameters(mean, size, theta, gate)) for gate in (shut, None))
     torch.testing.assert_close(closed, open_, rtol=1e-13, atol=0)
 
 
-def test_threads_do_not_change_the_answer():
+def test_the_result_does_not_depend_on_the_number_of_threads():
     x, mean, size = problem((), cells=5)
     theta = torch.randn(37, dtype=torch.float64)
     _, alone = both(x, [mean, size, theta, None])
@@ -101,7 +101,7 @@ def test_threads_do_not_change_the_answer():
         torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
 
 
-def test_it_is_used_where_it_is_asked_for(monkeypatch):
+def test_the_native_kernel_is_used_only_inside_used(monkeypatch):
     x, mean, size = problem(())
     monkeypatch.setattr(native, "build", lambda dtype: pytest.fail("built"))
     with native.used(False):

@@ -1,4 +1,4 @@
-"""A variant written outside the repository needs no registration, no fork and no base beyond Model, Guide or a slot."""
+"""A user's own prior, model or guide works without registration: it only subclasses Model, Guide or a slot."""
 
 import pyro
 import pyro.distributions as dist
@@ -16,7 +16,7 @@ from pyroscvi.program import Guide, Model
 
 
 class Cauchy(Prior):
-    """z ~ StudentT(1, 0, b)."""
+    """z ~ Cauchy(0, b)."""
 
     b: float = 0.5
 
@@ -45,7 +45,7 @@ class TwoFactor(Model):
 
 
 class Topics(Model):
-    """theta ~ LogNormal(0, 1);  p ~ Dirichlet(1);  x ~ NB(l p B, theta): a simplex, and a latent that cells share."""
+    """theta ~ LogNormal(0, 1);  p ~ Dirichlet(1);  x ~ NB(l p B, theta): a simplex, and a shared latent."""
 
     topics: int = 4
 
@@ -61,7 +61,7 @@ class Topics(Model):
 
 
 class StudentField(Guide):
-    """q(z | x) = StudentT(4, mu(h), sigma(h)), a family of one's own."""
+    """q(z | x) = StudentT(4, mu(h), sigma(h)), a family that the zoo does not have."""
 
     def head(self, width, size):
         return nn.Linear(width, 2 * size)
@@ -71,41 +71,41 @@ class StudentField(Guide):
         return dist.StudentT(4.0, mu, softplus(raw_sigma) + 1e-4).to_event(1)
 
 
-def fitted(model, guide, cells):
+def short_fit(model, guide, cells):
     return ps.fit(model, guide, cells, epochs=25, batch_size=20, lr=1e-2, early_stopping=False, progress=False)
 
 
-def improved(f):
+def loss_falls(f):
     losses = f.history["loss"]
     return losses[-3:].mean() < losses[:3].mean()
 
 
-def test_own_prior(cells):
+def test_a_users_prior_prints_as_typed_and_is_fitted(cells):
     declared = SCVI(latent=3, prior=Cauchy(b=0.3), likelihood=NB())
     assert repr(declared) == "SCVI(latent=3, prior=Cauchy(b=0.3), likelihood=NB())"
-    assert improved(fitted(declared, MeanField(), cells))
+    assert loss_falls(short_fit(declared, MeanField(), cells))
 
 
 @pytest.mark.parametrize("guide", [MeanField(), FullCovariance(), StudentField()], ids=repr)
-def test_own_model_under_any_guide(guide, cells):
-    f = fitted(TwoFactor(), guide, cells)
+def test_a_users_model_is_fitted_under_any_guide(guide, cells):
+    f = short_fit(TwoFactor(), guide, cells)
     assert list(f.guide.sites) == ["u", "v"]
     assert f.latent(cells, site="v").shape == (len(cells), 3)
-    assert improved(f)
+    assert loss_falls(f)
 
 
 @pytest.mark.parametrize("guide", [MeanField(), FullCovariance()], ids=repr)
-def test_shared_and_constrained_latents(cells, guide):
-    f = fitted(Topics(), guide, cells)
+def test_a_users_model_may_have_shared_and_constrained_latents(cells, guide):
+    f = short_fit(Topics(), guide, cells)
     sites = {name: (site.size, site.local) for name, site in f.guide.sites.items()}
     assert sites == {"theta": (12, False), "p": (3, True)}
-    assert improved(f)
-    with pytest.raises(ValueError, match="theta"):  # cells that share a latent have no evidence each
+    assert loss_falls(f)
+    with pytest.raises(ValueError, match="theta"):  # cells that share a latent have no evidence of their own
         ps.log_evidence(f, cells, particles=5)
 
 
-def test_own_model_saves_and_loads_when_it_is_named(cells, tmp_path):
-    f = fitted(TwoFactor(), MeanField(), cells)
+def test_a_users_model_is_loaded_only_if_its_class_is_given(cells, tmp_path):
+    f = short_fit(TwoFactor(), MeanField(), cells)
     f.save(tmp_path / "fit")
     again = ps.load(tmp_path / "fit", parts=(TwoFactor,))
     assert (again.latent(cells, site="u") == f.latent(cells, site="u")).all()

@@ -1,4 +1,4 @@
-"""Traps of the stack that were stepped into once. Each test shows that we do not step there again."""
+"""A course in pitfalls of Pyro and PyTorch. Each one caused an error here once; its test shows the right behaviour."""
 
 from dataclasses import replace
 
@@ -32,11 +32,12 @@ from pyroscvi.program import Model
 
 
 def loss(model, guide, cells, seed=1):
+    """The negative ELBO from one sample of the guide, as Pyro computes it."""
     torch.manual_seed(seed)
     return TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False).loss(model, guide, cells)
 
 
-def pair(cells, model=None, guide=None):
+def sized_pair(cells, model=None, guide=None):
     model = (model or SCVI(latent=3, likelihood=NB())).sized(cells.dims)
     return model, (guide or MeanField()).sized(model, cells)
 
@@ -51,32 +52,32 @@ def train(model, guide, cells, steps=3):
     return [svi.step(cells) for _ in range(steps)]
 
 
-def test_two_models_in_one_process_are_what_each_is_alone(cells):
+def test_a_model_trains_the_same_after_another_model_in_the_same_process(cells):
     def run(first):
         for _ in range(first):
             torch.manual_seed(5)
-            train(*pair(cells), cells)
+            train(*sized_pair(cells), cells)
         torch.manual_seed(0)
-        model, guide = pair(cells)
+        model, guide = sized_pair(cells)
         return train(model, guide, cells), model.state_dict()
 
-    (alone, state), (second, other) = run(0), run(1)
-    assert alone == second
+    (losses, state), (losses_after, other) = run(0), run(1)
+    assert losses == losses_after
     assert all(torch.equal(state[k], other[k]) for k in state)
     assert not pyro.get_param_store().keys()
 
 
-def test_every_parameter_is_announced(cells):
-    """A module that Pyro was not told of silently does not train."""
-    for program in pair(cells):
+def test_every_parameter_is_a_param_site(cells):
+    """SVI trains param sites only: it ignores other parameters without a warning."""
+    for program in sized_pair(cells):
         seen = {n for n, s in poutine.trace(program).get_trace(cells).nodes.items() if s["type"] == "param"}
         assert seen == {name for name, _ in program.named_parameters()}
 
 
-def test_missing_labels_are_summed_not_drawn(cells):
-    """The loss has no noise but that of z: with z given it is the same number under every seed."""
-    model, _ = pair(cells, Annotated(latent=3))
-    silent = replace(cells, categories={"batch": cells.batch})
+def test_missing_labels_are_summed_out_and_not_sampled(cells):
+    """With z given, the loss is the same for every seed, because nothing else is random."""
+    model, _ = sized_pair(cells, Annotated(latent=3))
+    unlabelled = replace(cells, categories={"batch": cells.batch})
     z = torch.randn(len(cells), 3)
 
     def given(cells):
@@ -84,14 +85,14 @@ def test_missing_labels_are_summed_not_drawn(cells):
             pyro.sample("z", dist.Delta(z, event_dim=1))
 
     model.eval()
-    assert loss(model, given, silent, seed=1) == loss(model, given, silent, seed=2)
+    assert loss(model, given, unlabelled, seed=1) == loss(model, given, unlabelled, seed=2)
     log_joint = model.w.log_softmax(-1) + dist.Normal(model.m, model.s).to_event(1).log_prob(z.unsqueeze(-2))
-    eta = model.decoder(z, model.condition(silent))
-    log_x = model.likelihood(silent.library, model.likelihood.dispersion(silent), **eta).log_prob(silent.x)
-    assert loss(model, given, silent) == pytest.approx(-(log_joint.logsumexp(-1) + log_x).sum().item(), rel=1e-5)
+    eta = model.decoder(z, model.condition(unlabelled))
+    log_x = model.likelihood(unlabelled.library, model.likelihood.dispersion(unlabelled), **eta).log_prob(unlabelled.x)
+    assert loss(model, given, unlabelled) == pytest.approx(-(log_joint.logsumexp(-1) + log_x).sum().item(), rel=1e-5)
 
 
-def test_every_discrete_site_of_the_zoo_is_enumerated(cells):
+def test_every_discrete_latent_of_the_zoo_is_enumerated(cells):
     import pyroscvi as ps
 
     for name in ps.list_models():
@@ -101,7 +102,7 @@ def test_every_discrete_site_of_the_zoo_is_enumerated(cells):
                 assert site["fn"].support.is_discrete == (site["infer"].get("enumerate") == "parallel")
 
 
-def test_a_guide_refuses_a_discrete_site_that_nobody_sums(cells):
+def test_a_guide_refuses_a_discrete_latent_that_is_not_enumerated(cells):
     class Coin(Model):
         def model(self, cells):
             with cells.plate():
@@ -109,13 +110,13 @@ def test_a_guide_refuses_a_discrete_site_that_nobody_sums(cells):
                 pyro.sample("x", dist.Poisson(1 + k.unsqueeze(-1).expand(cells.x.shape)).to_event(1), obs=cells.x)
 
     with pytest.raises(ValueError, match=r"'k' is discrete.*enumerate"):
-        pair(cells, Coin())
+        sized_pair(cells, Coin())
 
 
 @pytest.mark.parametrize("model", [GMVAE(latent=3), Annotated(latent=3), SCVI(latent=3, prior=Mixture(components=3))])
-def test_tempering_beside_enumeration(model, cells):
-    """A KL weight of one is no handler at all; of one half it a sum of tempered terms. Pyro's scale would raise."""
-    model, guide = pair(cells, model)
+def test_a_kl_weight_applies_inside_the_sum_over_an_enumerated_latent(model, cells):
+    """-log sum_k p(k, z)^beta p(x | z). A weight of 1 changes nothing. Pyro's ``scale`` raises an error here."""
+    model, guide = sized_pair(cells, model)
     model.eval(), guide.eval()
 
     def tempered(beta):
@@ -134,50 +135,50 @@ def test_tempering_beside_enumeration(model, cells):
         for a in ("m", "s", "w")
     )
     log_prior = logits.log_softmax(-1) + dist.Normal(means, scales).to_event(1).log_prob(z.unsqueeze(-2))
-    said = (cells.label_weights(3) @ model.C.T).log() if isinstance(model, Annotated) else 0.0
+    log_label = (cells.label_weights(3) @ model.C.T).log() if isinstance(model, Annotated) else 0.0
     eta = model.decoder(z, model.condition(cells))
     log_x = model.likelihood(cells.library, model.likelihood.dispersion(cells), **eta).log_prob(cells.x)
     with temper(0.5):
         value = loss(model, given, cells)
-    assert value == pytest.approx(-((0.5 * log_prior + said).logsumexp(-1) + log_x).sum().item(), rel=1e-5)
+    assert value == pytest.approx(-((0.5 * log_prior + log_label).logsumexp(-1) + log_x).sum().item(), rel=1e-5)
 
 
-def test_the_plate_draws_no_indices_of_its_own(cells):
+def test_the_plate_uses_the_rows_of_the_minibatch_and_samples_none(cells):
     rows = torch.tensor([5, 3, 40])
-    with cells.take(rows).plate() as drawn:
+    with cells.take(rows).plate() as indices:
         pass
-    assert torch.equal(drawn, rows)
+    assert torch.equal(indices, rows)
 
 
-def test_layer_norm_in_a_decoder_keeps_cells_apart(cells):
-    """p(x_n | z_n) is the same whoever else is in the minibatch; while batch norm trains it is not."""
+def test_with_layer_norm_p_of_a_cell_does_not_depend_on_other_cells_of_the_minibatch(cells):
+    """With batch norm in training mode it does."""
     z, d = torch.randn(6, 3), torch.zeros(6, 0)
-    for norm, apart in ((LayerNorm(), True), (BatchNorm(), False)):
+    for norm, independent in ((LayerNorm(), True), (BatchNorm(), False)):
         decoder = MLP(norm=norm).sized(cells.dims, latent=3, conditions=0, heads=("rho",))
         together, alone = decoder(z, d)["rho"][:2], decoder(z[:2], d[:2])["rho"]
-        assert torch.allclose(together, alone, atol=1e-5) == apart
+        assert torch.allclose(together, alone, atol=1e-5) == independent
 
 
-def test_batch_norm_survives_a_minibatch_of_one():
+def test_batch_norm_of_one_cell_is_finite():
     norm = BatchNorm().sized(4)
     assert norm(torch.randn(1, 4)).isfinite().all()
     assert norm(torch.randn(3, 1, 4)).shape == (3, 1, 4)
 
 
-def test_network_inputs_broadcast_over_particles_and_components():
+def test_inputs_of_a_network_broadcast_over_particles_and_components():
     z, d = torch.randn(7, 5, 6, 3), torch.randn(6, 2)
     assert_close(beside(z, d), torch.cat([z, d.expand(7, 5, 6, 2)], -1))
     assert beside(z, torch.zeros(6, 0)) is not None
     assert beside(z, torch.zeros(6, 0)).shape == z.shape
 
 
-def test_a_declared_slot_does_not_hide_the_sized_one(cells):
+def test_the_default_of_a_slot_does_not_hide_the_sized_part(cells):
     model = SCVI(prior=Mixture(components=3)).sized(cells.dims)
     assert "prior" not in vars(SCVI)
     assert "prior.w" in dict(model.named_parameters())
 
 
-def test_a_slot_that_a_base_class_would_hide_is_refused():
+def test_a_slot_named_like_an_attribute_of_a_base_class_is_refused():
     class Base(Part):
         def prior(self): ...
 
@@ -187,22 +188,22 @@ def test_a_slot_that_a_base_class_would_hide_is_refused():
             prior: Part = StandardNormal()
 
 
-def test_declaring_shares_nothing(cells):
-    """Two models sized from one declaration, or from one default, have parameters of their own."""
+def test_two_models_sized_from_one_declaration_share_no_parameters(cells):
     declared = SCVI(likelihood=NB())
     one, two = declared.sized(cells.dims), declared.sized(cells.dims)
     assert not {id(p) for p in one.parameters()} & {id(p) for p in two.parameters()}
     assert not list(declared.parameters())
 
 
-def test_scale_tril_is_passed_by_name(cells):
-    _, guide = pair(cells, guide=FullCovariance())
+def test_full_covariance_predicts_the_factor_and_not_the_covariance(cells):
+    """The second argument of MultivariateNormal is the covariance: ``scale_tril`` must be passed by name."""
+    _, guide = sized_pair(cells, guide=FullCovariance())
     q = guide.posteriors(cells)["z"]
     assert_close(q.covariance_matrix, q.scale_tril @ q.scale_tril.mT)
 
 
-def test_an_intervention_sets_what_the_model_reads_and_nothing_else(cells):
-    model, _ = pair(cells, CVAE(latent=3, condition=Embedding("drug", width=4) + OneHot("batch")))
+def test_an_intervention_changes_its_condition_and_no_other(cells):
+    model, _ = sized_pair(cells, CVAE(latent=3, condition=Embedding("drug", width=4) + OneHot("batch")))
     with intervene(drug=2):
         d = model.condition(cells)
         assert torch.equal(read(cells, "drug"), torch.full((len(cells),), 2))
@@ -212,7 +213,7 @@ def test_an_intervention_sets_what_the_model_reads_and_nothing_else(cells):
 
 
 def test_an_unknown_condition_is_summed_out(cells):
-    model, guide = pair(cells, CVAE(latent=3, condition=OneHot("drug")))
+    model, guide = sized_pair(cells, CVAE(latent=3, condition=OneHot("drug")))
     model.eval(), guide.eval()
     z = torch.randn(len(cells), 3)
 
@@ -232,12 +233,12 @@ def test_an_unknown_condition_is_summed_out(cells):
     assert value == pytest.approx(-(summed + prior_of_z).item(), rel=1e-5)
 
 
-def test_a_field_that_nobody_read_is_named(cells):
+def test_a_condition_on_an_unknown_field_names_the_field_and_those_that_exist(cells):
     with pytest.raises(KeyError, match=r"'dose'.*batch.*drug.*label"):
         CVAE(condition=OneHot("dose")).sized(cells.dims)
 
 
-def test_modules_of_a_users_own_train_too(cells):
+def test_torch_modules_in_a_users_model_are_trained(cells):
     class Own(Model):
         def build(self, dims):
             super().build(dims)
@@ -248,7 +249,7 @@ def test_modules_of_a_users_own_train_too(cells):
                 u = pyro.sample("u", dist.Normal(torch.zeros(2), 1).to_event(1))
                 pyro.sample("x", dist.Poisson(self.net(u).exp()).to_event(1), obs=cells.x)
 
-    model, guide = pair(cells, Own())
+    model, guide = sized_pair(cells, Own())
     before = model.net.weight.clone()
     train(model, guide, cells, 1)
     assert not torch.equal(before, model.net.weight)
@@ -257,22 +258,22 @@ def test_modules_of_a_users_own_train_too(cells):
 @pytest.mark.parametrize(
     "slot", [{"likelihood": NB(dispersion=PerBatch())}, {"size": LatentSize(), "likelihood": NB()}]
 )
-def test_an_unknown_batch_is_no_batch_in_particular(slot, cells):
-    """A code of -1 would index the last row: it must read the same whichever batch comes last."""
-    model, _ = pair(cells, SCVI(latent=3, **slot))
-    stranger = replace(cells, categories={"batch": torch.full((len(cells),), -1)}, graph=None)
+def test_an_unknown_batch_does_not_get_the_parameters_of_the_last_batch(slot, cells):
+    """An unknown batch has code -1, which indexes the last row in PyTorch. So the order of batches must not matter."""
+    model, _ = sized_pair(cells, SCVI(latent=3, **slot))
+    unknown_batch = replace(cells, categories={"batch": torch.full((len(cells),), -1)}, graph=None)
 
-    def table():
-        held = getattr(model.likelihood, "dispersion", None)
+    def values():
+        dispersion = model.likelihood.dispersion
         torch.manual_seed(0)
-        trace = poutine.trace(model).get_trace(stranger)
+        trace = poutine.trace(model).get_trace(unknown_batch)
         size = trace.nodes["l"]["fn"].base_dist.loc if "l" in trace.nodes else torch.zeros(1)
-        return held(stranger), size
+        return dispersion(unknown_batch), size
 
     with torch.no_grad():
         if isinstance(model.likelihood.dispersion, PerBatch):
             model.likelihood.dispersion.log_theta.normal_()
-        before = table()
+        before = values()
         for rows in (
             model.likelihood.dispersion.log_theta,
             getattr(model.size, "m", None),
@@ -280,5 +281,5 @@ def test_an_unknown_batch_is_no_batch_in_particular(slot, cells):
         ):
             if rows is not None and len(rows) == 2:
                 rows.copy_(rows.flip(0).clone())
-        for a, b in zip(before, table(), strict=True):
+        for a, b in zip(before, values(), strict=True):
             assert_close(a, b)

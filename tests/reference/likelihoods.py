@@ -1,7 +1,7 @@
-"""What is asked of the count distributions, as figures: worst errors, NaNs that were found, p-values.
+"""Measurements of the count distributions: largest errors, numbers of NaNs, p-values.
 
-``tests/test_distributions.py`` says how large each may be, and ``benchmarks/to_hold.py`` prints them. Random numbers
-are torch's, as whoever asks has seeded them.
+``tests/test_distributions.py`` states how large each may be, and ``benchmarks/to_hold.py`` prints them. Random numbers
+come from torch's generator, which the caller seeds.
 """
 
 import csv
@@ -25,7 +25,7 @@ __all__ = [
     *("reference_errors", "sampling_p", "unlike_poisson"),
 ]
 
-TABLE = Path(__file__).parent / "logprob.csv"  # in 50 digits, by make_logprob.py
+TABLE = Path(__file__).parent / "logprob.csv"  # with 50 digits, written by make_logprob.py
 COUNTS: dict[str, Any] = {
     "poisson": Poisson,
     "nb": NegativeBinomial,
@@ -33,18 +33,18 @@ COUNTS: dict[str, Any] = {
     "zinb": ZeroInflatedNegativeBinomial,
 }
 THETAS = [1e-8, 1e-3, 0.3, 1.0, 7.0, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10]
-SIZES = [1_000, 30_000]  # counts of a cell
+SIZES = [1_000, 30_000]  # total counts of a cell
 MOMENTS = [(mu, theta) for mu in (0.02, 6.0, 400.0) for theta in (0.4, 20.0)]
 MEANS = [0.3, 4.0, 60.0]  # of samples
 
 
 def made(name: str, log_mu: Tensor | Shares, log_theta: Tensor, gate: Tensor) -> Any:
-    """The distribution of that name, from those of the parameters that it has."""
+    """The distribution of this name; it uses only the parameters that it has."""
     return COUNTS[name](log_mu, *([log_theta] if "nb" in name else []), *([gate] if name[0] == "z" else []))
 
 
 def draws(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Counts of which most are zero, a few are large, and one is huge."""
+    """Counts of which most are zero, a few are large, and one is 30,000."""
     x = torch.poisson(torch.randn(shape, dtype=torch.float64).mul(2).exp() / 3)
     x.view(-1)[0] = 30_000
     return x.to(dtype)
@@ -71,33 +71,33 @@ def _reference() -> dict[str, dict[str, Tensor]]:
 
 
 def reference_errors(name: str, dtype: torch.dtype) -> dict[str, float]:
-    """Worst |error| / (1 + |exact|) of log p, and of its slope in every parameter, over the table of 50 digits."""
+    """Largest |error| / (1 + |exact|) of log p, and of its slope in every parameter, over the reference table."""
     row = _reference()[name]
     given = {"mu": row["mu"].log(), "theta": row["theta"].log(), "gate": row["gate_logit"]}
     given = {key: t.to(dtype).requires_grad_() for key, t in given.items() if len(t)}
     log_p = COUNTS[name](*given.values()).log_pmf(row["x"].to(dtype))
     slopes = dict(zip(given, torch.autograd.grad(log_p.sum(), given.values()), strict=True))
 
-    def off(got: Tensor, exact: Tensor) -> Tensor:
-        return (got.double() - exact).abs() / (1 + exact.abs())
+    def relative_error(value: Tensor, exact: Tensor) -> Tensor:
+        return (value.double() - exact).abs() / (1 + exact.abs())
 
-    worst = {"value": off(log_p, row["logprob"]).max()}
+    worst = {"value": relative_error(log_p, row["logprob"]).max()}
     for key, slope in slopes.items():
         exact = row[f"dlogp_d{key}"]
-        wrong = off(slope if key == "gate" else slope / row[key], exact)
+        wrong = relative_error(slope if key == "gate" else slope / row[key], exact)
         if key == "theta":
-            # Where d/d log theta is nearly zero and theta is tiny, d/d theta = (d/d log theta) / theta magnifies what
-            # rounding log theta itself has already cost: there the slope in log theta is what can be asked for.
+            # Where d/d log theta is nearly zero and theta is tiny, d/d theta = (d/d log theta) / theta magnifies the
+            # rounding error of log theta. There only the slope in log theta can be accurate.
             worst["theta above 0.02"] = wrong[row["theta"] > 0.02].max()
-            wrong = torch.minimum(wrong, off(slope, exact * row[key]))
+            wrong = torch.minimum(wrong, relative_error(slope, exact * row[key]))
         worst[key] = wrong.max()
     return {key: error.item() for key, error in worst.items()}
 
 
 def cell_error(theta: float, size: float) -> tuple[float, float]:
-    """Error in nats of the log p of a cell of 2,000 genes under NB in float32, and what that may be.
+    """Error in nats of log p of a cell of 2,000 genes under NB in float32, and its limit.
 
-    It may be 1e-3, or three roundings of the answer itself where the answer is thousands of nats.
+    The limit is 1e-3, or three rounding errors of log p if log p is thousands of nats.
     """
     log_mu = (torch.log_softmax(torch.randn(2000) * 2, -1) + math.log(size)).requires_grad_()
     log_theta = torch.tensor(theta).log()
@@ -117,7 +117,7 @@ def cell_error(theta: float, size: float) -> tuple[float, float]:
 
 
 def nans(name: str, dtype: torch.dtype) -> tuple[int, int, float]:
-    """NaNs among values and slopes at valid inputs, limits too; how many were looked at; and the greatest log p."""
+    """The number of NaNs in values and slopes at valid inputs, limits among them; how many were checked; largest log p."""
     x = torch.tensor([0.0, 1, 2, 7, 1e3, 2**24, 1e12])
     log_mu = torch.tensor([-math.inf, -1e4, -200, -90, -20, 0, 20, 50, 85, 200])
     log_theta = torch.tensor([-math.inf, -300, -40, -18, 0, 5, 40, 90, math.inf])
@@ -126,14 +126,16 @@ def nans(name: str, dtype: torch.dtype) -> tuple[int, int, float]:
     x, *given = (t.to(dtype).requires_grad_(i > 0) for i, t in enumerate(grid))
     log_p = made(name, *given).log_pmf(x)
     log_p.sum().backward()
-    looked_at = [log_p.detach(), *(t.grad for t in given if t.grad is not None)]
-    found = sum(int(t.isnan().sum()) for t in looked_at)
-    return found, sum(t.numel() for t in looked_at), log_p.max().item()
+    checked = [log_p.detach(), *(t.grad for t in given if t.grad is not None)]
+    bad = sum(int(t.isnan().sum()) for t in checked)
+    return bad, sum(t.numel() for t in checked), log_p.max().item()
 
 
 def unlike_poisson(dtype: torch.dtype) -> tuple[int, int, float]:
-    """Values and slopes of NB at theta = infinity that are not those of Poisson, digit for digit; how many were looked
-    at; and the steepest slope in log theta, which is to be zero."""
+    """The number of values and slopes of NB at theta = infinity that differ from those of Poisson, in any digit.
+
+    Also: how many were checked, and the largest slope in log theta, which should be zero.
+    """
     x = torch.cat([draws(4, 60, dtype=dtype), torch.zeros(4, 60, dtype=dtype)], -1)
     logits = torch.randn(4, 120, dtype=dtype).mul(4).requires_grad_()
     log_size = torch.full((4, 1), 9.0, dtype=dtype)
@@ -146,29 +148,29 @@ def unlike_poisson(dtype: torch.dtype) -> tuple[int, int, float]:
         (through_limit, torch.autograd.grad(poisson.sum(), logits)[0]),
         (NegativeBinomial(log_size, log_theta).log_pmf(x), Poisson(log_size).log_pmf(x)),
     ]
-    apart = sum(int((one != other).sum()) for one, other in pairs)
-    return apart, sum(one.numel() for one, _ in pairs), d_theta.abs().max().item()
+    different = sum(int((one != other).sum()) for one, other in pairs)
+    return different, sum(one.numel() for one, _ in pairs), d_theta.abs().max().item()
 
 
 def mass_and_moments(name: str, mu: float, theta: float) -> tuple[float, Tensor, Tensor]:
-    """How far the pmf is from summing to one; mean and variance as the distribution says [2], and as sums say [2]."""
+    """|sum of the pmf - 1|; mean and variance as the distribution states them [2], and as sums over the pmf [2]."""
     log_mu, log_theta = torch.tensor([mu, theta], dtype=torch.float64).log()
     d = made(name, log_mu[None], log_theta, torch.tensor(-0.7, dtype=torch.float64))
     x = torch.arange(60_000, dtype=torch.float64)
     p = d.log_pmf(x.unsqueeze(-1)).squeeze(-1).exp()
     mean = (p * x).sum()
-    told, summed = torch.cat([d.mean, d.variance]), torch.stack([mean, (p * (x - mean) ** 2).sum()])
-    return abs(p.sum().item() - 1), told, summed
+    stated, summed = torch.cat([d.mean, d.variance]), torch.stack([mean, (p * (x - mean) ** 2).sum()])
+    return abs(p.sum().item() - 1), stated, summed
 
 
 def sampling_p(name: str, mu: float) -> float:
-    """p of a chi-square test of 50,000 samples against the pmf."""
+    """The p-value of a chi-square test of 50,000 samples against the pmf."""
     log_mu, log_theta = torch.tensor([mu, 0.8]).log()
     d = made(name, log_mu.expand(1), log_theta, torch.tensor(-1.0))
     n = 50_000
     drawn = torch.bincount(d.sample((n,)).long().flatten()).double()
     expected = n * d.log_pmf(torch.arange(len(drawn)).double().unsqueeze(-1)).squeeze(-1).exp()
-    bins = (expected.cumsum(0) / 25).floor()  # neighbours are pooled until each bin expects 25 or so
+    bins = (expected.cumsum(0) / 25).floor()  # neighbouring counts are pooled until each bin expects about 25
     pooled = [torch.zeros(int(bins.max()) + 1).double().index_add(0, bins.long(), t) for t in (drawn, expected)]
     kept = pooled[1] > 0
     observed, expected = (t[kept].numpy() for t in pooled)
@@ -177,7 +179,7 @@ def sampling_p(name: str, mu: float) -> float:
 
 
 def gradients_agree(name: str, shared: bool, **options: Any) -> bool:
-    """Does ``gradcheck`` pass, in every parameter; ``options`` are its own."""
+    """Whether ``gradcheck`` passes for every parameter; ``options`` are those of ``gradcheck``."""
     logits, log_size, log_theta, gate = parameters((2, 1, 3, 5), (3, 1), (5,), (2, 1, 1))
     x = torch.tensor([0.0, 1, 0, 4, 0]) * torch.arange(3.0).unsqueeze(-1)
     return gradcheck(
