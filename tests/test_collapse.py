@@ -90,7 +90,7 @@ class Recorded(Mixture):
 
 @pytest.fixture
 def places(monkeypatch):
-    """Replace samples of z: the first ``cold`` times the two samples of a cell are independent, later they are equal."""
+    """Replace samples of z: at first (``cold`` times) two samples of a cell are independent, later they are equal."""
     Recorded.states.clear()
     looks = {"cold": 0, "calls": 0}
 

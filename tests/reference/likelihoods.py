@@ -117,7 +117,7 @@ def cell_error(theta: float, size: float) -> tuple[float, float]:
 
 
 def nans(name: str, dtype: torch.dtype) -> tuple[int, int, float]:
-    """The number of NaNs in values and slopes at valid inputs, limits among them; how many were checked; largest log p."""
+    """The number of NaNs in values and slopes at valid inputs; how many were checked; and the largest log p."""
     x = torch.tensor([0.0, 1, 2, 7, 1e3, 2**24, 1e12])
     log_mu = torch.tensor([-math.inf, -1e4, -200, -90, -20, 0, 20, 50, 85, 200])
     log_theta = torch.tensor([-math.inf, -300, -40, -18, 0, 5, 40, 90, math.inf])
