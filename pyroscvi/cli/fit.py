@@ -47,7 +47,7 @@ def fit_run(
         "reading": reading,
         "hvg": hvg,
         "held_out": held_out,
-        "training": training,
+        "training": {**training, "early_stopping": repr(training["early_stopping"])},
         "pyroscvi": __version__,
     }
     ranks = Ranks.here()  # of processes that torchrun started, the first one alone writes
