@@ -23,13 +23,13 @@ def blocks(language: str) -> list[str]:
 
 
 def small(code: str) -> str:
-    """The same with few epochs."""
-    return re.sub(r"(epochs[= ])\d+", r"\g<1>2", code)
+    """The same with few epochs, and as many genes as the small file has."""
+    return re.sub(r"(epochs[= ])\d+", r"\g<1>2", code).replace("2000", "12")
 
 
 @pytest.fixture
 def cells(tmp_path, monkeypatch):
-    """The file that the README reads, a small one, where it reads it."""
+    """The working directory of the README's examples, with a small file of the name that they read."""
     adata = simulated(cells=60, genes=12, seed=0)
     adata.obs["donor"] = adata.obs["batch"]
     adata.write_h5ad(tmp_path / "cells.h5ad")
@@ -53,6 +53,8 @@ def test_python_blocks_run(cells, capsys):
     printed = capsys.readouterr().out
     assert "nb + mixture" in printed
     assert "uncertified" in printed
+    assert "[2 rows" not in printed
+    assert names["nb"].model.estimand == names["mix"].model.estimand == "p(x)"
     assert ps.load("nb.safetensors").latent(names["cells"]).shape == (60, 10)
     assert names["loss"] > 0
 
