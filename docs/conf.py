@@ -1,4 +1,4 @@
-"""Sphinx: the README, the pages of the zoo as they are written, and the names one imports."""
+"""Configuration of the site: the README, every page of the zoo, and the documented names of the library."""
 
 from pathlib import Path
 
@@ -11,12 +11,14 @@ release = pyroscvi.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 html_theme = "sphinx_book_theme"
 html_title = "pyroscvi"
+html_static_path = ["_static"]
+html_css_files = ["width.css"]
 nb_execution_mode = "off"  # the tests execute them
 exclude_patterns = ["_build", "README.md"]
 autodoc_member_order = "bysource"
-suppress_warnings = ["myst.xref_missing"]  # links of the README into the repository
+suppress_warnings = ["myst.xref_missing"]  # the README links to files of the repository
 
-# A page is text that is read as it stands: diagram, equations and all. Every page is here by existing.
+# The docstring of a page is shown as plain text, with its equations and its diagram. Every page of the catalogue is here.
 here = Path(__file__).parent
 for page in pages().values():
     folder = here / "zoo" / page.kind
@@ -29,7 +31,7 @@ for page in pages().values():
 
 
 def setup(app):
-    """Docstrings are text with columns and equations, not markup."""
+    """Show docstrings as plain text: they have columns and equations, and are not markup."""
 
     def as_it_stands(app, what, name, thing, options, lines):
         lines[:] = ["::", "", *(f"    {line}" for line in lines), ""] if any(lines) else []
