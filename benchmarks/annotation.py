@@ -1,9 +1,9 @@
-"""Types of cells from ten labels a type: ``Annotated`` beside SCANVI of scvi-tools, scored on cells without a label.
+"""Cell types from ten labels a type: ``Annotated`` and SCANVI of scvi-tools, scored on the cells without a label.
 
     pip install -e ".[bench]"
     python benchmarks/annotation.py pbmc_facs.h5ad --label cell_type --out results
 
-SCANVI is used as its tutorial does: SCVI first, then SCANVI from it, drawing 100 labelled cells a type in every epoch.
+SCANVI is used as in its tutorial: first SCVI, then SCANVI from it, with 100 labelled cells of each type in every epoch.
 Calibration is the log loss and the expected calibration error of the largest probability (15 bins of equal width).
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import scvi
 from anndata import AnnData
-from common import markdown, read, write
+from common import publish, read
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 import pyroscvi as ps
@@ -28,7 +28,7 @@ HIDDEN = "unknown"
 
 
 def hide(labels: np.ndarray, keep: int, seed: int) -> np.ndarray:
-    """The labels of ``keep`` cells of every type; the others hidden."""
+    """Labels of ``keep`` random cells of every type; all other labels are replaced by ``HIDDEN``."""
     rng = np.random.default_rng(seed)
     shown = np.full(len(labels), HIDDEN, dtype=object)
     for kind in np.unique(labels):
@@ -72,47 +72,46 @@ def calibration_error(probabilities: np.ndarray, right: np.ndarray, bins: int = 
 
 
 def scores(probabilities: pd.DataFrame, labels: np.ndarray) -> dict[str, float]:
-    probabilities = probabilities[sorted(probabilities.columns)]  # the order that log_loss supposes
+    probabilities = probabilities[sorted(probabilities.columns)]  # log_loss needs this order
     p = probabilities.to_numpy(dtype=float)
     p = p / p.sum(1, keepdims=True)
-    said = probabilities.columns.to_numpy()[p.argmax(1)]
+    predicted = probabilities.columns.to_numpy()[p.argmax(1)]
     return {
-        "accuracy": accuracy_score(labels, said),
-        "macro F1": f1_score(labels, said, average="macro"),
+        "accuracy": accuracy_score(labels, predicted),
+        "macro F1": f1_score(labels, predicted, average="macro"),
         "log loss": log_loss(labels, np.clip(p, 1e-12, 1), labels=list(probabilities.columns)),
-        "calibration error": calibration_error(p, (said == labels).astype(float)),
+        "calibration error": calibration_error(p, (predicted == labels).astype(float)),
     }
 
 
 def main() -> None:
-    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("data", type=Path, help="an h5ad with counts in X")
-    ask.add_argument("--label", required=True, help="column of obs: the type of every cell")
-    ask.add_argument("--keep", type=int, default=10, help="labels a type that are not hidden")
-    ask.add_argument("--epochs", type=int, default=100)
-    ask.add_argument("--seeds", type=int, default=3)
-    ask.add_argument("--ways", nargs="*", default=list(WAYS))
-    ask.add_argument("--out", type=Path, default=Path("results"))
-    said = ask.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="an h5ad with counts in X")
+    parser.add_argument("--label", required=True, help="column of obs: the type of every cell")
+    parser.add_argument("--keep", type=int, default=10, help="labels of each type that are not hidden")
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--ways", nargs="*", default=list(WAYS))
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    options = parser.parse_args()
     warnings.simplefilter("ignore")
 
-    adata = read(said.data)
-    labels = adata.obs[said.label].astype(str).to_numpy()
+    adata = read(options.data)
+    labels = adata.obs[options.label].astype(str).to_numpy()
     rows = []
-    for seed in range(said.seeds):
-        adata.obs["shown"] = hide(labels, said.keep, seed)
+    for seed in range(options.seeds):
+        adata.obs["shown"] = hide(labels, options.keep, seed)
         hidden = (adata.obs["shown"] == HIDDEN).to_numpy()
-        for name in said.ways:
+        for name in options.ways:
             began = time.monotonic()
-            found = WAYS[name](adata.copy(), said.epochs, seed)
+            probabilities = WAYS[name](adata.copy(), options.epochs, seed)
             seconds = time.monotonic() - began
-            rows.append({"model": name, **scores(found[hidden], labels[hidden]), "seconds": seconds})
+            rows.append({"model": name, **scores(probabilities[hidden], labels[hidden]), "seconds": seconds})
             print(seed, rows[-1], flush=True)
     grouped = pd.DataFrame(rows).groupby("model", sort=False)
     table = grouped.mean().join(grouped.std(ddof=0).drop(columns="seconds"), rsuffix=" sd")
-    about = {name: str(value) for name, value in vars(said).items()}
-    write(said.out, f"annotation-{said.data.stem}", table, about)
-    print(markdown(table))
+    about = {name: str(value) for name, value in vars(options).items()}
+    publish(table, options.out, f"annotation-{options.data.stem}", about)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""Every page of the zoo put to simulation-based calibration, after controls of which the answer is known.
+"""Simulation-based calibration of every page of the zoo, and of controls with a known answer.
 
     python benchmarks/calibration.py --out results
     python benchmarks/calibration.py --guides low_rank spatial_gnn --simulations 2000
 
-The controls are posteriors of a PPCA that need no training: the exact one, the best mean field where the posterior is
-correlated, the prior. Then every page, fitted to 400 simulated cells of 30 genes in two batches, and once more with
-what it may have besides: a latent size, a mixture for a prior. A guide that reads neighbours has 400 cells of two
-pieces of tissue instead, and as many simulated ones, each in the place of one of them. A row has how many quantities
-fail for the guide and for the importance-corrected draws, the least p-value corrected for their number, the p-value of
-the likelihood rank, and the coverage of central 90% intervals, averaged over quantities. One honest row in a hundred
-has a corrected p below 0.01.
+The controls are posteriors of a PPCA that need no training: the exact posterior, the best mean field of a correlated
+posterior, and the prior. Then every page is fitted to 400 simulated cells of 30 genes in two batches; some pages are
+fitted again with a latent size or with a mixture as prior. A guide that reads neighbours gets 400 cells of two pieces
+of tissue instead, and 400 simulated cells, each in the place of one of them. A row has the number of quantities that
+fail for the guide and for the importance-corrected draws, the smallest p-value (corrected for the number of
+quantities), the p-value of the likelihood rank, and the coverage of central 90% intervals, averaged over quantities.
+One correct row in a hundred has a corrected p below 0.01.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from typing import Any
 import pandas as pd
 import pyro.distributions as dist
 import torch
-from common import markdown, write
+from common import publish
 from torch import nn
 
 import pyroscvi as ps
@@ -41,7 +41,7 @@ PAGES: dict[str, Any] = {name: partial(ps.create, name, latent=2) for name in ps
 
 
 class Given(nn.Module):
-    """A posterior of one's own, as a guide."""
+    """A guide with a given posterior."""
 
     def __init__(self, model: PPCA, posterior: Callable[[PPCA, Any], Any], cells: Any):
         super().__init__()
@@ -66,7 +66,7 @@ def prior(model: PPCA, cells: Any) -> Any:
 
 
 def controls() -> Iterator[tuple[str, Any, Any]]:
-    """PPCA whose dimensions do nearly the same, under guides that are right and wrong."""
+    """A PPCA whose two dimensions have nearly the same loadings, with right and wrong guides."""
     cells = data()
     model = PPCA(latent=2).sized(cells.dims).requires_grad_(False)
     along = torch.linspace(0.2, 0.5, cells.counts.shape[1])
@@ -95,22 +95,23 @@ def data(tissue: bool = False) -> Any:
 def measured(
     pages: list[str], guides: list[str], simulations: int = 500, candidates: int = 4000, epochs: int = 100
 ) -> Iterator[tuple[str, Calibration, float]]:
-    """Controls, then pages under guides: the name of each, what was found, and how many seconds that took."""
+    """Name, calibration and seconds of every control, then of every page under every guide."""
     for name, fit, cells in chain(controls(), fits(pages, guides, epochs)):
         start = time.process_time()
-        found = ps.calibrate(fit, cells, simulations, candidates=candidates)
-        yield name, found, time.process_time() - start
+        calibration = ps.calibrate(fit, cells, simulations, candidates=candidates)
+        yield name, calibration, time.process_time() - start
 
 
-def row(found: Calibration, seconds: float) -> dict[str, Any]:
-    told: dict[str, Any] = {}
-    for name, ranks in found.ranks.items():
+def row(calibration: Calibration, seconds: float) -> dict[str, Any]:
+    """One row of the table."""
+    entries: dict[str, Any] = {}
+    for name, ranks in calibration.ranks.items():
         table = ranks.table
-        told[f"{name} fails"] = f"{len(ranks.failures)} of {len(table)}"
-        told[f"{name} p"] = f"{table['corrected p'].min():.2g}"
-        told[f"{name} p of the likelihood"] = f"{table['p'].filter(like='log p(x').iloc[0]:.2g}"
-        told[f"{name} coverage"] = f"{table['coverage of 90%'].mean():.3f}"
-    return told | {"settled": f"{found.settled:.3f}", "seconds": f"{seconds:.0f}"}
+        entries[f"{name} fails"] = f"{len(ranks.failures)} of {len(table)}"
+        entries[f"{name} p"] = f"{table['corrected p'].min():.2g}"
+        entries[f"{name} p of the likelihood"] = f"{table['p'].filter(like='log p(x').iloc[0]:.2g}"
+        entries[f"{name} coverage"] = f"{table['coverage of 90%'].mean():.3f}"
+    return entries | {"settled": f"{calibration.settled:.3f}", "seconds": f"{seconds:.0f}"}
 
 
 def main() -> None:
@@ -121,16 +122,15 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=4000)
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--out", type=Path)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     rows = {}
-    for name, found, seconds in measured(asked.pages, asked.guides, asked.simulations, asked.candidates, asked.epochs):
-        rows[name] = row(found, seconds)
+    measurements = measured(options.pages, options.guides, options.simulations, options.candidates, options.epochs)
+    for name, calibration, seconds in measurements:
+        rows[name] = row(calibration, seconds)
         print(f"{name}: {rows[name]}", flush=True)
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("page, guide")
-    print(markdown(table))
-    if asked.out is not None:
-        write(asked.out, "calibration", table, {name: str(value) for name, value in vars(asked).items()})
+    publish(table, options.out, "calibration", {name: str(value) for name, value in vars(options).items()})
 
 
 if __name__ == "__main__":

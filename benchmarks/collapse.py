@@ -33,7 +33,7 @@ from pyroscvi.models import GMVAE, SCVI
 from pyroscvi.parts import NB, Mixture, Random, StandardNormal
 
 KINDS = 5
-ENOUGH = 4.5
+MIN_COMPONENTS = 4.5
 
 
 class Unsettled(GMVAE):
@@ -107,7 +107,7 @@ def ahead(cells: int, scored: int, seed: int, epochs: int, refits: int = 3) -> d
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds, and how many of them kept their components."""
     ways = rows.groupby("way", sort=False)
-    table = pd.DataFrame({"held": ways["components"].agg(lambda found: int((found >= ENOUGH).sum()))})
+    table = pd.DataFrame({"held": ways["components"].agg(lambda found: int((found >= MIN_COMPONENTS).sum()))})
     table["least"] = ways["components"].min()
     for column in ("components", "component_information", "ARI", "active_units", "information", "held-out bound"):
         table[column.replace("_", " ")] = ways[column].mean()

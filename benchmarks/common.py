@@ -1,4 +1,4 @@
-"""What the benchmarks share: reading a data set, clustering a latent space, writing a table down."""
+"""Functions that several benchmarks use: read a data set, cluster a latent space, publish a table."""
 
 import json
 import platform
@@ -16,11 +16,13 @@ from scipy import sparse
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-__all__ = ["agreement", "clusterings", "drawn", "markdown", "read", "write"]
+__all__ = ["Peak", "agreement", "clusterings", "drawn", "markdown", "publish", "read", "versions", "write"]
+
+PACKAGES = ("pyroscvi", "torch", "pyro-ppl", "scvi-tools", "scanpy", "scikit-learn", "numpy")
 
 
 def read(path: Path, batch: str | None = None, genes: int = 2000) -> AnnData:
-    """All cells of an h5ad, at its most variable genes by Pearson residuals (within batches, where there are any)."""
+    """All cells of an h5ad, at its most variable genes by Pearson residuals (within batches if ``batch`` is given)."""
     adata = ad.read_h5ad(path)
     if adata.n_vars > genes:
         sc.experimental.pp.highly_variable_genes(adata, n_top_genes=genes, batch_key=batch)
@@ -29,7 +31,7 @@ def read(path: Path, batch: str | None = None, genes: int = 2000) -> AnnData:
 
 
 def drawn(n: int, g: int) -> AnnData:
-    """Counts of eight kinds of cells in four batches, nine in ten of them zero."""
+    """Simulated counts of eight kinds of cells in four batches; nine of ten counts are zero."""
     r = np.random.default_rng(0)
     profile = r.normal(0, 1.9, g) + (r.random((8, g)) < 0.1) * r.normal(0, 1.5, (8, g))
     kind, batch, shift = r.integers(0, 8, n), r.integers(0, 4, n), r.normal(0, 0.25, (4, g))
@@ -49,13 +51,13 @@ def clusterings(latent: np.ndarray, kinds: int, seeds: int = 5) -> dict[str, lis
     points = AnnData(obsm={"latent": latent}, obs=pd.DataFrame(index=map(str, range(len(latent)))))
     threads = torch.get_num_threads()
     sc.pp.neighbors(points, use_rep="latent")
-    torch.set_num_threads(threads)  # numba has changed it for the whole process
-    found: dict[str, list[np.ndarray]] = {"k-means": [], "Leiden": []}
+    torch.set_num_threads(threads)  # numba changes it for the whole process
+    clusters: dict[str, list[np.ndarray]] = {"k-means": [], "Leiden": []}
     for seed in range(seeds):
-        found["k-means"].append(KMeans(kinds, n_init=10, random_state=seed).fit_predict(latent))
+        clusters["k-means"].append(KMeans(kinds, n_init=10, random_state=seed).fit_predict(latent))
         sc.tl.leiden(points, random_state=seed, flavor="igraph", n_iterations=2, directed=False)
-        found["Leiden"].append(points.obs["leiden"].to_numpy())
-    return found
+        clusters["Leiden"].append(points.obs["leiden"].to_numpy())
+    return clusters
 
 
 def agreement(latent: np.ndarray, labels: np.ndarray, seeds: int = 5) -> dict[str, float]:
@@ -63,24 +65,41 @@ def agreement(latent: np.ndarray, labels: np.ndarray, seeds: int = 5) -> dict[st
     row = {}
     for method, clusters in clusterings(latent, len(np.unique(labels)), seeds).items():
         for name, score in {"ARI": adjusted_rand_score, "NMI": normalized_mutual_info_score}.items():
-            values = [score(labels, found) for found in clusters]
+            values = [score(labels, of_seed) for of_seed in clusters]
             row |= {f"{method} {name}": float(np.mean(values)), f"{method} {name} sd": float(np.std(values))}
     return row
 
 
 def write(folder: Path, name: str, table: pd.DataFrame, about: dict) -> None:
-    """``name.json`` and ``name.md`` in the folder: the table, how it was made, when, and with what versions."""
+    """Write ``name.json`` and ``name.md``: the table, the settings in ``about``, the date and the versions."""
     folder.mkdir(parents=True, exist_ok=True)
-    packages = ("pyroscvi", "torch", "pyro-ppl", "scvi-tools", "scanpy", "scikit-learn", "numpy")
     about |= {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "python": platform.python_version()}
-    about["versions"] = {there.name: there.version for there in distributions() if there.name in packages}
+    about["versions"] = versions()
     rows = json.loads(table.reset_index().to_json(orient="records", double_precision=6))
     (folder / f"{name}.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
-    (folder / f"{name}.md").write_text(markdown(table) + "\n")
+    (folder / f"{name}.md").write_text(f"{markdown(table)}\n\n{measured_with()}\n")
+
+
+def publish(table: pd.DataFrame, folder: Path | None = None, name: str = "", about: dict | None = None) -> None:
+    """Print the table and the versions that it was measured with; write both where a folder is given."""
+    print(f"{markdown(table)}\n\n{measured_with()}")
+    if folder is not None:
+        write(folder, name, table, dict(about or {}))
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that a benchmark depends on."""
+    return {package.name: package.version for package in distributions() if package.name in PACKAGES}
+
+
+def measured_with() -> str:
+    """One line with all versions: "Measured with scvi-tools 1.5.0, torch 2.13.0, ... on Python 3.12.3"."""
+    listed = ", ".join(f"{name} {version}" for name, version in sorted(versions().items()))
+    return f"Measured with {listed} on Python {platform.python_version()}"
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The table with ``x ± sd`` for every pair of columns ``x`` and ``x sd``; text stays as it is."""
+    """The table in Markdown, with ``x ± sd`` for every pair of columns ``x`` and ``x sd``; text is not changed."""
     shown = pd.DataFrame(index=table.index)
     for column in table.columns.drop([c for c in table.columns if c.endswith(" sd")]):
         if table[column].map(lambda value: isinstance(value, str)).all():
@@ -100,10 +119,10 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 class Peak:
-    """Bytes that this process comes to hold inside, beyond what it holds before, as Linux tells them."""
+    """Measures how many bytes more this process holds inside the block than before it (on Linux)."""
 
     def __enter__(self) -> "Peak":
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is what is held now
+        Path("/proc/self/clear_refs").write_text("5")  # sets the recorded peak to the present memory
         self.before = _resident("VmRSS")
         return self
 

@@ -1,11 +1,11 @@
-"""Every estimator of an evidence, on every problem whose evidence is known.
+"""Errors of every estimator on every problem with a known evidence.
 
     python benchmarks/evidence.py [--problems nb zinb-mixture] [--cells 32] [--seed 0]
 
-For each problem a guide is trained for a moment on cells of the problem; the estimators see other cells. A line of the
-first table is a problem, with mean and worst error of every estimator in nats; a line of the second an estimator, over
-all cells of all problems: mean and worst error, how many cells lie within two of the standard errors that it reports,
-seconds a cell, and which rung of the ladder they stayed on.
+For each problem a guide is trained briefly on cells of the problem, and the estimators score other cells. A row of the
+first table is a problem, with mean and worst error of every estimator in nats. A row of the second table is an
+estimator, over all cells of all problems: mean and worst error, the share of cells whose error is below two of their
+standard errors, milliseconds a cell, and the rung of the ladder on which the cells stayed.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from common import measured_with
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from reference.problems import PROBLEMS, amortised
@@ -38,45 +39,46 @@ ESTIMATORS = {
 def scored(
     problem: str, estimators: Iterable[str] = ESTIMATORS, n: int = 32, seed: int = 0, **room: Any
 ) -> dict[str, pd.DataFrame]:
-    """What estimators say of the first n cells of a problem, their errors, and the seconds that a cell took.
+    """Evidence table of every estimator for the first n cells of a problem, with their errors and the seconds a cell.
 
-    ``room`` is how much there is at once, as ``evidence_table`` takes it.
+    ``room`` has options of ``evidence_table`` for the size of minibatches and chunks.
     """
     known = PROBLEMS[problem](288)
     pair, unseen = amortised(known, steps=200)
-    cells, found = unseen.subset(torch.arange(n)), {}
+    cells, tables = unseen.subset(torch.arange(n)), {}
     for estimator in estimators:
         chosen, particles = ESTIMATORS[estimator]
         start = time.process_time()
         table = evidence_table(pair, cells, particles, seed, estimator=chosen, **room)
         table["seconds"] = (time.process_time() - start) / n
         table["error"] = table["log_evidence"] - known.exact[:n].numpy()
-        found[estimator] = table
-    return found
+        tables[estimator] = table
+    return tables
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--problems", nargs="*", default=[""], help="those whose name has one of these in it")
+    parser.add_argument("--problems", nargs="*", default=[""], help="problems whose name contains one of these texts")
     parser.add_argument("--estimators", nargs="*", default=list(ESTIMATORS), choices=list(ESTIMATORS))
     parser.add_argument("--cells", type=int, default=32, help="at most 32")
     parser.add_argument("--seed", type=int, default=0)
-    said = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    chosen = [name for name in PROBLEMS if any(part in name for part in said.problems)]
-    print("| problem | " + " | ".join(said.estimators) + " |\n|" + "---|" * (len(said.estimators) + 1))
-    found: dict[str, list[pd.DataFrame]] = {name: [] for name in said.estimators}
+    chosen = [name for name in PROBLEMS if any(part in name for part in options.problems)]
+    print("| problem | " + " | ".join(options.estimators) + " |\n|" + "---|" * (len(options.estimators) + 1))
+    by_estimator: dict[str, list[pd.DataFrame]] = {name: [] for name in options.estimators}
     for name in chosen:
         line = []
-        for estimator, table in scored(name, said.estimators, said.cells, said.seed).items():
-            found[estimator].append(table)
+        for estimator, table in scored(name, options.estimators, options.cells, options.seed).items():
+            by_estimator[estimator].append(table)
             line.append(f"{table['error'].mean():.4f}, {table['error'].abs().max():.3f}")
         print(f"| {name} | " + " | ".join(line) + " |", flush=True)
     print(
         "\n| estimator | mean error | worst | within 2 s.e. | k-hat above 0.7 | ms a cell | stayed on |\n|" + "---|" * 7
     )
-    for estimator, tables in found.items():
+    for estimator, tables in by_estimator.items():
         print(f"| {estimator} | " + " | ".join(summary(pd.concat(tables))) + " |")
+    print(f"\n{measured_with()}")
 
 
 def summary(table: pd.DataFrame) -> list[str]:

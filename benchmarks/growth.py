@@ -1,12 +1,12 @@
-"""How the cost grows: with cells, genes, latent dimensions, components and particles; a picture with fitted exponents.
+"""Cost against cells, genes, latent dimensions, components and particles; a picture with fitted exponents.
 
     python benchmarks/growth.py --out results
     python benchmarks/growth.py --compile --out results
 
-SCVI under MeanField at their defaults, minibatches of 128, on drawn counts, nine in ten of them zero. Each point is the
-least of a few runs, in processor seconds of one thread: an epoch (cells), a step of training (genes, latent dimensions,
-components of a GMVAE), or the evidence of eight cells (particles). An exponent is the slope of a straight line through
-the logarithms of all points: where something constant is in the way at the small end it lies below that of the limit.
+SCVI under MeanField at their defaults, minibatches of 128, on simulated counts of which nine in ten are zero. Each
+point is the minimum of a few runs, in processor seconds of one thread: an epoch (cells), a step of training (genes,
+latent dimensions, components of a GMVAE), or the evidence of eight cells (particles). An exponent is the slope of a
+straight line through the logarithms of all points. A constant cost at small sizes makes it smaller than its limit.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from common import drawn, markdown, write
+from common import drawn, publish
 from scipy import sparse
 
 import pyroscvi as ps
@@ -43,7 +43,7 @@ AXES = {
 
 
 def cells_of(n: int, genes: int) -> ps.Cells:
-    """As many cells as asked for; beyond ten thousand they are drawn again from those."""
+    """``n`` simulated cells; more than ten thousand cells are drawn from these ten thousand with replacement."""
     some = ps.Fields(batch="batch").read(drawn(min(n, 10_000), genes))
     if n <= len(some):
         return some
@@ -64,7 +64,7 @@ def run_of(cells: ps.Cells, model, compile: bool) -> Run:
 
 
 def steps(run: Run, most: int) -> float:
-    """Processor seconds of a step, over at most so many; the epoch does not end, and so is not evaluated."""
+    """Processor seconds of a step, as a mean over at most ``most`` steps of one epoch, without its evaluation."""
     many = min(most, run.steps - 1)
     with seeded(0, CPU):
         run.advance()
@@ -120,7 +120,7 @@ def picture(table: pd.DataFrame, path: Path) -> None:
         frame.loglog(sizes, np.exp(intercept) * sizes**slope, color="0.7", zorder=1)
         frame.loglog(sizes, seconds, "o", color="C0", zorder=2)
         low, high = frame.get_ylim()
-        middle, half = (low * high) ** 0.5, max(high / low, 30) ** 0.5  # what hardly grows is to look like it
+        middle, half = (low * high) ** 0.5, max(high / low, 30) ** 0.5  # so that a small growth looks small
         frame.set(xlabel=axis, ylim=(middle / half, middle * half))
         frame.set_title(f"{what}\nexponent {slope:.2f}", fontsize=8)
     frames[0].set_ylabel("processor seconds")
@@ -128,19 +128,19 @@ def picture(table: pd.DataFrame, path: Path) -> None:
 
 
 def main() -> None:
-    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("--axes", nargs="+", default=list(AXES), choices=list(AXES))
-    ask.add_argument("--most", type=int, default=10**6, help="no size beyond this one")
-    ask.add_argument("--times", type=int, default=3, help="runs of a point, of which the least counts")
-    ask.add_argument("--compile", action="store_true")
-    ask.add_argument("--out", type=Path, default=Path("results"))
-    asked = ask.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--axes", nargs="+", default=list(AXES), choices=list(AXES))
+    parser.add_argument("--most", type=int, default=10**6, help="largest size to measure")
+    parser.add_argument("--times", type=int, default=3, help="runs of every point; the minimum is reported")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    options = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     rows = []
-    for axis in asked.axes:
-        for size, do in points(axis, [s for s in AXES[axis][1] if s <= asked.most], asked.compile):
-            seconds = min(do() for _ in range(1 if size >= 100_000 else asked.times))
+    for axis in options.axes:
+        for size, do in points(axis, [s for s in AXES[axis][1] if s <= options.most], options.compile):
+            seconds = min(do() for _ in range(1 if size >= 100_000 else options.times))
             rows.append({"axis": axis, "size": size, "seconds": seconds})
             print(*rows[-1].values(), flush=True)
     points_ = pd.DataFrame(rows)
@@ -150,11 +150,10 @@ def main() -> None:
     }
     points_["ms"] = 1e3 * points_["seconds"]
     table = points_.assign(point=points_["axis"] + " " + points_["size"].map("{:,}".format)).set_index("point")
-    name = "growth-compiled" if asked.compile else "growth"
-    write(asked.out, name, table[["ms"]], {"exponents": slopes, "compile": asked.compile, "threads": 1})
-    if set(asked.axes) == set(AXES):
-        picture(points_, asked.out / f"{name}.png")
-    print(markdown(table[["ms"]]))
+    name = "growth-compiled" if options.compile else "growth"
+    publish(table[["ms"]], options.out, name, {"exponents": slopes, "compile": options.compile, "threads": 1})
+    if set(options.axes) == set(AXES):
+        picture(points_, options.out / f"{name}.png")
     print(*(f"{axis}: {slope:.2f}" for axis, slope in slopes.items()), sep="\n")
 
 

@@ -1,14 +1,14 @@
-"""What a fit is asked for, beside scvi-tools: latents and evidence; and what an enumerated component costs.
+"""Speed of latents and evidence compared with scvi-tools, and the cost of an enumerated component.
 
     pip install -e ".[bench]"
-    python benchmarks/inference.py --out results                        counts drawn here: 20,000 cells, 2,000 genes
+    python benchmarks/inference.py --out results                        simulated counts: 20,000 cells, 2,000 genes
     python benchmarks/inference.py pbmc.h5ad --batch batch --out results
 
-The weights are the same on both sides: scvi-tools trains a model, ``from_scvi`` carries it over. One thread; what is
-timed is the time of the process itself, round by round in turn, so that a busy machine is as unkind to one as to the
-other: a row has the median of the ratios of a round, the least and the most of them. scvi-tools is at its own defaults,
-or at the setting that was fastest in a first look. Peak memory is what a process of its own came to hold beyond what it
-held before.
+The weights are the same on both sides: scvi-tools trains a model, and ``from_scvi`` converts it. The time is processor
+time of one thread. Both sides run in turn, round by round, so that other work on the machine affects both equally. A
+row has the median of the ratios of a round, their minimum and their maximum. scvi-tools is at its own defaults, or at
+the setting that was fastest in a first trial. Peak memory is measured in a separate process, in addition to the memory
+that it had before.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import pyro
 import scvi
 import torch
 from anndata import AnnData
-from common import Peak, drawn, markdown, read, write
+from common import Peak, drawn, publish, read
 
 import pyroscvi as ps
 from pyroscvi.evidence import Importance
@@ -51,7 +51,7 @@ def seconds(do: Callable[[], Any]) -> float:
 
 
 def in_turn(name: str, first: Callable, second: Callable, rounds: int, count: int, columns: tuple) -> dict[str, Any]:
-    """A row: how many a second of each, and how many times the first takes as long as the second."""
+    """A row of the table: the rates of both, and the time of the first divided by the time of the second."""
     first(), second()
     times = np.array([(seconds(first), seconds(second)) for _ in range(rounds)])
     ratios, rates = times[:, 0] / times[:, 1], count / np.median(times, 0)
@@ -143,7 +143,7 @@ def of_enumeration(adata: AnnData, batch: str | None, rounds: int) -> list[dict]
     cells = ps.Fields(batch=batch).read(adata)
     levels = {**cells.levels, "kind": tuple(map(str, range(K)))}
     cells = replace(cells, categories={**cells.categories, "kind": torch.arange(len(cells)) % K}, levels=levels)
-    nb, found = NB(), []
+    nb, rows = NB(), []
     deep, linear = ({"condition": OneHot("kind"), "likelihood": nb, "decoder": d} for d in (MLP(), Linear()))
     pairs: dict[str, tuple] = {
         "in the prior, GMVAE": (GMVAE(kinds=K), SCVI(decoder=Linear(), likelihood=nb), None),
@@ -154,9 +154,9 @@ def of_enumeration(adata: AnnData, batch: str | None, rounds: int) -> list[dict]
     for name, (with_it, without, hidden) in pairs.items():
         for size in (128, 1024):
             first, second = Step(with_it, cells, size, hidden), Step(without, cells, size)
-            turns = rounds * 4 if size > 128 else rounds * 12  # of single steps, which vary
-            found.append(in_turn(f"{K} components {name}, minibatch {size}", first, second, turns, 1, WITHOUT))
-    return found
+            turns = rounds * 4 if size > 128 else rounds * 12  # single steps vary more
+            rows.append(in_turn(f"{K} components {name}, minibatch {size}", first, second, turns, 1, WITHOUT))
+    return rows
 
 
 def of_memory(peer: Any, adata: AnnData, likelihood: str, n: int) -> list[dict]:
@@ -179,7 +179,7 @@ def of_memory(peer: Any, adata: AnnData, likelihood: str, n: int) -> list[dict]:
 
 
 def held(folder: str, n: int, how: dict[str, Any]) -> int:
-    """Bytes that an evidence made this process hold beyond what it held before."""
+    """Bytes that this process holds during an evidence, in addition to those before it."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     adata = ad.read_h5ad(f"{folder}/cells.h5ad")
@@ -197,38 +197,37 @@ def held(folder: str, n: int, how: dict[str, Any]) -> int:
         def run(samples: int, cells: Any) -> Any:
             return peer.get_marginal_ll(adata, indices=cells, n_mc_samples=samples, batch_size=n, **how)
 
-    run(50, few)  # so that code and constants are there
+    run(50, few)  # loads code and constants
     with Peak() as peak:
         run(SAMPLES, cells)
     return peak.bytes
 
 
 def main() -> None:
-    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("data", type=Path, nargs="?", help="an h5ad with counts in X; without one, counts are drawn")
-    ask.add_argument("--batch", default=None, help="column of obs")
-    ask.add_argument("--genes", type=int, default=2000)
-    ask.add_argument("--epochs", type=int, default=5)
-    ask.add_argument("--score", type=int, default=32, help="cells whose evidence is taken")
-    ask.add_argument("--rounds", type=int, default=5)
-    ask.add_argument("--out", type=Path, default=Path("results"))
-    said = ask.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs="?", help="an h5ad with counts in X; by default counts are simulated")
+    parser.add_argument("--batch", default=None, help="column of obs")
+    parser.add_argument("--genes", type=int, default=2000)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--score", type=int, default=32, help="number of cells whose evidence is computed")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
 
-    batch = said.batch if said.data else "batch"
-    adata = read(said.data, batch, said.genes) if said.data else drawn(20_000, said.genes)
-    peers = {likelihood: trained(adata, batch, likelihood, said.epochs) for likelihood in ("nb", "zinb")}
-    speed = of_latents(peers["nb"], adata, said.rounds)
+    batch = options.batch if options.data else "batch"
+    adata = read(options.data, batch, options.genes) if options.data else drawn(20_000, options.genes)
+    peers = {likelihood: trained(adata, batch, likelihood, options.epochs) for likelihood in ("nb", "zinb")}
+    speed = of_latents(peers["nb"], adata, options.rounds)
     for likelihood, peer in peers.items():
-        speed += of_evidence(peer, adata, likelihood, said.score, said.rounds)
+        speed += of_evidence(peer, adata, likelihood, options.score, options.rounds)
     tables = {"inference": speed, "inference-memory": of_memory(peers["zinb"], adata, "zinb", 128)}
-    tables["enumeration"] = of_enumeration(adata, batch, said.rounds)
-    about = {name: str(value) for name, value in vars(said).items()} | {"threads": torch.get_num_threads()}
+    tables["enumeration"] = of_enumeration(adata, batch, options.rounds)
+    about = {name: str(value) for name, value in vars(options).items()} | {"threads": torch.get_num_threads()}
     for name, rows in tables.items():
         table = pd.DataFrame(rows).set_index("")
-        write(said.out, name, table, about)
-        print(markdown(table))
+        publish(table, options.out, name, about)
 
 
 if __name__ == "__main__":

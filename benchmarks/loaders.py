@@ -1,12 +1,13 @@
-"""Loaders: cells a second that come from memory and from disk, what training loses by it, and the memory it takes.
+"""Loaders: cells a second from memory and from disk, the effect on training, and the memory that they need.
 
     python benchmarks/loaders.py [--cells 1000000] [--out FOLDER]
 
-Counts are simulated once for 20,000 cells of 2,000 genes, about a tenth of them above zero, and repeated in random
-order, so that a million cells take 1.6 GB of disk in a temporary folder. Every loader is measured in a process of its
-own, training by turns from memory and from disk in one: ``cells/s`` by the clock, ``cells/cpu s`` by the processor's
-time, of one torch thread and of the thread that reads, which holds on a machine that does other things too. Files are
-dropped from the page cache before, where the system lets us. ``peak MB`` is all that the process ever held.
+Counts are simulated once for 20,000 cells of 2,000 genes, about a tenth of them non-zero, and repeated in random
+order, so that a million cells take 1.6 GB of disk in a temporary folder. Every loader is measured in its own process.
+Training runs from memory and from disk in turn, in one process. ``cells/s`` is measured by the clock, and
+``cells/cpu s`` by the processor time of one torch thread and of the reading thread, which is reliable on a busy machine
+too. Files are dropped from the page cache before, if the system allows it. ``peak MB`` is the largest memory of the
+process.
 """
 
 import argparse
@@ -30,7 +31,7 @@ import torch
 import zarr
 from anndata import AnnData
 from anndata.io import sparse_dataset, write_elem
-from common import write
+from common import publish
 from scipy import sparse
 
 import pyroscvi as ps
@@ -41,21 +42,21 @@ from pyroscvi.inference.seeds import seeded
 from pyroscvi.models import SCVI
 
 GENES, TILE, SIZE = 2000, 20_000, 128
-SECONDS = 10.0  # that each loader is looked at
-ROUNDS, STEPS = 4, 64  # of training, by turns from memory and from disk
+SECONDS = 10.0  # of measurement for each loader
+ROUNDS, STEPS = 4, 64  # of training, in turn from memory and from disk
 
 
 def tile(rng: np.random.Generator) -> sparse.csr_matrix:
-    """Counts of 20,000 cells, each of which has one at least."""
+    """Counts of 20,000 cells; every cell has at least one."""
     share = rng.dirichlet(np.exp(rng.normal(0, 1.2, GENES)))
     size = np.exp(rng.normal(5.6, 0.4, (TILE, 1)))
     counts = sparse.csr_matrix(rng.poisson(size * share).astype(np.float32))
-    counts.indptr = counts.indptr.astype(np.int64)  # as there will be more of them than an int32 counts
+    counts.indptr = counts.indptr.astype(np.int64)  # a million cells have more counts than an int32 can number
     return counts
 
 
 def build(path: Path, cells: int, compression: str | None = None) -> Path:
-    """An h5ad or zarr of so many cells, written block by block."""
+    """An h5ad or zarr with ``cells`` cells, written block by block."""
     rng = np.random.default_rng(0)
     counts = tile(rng)
     store = zarr.open_group(str(path), mode="w") if path.suffix == ".zarr" else h5py.File(path, "w")
@@ -73,7 +74,7 @@ def build(path: Path, cells: int, compression: str | None = None) -> Path:
 
 
 def drop(path: Path) -> None:
-    """Out of the page cache."""
+    """Drop the file, or the files of the folder, from the page cache."""
     if hasattr(os, "posix_fadvise"):
         for file in [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]:
             descriptor = os.open(file, os.O_RDONLY)
@@ -83,7 +84,7 @@ def drop(path: Path) -> None:
 
 
 def random_rows(path: Path) -> Iterator[int]:
-    """What shuffling without blocks costs: a minibatch of random rows of a backed AnnData."""
+    """Minibatches of random rows of a backed AnnData, which is shuffling without blocks."""
     adata, rng = ad.read_h5ad(path, backed="r"), np.random.default_rng(1)
     while True:
         yield len(adata.X[np.sort(rng.choice(adata.n_obs, SIZE, replace=False))].toarray())
@@ -126,14 +127,14 @@ def trained(cells: ps.Cells) -> Iterator[int]:
 
 
 class Rate:
-    """Cells by second and by second of the processor, summed over turns."""
+    """Cells per second of the clock and of the processor, summed over turns."""
 
     def __init__(self, what: Iterator[int]):
         self.what, self.cells, self.clock, self.processor = what, 0, 0.0, 0.0
-        next(what)  # which opens, and reads a first buffer
+        next(what)  # opens the file and reads a first buffer
 
     def turn(self, steps: int | None = None) -> None:
-        """So many minibatches, or as many as there are in ten seconds."""
+        """Reads ``steps`` minibatches, or those of ten seconds."""
         clock, processor = time.perf_counter(), time.process_time()
         for some in islice(self.what, steps):
             self.cells += some
@@ -147,7 +148,7 @@ class Rate:
 
 
 def measured(what: str, path: Path) -> dict[str, dict[str, float]]:
-    """Rows by name, in this process."""
+    """Rows of one measurement in this process, by the end of their name."""
     torch.set_num_threads(1)
     drop(path)
     if what == "train":
@@ -166,19 +167,19 @@ def measured(what: str, path: Path) -> dict[str, dict[str, float]]:
 
 
 def peak() -> float:
-    """The most memory that this process held [MB]."""
+    """Largest memory of this process so far [MB]."""
     status = Path("/proc/self/status")
-    if status.exists():  # where getrusage would count what the process that started this one held
+    if status.exists():  # getrusage would include the memory of the parent process here
         return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def alone(name: str, what: str, path: Path) -> list[dict[str, float]]:
-    """Rows of a process of its own."""
+    """Rows of a measurement in a new process."""
     command = [sys.executable, "-W", "ignore", __file__, "--one", what, str(path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    rows = [{"": name + more, **row} for more, row in json.loads(found.stdout.splitlines()[-1]).items()]
+    finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    rows = [{"": name + more, **row} for more, row in json.loads(finished.stdout.splitlines()[-1]).items()]
     print(*rows, sep="\n", flush=True)
     return rows
 
@@ -189,17 +190,17 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=200_000, help="cells of the gzip and zarr files, and in memory")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--one", nargs=2, metavar=("WHAT", "PATH"), help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.one:
-        print(json.dumps(measured(asked.one[0], Path(asked.one[1]))))
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measured(options.one[0], Path(options.one[1]))))
         return
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        plain = build(folder / "plain.h5ad", asked.cells)
-        few = build(folder / "few.h5ad", asked.few)
-        gzip = build(folder / "gzip.h5ad", asked.few, "gzip")
-        chunks = build(folder / "chunks.zarr", asked.few)
+        plain = build(folder / "plain.h5ad", options.cells)
+        few = build(folder / "few.h5ad", options.few)
+        gzip = build(folder / "gzip.h5ad", options.few, "gzip")
+        chunks = build(folder / "chunks.zarr", options.few)
         print({file.name: f"{file.stat().st_size >> 20} MB" for file in (plain, few, gzip)}, flush=True)
         rows = [
             *alone("random rows of a backed AnnData, h5ad", "random", plain),
@@ -208,14 +209,13 @@ def main() -> None:
             *alone("block-shuffled, h5ad with gzip", "load disk", gzip),
             *alone("block-shuffled, zarr", "load disk", chunks),
             *alone("in memory", "load memory", few),
-            *alone(f"training on {asked.cells:,} cells, h5ad, from disk", "train disk", plain),
+            *alone(f"training on {options.cells:,} cells, h5ad, from disk", "train disk", plain),
             *alone("training, h5ad", "train", few),
             *alone("training, h5ad with gzip", "train", gzip),
             *alone("training, zarr", "train", chunks),
         ]
     table = pd.DataFrame(rows).set_index("")
-    print(table.round().to_string())
-    write(asked.out, "loaders", table, {"cells": asked.cells, "few": asked.few, "genes": GENES})
+    publish(table.round(), options.out, "loaders", {"cells": options.cells, "few": options.few, "genes": GENES})
 
 
 if __name__ == "__main__":

@@ -1,17 +1,16 @@
-"""Training beside scvi-tools: cells a second, in one process and in turn; how near to the floor; how much memory.
+"""Training compared with scvi-tools: cells a second, the share of the lower bound on time, and memory.
 
     pip install -e ".[bench]"
-    python benchmarks/training.py --out results                          counts drawn here: 20,000 cells, 2,000 genes
+    python benchmarks/training.py --out results                          simulated counts: 20,000 cells, 2,000 genes
     python benchmarks/training.py pbmc.h5ad --batch batch --threads 2
 
-Everyone trains scVI's networks: one hidden layer of 128, ten latents, batch norm on both sides, dropout in the encoder.
-A round is one epoch of each contestant after the other, scvi-tools first; a ratio is taken within its round, and a row
-has the median, the least and the most of them. The time is that of the process, whose threads are added up, so that a
-busy machine is as unkind to one as to the other; with ``--wall`` it is that of the clock.
+All contestants train the networks of scVI: one hidden layer of 128, ten latents, batch norm on both sides, dropout in
+the encoder. A round is one epoch of every contestant in turn, in one process, with scvi-tools first. A ratio is computed
+within its round, and a row has the median, minimum and maximum of the ratios. The time is processor time, summed over
+threads, so that other work on the machine affects all contestants equally; with ``--wall`` it is time of the clock.
 
-The floor is what the matrix products of a step would take by themselves, at the rate at which this machine multiplied
-matrices of these shapes in the same rounds. ``--memory`` adds what a process of its own comes to hold beyond the
-counts.
+The floor is the time of the matrix products of a step alone, at the rate at which this machine multiplied matrices of
+these shapes in the same rounds. ``--memory`` adds the memory of a separate process, in addition to the counts.
 """
 
 import argparse
@@ -30,7 +29,7 @@ import pandas as pd
 import scvi
 import torch
 from anndata import AnnData
-from common import Peak, drawn, markdown, read, write
+from common import Peak, drawn, publish, read
 from torch import nn
 
 import pyroscvi as ps
@@ -47,7 +46,7 @@ clock: Callable[[], float] = time.process_time
 
 
 class Peer:
-    """scvi-tools, an epoch at a time: two are run, and the quicker one counts."""
+    """One epoch of scvi-tools per call: the faster of two epochs."""
 
     def __init__(self, adata: AnnData, cells: ps.Cells, likelihood: str, size: int):
         self.size, self.seconds = size, []
@@ -74,7 +73,7 @@ class Stopwatch(lightning.pytorch.Callback):
 
 
 class Ours:
-    """A run of ``fit``, an epoch at a time, without the evaluations at its end."""
+    """One epoch of ``fit`` per call, without the evaluations at its end."""
 
     def __init__(self, cells: ps.Cells, model, guide, size: int, compile: bool = False):
         with seeded(0, CPU):
@@ -89,7 +88,7 @@ class Ours:
     def __call__(self) -> float:
         began = clock()
         with seeded(0, CPU):
-            for _ in range(self.run.steps - self.run.step - 1):  # the epoch does not end, and so is not evaluated
+            for _ in range(self.run.steps - self.run.step - 1):  # stops before the end of the epoch, and its evaluation
                 self.run.advance()
             self.run.step = 0
             self.run._minibatches = None
@@ -97,7 +96,7 @@ class Ours:
 
 
 def flops(trained: nn.ModuleDict) -> int:
-    """Of the matrix products of one cell: y = W h, and the slopes in W and in h, which counts have not."""
+    """Operations of the matrix products of one cell: y = W h, and the gradients in W and in h (not for counts)."""
     layers = [layer.weight.numel() for layer in trained.modules() if isinstance(layer, nn.Linear)]
     first = trained["guide"].encoder.layers.linear[0].weight.numel()
     return 6 * sum(layers) - 2 * first
@@ -119,7 +118,7 @@ def contestants(adata: AnnData, cells: ps.Cells, likelihood: str, size: int, som
 
 
 def multiplied(cells: int, genes: int) -> float:
-    """Floating point operations a second in products of the shapes of a step, in the time of the clock."""
+    """Floating point operations a second, in matrix products with the shapes of a step."""
     a, b = torch.randn(cells, 128), torch.randn(128, genes)
     torch.mm(a, b)
     began, times = clock(), 20
@@ -129,7 +128,7 @@ def multiplied(cells: int, genes: int) -> float:
 
 
 def race(adata: AnnData, cells: ps.Cells, likelihood: str, size: int, rounds: int, some: list[str]) -> list[dict]:
-    """One row a contestant."""
+    """One row for each contestant."""
     entered, prepared = {}, {}
     for name, make in contestants(adata, cells, likelihood, size, some).items():
         began = time.monotonic()
@@ -155,7 +154,7 @@ def race(adata: AnnData, cells: ps.Cells, likelihood: str, size: int, rounds: in
 
 
 def peak(path: Path, likelihood: str, size: int, name: str, threads: int) -> float:
-    """What training came to hold beyond what there was before, in MB: counts are read before, and made cells after."""
+    """Memory of training in addition to the memory before it [MB]. Counts are read before, and become cells after."""
     torch.set_num_threads(threads)
     _hush()
     adata = ad.read_h5ad(path)
@@ -165,7 +164,7 @@ def peak(path: Path, likelihood: str, size: int, name: str, threads: int) -> flo
 
 
 def memory(adata: AnnData, cells: ps.Cells, likelihood: str, size: int, some: list[str], threads: int) -> list[dict]:
-    """One row a contestant, each in a process of its own."""
+    """One row for each contestant, each in a separate process."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "cells.h5ad"
@@ -186,42 +185,41 @@ def _hush() -> None:
 
 
 def main() -> None:
-    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("data", type=Path, nargs="?", help="an h5ad with counts in X")
-    ask.add_argument("--batch", help="column of obs")
-    ask.add_argument("--cells", type=int, default=20_000, help="to draw, where there is no data")
-    ask.add_argument("--genes", type=int, default=2000)
-    ask.add_argument("--likelihood", nargs="+", default=["nb", "zinb"], choices=list(LIKELIHOODS))
-    ask.add_argument("--batch-size", nargs="+", type=int, default=[128, 1024])
-    ask.add_argument("--rounds", type=int, default=5)
-    ask.add_argument("--threads", type=int, default=1)
-    ask.add_argument("--wall", action="store_true", help="time by the clock")
-    ask.add_argument("--only", nargs="+", default=[], help="names of contestants, scvi-tools among them")
-    ask.add_argument("--memory", action="store_true", help="measure peak memory as well; alone with --rounds 0")
-    ask.add_argument("--out", type=Path, default=Path("results"))
-    asked = ask.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs="?", help="an h5ad with counts in X")
+    parser.add_argument("--batch", help="column of obs")
+    parser.add_argument("--cells", type=int, default=20_000, help="number of simulated cells, if no data are given")
+    parser.add_argument("--genes", type=int, default=2000)
+    parser.add_argument("--likelihood", nargs="+", default=["nb", "zinb"], choices=list(LIKELIHOODS))
+    parser.add_argument("--batch-size", nargs="+", type=int, default=[128, 1024])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--wall", action="store_true", help="use time of the clock")
+    parser.add_argument("--only", nargs="+", default=[], help="names of contestants, scvi-tools included")
+    parser.add_argument("--memory", action="store_true", help="also measure peak memory; with --rounds 0 only that")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    options = parser.parse_args()
     global clock
-    clock = time.perf_counter if asked.wall else time.process_time
-    torch.set_num_threads(asked.threads)
+    clock = time.perf_counter if options.wall else time.process_time
+    torch.set_num_threads(options.threads)
     _hush()
 
-    if asked.data is None:
-        adata = drawn(asked.cells, asked.genes)
+    if options.data is None:
+        adata = drawn(options.cells, options.genes)
     else:
-        adata = read(asked.data, asked.batch, asked.genes)
-        adata.obs["batch"] = adata.obs[asked.batch].astype("category") if asked.batch else "one"
+        adata = read(options.data, options.batch, options.genes)
+        adata.obs["batch"] = adata.obs[options.batch].astype("category") if options.batch else "one"
         adata.obs["batch"] = adata.obs["batch"].astype("category")
     cells = ps.Fields(batch="batch").read(adata)
     rows = []
-    for likelihood in asked.likelihood:
-        for size in asked.batch_size:
-            raced = race(adata, cells, likelihood, size, asked.rounds, asked.only) if asked.rounds else []
-            held = memory(adata, cells, likelihood, size, asked.only, asked.threads) if asked.memory else []
+    for likelihood in options.likelihood:
+        for size in options.batch_size:
+            raced = race(adata, cells, likelihood, size, options.rounds, options.only) if options.rounds else []
+            held = memory(adata, cells, likelihood, size, options.only, options.threads) if options.memory else []
             rows += [row | peak for row, peak in zip(raced, held, strict=True)] if raced and held else raced + held
     table = pd.DataFrame(rows).set_index("")
-    about = {name: str(value) for name, value in vars(asked).items()}
-    write(asked.out, "training", table, about)
-    print(markdown(table))
+    about = {name: str(value) for name, value in vars(options).items()}
+    publish(table, options.out, "training", about)
 
 
 if __name__ == "__main__":

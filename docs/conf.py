@@ -13,6 +13,7 @@ html_theme = "sphinx_book_theme"
 html_title = "pyroscvi"
 html_static_path = ["_static"]
 html_css_files = ["width.css"]
+myst_heading_anchors = 3
 nb_execution_mode = "off"  # the tests execute them
 exclude_patterns = ["_build", "README.md"]
 autodoc_member_order = "bysource"
