@@ -3,14 +3,14 @@
     python benchmarks/to_hold.py [--only likelihoods evidence] [--quick] [--out results]
 
     likelihoods    log p and its derivatives against 50 digits, whole cells, limits, sums, samples
-    evidence       the ladder with its settings for single cells, on every problem with a known evidence; limits; scvi-tools
+    evidence       the ladder as it reports a single cell, on every problem with a known evidence; limits; scvi-tools
     comparisons    counts from a known likelihood, and fits of three likelihoods
     calibration    ranks of every page, and of guides with a known result
     mixtures       simulated clusters, and cells without clusters
 
-Each figure is printed when it is measured, and the table at the end; ``--out`` also writes the table. The exit status is
-1 if a figure does not reach its target. ``--quick`` runs every section at a small size, to show that everything works;
-the targets are those of the full run. Each section has a command with more details: ``evidence.py``,
+Each figure is printed when it is measured, and the table at the end; ``--out`` also writes the table. The exit status
+is 1 if a figure does not reach its target. ``--quick`` runs every section at a small size, to show that everything
+works; the targets are those of the full run. Each section has a command with more details: ``evidence.py``,
 ``recoveries.py``, ``calibration.py``, ``collapse.py``, and ``parity.py`` for scvi-tools.
 """
 
@@ -86,7 +86,7 @@ def log_line(text: str) -> None:
 
 
 def of_likelihoods(run: Run) -> Iterator[Figure]:
-    """Figures of the likelihoods. They take seconds, so a quick run has the same sizes. Seeds are those of the tests."""
+    """Figures of the likelihoods. They take seconds, so a quick run is the same. Seeds are those of the tests."""
     for (name, dtype), (value, slope) in zip(DTYPES.items(), ((5e-6, 1e-5), (1e-13, 1e-12)), strict=True):
         off = {of: exact.reference_errors(of, dtype) for of in exact.COUNTS}
         values = {of: errors.pop("value") for of, errors in off.items()}
@@ -97,7 +97,9 @@ def of_likelihoods(run: Run) -> Iterator[Figure]:
     invalid, checked = summed(exact.nans(*of) for of in product(exact.COUNTS, DTYPES.values()))
     yield Figure("NaN on a valid input, in values and derivatives", "0", f"{invalid} of {checked:,}", invalid == 0)
     apart, checked = summed(with_seed(exact.unlike_poisson, dtype) for dtype in DTYPES.values())
-    yield Figure("theta = infinity: values and derivatives unlike Poisson's", "0", f"{apart} of {checked:,}", apart == 0)
+    yield Figure(
+        "theta = infinity: values and derivatives unlike Poisson's", "0", f"{apart} of {checked:,}", apart == 0
+    )
     mass = {
         f"{of}, mu = {mu:g}, theta = {theta:g}": exact.mass_and_moments(of, mu, theta)[0]
         for of, (mu, theta) in product(exact.COUNTS, exact.MOMENTS)
@@ -201,7 +203,7 @@ def nearly_poisson(quick: bool) -> dict[str, float]:
 
 
 def beside_scvi_tools(quick: bool) -> Figure:
-    """Difference from scvi-tools in cells whose weights have a light tail; in others the average of scvi-tools is too low."""
+    """Difference from scvi-tools in cells with light tails; in others its average is too low."""
     figure = "NB with a normal latent: difference from scvi-tools, in cells with light tails"
     target = "within 5 Monte Carlo errors"
     if find_spec("scvi") is None:
@@ -247,7 +249,9 @@ def of_calibration(run: Run) -> Iterator[Figure]:
     corrected, of_guide = {}, {}
     for name, calibration, _ in measured(pages, guides, **size):
         corrected[name], of_guide[name] = calibration.corrected, calibration.guide
-        log_line(f"{name}: smallest p {smallest_p(calibration.guide):.2g}, corrected {smallest_p(calibration.corrected):.2g}")
+        log_line(
+            f"{name}: smallest p {smallest_p(calibration.guide):.2g}, corrected {smallest_p(calibration.corrected):.2g}"
+        )
     lowest = min(corrected, key=lambda name: smallest_p(corrected[name]))
     details = f", smallest p {smallest_p(corrected[lowest]):.2g} ({lowest})"
     passed = sum(ranks.passes for ranks in corrected.values())
@@ -255,7 +259,9 @@ def of_calibration(run: Run) -> Iterator[Figure]:
     for name, target in (("exact", "passes"), ("best mean field", "fails"), ("the prior", "fails")):
         ranks = of_guide[f"ppca, {name}"]
         verdict = "passes" if ranks.passes else "fails"
-        yield Figure(f"ranks of a control: {name}", target, f"{verdict}, smallest p {smallest_p(ranks):.2g}", verdict == target)
+        yield Figure(
+            f"ranks of a control: {name}", target, f"{verdict}, smallest p {smallest_p(ranks):.2g}", verdict == target
+        )
 
 
 def smallest_p(ranks: Ranks) -> float:
@@ -276,7 +282,9 @@ def of_mixtures(run: Run) -> Iterator[Figure]:
     for way, of_seeds in components.items():
         kept = sum(effective >= MIN_COMPONENTS for effective in of_seeds)
         details = f", smallest {min(of_seeds):.2f}"
-        yield share(f"five clusters, {way}: {MIN_COMPONENTS} effective components", kept, len(of_seeds), "19 of 20", details)
+        yield share(
+            f"five clusters, {way}: {MIN_COMPONENTS} effective components", kept, len(of_seeds), "19 of 20", details
+        )
     size = {"epochs": 30, "refits": 2} if run.quick else {"epochs": 60}
     leads = {f"seed {seed}": ahead(cells, cells // 3, seed, **size)["ahead"] for seed in seeds[:alone]}
     yield worst("one cluster: five components ahead, in standard errors", 2, leads)
@@ -295,7 +303,9 @@ VERDICTS = {True: "yes", False: "**no**", None: ""}
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=list(SECTIONS), choices=list(SECTIONS))
-    parser.add_argument("--quick", action="store_true", help="small sizes, a minute or two; the targets are those of the full run")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes, a minute or two, with the targets of the full run"
+    )
     parser.add_argument("--out", type=Path, help="folder for the table, and for fits that are reused")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -320,7 +330,8 @@ def shown(figures: list[Figure], seconds: dict[str, float], options: argparse.Na
     left = sum(figure.reached is None for figure in figures)
     print(f"Guaranteed figures, {datetime.now(UTC):%Y-%m-%d}, {size}\n\n{markdown(table)}\n\n{measured_with()}\n")
     print("Seconds of processor time:", ", ".join(f"{name} {t:.0f}" for name, t in seconds.items()))
-    print(f"{len(figures) - len(failed) - left} of {len(figures)} reach their target; {left} not measured; {len(failed)} do not")
+    reached = len(figures) - len(failed) - left
+    print(f"{reached} of {len(figures)} reach their target; {left} not measured; {len(failed)} do not")
     for name in failed:
         print(f"  target not reached: {name}")
     if options.out is not None:

@@ -5,9 +5,10 @@
     python benchmarks/training.py pbmc.h5ad --batch batch --threads 2
 
 All contestants train the networks of scVI: one hidden layer of 128, ten latents, batch norm on both sides, dropout in
-the encoder. A round is one epoch of every contestant in turn, in one process, with scvi-tools first. A ratio is computed
-within its round, and a row has the median, minimum and maximum of the ratios. The time is processor time, summed over
-threads, so that other work on the machine affects all contestants equally; with ``--wall`` it is time of the clock.
+the encoder. A round is one epoch of every contestant in turn, in one process, with scvi-tools first. A ratio is
+computed within its round, and a row has the median, minimum and maximum of the ratios. The time is processor time,
+summed over threads, so that other work on the machine affects all contestants equally; with ``--wall`` it is time of
+the clock.
 
 The floor is the time of the matrix products of a step alone, at the rate at which this machine multiplied matrices of
 these shapes in the same rounds. ``--memory`` adds the memory of a separate process, in addition to the counts.

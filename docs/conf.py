@@ -19,7 +19,7 @@ exclude_patterns = ["_build", "README.md"]
 autodoc_member_order = "bysource"
 suppress_warnings = ["myst.xref_missing"]  # the README links to files of the repository
 
-# The docstring of a page is shown as plain text, with its equations and its diagram. Every page of the catalogue is here.
+# Docstrings of pages are shown as plain text, with equations and diagrams. Every page of the catalogue is here.
 here = Path(__file__).parent
 for page in pages().values():
     folder = here / "zoo" / page.kind

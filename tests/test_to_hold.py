@@ -186,8 +186,8 @@ def test_scvi_tools_is_compared_if_it_is_installed(reaching, monkeypatch, capsys
     for farthest, status in ((3.4, 0), (5.1, 1), (float("nan"), 1)):
         parity.row = lambda *arguments, f=farthest: row | {"farthest, in errors": f}
         assert to_hold.main(["--only", "evidence"]) == status
-        row = table(capsys.readouterr().out)[SCVI_TOOLS]
-        assert row[1].startswith(f"{farthest:.1f} at most, mean difference 0.001 ± 0.004 nats, 29 of 64 cells")
+        printed = table(capsys.readouterr().out)[SCVI_TOOLS]
+        assert printed[1].startswith(f"{farthest:.1f} at most, mean difference 0.001 ± 0.004 nats, 29 of 64 cells")
 
 
 def test_a_nan_is_the_worst_error():
