@@ -53,6 +53,7 @@ def test_python_blocks_run(cells, capsys):
     printed = capsys.readouterr().out
     assert "nb + mixture" in printed
     assert "uncertified" in printed
+    assert "[2 rows" not in printed
     assert names["nb"].model.estimand == names["mix"].model.estimand == "p(x)"
     assert ps.load("nb.safetensors").latent(names["cells"]).shape == (60, 10)
     assert names["loss"] > 0
