@@ -17,7 +17,7 @@ The design row d is made of any number of categories c, one-hot or embedded:
     CVAE(condition=Embedding("label", 32) + Embedding("perturbation", 32) + OneHot("batch"))
 
 Conditions are not sampled but read, and a handler can change what is read. ``Fit.generate(cells,
-perturbation="control")`` sets a condition: the same cell under another condition. ``Fit.probabilities(cells,
+given={"perturbation": "control"})`` sets a condition: the same cell under another condition. ``Fit.probabilities(cells,
 "perturbation")`` makes it a latent and sums over its levels: by Bayes' rule, how probable is each level for a cell?
 The evidence is p(x | l), also given the conditions.
 

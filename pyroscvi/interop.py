@@ -1,17 +1,18 @@
-"""Models trained by scvi-tools, carried over: the same networks made of our parts, with the trained weights in them.
+"""Models trained by scvi-tools, as fits of this library: the same networks made of our parts, with their weights.
 
     peer = scvi.model.SCVI(adata, gene_likelihood="nb")
     peer.train()
     ps.compare({"ours": ours, "scvi-tools": ps.from_scvi(peer)}, held_out)
 
-Read are the attributes and the layers of the peer's module, so that scvi-tools need not be installed. The densities are
-those of scvi-tools 1.4 up to the 1e-8 that it adds inside logarithms.
+Only attributes and layers of the peer's module are read, so scvi-tools need not be installed. The densities are those
+of scvi-tools 1.4, up to the 1e-8 that it adds inside logarithms.
 
 References
     Gayoso, A. et al. (2022) A Python library for probabilistic analysis of single-cell omics data. Nat Biotechnol 40,
     163-166. doi:10.1038/s41587-021-01206-w
 """
 
+from dataclasses import replace
 from functools import reduce
 from operator import add
 from typing import Any
@@ -19,10 +20,11 @@ from typing import Any
 import pandas as pd
 import pyro.distributions as dist
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.fields import Fields
+from pyroscvi.fitting.fit import level_counts
 from pyroscvi.fitting.result import Fit
 from pyroscvi.models import LDVAE, SCVI
 from pyroscvi.parts import (
@@ -86,15 +88,18 @@ class ScviMeanField(Guide):
 
 
 def from_scvi(peer: Any) -> Fit:
-    """The fit of a page, ``SCVI`` or ``LDVAE``, with the architecture and the weights of a model of scvi-tools.
+    """A fit of ``SCVI`` or ``LDVAE`` with the architecture and the weights of a model of scvi-tools.
 
-    peer  an ``SCVI`` or a ``LinearSCVI``, whose fields come along; or its bare module, a ``VAE`` or an ``LDVAE``
+    peer  an ``SCVI`` or a ``LinearSCVI``, with its fields, and with the sizes, frequencies and means of its ``adata``
+          if it has one; or a bare module, a ``VAE`` or an ``LDVAE``. A fit without data does not know these, and
+          ``generate(n=...)`` asks for them
 
-    Raises TypeError for another class, and ValueError for an option of it that has no counterpart here.
+    Raises TypeError for another class, and ValueError for an option that has no counterpart here.
     """
     module = getattr(peer, "module", peer)
     _check(module)
     fields = None if peer is module else _fields(peer)
+    adata = getattr(peer, "adata", None)
     cells = _example(module, fields)
     page = _declared_model(module, _declared_condition(module, cells))
     model = page.sized(cells.dims)
@@ -102,7 +107,14 @@ def from_scvi(peer: Any) -> Fit:
     with torch.no_grad():
         _carry_model(module, model)
         _carry_guide(module, guide)
-    return Fit(model.eval(), guide.eval(), fields, cells.dims, pd.DataFrame(), _record(peer))
+    record = {"made_by": "scvi-tools", "kl_weight": _kl_weight(peer), "covariates": None}
+    dims = replace(cells.dims, log_size=_moments(module, cells))
+    if fields is not None and adata is not None:
+        trained_on = fields.read(adata)
+        means = [] if trained_on.covariates is None else trained_on.covariates.mean(0).tolist()
+        record |= {"levels": level_counts(trained_on), "covariates": means}
+        dims = trained_on.dims
+    return Fit(model.eval(), guide.eval(), fields, dims, pd.DataFrame(), record)
 
 
 # What the peer is
@@ -126,8 +138,8 @@ def _check(module: Any) -> None:
         ),
         **{f"a layer {part}": not isinstance(part, known) for part in parts},
     }
-    for option, found in refused.items():
-        if found:
+    for option, is_used in refused.items():
+        if is_used:
             raise ValueError(f"from_scvi: {option} has no counterpart here")
 
 
@@ -150,20 +162,20 @@ def _embedding(module: Any) -> nn.Embedding | None:
 
 def _fields(peer: Any) -> Fields:
     """Where a model read its data, with the genes and the levels that it knows."""
-    told = peer.registry_["setup_args"]
+    setup = peer.registry_["setup_args"]
     state = {name: field["state_registry"] for name, field in peer.registry_["field_registries"].items()}
-    categories = tuple(told.get("categorical_covariate_keys") or ())
-    covariates = tuple(told.get("continuous_covariate_keys") or ())
+    categories = tuple(setup.get("categorical_covariate_keys") or ())
+    covariates = tuple(setup.get("continuous_covariate_keys") or ())
     levels = {field: state["extra_categorical_covs"]["mappings"][field] for field in categories}
-    levels |= {"batch": state["batch"]["categorical_mapping"]} if told["batch_key"] else {}
-    levels |= {"label": state["labels"]["categorical_mapping"]} if told["labels_key"] else {}
+    levels |= {"batch": state["batch"]["categorical_mapping"]} if setup["batch_key"] else {}
+    levels |= {"label": state["labels"]["categorical_mapping"]} if setup["labels_key"] else {}
     return Fields(
-        counts=told["layer"],
-        batch=told["batch_key"],
-        label=told["labels_key"],
+        counts=setup["layer"],
+        batch=setup["batch_key"],
+        label=setup["labels_key"],
         categories=categories,
         covariates=covariates,
-        size_factor=told.get("size_factor_key"),
+        size_factor=setup.get("size_factor_key"),
         genes=tuple(state["X"]["column_names"]),
         levels={field: tuple(map(str, names)) for field, names in levels.items()},
         moments=dict.fromkeys(covariates, (0.0, 1.0)),  # the peer takes them as they are
@@ -194,10 +206,17 @@ def _example(module: Any, fields: Fields | None) -> Cells:
     )
 
 
-def _record(peer: Any) -> dict[str, Any]:
-    """How it was made, as far as the peer remembers."""
+def _moments(module: Any, cells: Cells) -> Tensor:
+    """Mean and variance of log sizes by batch [b, 2], which only a module with latent sizes knows; else NaN."""
+    if module.use_observed_lib_size:
+        return torch.full((cells.dims.count("batch"), 2), torch.nan)
+    return torch.stack([module.library_log_means[0], module.library_log_vars[0]], -1).float()
+
+
+def _kl_weight(peer: Any) -> float | None:
+    """The last KL weight of training; None for a model that was loaded."""
     plan = getattr(getattr(peer, "trainer", None), "lightning_module", None)
-    return {"made_by": "scvi-tools", "kl_weight": None if plan is None else float(plan.kl_weight)}
+    return None if plan is None else float(plan.kl_weight)
 
 
 # The same architecture, declared
@@ -245,8 +264,8 @@ def _declared_likelihood(module: Any) -> Poisson | NB:
 
 def _declared_guide(module: Any, condition: Condition) -> ScviMeanField:
     features = Log1p() if module.log_variational else Counts()
-    told = module.z_encoder.encoder.fc_layers[0][0].in_features > module.n_input
-    rest: dict[str, Any] = {"condition": condition if told else Nothing(), "features": features}
+    encodes = module.z_encoder.encoder.fc_layers[0][0].in_features > module.n_input  # the design row too
+    rest: dict[str, Any] = {"condition": condition if encodes else Nothing(), "features": features}
     guide = ScviMeanField(encoder=ReadCell(**_hidden(module.z_encoder.encoder), **rest))
     if not module.use_observed_lib_size:
         guide.size_encoder = ReadCell(**_hidden(module.l_encoder.encoder), **rest)

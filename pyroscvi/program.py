@@ -147,10 +147,18 @@ class Guide(Program):
 
 
 class Fitted(Protocol):
-    """A trained pair of a model and a guide, and how to read cells for it: what ``fit`` returns is one."""
+    """The type of a ``Fit`` for all that is computed from one: a trained model and guide, and how to read cells."""
 
     model: Model
     guide: Guide
+    dims: Dims
+    record: dict[str, Any]
+
+    @property
+    def genes(self) -> tuple[str, ...]: ...
+
+    @property
+    def levels(self) -> dict[str, tuple[str, ...]]: ...
 
     def read(self, data: "Cells | AnnData") -> Cells: ...
 

@@ -1,5 +1,6 @@
-"""What a fit says of cells: latents, rates, new counts, loadings."""
+"""What is computed from a fit: latents, rates, new counts, loadings."""
 
+import inspect
 import re
 from dataclasses import replace
 
@@ -87,7 +88,7 @@ def test_an_anndata_is_read_through_the_fields(cells):
     with pytest.warns(UserWarning, match="order"):
         turned = f.latent(again)
     np.testing.assert_allclose(turned, f.latent(adata), atol=1e-6)
-    assert f.denoise(adata, batch="b").shape == (60, 12)
+    assert f.denoise(adata, given={"batch": "b"}).shape == (60, 12)
     assert f.loadings is not None
     assert f.genes == tuple(genes)
     assert f.levels == {"batch": ("a", "b")}
@@ -140,13 +141,13 @@ def test_chosen_genes_by_name(nb, cells):
 def test_under_another_condition_as_if_it_had_been_so(cells):
     """The guide does not look at the batch: intervening is the same as having relabelled the cells."""
     f = quick(CVAE(latent=3, condition=OneHot("drug") + OneHot("batch")), MeanField(), cells, epochs=10, lr=1e-2)
-    there = f.denoise(cells, drug="y", seed=4)
+    there = f.denoise(cells, given={"drug": "y"}, seed=4)
     relabelled = replace(cells, categories={**cells.categories, "drug": torch.full((60,), 2)})
     np.testing.assert_allclose(there, f.denoise(relabelled, seed=4), rtol=1e-5)
-    assert np.abs(there - f.denoise(cells, drug="control", seed=4)).max() > 0.01
+    assert np.abs(there - f.denoise(cells, given={"drug": "control"}, seed=4)).max() > 0.01
     each = [f.levels["drug"][code] for code in cells.categories["drug"]]
     np.testing.assert_allclose(
-        f.denoise(cells, drug=each, seed=4, batch_size=7), f.denoise(cells, seed=4, batch_size=7), rtol=1e-5
+        f.denoise(cells, given={"drug": each}, seed=4, batch_size=7), f.denoise(cells, seed=4, batch_size=7), rtol=1e-5
     )
 
 
@@ -154,22 +155,28 @@ def test_the_guide_reads_cells_as_they_are(cells):
     """An intervention is upon the model; a guide that is told of batches is told the true ones."""
     f = quick(SCVI(latent=3), MeanField(encoder=ReadCell(condition=OneHot("batch"))), cells, epochs=10, lr=1e-2)
     half = cells.batch.numpy() == 0
-    np.testing.assert_allclose(f.denoise(cells, batch="a", seed=1)[half], f.denoise(cells, seed=1)[half], rtol=1e-5)
+    np.testing.assert_allclose(
+        f.denoise(cells, given={"batch": "a"}, seed=1)[half], f.denoise(cells, seed=1)[half], rtol=1e-5
+    )
 
 
 def test_a_vamp_prior_is_not_intervened_upon(cells):
     f = quick(SCVI(latent=3, prior=Vamp(components=4)), MeanField(encoder=ReadCell(condition=OneHot("batch"))), cells)
     each = [f.levels["batch"][code] for code in cells.batch]
-    np.testing.assert_allclose(f.denoise(cells, batch=each, seed=1), f.denoise(cells, seed=1), rtol=1e-5)
+    np.testing.assert_allclose(f.denoise(cells, given={"batch": each}, seed=1), f.denoise(cells, seed=1), rtol=1e-5)
 
 
-@pytest.mark.parametrize("ask", [lambda f, c: f.denoise(c, batch="c"), lambda f, c: f.generate(n=3, batch="c")])
+@pytest.mark.parametrize(
+    "ask", [lambda f, c: f.denoise(c, given={"batch": "c"}), lambda f, c: f.generate(n=3, given={"batch": "c"})]
+)
 def test_an_unknown_level_is_a_named_error(ask, nb, cells):
     with pytest.raises(KeyError, match=re.escape("no level 'c' of 'batch'; there are a, b")):
         ask(nb, cells)
 
 
-@pytest.mark.parametrize("ask", [lambda f, c: f.denoise(c, drug="x"), lambda f, c: f.generate(n=3, drug="x")])
+@pytest.mark.parametrize(
+    "ask", [lambda f, c: f.denoise(c, given={"drug": "x"}), lambda f, c: f.generate(n=3, given={"drug": "x"})]
+)
 def test_a_condition_that_the_model_ignores_is_an_error(ask, nb, cells):
     with pytest.raises(ValueError, match=r"does not read 'drug', so setting it would change nothing; it reads batch"):
         ask(nb, cells)
@@ -177,9 +184,9 @@ def test_a_condition_that_the_model_ignores_is_an_error(ask, nb, cells):
 
 def test_an_unknown_field_is_a_named_error(nb, cells):
     with pytest.raises(KeyError, match="no field 'donor'; it knows batch, label, drug"):
-        nb.denoise(cells, donor="a")
+        nb.denoise(cells, given={"donor": "a"})
     with pytest.raises(ValueError, match="one for each of the 60 cells, not 2"):
-        nb.denoise(cells, batch=["a", "b"])
+        nb.denoise(cells, given={"batch": ["a", "b"]})
 
 
 class TwoKinds(Model):
@@ -247,7 +254,7 @@ def test_new_cells_have_sizes_like_those_in_training(size, cells):
 def test_sizes_of_new_cells_vary_as_those_of_their_batch(cells):
     f = quick(SCVI(latent=3, likelihood=Poisson()), MeanField(), cells)
     f.dims = replace(f.dims, log_size=torch.tensor([[6.0, 1.0], [9.0, 0.01]]))
-    a, b = (np.log(f.generate(n=2000, batch=level).sum(1)) for level in ("a", "b"))
+    a, b = (np.log(f.generate(n=2000, given={"batch": level}).sum(1)) for level in ("a", "b"))
     np.testing.assert_allclose([a.mean(), b.mean()], [6, 9], atol=0.1)
     np.testing.assert_allclose([a.std(), b.std()], [1, 0.1], rtol=0.1)
 
@@ -281,7 +288,7 @@ def test_new_cells_under_a_condition(cells):
     with torch.no_grad():  # drug x, the second of the levels, switches gene 0 on
         f.model.decoder.heads["rho"].bias[0] = -10
         f.model.decoder.heads["rho"].weight[0, 3 + 1] = 20.0
-    on, off = (f.generate(n=200, drug=level, size=100.0)[:, 0].mean() for level in ("x", "y"))
+    on, off = (f.generate(n=200, given={"drug": level}, size=100.0)[:, 0].mean() for level in ("x", "y"))
     assert on > 50 > 1 > off
 
 
@@ -309,6 +316,26 @@ def test_latents_that_cells_share_are_drawn_from_their_posterior(cells):
         tame = f.generate(n=100, size=1000.0)
     assert (wild == 0).mean() > 0.9
     assert (tame == 0).mean() < 0.5
+
+
+@pytest.mark.parametrize("field", ["size", "library", "samples", "seed", "genes", "n", "cells"])
+def test_a_field_may_have_the_name_of_an_option(field, cells):
+    named = replace(cells, categories={field: cells.categories["drug"]}, levels={field: cells.levels["drug"]})
+    f = quick(CVAE(latent=2, condition=OneHot(field)), MeanField(), named)
+    x, control = (f.denoise(named, given={field: level}) for level in ("x", "control"))
+    assert np.abs(x - control).max() > 0
+    assert f.generate(n=3, given={field: "y"}).shape == (3, 12)
+    assert f.generate(named, given={field: "y"}).shape == (60, 12)
+
+
+def test_help_names_every_option():
+    for method in (ps.Fit.denoise, ps.Fit.generate, ps.Fit.latent, ps.Fit.log_evidence, ps.Fit.calibrate):
+        parameters = inspect.signature(method).parameters.values()
+        assert not [p for p in parameters if p.kind is p.VAR_KEYWORD], method
+        assert all(p.annotation is not p.empty for p in parameters), method
+    for method in (ps.Fit.denoise, ps.Fit.generate, ps.Fit.latent):
+        for name in list(inspect.signature(method).parameters)[2:]:
+            assert re.search(rf"^    (\w+, )*{name}\b", method.__doc__, re.MULTILINE), (method, name)
 
 
 def test_either_cells_or_a_number_of_them(nb, cells):

@@ -89,8 +89,8 @@ def test_every_latent_of_a_page_is_drawn_jointly(cells):
     assert sizes.shape == (50, 60, 1)
     assert (sizes > 0).all()
     np.testing.assert_allclose(sizes.mean(0).mean(), fit.latent(cells, site="l", corrected=True).mean(), rtol=0.02)
-    assert fit.generate(cells, samples=2, corrected=True, batch="b").shape == (2, 60, 12)
-    shares = fit.denoise(cells, samples=2, library=1.0, corrected=True, batch="b")
+    assert fit.generate(cells, samples=2, corrected=True, given={"batch": "b"}).shape == (2, 60, 12)
+    shares = fit.denoise(cells, samples=2, library=1.0, corrected=True, given={"batch": "b"})
     np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-5)
     assert list(fit.describe(cells, corrected=True).kl) == ["l + z"]
 

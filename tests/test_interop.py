@@ -128,6 +128,46 @@ def test_a_carried_fit_is_saved_and_loaded(tmp_path):
     np.testing.assert_array_equal(loaded.latent(cells), fit.latent(cells))
 
 
+class Peer:
+    """What ``from_scvi`` reads of a model of scvi-tools: its module, its registry, and its data if it has them."""
+
+    def __init__(self, adata):
+        self.module, self.adata = stand_in("VAE nb True", CASES["VAE nb True"]), adata
+        levels = {"batch": {"categorical_mapping": ["a", "b", "c"]}, "labels": {"categorical_mapping": ["0", "1"]}}
+        names = [f"gene{g}" for g in range(self.module.n_input)]
+        registries = {"X": {"column_names": names}, **levels}
+        self.registry_ = {
+            "setup_args": {"layer": None, "batch_key": "donor", "labels_key": "type"},
+            "field_registries": {name: {"state_registry": state} for name, state in registries.items()},
+        }
+
+
+def data_of_the_peer():
+    rng = np.random.default_rng(0)
+    genes = CASES["VAE nb True"]["attributes"]["n_input"]
+    obs = pd.DataFrame({"donor": ["a"] * 30 + ["b"] * 10, "type": ["0", "1"] * 20}, index=[f"c{i}" for i in range(40)])
+    counts = rng.poisson(20.0, (40, genes)).astype(np.float32)
+    return AnnData(counts, obs, pd.DataFrame(index=[f"gene{g}" for g in range(genes)]))
+
+
+def test_new_cells_are_as_large_as_those_that_the_peer_was_trained_on():
+    adata = data_of_the_peer()
+    fit = from_scvi(Peer(adata))
+    totals = fit.generate(n=200).sum(1)
+    assert totals.mean() == pytest.approx(adata.X.sum(1).mean(), rel=0.05)
+    assert fit.record["levels"]["batch"] == {"a": 30, "b": 10, "c": 0}
+
+
+@pytest.mark.parametrize("peer", [lambda: Peer(None), lambda: Peer(None).module], ids=["no data", "module"])
+def test_a_peer_without_data_does_not_make_up_cells(peer):
+    fit = from_scvi(peer())
+    with pytest.raises(ValueError, match=r"does not know how frequent the levels of 'batch' are.*give given="):
+        fit.generate(n=3)
+    given = {name: levels[0] for name, levels in fit.levels.items()}
+    with pytest.raises(ValueError, match=r"does not know the sizes of cells.*give size="):
+        fit.generate(n=3, given={"batch": given["batch"], "label": given["label"]})
+
+
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [

@@ -1,8 +1,8 @@
-"""Denoising: the rate at which a gene is expected, rather than the count that happened."""
+"""Denoising: the expected count of every gene in place of the observed one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,76 +12,86 @@ from torch import Tensor
 from pyroscvi.analysis.corrected import each_drawn
 from pyroscvi.analysis.posterior import Level, codes, expected
 from pyroscvi.data.cells import Cells
+from pyroscvi.program import Fitted
 from pyroscvi.pyro_internals import alone
 
 if TYPE_CHECKING:
-    from pyroscvi.fitting.result import Fit
+    from anndata import AnnData
 
 __all__ = ["denoise", "rates"]
 
 
 @alone
 def denoise(
-    fit: Fit,
-    cells: Any,
+    fit: Fitted,
+    cells: Cells | AnnData,
     *,
+    given: Mapping[str, Level] | None = None,
     samples: int = 10,
     library: float | None = None,
     genes: Sequence[str] | None = None,
     corrected: bool = False,
     seed: int = 0,
     batch_size: int = 256,
-    **levels: Level,
 ) -> np.ndarray:
-    """Posterior mean of the rate of every gene [n, g]: E[l rho | x], before any extra zeros.
+    """Posterior mean of the rate of every gene [n, g]: E[l rho | x], without the extra zeros of a zero-inflated model.
 
-    samples   posterior draws that are averaged
-    library   scale each cell to this total: 1 gives shares; None leaves it the size that it has
-    genes     names of the genes that are wanted; None is all
-    corrected draws of the posterior itself, by importance resampling, in the place of the guide's
-    levels    conditions under which the same cells are seen, by name: ``batch="donor1"``, or one name a cell
+    given       see the same cells under other conditions: ``given={"batch": "donor1"}``, or one level for each cell
+    samples     posterior samples to average over
+    library     scale the rates of each cell to this sum: 1 gives shares; None keeps the size of the cell
+    genes       names of the genes to return; None returns all
+    corrected   sample the exact posterior by importance resampling, not the guide
+    seed        of the samples
+    batch_size  cells at once
+
+    Raises KeyError for a gene, a field or a level that training did not have, and ValueError for a field that the model
+    does not read.
     """
-    pieces = rates(fit, cells, samples, library, genes, corrected, seed, batch_size, **levels)
+    pieces = rates(
+        fit, cells, given=given, samples=samples, library=library, genes=genes, corrected=corrected, seed=seed,
+        batch_size=batch_size,
+    )  # fmt: skip
     return np.concatenate(list(pieces))
 
 
 def rates(
-    fit: Fit,
-    cells: Any,
+    fit: Fitted,
+    cells: Cells | AnnData,
+    *,
+    given: Mapping[str, Level] | None = None,
     samples: int = 10,
     library: float | None = None,
     genes: Sequence[str] | None = None,
     corrected: bool = False,
     seed: int = 0,
     batch_size: int = 256,
-    **levels: Level,
 ) -> Iterator[np.ndarray]:
-    """What ``denoise`` puts together, a minibatch [b, g] at a time."""
+    """The rows that ``denoise`` returns, one minibatch [b, g] at a time."""
     cells = fit.read(cells)
-    told = codes(fit, len(cells), levels)
-    wanted = slice(None) if genes is None else _columns(fit, genes)
+    values = codes(fit, len(cells), given or {})
+    columns = slice(None) if genes is None else _columns(fit, genes)
 
     def rate(minibatch: Cells, guides: Iterable[Any]) -> np.ndarray:
-        here = {name: code[minibatch.index] for name, code in told.items()}
+        of_minibatch = {name: code[minibatch.index] for name, code in values.items()}
         total: Any = 0.0
         for guide in guides:
-            found = expected(fit, minibatch, here, guide)
-            mu = _rate(found.counts)
+            counts = expected(fit, minibatch, of_minibatch, guide)
+            mu = _rate(counts.counts)
             if library is not None:
                 mu = mu * (library / mu.sum(-1, keepdim=True))
-            total = total + found.mean(mu)[:, wanted]
+            total = total + counts.mean(mu)[:, columns]
         return (total / samples).cpu().numpy()
 
     return each_drawn(fit, cells, rate, samples, seed, batch_size, corrected)
 
 
 def _rate(counts: Any) -> Tensor:
-    """The mean of the counts where they are not extra zeros [..., n, g]."""
+    """The mean of the counts [..., n, g] without extra zeros."""
     return counts.mu if hasattr(counts, "mu") else counts.mean
 
 
-def _columns(fit: Fit, genes: Sequence[str]) -> Tensor:
+def _columns(fit: Fitted, genes: Sequence[str]) -> Tensor:
     place = {name: g for g, name in enumerate(fit.genes)}
-    if strange := [gene for gene in genes if gene not in place]:
-        raise KeyError(f"the fit knows no gene {strange[0]!r}")
+    if unknown := [gene for gene in genes if gene not in place]:
+        raise KeyError(f"the fit knows no gene {unknown[0]!r}")
     return torch.tensor([place[gene] for gene in genes])

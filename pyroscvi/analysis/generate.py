@@ -1,8 +1,8 @@
-"""Generation: counts drawn from the observation model, for cells that there are and for cells that there are not."""
+"""Generation: counts drawn from the observation model, of given cells or of new ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,95 +14,131 @@ from torch import Tensor
 from pyroscvi.analysis.corrected import each_drawn
 from pyroscvi.analysis.posterior import Level, Told, codes, expected
 from pyroscvi.data.cells import Cells
-from pyroscvi.program import onto
+from pyroscvi.program import Fitted, onto
 from pyroscvi.pyro_internals import alone
 
 if TYPE_CHECKING:
-    from pyroscvi.fitting.result import Fit
+    from anndata import AnnData
 
 __all__ = ["blank", "generate"]
 
 
 @alone
 def generate(
-    fit: Fit,
-    cells: Any = None,
+    fit: Fitted,
+    cells: Cells | AnnData | None = None,
     *,
     n: int | None = None,
+    given: Mapping[str, Level] | None = None,
     samples: int | None = None,
     size: ArrayLike | None = None,
     corrected: bool = False,
     seed: int = 0,
     batch_size: int = 256,
-    **levels: Level,
 ) -> np.ndarray:
-    """Counts [n, g], or [samples, n, g]: of these cells once more, or of ``n`` new ones.
+    """Draw counts [n, g], or [samples, n, g], of given cells or of ``n`` new ones.
 
-    cells      given these cells: from the posterior predictive distribution, each with its own latents
-    n          without cells: from the prior. A condition that is not named is as frequent as in training, a continuous
-               covariate is at its mean, and the size of a cell is drawn from those of its batch, unless given
-    size       sizes of new cells, one or [n]
-    corrected  latents of these cells from the posterior itself, by importance resampling, rather than from the guide
-    levels     conditions by name, ``perturbation="control"``, or one name a cell
+    cells       draw from the posterior predictive distribution of these cells: each keeps its own latents
+    n           without cells: the number of new cells, drawn from the prior. A categorical field that is not ``given``
+                is drawn with the frequencies of training, a covariate is at its mean, and the size of a cell is drawn
+                from those of its batch
+    given       values of categorical fields, one for all cells or one for each: ``given={"perturbation": "control"}``
+    samples     number of draws; None is one draw, without the first axis
+    size        sizes of new cells: one, or [n]
+    corrected   draw the latents of ``cells`` from the exact posterior by importance resampling, not from the guide
+    seed        of the draws
+    batch_size  cells at once
 
-    KeyError for a field or a level that training never saw; ValueError for one that the model does not look at.
+    Raises KeyError for a field or a level that training did not have, and ValueError for a field that the model does
+    not read, or where ``n`` new cells need sizes, frequencies or means that the fit does not know.
     """
     if (cells is None) == (n is None):
         raise ValueError("generate: give either cells, or n, the number of new ones")
+    given = given or {}
     if cells is None:
         assert n is not None
-        told = codes(fit, n, levels)
-        cells = fit.read(blank(fit, n, told, size, seed))
-        draw, corrected = _from_the_prior(fit, levels), False
+        values = codes(fit, n, given)
+        cells = fit.read(blank(fit, n, values, size, seed))
+        draw, corrected = _from_the_prior(fit, given), False
     else:
+        if size is not None:
+            raise ValueError("generate: size= is for new cells (n=); these cells keep the sizes that they have")
         cells = fit.read(cells)
-        told = codes(fit, len(cells), levels)
+        values = codes(fit, len(cells), given)
 
         def draw(minibatch: Cells, guide: Any) -> Tensor:
-            here = {name: code[minibatch.index] for name, code in told.items()}
-            return expected(fit, minibatch, here, guide).sample()
+            of_minibatch = {name: code[minibatch.index] for name, code in values.items()}
+            return expected(fit, minibatch, of_minibatch, guide).sample()
 
-    def several(minibatch: Cells, guides: Iterable[Any]) -> Tensor:
+    def stacked(minibatch: Cells, guides: Iterable[Any]) -> Tensor:
         return torch.stack([draw(minibatch, guide) for guide in guides]).cpu()
 
-    pieces = each_drawn(fit, cells, several, samples or 1, seed, batch_size, corrected)
-    drawn = torch.cat(list(pieces), 1).numpy()
-    return drawn[0] if samples is None else drawn
+    pieces = each_drawn(fit, cells, stacked, samples or 1, seed, batch_size, corrected)
+    counts = torch.cat(list(pieces), 1).numpy()
+    return counts[0] if samples is None else counts
 
 
-def _from_the_prior(fit: Fit, levels: Mapping[str, Level]) -> Any:
-    """Draws of new cells; latents that cells share come from their posterior, for they have been learnt."""
+def _from_the_prior(fit: Fitted, given: Mapping[str, Level]) -> Callable[[Cells, Any], Tensor]:
+    """Draws counts of new cells from the prior; latents that cells share come from their posterior."""
     shared = [name for name, site in fit.guide.sites.items() if not site.local]
 
-    def draw(blank: Cells, _: Any) -> Tensor:
-        q = fit.guide.posteriors(blank) if shared else {}
-        learnt = {name: onto(fit.guide.sites[name].support, q[name]).sample() for name in shared}
-        model = poutine.condition(poutine.uncondition(fit.model), data=learnt)
-        with Told(blank, {name: blank.categories[name] for name in levels}) as told:
-            sites: Any = poutine.trace(model).get_trace(blank).nodes
-        told.check()
+    def draw(cells: Cells, _: Any) -> Tensor:
+        q = fit.guide.posteriors(cells) if shared else {}
+        latents = {name: onto(fit.guide.sites[name].support, q[name]).sample() for name in shared}
+        model = poutine.condition(poutine.uncondition(fit.model), data=latents)
+        with Told(cells, {name: cells.categories[name] for name in given}) as conditions:
+            sites: Any = poutine.trace(model).get_trace(cells).nodes
+        conditions.check()
         return sites["x"]["value"]
 
     return draw
 
 
-def blank(fit: Fit, n: int, told: Mapping[str, Tensor], size: ArrayLike | None, seed: int) -> Cells:
-    """New cells that hold nothing but conditions and sizes: their counts are the average profile, for their total."""
+def blank(fit: Fitted, n: int, given: Mapping[str, Tensor], size: ArrayLike | None, seed: int) -> Cells:
+    """New cells without counts of their own: each has the average profile, scaled to its size.
+
+    given   codes [n] of categorical fields; the others are drawn with the frequencies of training
+
+    Raises ValueError for sizes, frequencies and means of covariates that the fit does not know.
+    """
     generator = torch.Generator().manual_seed(seed)
-    categories = {}
-    for field, names in fit.levels.items():
-        counted = fit.record.get("levels", {}).get(field, {})
-        often = torch.tensor([float(counted.get(name, 0)) for name in names])
-        weights = often if often.sum() > 0 else torch.ones(len(names))
-        categories[field] = torch.multinomial(weights, n, replacement=True, generator=generator)
-    categories |= told
+    categories = {field: _drawn(fit, field, n, generator) for field in fit.levels if field not in given} | dict(given)
     if size is None:
-        moments = torch.tensor([[0.0, 0.0]]) if fit.dims.log_size is None else fit.dims.log_size
-        b = categories["batch"] if "batch" in categories and len(moments) > 1 else torch.zeros(n, dtype=torch.long)
-        sizes = (moments[b, 0] + moments[b, 1].sqrt() * torch.randn(n, generator=generator)).exp()
+        batch = categories.get("batch", torch.zeros(n, dtype=torch.long))
+        sizes = _sizes(fit, batch, generator)
     else:
         sizes = torch.as_tensor(np.broadcast_to(np.asarray(size, dtype=np.float32), (n,)).copy())
     genes = fit.dims.genes
     profile = torch.full((genes,), 1 / genes) if fit.dims.profile is None else fit.dims.profile
-    covariates = torch.zeros(n, fit.dims.covariates) if fit.dims.covariates else None
-    return Cells(sizes.unsqueeze(-1) * profile, categories, covariates, size_factor=sizes, levels=fit.levels)
+    means = fit.record.get("covariates", [0.0] * fit.dims.covariates)  # fields standardise covariates to a mean of 0
+    if fit.dims.covariates and means is None:
+        raise ValueError(_unknown("the means of covariates", "cells in place of n"))
+    covariates = torch.tensor(means).expand(n, -1).clone() if fit.dims.covariates else None
+    ordered = {field: categories[field] for field in fit.levels}
+    return Cells(sizes.unsqueeze(-1) * profile, ordered, covariates, size_factor=sizes, levels=fit.levels)
+
+
+def _drawn(fit: Fitted, field: str, n: int, generator: torch.Generator) -> Tensor:
+    """Codes [n] of a field, as frequent as in training; equally frequent if training had no level of any cell."""
+    if len(fit.levels[field]) == 1:
+        return torch.zeros(n, dtype=torch.long)
+    counted = fit.record.get("levels", {}).get(field)
+    if counted is None:
+        raise ValueError(_unknown(f"how frequent the levels of {field!r} are", f"given={{{field!r}: ...}}"))
+    counts = torch.tensor([float(counted.get(name, 0)) for name in fit.levels[field]])
+    weights = counts if counts.sum() > 0 else torch.ones_like(counts)
+    return torch.multinomial(weights, n, replacement=True, generator=generator)
+
+
+def _sizes(fit: Fitted, batch: Tensor, generator: torch.Generator) -> Tensor:
+    """Sizes [n] of cells of these batches, log-normal with the moments that training had."""
+    moments = fit.dims.log_size
+    if moments is None or moments.isnan().any():
+        raise ValueError(_unknown("the sizes of cells", "size=..."))
+    row = batch if len(moments) > 1 else torch.zeros_like(batch)
+    noise = torch.randn(len(batch), generator=generator)
+    return (moments[row, 0] + moments[row, 1].sqrt() * noise).exp()
+
+
+def _unknown(what: str, give: str) -> str:
+    return f"generate: this fit does not know {what}, for it came without the cells it was fitted to: give {give}"

@@ -1,4 +1,4 @@
-"""Where cells lie in the latent space."""
+"""The latent states of cells."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch import Tensor
 from pyroscvi.analysis.corrected import resampled
 from pyroscvi.analysis.posterior import each
 from pyroscvi.data.cells import Cells
-from pyroscvi.program import onto
+from pyroscvi.program import Fitted, onto
 from pyroscvi.pyro_internals import alone
 
 if TYPE_CHECKING:
-    from pyroscvi.fitting.result import Fit
+    from anndata import AnnData
 
 __all__ = ["latent"]
 
-MANY = 256  # draws for the mean of a posterior that has none in closed form
+DRAWS = 256  # for the mean of a posterior that has none in closed form
 
 
 @alone
 def latent(
-    fit: Fit,
-    cells: Any,
+    fit: Fitted,
+    cells: Cells | AnnData,
     samples: int | None = None,
     site: str = "z",
     *,
@@ -33,12 +33,17 @@ def latent(
     seed: int = 0,
     batch_size: int = 4096,
 ) -> np.ndarray:
-    """Posterior mean of a site [n, d], or draws from its posterior [samples, n, d]; without n where cells share it.
+    """Posterior mean of a site [n, d], or posterior samples [samples, n, d]; without axis n where cells share the site.
 
-    The mean of a site that is confined (a size is positive) is that of 256 draws. KeyError for a site it does not have.
+    samples     number of samples; None returns the mean. The mean of a constrained site (a positive size) is that of
+                256 samples
+    site        name of the latent
+    corrected   use the exact posterior by importance sampling, not the guide: it costs some thousand evaluations of
+                every cell
+    seed        of the samples
+    batch_size  cells at once
 
-    corrected  ask the posterior itself, by importance sampling from the guide, and not the guide: slower by the cost of
-               some thousand evaluations of every cell
+    Raises KeyError for a site that the guide does not have.
     """
     cells = fit.read(cells)
     if site not in fit.guide.sites:
@@ -57,15 +62,15 @@ def latent(
     return torch.cat([piece.cpu() for piece in pieces], 0 if samples is None else 1).numpy()
 
 
-def _corrected(fit: Fit, cells: Cells, samples: int | None, site: str, seed: int) -> np.ndarray:
+def _corrected(fit: Fitted, cells: Cells, samples: int | None, site: str, seed: int) -> np.ndarray:
     pieces = []
-    for found in resampled(fit, cells, samples or 1, seed):
-        values = found.read.joint.values
-        z = found.pool.mean(values(found.pool.u)[site]) if samples is None else values(found.draws)[site]
+    for minibatch in resampled(fit, cells, samples or 1, seed):
+        values, pool = minibatch.read.joint.values, minibatch.pool
+        z = pool.mean(values(pool.u)[site]) if samples is None else values(minibatch.draws)[site]
         pieces.append(z.to(cells.dtype).cpu())
     return torch.cat(pieces, 0 if samples is None else 1).numpy()
 
 
 def _mean(q: Any) -> Tensor:
-    confined = isinstance(q, torch.distributions.TransformedDistribution)
-    return q.sample(torch.Size([MANY])).mean(0) if confined else q.mean
+    transformed = isinstance(q, torch.distributions.TransformedDistribution)
+    return q.sample(torch.Size([DRAWS])).mean(0) if transformed else q.mean

@@ -1,8 +1,6 @@
-"""Loadings: what a step along a latent dimension does to every gene, where the decoder is linear."""
+"""Loadings: the effect of every latent dimension on every gene, where the decoder is linear."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -10,27 +8,25 @@ from torch import Tensor
 
 from pyroscvi.analysis.generate import blank
 from pyroscvi.analysis.latent import latent
+from pyroscvi.program import Fitted
 from pyroscvi.pyro_internals import alone
-
-if TYPE_CHECKING:
-    from pyroscvi.fitting.result import Fit
 
 __all__ = ["loadings"]
 
 
 @torch.no_grad()
 @alone
-def loadings(fit: Fit) -> pd.DataFrame:
-    """Change of every gene's linear predictor by a unit step of every latent dimension, genes x latents.
+def loadings(fit: Fitted) -> pd.DataFrame:
+    """Change of each gene's linear predictor per unit step of each latent dimension, genes x latents.
 
-    Under a softmax link that is a log share, up to what all genes have in common. Where loadings have a prior, their
-    posterior means. ValueError where it depends on the place from which the step is taken, so that there is no table.
+    Under a softmax link the predictor is a log share, up to a constant of all genes. Loadings with a prior are returned
+    as posterior means. Raises ValueError for a decoder that is not linear, where the change depends on z.
     """
     W = _weights(fit)
     return pd.DataFrame(W.cpu().numpy(), index=list(fit.genes), columns=[f"z{j}" for j in range(W.shape[1])])
 
 
-def _weights(fit: Fit) -> Tensor:
+def _weights(fit: Fitted) -> Tensor:
     model = fit.model
     W = getattr(model, "W", None)
     if isinstance(W, Tensor):  # a page that writes its map out
@@ -38,14 +34,14 @@ def _weights(fit: Fit) -> Tensor:
     if not hasattr(model, "decoder"):
         raise ValueError(f"{type(model).__name__} has no decoder to read loadings from")
     if "W" in fit.guide.sites:
-        of_nothing = blank(fit, 1, {}, None, 0)
-        return torch.as_tensor(latent(fit, of_nothing, site="W")).unflatten(-1, (-1, model.latent))
+        any_cell = blank(fit, 1, {name: torch.zeros(1, dtype=torch.long) for name in fit.levels}, 1.0, 0)
+        return torch.as_tensor(latent(fit, any_cell, site="W")).unflatten(-1, (-1, model.latent))
     steps = torch.eye(model.latent).to(next(model.parameters()))
     d = steps.new_zeros(1, getattr(getattr(model, "condition", None), "width", 0))
     was = model.training
     model.eval()
-    origin, there, twice = (model.decoder(z, d)["rho"] for z in (torch.zeros_like(steps), steps, 2 * steps))
+    origin, one, two = (model.decoder(z, d)["rho"] for z in (torch.zeros_like(steps), steps, 2 * steps))
     model.train(was)
-    if not torch.allclose(twice - there, there - origin, rtol=1e-3, atol=1e-4):
+    if not torch.allclose(two - one, one - origin, rtol=1e-3, atol=1e-4):
         raise ValueError(f"{model.decoder!r} is not linear, so it has no loadings: use decoder=Linear(), as LDVAE does")
-    return (there - origin).T
+    return (one - origin).T

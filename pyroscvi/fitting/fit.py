@@ -26,7 +26,7 @@ from pyroscvi.inference.seeds import seeded
 from pyroscvi.program import Guide, Model, Program
 from pyroscvi.pyro_internals import alone
 
-__all__ = ["default_epochs", "fit", "scaled"]
+__all__ = ["default_epochs", "fit", "level_counts", "scaled"]
 
 
 @alone
@@ -235,15 +235,15 @@ def _result(run: Run, cells: Cells, interrupted: bool) -> Fit:
         "seconds": run.seconds,
         "cells": {"train": len(run.train), "held_out": 0 if run.held_out is None else len(run.held_out)},
         "settings": run.settings,
-        "levels": _level_counts(cells),
+        "levels": level_counts(cells),
         "genes": None if cells.genes is None else [str(gene) for gene in cells.genes],
         "versions": versions(),
     }
     return Fit(run.model, run.guide, cells.fields, cells.dims, pd.DataFrame(run.history), record)
 
 
-def _level_counts(cells: Cells) -> dict[str, dict[str, int]]:
-    """How many cells there are of every level of every categorical field."""
+def level_counts(cells: Cells) -> dict[str, dict[str, int]]:
+    """The number of cells of every level of every categorical field, by name."""
     counts = {}
     for field, names in cells.levels.items():
         codes = cells.categories.get(field, torch.empty(0))
