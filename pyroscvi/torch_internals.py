@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, LowRankMultivariateNormal
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
     "Distribution",
+    "TorchDispatchMode",
     "compiled",
     "covariance_factors",
     "recorded",

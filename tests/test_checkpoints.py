@@ -190,6 +190,72 @@ def test_a_newer_format_is_named(small, tmp_path, monkeypatch):
         ps.load(tmp_path / "fit")
 
 
+def put(about, *path_and_value):
+    *path, last, value = path_and_value
+    for name in path:
+        about = about[name]
+    about[last] = value
+
+
+MIXTURE = {"class": "pyroscvi.parts.priors.Mixture", "fields": {"components": 10**6}}
+TOO_LARGE = [
+    ("model", "fields", "latent", 10**5),
+    ("model", "fields", "prior", MIXTURE),
+    ("model", "fields", "decoder", "fields", "widths", {"tuple": [8] * 20_000}),
+    ("dims", "genes", 10**5),
+    ("dims", "covariates", 10**8),
+    ("dims", "levels", {"batch": 10**8}),
+]
+MALFORMED = [
+    ("model", 3),
+    ("model", {}),
+    ("model", "class", 3),
+    ("model", "class", "pyroscvi.parts.decoders.MLP"),
+    ("model", "fields", []),
+    ("model", "fields", "__init__", 3),
+    ("model", "fields", "latent", "ten"),
+    ("model", "fields", "latent", -1),
+    ("dims", "genes", -1),
+    ("fields", []),
+    ("history", {"a": [1], "b": [1, 2]}),
+    ("record", []),
+]
+
+
+@pytest.mark.parametrize("change", TOO_LARGE, ids=repr)
+def test_shapes_are_looked_at_before_memory_is_taken(change, small, tmp_path):
+    """All of these are refused for the numbers that they would allocate, not for a shape that does not fit."""
+    small.save(tmp_path / "fit")
+    tensors, about = read(tmp_path / "fit")
+    put(about, *change)
+    write(tmp_path / "fit", tensors, about)
+    with pytest.raises(ValueError, match=r"fit holds no fit that can be made again: it declares"):
+        ps.load(tmp_path / "fit")
+
+
+@pytest.mark.parametrize("change", MALFORMED, ids=repr)
+def test_a_malformed_declaration_is_one_clear_error(change, small, tmp_path):
+    small.save(tmp_path / "fit")
+    tensors, about = read(tmp_path / "fit")
+    put(about, *change)
+    write(tmp_path / "fit", tensors, about)
+    with pytest.raises(ValueError, match=r"fit holds no fit that can be made again: "):
+        ps.load(tmp_path / "fit")
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "fit")
+    with pytest.raises(ValueError, match="it is no file"):
+        ps.load(tmp_path / "fit")
+
+
+def test_loading_leaves_the_generator_of_torch_alone(small, tmp_path):
+    small.save(tmp_path / "fit")
+    before = torch.get_rng_state()
+    ps.load(tmp_path / "fit")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 # Torn, altered, full, killed
 
 

@@ -19,7 +19,6 @@ from pyroscvi.data.datasets import simulated
 from pyroscvi.evidence import Refined
 from pyroscvi.evidence.estimator import Importance
 from pyroscvi.inference.run import Run
-from pyroscvi.report import plots
 
 QUICK = ("--counts", "counts", "--batch", "batch", "--latent", "3", "--epochs", "3", "--decoder", "mlp:8")
 
@@ -51,7 +50,8 @@ def poisson(data) -> Path:
 @pytest.fixture
 def flat(monkeypatch):
     """UMAP compiles for seconds; test_plots has it."""
-    monkeypatch.setattr(plots, "umap", lambda z, **_: z[:, :2])
+    monkeypatch.setattr("pyroscvi.report.embedding.umap", lambda z, **_: z[:, :2])
+    monkeypatch.setattr("pyroscvi.cli.embed.umap", lambda z, **_: z[:, :2])
 
 
 # Runs
@@ -282,12 +282,24 @@ def test_embed(nb, data, tmp_path, flat):
     run("embed", nb, data, "--out", out, "--picture", picture, "--color", "cell_type")
     embedded, adata = ad.read_h5ad(out), ad.read_h5ad(data)
     np.testing.assert_array_equal(embedded.obsm["X_pyroscvi"], ps.load(nb).latent(adata))
-    assert embedded.obsm["X_pyroscvi_umap"].shape == (60, 2)
+    np.testing.assert_array_equal(embedded.obsm["X_umap"], embedded.obsm["X_pyroscvi"][:, :2])  # where sc.pl.umap looks
     np.testing.assert_array_equal(embedded.X.toarray(), adata.X.toarray())
     assert picture.read_bytes()[:4] == b"\x89PNG"
     run("embed", nb, data, "--out", out, "--corrected", "--force")
     corrected = ps.load(nb).latent(adata, corrected=True)
     np.testing.assert_array_equal(ad.read_h5ad(out).obsm["X_pyroscvi"], corrected)
+
+
+def test_embed_draws_cells_on_the_tissue(nb, data, tmp_path, capsys):
+    adata, file, picture = ad.read_h5ad(data), tmp_path / "tissue.h5ad", tmp_path / "tissue.png"
+    command = ["embed", str(nb), str(file), "--tissue", str(picture), "--color", "cell_type", "--out"]
+    adata.write_h5ad(file)
+    assert main([*command, str(tmp_path / "z.h5ad")]) == 1
+    assert "tissue.h5ad has no obsm 'spatial'" in capsys.readouterr().err
+    adata.obsm["spatial"] = np.random.default_rng(0).random((60, 2))
+    adata.write_h5ad(file)
+    run(*command, tmp_path / "z.h5ad")
+    assert picture.read_bytes()[:4] == b"\x89PNG"
 
 
 def test_compare_takes_cells_that_no_run_has_seen(nb, poisson, data, tmp_path, capsys):
@@ -368,6 +380,8 @@ WRONG = [
     (["fit", "text.h5ad", "--out", "run"], "text.h5ad cannot be read as h5ad"),
     (["fit", "DATA"], "Missing option '--out'"),
     (["fit", "DATA", "--out", "run", "--epochs", "many"], "'--epochs'"),
+    (["fit", "DATA", "--out", "run", "--seed", str(2**64)], "'--seed'"),
+    (["fit", "DATA", "--out", "run", "--prior", "mixture:0"], "components"),
     (["fit", "DATA", "--out", "run", "--stop-by", "elob"], "'elob' is not one of 'elbo', 'evidence'"),
     (["fit", "DATA", "--out", "run", "--model", "scvl"], "did you mean 'scvi'?"),
     (["fit", "DATA", "--out", "run", "--model", "mean_field"], "mean_field is no model"),

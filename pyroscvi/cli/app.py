@@ -10,6 +10,8 @@ from pyroscvi.cli.several import Several
 
 __all__ = ["app"]
 
+MAX_SEED = 2**32 - 1  # of numpy
+
 app = typer.Typer(
     name="pyroscvi",
     help="A zoo of probabilistic programs for single-cell and spatial counts.",
@@ -45,7 +47,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace what is there alre
 OwnPages = Annotated[
     list[Path] | None, typer.Option(help="A file of your own that a run was fitted with.", metavar="FILE.py")
 ]
-Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
+Seed = Annotated[int, typer.Option(help="Same seed, same result.", min=0, max=MAX_SEED)]
 
 # On which cells a model is trained: of every command that fits.
 Variable = Annotated[
@@ -146,7 +148,9 @@ def fit(
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the training step first.", rich_help_panel="Training")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Same seed, same result.", rich_help_panel="Training")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Same seed, same result.", min=0, max=MAX_SEED, rich_help_panel="Training")
+    ] = 0,
     force: Force = False,
 ) -> None:
     """Fit a model to an h5ad file, and leave a run folder: the fit, its configuration, history and latents.
@@ -180,7 +184,10 @@ def embed(
     out: Annotated[Path, typer.Option(help="The file to write.", metavar="OUT.h5ad")],
     *,
     picture: Annotated[Path | None, typer.Option(help="Draw a UMAP of the latents here.", metavar="PNG")] = None,
-    color: Annotated[str | None, typer.Option(help="A column of obs, for the picture.")] = None,
+    tissue: Annotated[
+        Path | None, typer.Option(help="Draw the cells on the tissue here, a panel for each section.", metavar="PNG")
+    ] = None,
+    color: Annotated[str | None, typer.Option(help="A column of obs, for the pictures.")] = None,
     corrected: Annotated[
         bool, typer.Option("--corrected", help="Means of the posterior itself, not of the guide: slower.")
     ] = False,
@@ -192,16 +199,9 @@ def embed(
     from pyroscvi.cli.embed import embed_run
 
     embed_run(
-        run,
-        data,
-        out,
-        picture=picture,
-        color=color,
-        corrected=corrected,
-        reading=query.options(),
-        pages=page,
-        force=force,
-    )
+        run, data, out, picture=picture, tissue_picture=tissue, color=color, corrected=corrected,
+        reading=query.options(), pages=page, force=force,
+    )  # fmt: skip
 
 
 def _choices(help: str) -> Any:

@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from anndata import AnnData
+
 from pyroscvi.cli.data import read_data
 from pyroscvi.cli.files import draw, free
-from pyroscvi.cli.runs import KEY, read_run
+from pyroscvi.cli.runs import KEY, Run, read_run
 from pyroscvi.fitting.files import write_whole
 from pyroscvi.names import among
-from pyroscvi.report import plots
+from pyroscvi.report.embedding import embedding, tissue, umap
 
 __all__ = ["embed_run"]
 
@@ -19,24 +22,40 @@ def embed_run(
     out: Path,
     *,
     picture: Path | None = None,
+    tissue_picture: Path | None = None,
     color: str | None = None,
     corrected: bool = False,
     reading: dict[str, Any] | None = None,
     pages: list[Path] | None = None,
     force: bool = False,
 ) -> None:
-    for file in (out, picture):
+    for file in (out, picture, tissue_picture):
         if file is not None:
             free(file, force)
-    found = read_run(run, pages or ())
+    fitted = read_run(run, pages or ())
     adata = read_data(data)
-    groups = None if color is None else among(color, {name: adata.obs[name] for name in adata.obs}, "column of obs")
-    cells = found.fit.fields.read(adata, **(reading or {}))
+    column = None if color is None else among(color, {name: name for name in adata.obs}, "column of obs")
+    if tissue_picture is not None:
+        _places(fitted, adata, data)  # so that it fails now, if it must
+    cells = fitted.fit.fields.read(adata, **(reading or {}))
     adata = adata[cells.names].copy() if len(cells) < len(adata) else adata
-    adata.obsm[KEY] = found.fit.latent(cells, corrected=corrected)
+    adata.obsm[KEY] = fitted.fit.latent(cells, corrected=corrected)
+    groups = None if column is None else adata.obs[column]
     if picture is not None:
-        adata.obsm[f"{KEY}_umap"] = plots.umap(adata.obsm[KEY])
-        draw(picture, plots.embedding(adata.obsm[f"{KEY}_umap"], groups))
-        print(f"{picture}: UMAP of {len(adata):,} cells")
+        adata.obsm["X_umap"] = umap(adata.obsm[KEY])
+        draw(picture, embedding(adata.obsm["X_umap"], groups))
+        print(f"{picture}: UMAP of {len(adata):,} cells, in obsm['X_umap']")
+    if tissue_picture is not None:
+        section = fitted.fit.fields.section
+        draw(tissue_picture, tissue(_places(fitted, adata, data), groups, None if section is None else adata.obs[section]))
+        print(f"{tissue_picture}: {len(adata):,} cells on the tissue")
     write_whole(out, adata.write_h5ad)
     print(f"{out}: {adata.obsm[KEY].shape[1]} dimensions of {len(adata):,} cells in obsm[{KEY!r}]")
+
+
+def _places(run: Run, adata: AnnData, data: Path) -> np.ndarray:
+    """Coordinates [n, 2] of the cells on the tissue: those of the run, or those that spatial data sets have."""
+    key = run.fit.fields.spatial or "spatial"
+    if key not in adata.obsm:
+        raise ValueError(f"--tissue draws cells at their coordinates, and {data} has no obsm {key!r}")
+    return np.asarray(adata.obsm[key])[:, :2]

@@ -24,4 +24,4 @@ def free(file: Path, force: bool = False) -> Path:
 def draw(file: Path, drawn: "Axes | Figure") -> Path:
     """Save a figure, or the figure that axes lie on."""
     figure: Any = getattr(drawn, "figure", drawn)
-    return write_whole(file, figure.savefig)
+    return write_whole(file, lambda partial: figure.savefig(partial, bbox_inches="tight"))

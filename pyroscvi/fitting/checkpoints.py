@@ -23,12 +23,14 @@ from pyroscvi.data.cells import Cells, Dims
 from pyroscvi.data.fields import Fields
 from pyroscvi.fitting.declarations import declaration, declared
 from pyroscvi.fitting.files import write_whole
+from pyroscvi.fitting.limit import NumbersLimit
 from pyroscvi.fitting.result import Fit
 from pyroscvi.part import Part
 
 __all__ = ["exists", "load", "read", "save", "write"]
 
 FORMAT = 1
+MAX_LEVELS = 10**6
 
 
 def save(fit: Fit, path: str | Path) -> None:
@@ -48,11 +50,22 @@ def save(fit: Fit, path: str | Path) -> None:
 
 
 def load(path: str | Path, parts: Iterable[type[Part]] = ()) -> Fit:
-    """The fit in a file, on the processor.
+    """The fit in a file, on the processor. Torch's generator stays as it is.
 
     parts   classes of your own that it was declared with; none is ever imported because a file says so
+
+    Raises FileNotFoundError if there is none, and ValueError, which names the file, if it cannot be made again.
     """
     tensors, about = read(path)
+    try:
+        with torch.random.fork_rng(devices=[]), NumbersLimit(sum(t.numel() for t in tensors.values())):
+            return _made(tensors, about, parts)
+    except Exception as error:  # a declaration that is not one of ours fails in many ways
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} holds no fit that can be made again: {reason}") from error
+
+
+def _made(tensors: dict[str, Tensor], about: dict[str, Any], parts: Iterable[type[Part]]) -> Fit:
     model, guide = declared(about["model"], parts), declared(about["guide"], parts)
     dims = Dims(**about["dims"], profile=tensors.get("dims.profile"), log_size=tensors.get("dims.log_size"))
     model = model.sized(dims)
@@ -63,11 +76,13 @@ def load(path: str | Path, parts: Iterable[type[Part]] = ()) -> Fit:
         program.load_state_dict(state)
         program.eval()
     fields = None if about["fields"] is None else Fields.from_dict(about["fields"])
-    return Fit(model, guide, fields, dims, pd.DataFrame(about["history"]), about["record"])
+    return Fit(model, guide, fields, dims, pd.DataFrame(about["history"]), {**about["record"]})
 
 
 def _stand_in(dims: Dims, n: int = 2) -> Cells:
-    """Cells as bare as can be, for a guide to be sized on: all that it learns from them is overwritten by its state."""
+    """Cells with as little as possible, on which a guide is sized: its state replaces all that it learns from them."""
+    if sum(dims.levels.values()) > MAX_LEVELS:
+        raise ValueError(f"it declares {sum(dims.levels.values()):,} levels, and no field has as many")
     cells = Cells(
         torch.ones(n, dims.genes),
         {name: torch.zeros(n, dtype=torch.long) for name in dims.levels},
@@ -111,6 +126,8 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no file")  # a pipe would never end
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -119,8 +136,12 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"it is not a whole file: {error}") from error
     if header.get("checksum") != _checksum(tensors, header.get("about", "")):
         raise ValueError("its checksum does not agree with its contents")
-    about = json.loads(header["about"])
-    if about.pop("format") != FORMAT:
+    try:
+        about = json.loads(header["about"])
+        written = about.pop("format")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError("its header is no declaration") from error
+    if written != FORMAT:
         raise ValueError("a newer pyroscvi wrote it")
     return tensors, about
 

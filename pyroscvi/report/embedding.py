@@ -1,0 +1,169 @@
+"""Pictures of cells: the UMAP of their latents, and their places on the tissue, coloured by a column.
+
+They are drawn without pyplot: no window opens, and no figure is kept alive by it.
+
+    latents({"scvi": z, "gmvae": w}, adata.obs["cell_type"]).savefig("latents.png")
+    tissue(adata.obsm["spatial"], adata.obs["cell_type"], adata.obs["section"]).savefig("tissue.png")
+"""
+
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import color_sequences
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from pyroscvi.data.process import process_kept
+from pyroscvi.report.plots import FAINT, INK
+
+__all__ = ["embedding", "latents", "tissue", "umap"]
+
+COLOURS = color_sequences["petroff10"]  # ten that stay apart under colour-vision deficiencies [Petroff, 2021]
+UNKNOWN = "not known"
+LEGEND_ROWS = 20
+MAX_LEVELS = 102  # colours of scanpy's longest palette; a column of numbers with more values has a colour bar
+
+
+def umap(z: np.ndarray, neighbours: int = 15, seed: int = 0) -> np.ndarray:
+    """Two dimensions [n, 2] that keep the neighbours of z [n, d] [McInnes et al., 2018, arXiv:1802.03426]."""
+    import scanpy as sc
+    from anndata import AnnData
+
+    cells = AnnData(obsm={"z": np.asarray(z, dtype=np.float32)})
+    with process_kept(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "n_jobs value", UserWarning)  # scanpy warns at every seeded UMAP
+        sc.pp.neighbors(cells, n_neighbors=min(neighbours, len(z) - 1), use_rep="z", random_state=seed)
+        sc.tl.umap(cells, random_state=seed)
+    return np.asarray(cells.obsm["X_umap"])
+
+
+def embedding(xy: np.ndarray, groups: Any = None, *, ax: Axes | None = None, legend: bool = True) -> Axes:
+    """Cells at xy [n, 2], coloured by group [n]: each level in its colour, many different numbers by a colour bar."""
+    if ax is None:
+        ax = Figure(figsize=(4.6, 4.6), dpi=200).subplots()
+    drawn = _scatter(ax, xy, groups, size=float(np.clip(40_000 / max(len(xy), 1), 1.5, 30)))
+    ax.set_box_aspect(1)
+    ax.margins(0.06)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(FAINT)
+    ax.set_xlabel("UMAP 1", loc="left", fontsize=8, color=FAINT)
+    ax.set_ylabel("UMAP 2", loc="bottom", fontsize=8, color=FAINT)
+    if legend and _is_continuous(groups):
+        ax.figure.colorbar(drawn, ax=ax, shrink=0.6)
+    elif legend and groups is not None:
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), **_legend(groups, len(xy)))
+    return ax
+
+
+def latents(z: Mapping[str, np.ndarray], groups: Any = None, *, seed: int = 0) -> Figure:
+    """The UMAP of every latent space [n, d], side by side with one legend."""
+    figure, panels = _panels(list(z))
+    for panel, points in zip(panels, z.values(), strict=True):
+        embedding(umap(points, seed=seed), groups, ax=panel, legend=False)
+    _shared_legend(figure, groups, len(next(iter(z.values()))))
+    return figure
+
+
+def tissue(xy: np.ndarray, groups: Any = None, section: Any = None) -> Figure:
+    """Cells at their places xy [n, 2 or more] on the tissue, coloured by group [n]; a panel for each section [n].
+
+    The second coordinate grows downwards, as in an image. Distances are true: both axes have one scale.
+    """
+    sections = pd.Categorical(np.zeros(len(xy), int) if section is None else section)
+    kinds = None
+    if groups is not None:
+        kinds = pd.Series(np.asarray(groups) if _is_continuous(groups) else pd.Categorical(groups))
+    figure, panels = _panels([""] if section is None else [str(name) for name in sections.categories])
+    limits: dict[str, Any] = {"vmin": kinds.min(), "vmax": kinds.max()} if kinds is not None and _is_continuous(kinds) else {}
+    for code, panel in enumerate(panels):
+        here = np.flatnonzero(sections.codes == code)
+        size = float(np.clip(20_000 / max(len(here), 1), 1, 60))
+        drawn = _scatter(panel, xy[here], None if kinds is None else kinds.iloc[here], size=size, **limits)
+        panel.set_aspect("equal")
+        panel.invert_yaxis()
+        panel.spines[:].set_visible(False)
+    if limits:
+        figure.colorbar(drawn, ax=panels, shrink=0.6)
+    else:
+        _shared_legend(figure, kinds, len(xy))
+    return figure
+
+
+def _scatter(ax: Axes, xy: np.ndarray, groups: Any, size: float, **limits: Any) -> Any:
+    """Draw the cells in a random order, so that no group lies on top of the others."""
+    order = np.random.default_rng(0).permutation(len(xy))
+    if _is_continuous(groups):
+        colours: Any = np.asarray(groups, dtype=float)[order]
+    else:
+        codes, names = _levels(groups, len(xy))
+        colours = np.array(_colours(names), dtype=object)[codes[order]].tolist()
+    ax.set(xticks=[], yticks=[])
+    return ax.scatter(xy[order, 0], xy[order, 1], s=size, c=colours, linewidths=0, alpha=0.85, **limits)
+
+
+def _panels(names: list[str]) -> tuple[Figure, list[Axes]]:
+    """A square panel for each name, at most three in a row."""
+    columns = min(math.ceil(math.sqrt(len(names))), 3)
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(3.2 * columns, 3.4 * rows), dpi=200, layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    for panel, name in zip(panels, names, strict=False):
+        panel.set_title(_label(name), fontsize=9, color=INK, loc="left")
+    for panel in panels[len(names) :]:
+        panel.set_axis_off()
+    return figure, panels[: len(names)]
+
+
+def _is_continuous(groups: Any) -> bool:
+    """Numbers with more values than a legend holds."""
+    if groups is None or not pd.api.types.is_numeric_dtype(groups) or pd.api.types.is_bool_dtype(groups):
+        return False
+    return len(pd.unique(pd.Series(np.asarray(groups)))) > min(MAX_LEVELS, len(groups) // 2)
+
+
+def _levels(groups: Any, n: int) -> tuple[np.ndarray, list[str]]:
+    """Codes [n] and the names of the levels; a missing value is a level of its own, the first."""
+    if groups is None:
+        return np.zeros(n, dtype=int), [""]
+    kind = pd.Categorical(groups)
+    names = [str(name) for name in kind.categories]
+    return (np.asarray(kind.codes), names) if (kind.codes >= 0).all() else (kind.codes + 1, [UNKNOWN, *names])
+
+
+def _colours(names: list[str]) -> list[str]:
+    """A colour for every level, all of them different up to ``MAX_LEVELS``."""
+    known = [name for name in names if name != UNKNOWN]
+    palette: Any = COLOURS
+    if len(known) > len(COLOURS):
+        from scanpy.plotting import palettes
+
+        longer = (palettes.default_20, palettes.default_28, palettes.default_102)
+        palette = next((colours for colours in longer if len(colours) >= len(known)), palettes.default_102)
+    colour = {name: to_hex(palette[place % len(palette)]) for place, name in enumerate(known)}
+    return [colour.get(name, FAINT) for name in names]
+
+
+def _label(name: object) -> str:
+    return str(name).replace("$", r"\$")  # which would begin a formula
+
+
+def _legend(groups: Any, n: int) -> dict[str, Any]:
+    _, names = _levels(groups, n)
+    handles = [
+        Line2D([], [], linestyle="", marker="o", color=colour, markersize=5, markeredgewidth=0, label=_label(name))
+        for name, colour in zip(names, _colours(names), strict=True)
+    ]
+    columns = math.ceil(len(names) / LEGEND_ROWS)
+    return {"handles": handles, "ncols": columns, "frameon": False, "fontsize": 8, "handletextpad": 0.2}
+
+
+def _shared_legend(figure: Figure, groups: Any, n: int) -> None:
+    """One legend to the right of all panels; a picture is saved as wide as it takes."""
+    if groups is not None and not _is_continuous(groups):
+        figure.legend(loc="center left", bbox_to_anchor=(1, 0.5), **_legend(groups, n))
