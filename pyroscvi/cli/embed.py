@@ -46,8 +46,9 @@ def embed_run(
         draw(picture, embedding(adata.obsm["X_umap"], groups))
         print(f"{picture}: UMAP of {len(adata):,} cells, in obsm['X_umap']")
     if tissue_picture is not None:
-        section = fitted.fit.fields.section
-        draw(tissue_picture, tissue(_places(fitted, adata, data), groups, None if section is None else adata.obs[section]))
+        name = fitted.fit.fields.section
+        section = None if name is None else adata.obs[name]
+        draw(tissue_picture, tissue(_places(fitted, adata, data), groups, section))
         print(f"{tissue_picture}: {len(adata):,} cells on the tissue")
     write_whole(out, adata.write_h5ad)
     print(f"{out}: {adata.obsm[KEY].shape[1]} dimensions of {len(adata):,} cells in obsm[{KEY!r}]")

@@ -60,7 +60,7 @@ def open_folder(folder: Path, configuration: Mapping[str, Any], force: bool = Fa
 
     A finished run (the file ``done`` is there) is replaced only if forced; what pyroscvi did not write, never.
     """
-    plain = json.loads(json.dumps(configuration))
+    plain = json.loads(json.dumps(configuration, default=repr))
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: name a folder")
     names = {entry.name for entry in folder.iterdir()} if folder.exists() else set()

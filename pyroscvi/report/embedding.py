@@ -80,7 +80,9 @@ def tissue(xy: np.ndarray, groups: Any = None, section: Any = None) -> Figure:
     if groups is not None:
         kinds = pd.Series(np.asarray(groups) if _is_continuous(groups) else pd.Categorical(groups))
     figure, panels = _panels([""] if section is None else [str(name) for name in sections.categories])
-    limits: dict[str, Any] = {"vmin": kinds.min(), "vmax": kinds.max()} if kinds is not None and _is_continuous(kinds) else {}
+    limits: dict[str, Any] = (
+        {"vmin": kinds.min(), "vmax": kinds.max()} if kinds is not None and _is_continuous(kinds) else {}
+    )
     for code, panel in enumerate(panels):
         here = np.flatnonzero(sections.codes == code)
         size = float(np.clip(20_000 / max(len(here), 1), 1, 60))
