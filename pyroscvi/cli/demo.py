@@ -20,6 +20,7 @@ from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import SCVI
 from pyroscvi.parts import NB, ZINB, LatentSize, Linear, Mixture, Poisson
 from pyroscvi.report import plots
+from pyroscvi.report.embedding import latents as draw_latents
 
 __all__ = ["VARIANTS", "demo"]
 
@@ -72,7 +73,7 @@ def _demo(out: Path, asked: dict[str, Any], epochs: int, particles: int, seed: i
     z = {name: found.latent(cells) for name, found in fits.items()}
     latents = AnnData(obs=adata.obs, obsm={f"X_{slug(name)}": points for name, points in z.items()})
     write_whole(out / "latents.h5ad", latents.write_h5ad)
-    draw(out / "latents.png", plots.latents(z, adata.obs[LABEL]))
+    draw(out / "latents.png", draw_latents(z, adata.obs[LABEL]))
     print(
         f"\n{out}: comparison.csv and .png, latents.h5ad and .png, history.png, and a folder for every fit under runs/"
     )

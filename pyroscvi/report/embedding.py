@@ -13,18 +13,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import color_sequences
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pyroscvi.data.process import process_kept
-from pyroscvi.report.plots import FAINT, INK
+from pyroscvi.report.labels import label
+from pyroscvi.report.plots import COLOURS, FAINT, INK
 
 __all__ = ["embedding", "latents", "tissue", "umap"]
 
-COLOURS = color_sequences["petroff10"]  # ten that stay apart under colour-vision deficiencies [Petroff, 2021]
 UNKNOWN = "not known"
 LEGEND_ROWS = 20
 MAX_LEVELS = 102  # colours of scanpy's longest palette; a column of numbers with more values has a colour bar
@@ -45,8 +45,9 @@ def umap(z: np.ndarray, neighbours: int = 15, seed: int = 0) -> np.ndarray:
 
 def embedding(xy: np.ndarray, groups: Any = None, *, ax: Axes | None = None, legend: bool = True) -> Axes:
     """Cells at xy [n, 2], coloured by group [n]: each level in its colour, many different numbers by a colour bar."""
+    own = ax is None
     if ax is None:
-        ax = Figure(figsize=(4.6, 4.6), dpi=200).subplots()
+        ax = Figure(figsize=(4.6, 4.6), dpi=200, layout="constrained").subplots()
     drawn = _scatter(ax, xy, groups, size=float(np.clip(40_000 / max(len(xy), 1), 1.5, 30)))
     ax.set_box_aspect(1)
     ax.margins(0.06)
@@ -56,6 +57,8 @@ def embedding(xy: np.ndarray, groups: Any = None, *, ax: Axes | None = None, leg
     ax.set_ylabel("UMAP 2", loc="bottom", fontsize=8, color=FAINT)
     if legend and _is_continuous(groups):
         ax.figure.colorbar(drawn, ax=ax, shrink=0.6)
+    elif legend and own:
+        _shared_legend(ax.figure, groups, len(xy))
     elif legend and groups is not None:
         ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), **_legend(groups, len(xy)))
     return ax
@@ -116,7 +119,7 @@ def _panels(names: list[str]) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(3.2 * columns, 3.4 * rows), dpi=200, layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).ravel())
     for panel, name in zip(panels, names, strict=False):
-        panel.set_title(_label(name), fontsize=9, color=INK, loc="left")
+        panel.set_title(label(name, 30, 2) if name else "", fontsize=9, color=INK, loc="left")
     for panel in panels[len(names) :]:
         panel.set_axis_off()
     return figure, panels[: len(names)]
@@ -151,21 +154,21 @@ def _colours(names: list[str]) -> list[str]:
     return [colour.get(name, FAINT) for name in names]
 
 
-def _label(name: object) -> str:
-    return str(name).replace("$", r"\$")  # which would begin a formula
-
-
 def _legend(groups: Any, n: int) -> dict[str, Any]:
     _, names = _levels(groups, n)
     handles = [
-        Line2D([], [], linestyle="", marker="o", color=colour, markersize=5, markeredgewidth=0, label=_label(name))
+        Line2D([], [], linestyle="", marker="o", color=colour, markersize=5, markeredgewidth=0, label=label(name))
         for name, colour in zip(names, _colours(names), strict=True)
     ]
     columns = math.ceil(len(names) / LEGEND_ROWS)
     return {"handles": handles, "ncols": columns, "frameon": False, "fontsize": 8, "handletextpad": 0.2}
 
 
-def _shared_legend(figure: Figure, groups: Any, n: int) -> None:
-    """One legend to the right of all panels; a picture is saved as wide as it takes."""
-    if groups is not None and not _is_continuous(groups):
-        figure.legend(loc="center left", bbox_to_anchor=(1, 0.5), **_legend(groups, n))
+def _shared_legend(figure: Any, groups: Any, n: int) -> None:
+    """One legend to the right of all panels, and a figure that is as much wider as the legend takes."""
+    if groups is None or _is_continuous(groups):
+        return
+    legend = figure.legend(loc="outside right center", **_legend(groups, n))
+    box = legend.get_window_extent(FigureCanvasAgg(figure).get_renderer())
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width + box.width / figure.dpi + 0.1, max(height, box.height / figure.dpi + 0.2))

@@ -1,98 +1,33 @@
 """Pictures of fits. They are drawn without pyplot: no window opens, and no figure is kept alive by it.
 
-latents({"scvi": z, "gmvae": w}, adata.obs["cell_type"]).savefig("latents.png")
-ps.compare(fits, held_out).plot().savefig("comparison.png")
+comparison(ps.compare(fits, held_out)).figure.savefig("comparison.png")
+history({"scvi": fit.history}).figure.savefig("history.png")
 """
 
-import math
-import warnings
 from collections.abc import Mapping
-from itertools import cycle, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import color_sequences
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pyroscvi.data.process import process_kept
 from pyroscvi.report.labels import label
 
 if TYPE_CHECKING:
     from pyroscvi.comparison.result import Comparison
 
-__all__ = ["comparison", "embedding", "history", "latents", "umap"]
+__all__ = ["comparison", "history"]
 
 COLOURS = color_sequences["petroff10"]  # ten that stay apart under colour-vision deficiencies [Petroff, 2021]
-MARKS = "o^sDvPX*"  # past ten groups the colours come round again, in another shape
 INK, FAINT = "#333333", "#9a9a9a"
 VERDICTS: dict[str, dict[str, Any]] = {
     "best": {"fmt": "D", "color": INK},
     "told apart": {"fmt": "o", "color": "#e76300"},
     "indistinguishable": {"fmt": "o", "color": "#3f90da", "markerfacecolor": "white", "markeredgewidth": 1.4},
 }
-
-
-def umap(z: np.ndarray, neighbours: int = 15, seed: int = 0) -> np.ndarray:
-    """Two dimensions [n, 2] that keep the neighbours of z [n, d] [McInnes et al., 2018, arXiv:1802.03426]."""
-    import scanpy as sc
-    from anndata import AnnData
-
-    cells = AnnData(obsm={"z": np.asarray(z, dtype=np.float32)})
-    with process_kept(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "n_jobs value", UserWarning)  # said of every seeded UMAP
-        sc.pp.neighbors(cells, n_neighbors=min(neighbours, len(z) - 1), use_rep="z", random_state=seed)
-        sc.tl.umap(cells, random_state=seed)
-    return np.asarray(cells.obsm["X_umap"])
-
-
-def embedding(xy: np.ndarray, groups: Any = None, *, ax: Axes | None = None, legend: bool = True) -> Axes:
-    """Cells at xy [n, 2], coloured by group [n]."""
-    ax = _axes(ax, 4.8, 2.9)
-    codes, names = _groups(groups, len(xy))
-    colours, marks = (np.array(column, dtype=object)[codes] for column in zip(*_styles(names), strict=True))
-    order = np.random.default_rng(0).permutation(len(xy))  # so that no group lies on top of the others
-    size = float(np.clip(8000 / max(len(xy), 1), 2, 16))
-    for mark in np.unique(marks):
-        here = order[marks[order] == mark]
-        ax.scatter(xy[here, 0], xy[here, 1], s=size, c=list(colours[here]), marker=mark, linewidths=0, alpha=0.85)
-    ax.set(xticks=[], yticks=[])
-    ax.set_box_aspect(1)
-    ax.margins(0.06)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.spines[["left", "bottom"]].set_color(FAINT)
-    ax.set_xlabel("UMAP 1", loc="left", fontsize=7, color=FAINT)
-    ax.set_ylabel("UMAP 2", loc="bottom", fontsize=7, color=FAINT)
-    if legend and groups is not None:
-        ax.legend(
-            handles=_handles(names),
-            loc="center left",
-            bbox_to_anchor=(1, 0.5),
-            frameon=False,
-            fontsize=8,
-            handletextpad=0.2,
-        )
-    return ax
-
-
-def latents(z: Mapping[str, np.ndarray], groups: Any = None, *, seed: int = 0) -> Figure:
-    """The UMAP of every latent space [n, d], side by side with one legend."""
-    columns = min(math.ceil(math.sqrt(len(z))), 3)
-    rows = math.ceil(len(z) / columns)
-    figure = Figure(figsize=(2.6 * columns + 1.6, 2.75 * rows), dpi=200, layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for panel, (name, points) in zip(panels, z.items(), strict=False):
-        embedding(umap(points, seed=seed), groups, ax=panel, legend=False)
-        panel.set_title(label(name, 30, 2), fontsize=9, color=INK, loc="left")
-    for panel in panels[len(z) :]:
-        panel.set_axis_off()
-    if groups is not None:
-        _, names = _groups(groups, len(next(iter(z.values()))))
-        figure.legend(handles=_handles(names), loc="outside right center", frameon=False, fontsize=8, handletextpad=0.2)
-    return figure
 
 
 def comparison(result: "Comparison", *, ax: Axes | None = None) -> Axes:
@@ -155,21 +90,6 @@ def quiet(ax: Axes, size: float = 8) -> None:
     ax.tick_params(colors=INK, labelsize=size, color=FAINT, which="both")
 
 
-def _groups(groups: Any, n: int) -> tuple[np.ndarray, list[str]]:
-    """Codes [n] and the names behind them; a missing value is a group of its own, drawn first."""
-    if groups is None:
-        return np.zeros(n, dtype=int), [""]
-    kind = pd.Categorical(groups)
-    names = [str(name) for name in kind.categories]
-    return (np.asarray(kind.codes), names) if (kind.codes >= 0).all() else (kind.codes + 1, ["not known", *names])
-
-
-def _styles(names: list[str]) -> list[tuple[str, str]]:
-    """Colour and mark of every group."""
-    styles = cycle((to_hex(colour), mark) for mark, colour in product(MARKS, COLOURS))
-    return [(FAINT, "o") if name == "not known" else next(styles) for name in names]
-
-
 def _mark(verdict: str) -> dict[str, Any]:
     style = dict(VERDICTS[verdict])
     return {"marker": style.pop("fmt"), **style}
@@ -177,10 +97,3 @@ def _mark(verdict: str) -> dict[str, Any]:
 
 def _colours(n: int) -> list[Any]:
     return [COLOURS[i % len(COLOURS)] for i in range(n)]
-
-
-def _handles(names: list[str]) -> list[Line2D]:
-    return [
-        Line2D([], [], linestyle="", marker=mark, color=colour, markersize=5, markeredgewidth=0, label=label(name))
-        for name, (colour, mark) in zip(names, _styles(names), strict=True)
-    ]
