@@ -13,8 +13,8 @@
 # %% [markdown]
 # # 1. A first model
 #
-# Declare, fit, look, compare. The cells of this chapter are simulated, so that everything the models say of them can be
-# held against the truth; the last section says what changes for your own.
+# This chapter declares models, fits them, looks at the results and compares the fits. Its cells are simulated, so that
+# every result can be compared with the truth. The last section explains what changes for your own data.
 
 # %%
 import matplotlib.pyplot as plt
@@ -35,7 +35,8 @@ adata
 # %% [markdown]
 # ## From an AnnData to cells
 #
-# `Fields` says where things are. Reading looks at every count once, and refuses what cannot be counts.
+# `Fields` names the columns and layers that a model needs. `read` checks every count, and raises an error for values
+# that cannot be counts.
 
 # %%
 cells = ps.Fields(counts="counts", batch="batch", label="cell_type").read(adata)
@@ -48,8 +49,8 @@ assert len(train) + len(held_out) == adata.n_obs
 # %% [markdown]
 # ## Declare
 #
-# A model is a value. It prints as it was typed, and it is the whole configuration: swap a slot by naming another
-# object.
+# A declared model is a value, and its printed form is its whole configuration. To change a part of it, such as the
+# likelihood, give another object.
 
 # %%
 declared = {
@@ -61,7 +62,8 @@ for name, (model, guide) in declared.items():
     print(f"{name:20s} {model!r:32s} {guide!r}")
 
 # %% [markdown]
-# What is a `SCVI`? A page. `pyroscvi show scvi` prints it at the command line; its story is these lines:
+# `SCVI` is a page of the zoo: one file with one generative process. `pyroscvi show scvi` prints it at the command line.
+# The generative process is these lines:
 
 # %%
 import inspect  # noqa: E402
@@ -71,7 +73,8 @@ print(inspect.getsource(SCVI.model))
 # %% [markdown]
 # ## Fit
 #
-# Fitting holds a tenth of the cells back to stop by, and keeps the best state. The history is a table.
+# `fit` keeps a tenth of the cells for early stopping: it stops when their loss no longer improves, and returns the best
+# state. The history is a table.
 
 # %%
 fits = {
@@ -83,8 +86,8 @@ fits["nb"].history.tail(3)
 # %% [markdown]
 # ## Look
 #
-# The latent state of a cell is the mean of its posterior. The encoder was shown counts only, and the decoder is told
-# the batch, so that the state has no need to carry it.
+# The latent state of a cell is the mean of its posterior. The decoder gets the batch of a cell as an input, so that the
+# state does not need to contain it; the encoder gets the counts only.
 
 # %%
 z = fits["nb"].latent(cells)
@@ -106,8 +109,8 @@ assert recovered > 0.9
 assert abs(mixed) < 0.05
 
 # %% [markdown]
-# The rate that a model finds behind the counts can be held against the truth, which the simulation kept. It is closer
-# to it than the counts are.
+# The simulation kept the true mean of every count. The means that the model estimates are closer to the truth than the
+# counts are.
 
 # %%
 share = np.asarray(adata.layers["mean"]) / adata.obs["size"].to_numpy()[:, None]
@@ -125,8 +128,8 @@ assert error["model"] < 0.5 * error["counts"]
 # ## Compare
 #
 # Which model predicts new cells better? `compare` estimates the log-probability of every held-out cell's counts, its
-# *evidence*, and says which differences can be told apart. The counts were drawn with over-dispersion, which a Poisson
-# does not have; the posterior of these cells is hardly correlated, so that a full covariance has little to add.
+# *evidence*, and says which differences are larger than chance. The simulated counts are over-dispersed, which a
+# Poisson is not. The posteriors of these cells have small correlations, so that a full covariance improves little.
 
 # %%
 comparison = ps.compare(fits, held_out, particles=300)
@@ -137,10 +140,10 @@ assert comparison.table.index[-1] == "poisson"
 assert comparison.table.loc["poisson", "verdict"] == "told apart"
 
 # %% [markdown]
-# ## Ask the genes
+# ## Which genes?
 #
-# A linear decoder has a loading for every gene and latent dimension. Which genes tell the first type from the others?
-# The simulation knows, and the loadings of the direction that separates the type agree.
+# A linear decoder has a loading for every gene and latent dimension. Which genes distinguish the first type from the
+# others? The truth is known from the simulation. The loadings of the direction that separates this type agree with it.
 
 # %%
 linear = ps.fit(LDVAE(latent=6), MeanField(), train, epochs=150, lr=1e-2, seed=0, progress=False)
@@ -156,7 +159,7 @@ print("highest:", ", ".join(loadings.index[np.argsort(-direction)[:5]]))
 assert agreement > 0.85
 
 # %% [markdown]
-# ## Keep it
+# ## Save and load
 
 # %%
 import tempfile  # noqa: E402
@@ -171,9 +174,9 @@ print(again)
 # ## Your own cells
 #
 # Read them with their own fields, `ps.Fields(counts="counts", batch="donor", label="cell_type").read(adata)`, on a
-# few thousand variable genes (`pyroscvi.data.datasets.highly_variable`). Leave `epochs` away and `fit` chooses them.
-# Write the result where scanpy looks for it, `adata.obsm["X_pyroscvi"] = fit.latent(cells)`, and go on with
+# few thousand variable genes (`pyroscvi.data.datasets.highly_variable`). Without `epochs`, `fit` chooses their number.
+# Save the latent states for scanpy, `adata.obsm["X_pyroscvi"] = fit.latent(cells)`, and continue with
 # `sc.pp.neighbors(adata, use_rep="X_pyroscvi")`.
 #
 # **Try it.** Add `"zinb": (SCVI(likelihood=ZINB()), MeanField())` to the declarations. There is no zero inflation in
-# these counts. Does `compare` say so?
+# these counts. Does `compare` show this?

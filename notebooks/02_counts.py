@@ -13,9 +13,8 @@
 # %% [markdown]
 # # 2. Counts, from Poisson to negative binomial
 #
-# A sequencer draws molecules from a cell and tells us how many of each gene it saw. This chapter asks what such a count
-# is distributed like, one assumption at a time. Every claim is checked, either against a sum that can be done exactly
-# or against a simulation.
+# A sequencer samples molecules from a cell and counts those of each gene. Which distribution do these counts have? This
+# chapter derives it, one assumption at a time. Every claim is checked by an exact calculation or by a simulation.
 
 # %%
 import matplotlib.pyplot as plt
@@ -27,10 +26,10 @@ from pyroscvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegati
 rng = torch.Generator().manual_seed(0)
 
 # %% [markdown]
-# ## Catching molecules: the Poisson
+# ## Sequencing molecules: the Poisson
 #
-# Suppose a gene has $M$ molecules in a cell and each is caught independently with a small probability $p$. The count is
-# Binomial$(M, p)$. Let $M$ grow and $p$ shrink with $Mp = \mu$ fixed:
+# Suppose that a gene has $M$ molecules in a cell and each is sequenced independently with a small probability $p$. Then
+# the count is Binomial$(M, p)$. Let $M$ grow and $p$ shrink with $Mp = \mu$ fixed:
 #
 # $$\binom{M}{x} p^x (1-p)^{M-x} \;\longrightarrow\; \frac{\mu^x e^{-\mu}}{x!}.$$
 #
@@ -42,7 +41,7 @@ mu = 3.0
 
 
 def log_pmf(distribution):
-    """Log-probability of each count in x, one gene at a time: our distributions are over vectors of genes."""
+    """Log-probability of each count in x. Our distributions are of vectors of genes, here of one gene."""
     return distribution.log_prob(x.unsqueeze(-1))
 
 
@@ -59,7 +58,7 @@ for molecules in (10, 100, 1000, 10_000):
 assert gaps[10_000] < gaps[1000] / 9 < gaps[100] / 80
 
 # %% [markdown]
-# A Poisson has one parameter, so that its variance *is* its mean. That is a strong claim, and it is easy to test.
+# A Poisson has one parameter, and its variance equals its mean. This is a strong claim, and it is easy to test.
 
 # %%
 mu_g = torch.logspace(-1, 2, 40)
@@ -71,8 +70,8 @@ assert_close(fano.mean(), torch.tensor(1.0), atol=0.02, rtol=0)
 # %% [markdown]
 # ## Cells differ: a Gamma over rates
 #
-# Two cells of one type do not have the same number of molecules of a gene, for genes are transcribed in bursts. Let the
-# rate $\lambda$ itself vary from cell to cell, $\lambda \sim \text{Gamma}(\theta, \theta/\mu)$, with mean $\mu$ and
+# Two cells of one type do not have the same number of molecules of a gene, because genes are transcribed in bursts. Let
+# the rate $\lambda$ itself vary from cell to cell, $\lambda \sim \text{Gamma}(\theta, \theta/\mu)$, with mean $\mu$ and
 # variance $\mu^2/\theta$. Then
 #
 # $$p(x) = \int \frac{\lambda^x e^{-\lambda}}{x!}\,
@@ -84,8 +83,9 @@ assert_close(fano.mean(), torch.tensor(1.0), atol=0.02, rtol=0)
 # $$p(x) = \frac{\Gamma(x+\theta)}{\Gamma(\theta)\,x!}
 #          \left(\frac{\theta}{\theta+\mu}\right)^{\theta} \left(\frac{\mu}{\theta+\mu}\right)^{x} ,$$
 #
-# which is the negative binomial. By the law of total variance its variance is $\mu + \mu^2/\theta$: what catching adds,
-# and what cells add. Both are checked, the derivation by doing the integral numerically.
+# which is the negative binomial. By the law of total variance its variance is $\mu + \mu^2/\theta$: the first term
+# comes from sequencing, the second from differences between cells. The next cell checks both, with a numerical
+# integral.
 
 # %%
 theta = 1.7
@@ -123,9 +123,9 @@ assert ((draws.var(0) / expected).log().abs() < 0.25).all()
 # %% [markdown]
 # ## Back to the Poisson
 #
-# As $\theta$ grows cells become alike and the negative binomial becomes a Poisson. On a computer this limit is where
-# formulas break: $\log\Gamma(x+\theta) - \log\Gamma(\theta)$ is a small difference of huge numbers. Ours is written so
-# that the huge parts cancel on paper, and the limit is exact.
+# As $\theta$ grows, cells become more similar and the negative binomial becomes a Poisson. On a computer the textbook
+# formula fails in this limit: $\log\Gamma(x+\theta) - \log\Gamma(\theta)$ is a small difference of huge numbers. In our
+# formula the huge terms cancel analytically, and the limit is exact.
 
 # %%
 for log10_theta in (0, 2, 4, 6, 8):
@@ -135,7 +135,7 @@ for log10_theta in (0, 2, 4, 6, 8):
 infinite = NegativeBinomial(torch.tensor([mu]).double().log(), torch.tensor([torch.inf]).double())
 assert_close(log_pmf(infinite), poisson)
 
-single = torch.arange(15.0)  # float32, theta = 1e7: the textbook formula has nothing left here
+single = torch.arange(15.0)  # float32, theta = 1e7: the textbook formula has no correct digits here
 log_mu, log_theta = torch.tensor([mu]).log(), torch.tensor([1e7]).log()
 big = log_theta.exp()
 textbook = (
@@ -143,16 +143,16 @@ textbook = (
     + big * (log_theta - (big + mu).log()) + single * (log_mu - (big + mu).log())
 )  # fmt: skip
 ours = NegativeBinomial(log_mu, log_theta).log_prob(single.unsqueeze(-1))
-lost, kept = (textbook - poisson).abs().max(), (ours - poisson).abs().max()
-print(f"float32, theta = 1e7: textbook off by {lost:.2f} nats, ours by {kept:.0e}")
-assert kept < 1e-4 < 0.1 < lost
+textbook_error, our_error = (textbook - poisson).abs().max(), (ours - poisson).abs().max()
+print(f"float32, theta = 1e7: error of the textbook formula {textbook_error:.2f} nats, of ours {our_error:.0e}")
+assert our_error < 1e-4 < 0.1 < textbook_error
 
 # %% [markdown]
 # ## Are there too many zeros?
 #
-# Nine counts in ten of a single-cell matrix are zero, and it is tempting to add a second way of being zero: with
-# probability $\pi$ the gene is off, else the count is negative binomial. Before doing so, ask how many zeros the
-# negative binomial predicts by itself: $(\theta/(\theta+\mu))^\theta$.
+# Nine counts in ten of a single-cell matrix are zero. It is tempting to add a second cause of zeros: with probability
+# $\pi$ the gene is off, otherwise the count is negative binomial. First ask how many zeros the negative binomial itself
+# predicts: $(\theta/(\theta+\mu))^\theta$.
 
 # %%
 zeros = (draws == 0).double().mean(0)
@@ -167,8 +167,8 @@ assert_close(log_pmf(zinb).exp()[0], (pi + (1 - pi) * log_pmf(nb).exp()[0]).sque
 assert_close(zinb.mean, (1 - pi) * nb.mean)
 
 # %% [markdown]
-# Zeros alone do not call for a second mechanism: a smaller $\theta$ makes zeros too. Whether the extra parameter
-# earns its place is a question of evidence, and the next chapter says what that is.
+# Many zeros alone do not require a second mechanism: a smaller $\theta$ gives more zeros too. Whether the extra
+# parameter improves the model is a question of evidence, which the next chapter explains.
 #
 # **Try it.** Draw counts from a mixture of two Poissons with means 1 and 6, and fit one negative binomial by matching
 # mean and variance. Where does its probability of zero go wrong, and why is that a question about *cells*, not about

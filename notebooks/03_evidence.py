@@ -13,15 +13,14 @@
 # %% [markdown]
 # # 3. What evidence is
 #
-# A model with a latent state says how likely a cell's counts are *for a given state*, $p(x \mid z)$. To ask how likely
-# they are under the model one has to average over the states that the model thinks possible:
+# A model with a latent state gives the probability of the counts of a cell *for a given state*, $p(x \mid z)$. Their
+# probability under the model is the average over all states, weighted by the prior:
 #
 # $$p(x) = \int p(x \mid z)\, p(z)\, dz .$$
 #
-# That number is the **evidence** of a cell. Its logarithm, averaged over cells that were held out of the fit, says
-# which of two models predicts new cells better, and it is what `compare` prints. The integral cannot be done in
-# general. This chapter estimates it on a model where it *can* be done, so that every estimate can be seen to be right
-# or wrong.
+# This number is the **evidence** of a cell. Its logarithm, averaged over cells that were held out of the fit, shows
+# which of two models predicts new cells better, and `compare` prints it. In general the integral has no closed form.
+# This chapter estimates it for a model where it *has* one, so that we can see the error of every estimate.
 
 # %%
 import matplotlib.pyplot as plt
@@ -42,8 +41,8 @@ from pyroscvi.parts import ReadCell
 #
 # Probabilistic PCA of log counts: $z \sim N(0, I)$ and $\log(1+x) \sim N(Wz + c, \sigma^2 I)$. A sum of Gaussians is
 # Gaussian, so that $p(x)$ is $N(c,\; WW^\top + \sigma^2 I)$ at $\log(1+x)$, and the posterior $p(z \mid x)$ is
-# Gaussian too. Cells below are drawn from such a model, with four latents entangled so that the posterior is strongly
-# correlated.
+# Gaussian too. The cells below are samples from such a model. Its four latents have similar loadings, so that the
+# posterior is strongly correlated.
 
 # %%
 rng = torch.Generator().manual_seed(0)
@@ -57,50 +56,53 @@ train, held_out = cells.split(0.25, seed=0)
 
 model = PPCA(latent=d).sized(cells.dims)
 model.load_state_dict({**model.state_dict(), "W": W, "c": torch.full((g,), 4.0), "log_sigma": torch.tensor(0.5).log()})
-model.requires_grad_(False)  # the model that the cells come from: only guides are fitted in this chapter
+model.requires_grad_(False)  # the model that generated the cells; this chapter only needs guides
 exact = model.log_evidence(held_out.x).numpy()
 print(f"exact evidence: {exact.mean():.3f} nats a cell")
 
 # %% [markdown]
 # ## Averaging over the prior does not work
 #
-# The integral is an average over the prior, and so one may draw states and average. The estimate is unbiased and
-# useless: almost every state drawn from the prior explains this cell badly, and the rare good one carries the whole
-# average. In logarithms the error is one-sided, because the logarithm of an average of too few terms is too low.
+# The integral is an average over the prior. So we can sample states from the prior and average. The estimate is
+# unbiased, but useless: for almost every state from the prior, this cell has a tiny probability, and a few rare states
+# dominate the average. Its logarithm is too low on average, because the logarithm is concave.
 
 # %%
-many = torch.randn(20_000, d, generator=rng)
+prior_samples = torch.randn(20_000, d, generator=rng)
 with torch.no_grad():
     sigma = model.log_sigma.exp()
-    log_p = Normal(many @ model.W.T + model.c, sigma).log_prob(held_out.x[:50].log1p().unsqueeze(1)).sum(-1)
+    log_p = Normal(prior_samples @ model.W.T + model.c, sigma).log_prob(held_out.x[:50].log1p().unsqueeze(1)).sum(-1)
 naive = {s: (log_p[:, :s].logsumexp(1) - np.log(s)).numpy() for s in (10, 100, 1000, 20_000)}
 for s, estimate in naive.items():
-    print(f"{s:6d} draws from the prior: {np.mean(estimate - exact[:50]):+8.3f} nats a cell from exact")
+    print(f"{s:6d} samples from the prior: {np.mean(estimate - exact[:50]):+8.3f} nats a cell from exact")
 assert np.mean(naive[10] - exact[:50]) < -1 < np.mean(naive[20_000] - exact[:50])
 
 # %% [markdown]
-# ## Drawing where it matters
+# ## Importance sampling
 #
-# A guide has learned where the states of a cell are, $q(z \mid x)$. Draw from it, and divide by how often it draws:
+# A guide approximates the posterior of the state of a cell, $q(z \mid x)$. Sample states from it, and divide by the
+# density with which it samples them:
 #
 # $$p(x) = \mathbb{E}_{q}\!\left[\frac{p(x \mid z)\,p(z)}{q(z \mid x)}\right]
 #   \approx \frac1S \sum_s w_s .$$
 #
-# This is importance sampling. If $q$ *is* the posterior every weight equals $p(x)$, one draw is enough and there is no
-# error at all. With $S=1$ the expectation of $\log w$ is the ELBO that the guide was trained on; more draws tighten it.
+# This is importance sampling. If $q$ *is* the posterior, every weight equals $p(x)$: one sample is enough and there is
+# no error. With $S=1$ the expectation of $\log w$ is the ELBO on which the guide was trained. More samples make the
+# bound tighter.
 
 # %% [markdown]
-# Two guides, then: one with a full covariance and one whose latents are independent. Training would come close to the
-# best of each family; on this model the best is known, and we write it into their weights. With posterior precision
-# $P = I + W^\top W/\sigma^2$ both have the exact mean, $P^{-1} W^\top (y-c)/\sigma^2$. The full covariance is
-# $P^{-1}$; the best that independence allows is the variance $1/P_{jj}$, which is always too small.
+# We compare two guides: one with a full covariance, and one whose latents are independent. Training would come close to
+# the best guide of each family. For this model the best guides are known, and we write them into the weights. With
+# posterior precision $P = I + W^\top W/\sigma^2$ both have the exact mean, $P^{-1} W^\top (y-c)/\sigma^2$. The full
+# covariance is $P^{-1}$. The best independent guide has variances $1/P_{jj}$, which are never larger than those of the
+# posterior.
 
 # %%
 precision = torch.eye(d) + W.T @ W / 0.25
 L = torch.linalg.cholesky(precision.inverse())
 spread = {"mean field": precision.diag() ** -0.5, "full covariance": L.diag()}
-alone = ReadCell(widths=(), dropout=0.0)  # no hidden layer: the posterior mean is linear in log(1 + x)
-guides = {"mean field": MeanField(encoder=alone), "full covariance": FullCovariance(encoder=alone)}
+linear = ReadCell(widths=(), dropout=0.0)  # no hidden layer: the posterior mean is linear in log(1 + x)
+guides = {"mean field": MeanField(encoder=linear), "full covariance": FullCovariance(encoder=linear)}
 pairs = {}
 for name, guide in guides.items():
     guide = guide.sized(model, cells).eval()
@@ -124,28 +126,29 @@ for name, pair in pairs.items():
         print(f"{name:16s} S = {s:5d}: {rows[-1][2]:+8.4f} nats a cell from exact")
 
 error = {(name, s): value for name, s, value in rows}
-assert abs(error["full covariance", 1]) < 1e-3  # one draw is enough
+assert abs(error["full covariance", 1]) < 1e-3  # one sample is enough
 assert error["mean field", 1] < -1 < error["mean field", 1000] < -0.01
 
 # %% [markdown]
-# The full-covariance guide is the posterior here, and its estimate is exact with a single draw. The mean-field guide
-# cannot tilt. It fits the short axis of the posterior and is too narrow for the long one, so that its weights have a
-# heavy tail, and no number of draws that one could afford makes up for it. Look at it beside the truth for one cell.
+# Here the full-covariance guide is the posterior, and its estimate is exact with a single sample. The mean-field guide
+# has no correlations. It has the width of the short axis of the posterior, and is too narrow along the long axis. So
+# its weights have a heavy tail, and 1,000 samples are not enough. The next figure compares it with the posterior of one
+# cell.
 
 # %%
 one = held_out.take(torch.tensor([0]))
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-true_draws = model.posterior(one.x).sample((2000,))[:, 0]
+posterior_samples = model.posterior(one.x).sample((2000,))[:, 0]
 with torch.no_grad():
-    q_draws = pairs["mean field"][1].posteriors(one)["z"].sample((2000,))[:, 0]
-axes[0].plot(*true_draws[:, :2].T, ".", ms=3, color="0.7", label="posterior, exact")
-axes[0].plot(*q_draws[:, :2].T, ".", ms=3, color="C0", label="mean field")
+    q_samples = pairs["mean field"][1].posteriors(one)["z"].sample((2000,))[:, 0]
+axes[0].plot(*posterior_samples[:, :2].T, ".", ms=3, color="0.7", label="posterior, exact")
+axes[0].plot(*q_samples[:, :2].T, ".", ms=3, color="C0", label="mean field")
 axes[0].set(xlabel="$z_1$", ylabel="$z_2$", title="One cell, two of its four latents")
 axes[0].legend(frameon=False, markerscale=4)
 for name in pairs:
     axes[1].semilogx(*zip(*[(s, e) for other, s, e in rows if other == name], strict=True), "o-", label=name)
 axes[1].axhline(0, color="k", lw=0.8)
-axes[1].set(xlabel="draws S", ylabel="nats a cell from exact", title="Evidence, estimated")
+axes[1].set(xlabel="samples S", ylabel="nats a cell from exact", title="Evidence, estimated")
 axes[1].legend(frameon=False)
 plt.show()
 
@@ -155,16 +158,16 @@ print(f"correlation of the exact posterior: {covariance[0, 1] / (covariance[0, 0
 # %% [markdown]
 # ## Evidence of what?
 #
-# A number is worth comparing only with a number of the same kind. `compare` prints what each evidence is a
-# probability of, its *estimand*, and refuses to mix them:
+# Two evidences can be compared only if both are probabilities of the same thing. `compare` prints what each evidence is
+# a probability of, its *estimand*, and raises an error if they differ:
 #
-# - `p(x)`: the size of a cell is part of the model. A proper density of the counts.
-# - `p(x | l)`: the observed total is used as the size. The total is then given *and* predicted, which is no density
-#   over the counts: it forgives a model that scatters its total widely.
-# - `p(x, label | l)`: the page scores labels too.
+# - `p(x)`: the size of a cell is part of the model. This is a proper density of the counts.
+# - `p(x | l)`: the observed total is used as the size. The total is then given *and* predicted, so this is not a
+#   density over the counts: a model whose predicted totals vary widely is penalised too little.
+# - `p(x, label | l)`: the probability of labels is included.
 #
-# The evidence of this chapter is a density of $\log(1+x)$, not a probability of counts, and cannot be compared with
-# that of a negative binomial at all. That too is refused:
+# The evidence in this chapter is a density of $\log(1+x)$, not a probability of counts. It cannot be compared with the
+# evidence of a negative binomial; `compare` raises an error here too:
 
 # %%
 from pyroscvi.models import SCVI  # noqa: E402
@@ -175,14 +178,15 @@ pair = {
     "nb": ps.fit(SCVI(latent=d, likelihood=NB()), MeanField(), counts, epochs=2, progress=False),
     "ppca": ps.fit(PPCA(latent=d), MeanField(), counts, epochs=2, progress=False),
 }
-refused = ""
+message = ""
 try:
     ps.compare(pair, counts, particles=10)
 except ValueError as error:
-    refused = str(error)
-print(refused)
-assert "p(x | l)" in refused
+    message = str(error)
+print(message)
+assert "p(x | l)" in message
 
 # %% [markdown]
-# **Try it.** Train a `MeanField` guide *and* the model together, `ps.fit(PPCA(latent=4), MeanField(), train)`. Its
-# evidence is close to exact. Why? (The likelihood of `PPCA` does not change when $W$ is rotated, and the bound does.)
+# **Try it.** Train a `MeanField` guide *and* the model together, `ps.fit(PPCA(latent=4), MeanField(), train)`. The
+# estimate of its evidence is close to exact. Why? (The likelihood of `PPCA` does not change when $W$ is rotated, but
+# the ELBO does.)

@@ -1,4 +1,4 @@
-"""Run the chapters and write them down with what they print: ``python notebooks/run.py [01_a_first_model ...]``."""
+"""Run chapters and save them as notebooks with their output: ``python notebooks/run.py [01_a_first_model ...]``."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ for source in sorted(HERE.glob("[0-9]*.py")):
         notebook.metadata = {"kernelspec": KERNEL}
         for number, cell in enumerate(notebook.cells):
             cell.id = f"cell-{number}"
-            cell.metadata = {}  # times of execution, which would change every time
+            cell.metadata = {}  # contains execution times, which differ in every run
             cell.get("outputs", [])[:] = [out for out in cell.get("outputs", []) if out.get("name") != "stderr"]
         nbformat.write(notebook, source.with_suffix(".ipynb"))
         print(f"{source.stem}: {len(notebook.cells)} cells")
