@@ -111,7 +111,7 @@ def row(calibration: Calibration, seconds: float) -> dict[str, Any]:
         entries[f"{name} p"] = f"{table['corrected p'].min():.2g}"
         entries[f"{name} p of the likelihood"] = f"{table['p'].filter(like='log p(x').iloc[0]:.2g}"
         entries[f"{name} coverage"] = f"{table['coverage of 90%'].mean():.3f}"
-    return entries | {"settled": f"{calibration.settled:.3f}", "seconds": f"{seconds:.0f}"}
+    return entries | {"sufficient": f"{calibration.sufficient:.3f}", "seconds": f"{seconds:.0f}"}
 
 
 def main() -> None:

@@ -20,10 +20,10 @@ from pyro.poutine import block
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import effectful
 from pyro.poutine.trace_messenger import TraceMessenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyroscvi.pyro_internals import HANDLERS
+from pyroscvi.sites import is_latent
 
 __all__ = ["Tempered", "as_scored", "intervene", "read", "temper", "unknown"]
 
@@ -121,7 +121,7 @@ class temper(Messenger):
 
     def _pyro_sample(self, message: Any) -> None:
         idle = not isinstance(self.beta, Tensor) and self.beta == 1  # a tensor's value may not be known yet
-        if not (idle or message["is_observed"] or site_is_subsample(message)):
+        if not idle and is_latent(message):
             message["fn"] = Tempered(message["fn"], self.beta)
 
 

@@ -12,7 +12,6 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine.runtime import effectful
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
 
@@ -22,11 +21,12 @@ from pyroscvi.parts.encoders import Encoder, ReadCell
 from pyroscvi.parts.loadings import Loadings
 from pyroscvi.parts.sizes import Size
 from pyroscvi.pyro_internals import alone
+from pyroscvi.sites import is_latent, is_local
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["Fitted", "Guide", "Model", "Program", "Site", "free_sites"]
+__all__ = ["Fitted", "Guide", "Model", "Pair", "Program", "Site", "free_sites"]
 
 
 class Program(Part):
@@ -162,6 +162,11 @@ class Fitted(Protocol):
 
     def read(self, data: "Cells | AnnData") -> Cells: ...
 
+    def recognise(self, cells: Cells) -> None: ...
+
+
+Pair = tuple[Model, Guide]
+
 
 class Site(NamedTuple):
     """A continuous latent: its support, how many unconstrained numbers it takes, one a cell or not, where to start."""
@@ -180,8 +185,7 @@ def free_sites(model: Model, cells: Cells) -> dict[str, Site]:
     sites: dict[str, Site] = {}
     nodes: dict[str, Any] = trace.nodes
     for name, site in nodes.items():
-        latent = site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
-        if not latent or site["infer"].get("enumerate"):
+        if not is_latent(site) or site["infer"].get("enumerate"):
             continue
         support = site["fn"].support
         if support.is_discrete:
@@ -191,8 +195,7 @@ def free_sites(model: Model, cells: Cells) -> dict[str, Site]:
         if support.event_dim != 1:
             raise ValueError(f"site {name!r}: a guide covers vectors; call .to_event(1) or reshape it")
         start = _middle(site["fn"])
-        local = any(frame.name == "cells" for frame in site["cond_indep_stack"])
-        sites[name] = Site(support, len(start), local, start)
+        sites[name] = Site(support, len(start), is_local(site), start)
     return sites
 
 

@@ -5,7 +5,7 @@ from math import log
 import torch
 
 from pyroscvi.evidence.joint import Joint
-from pyroscvi.evidence.reading import doubled
+from pyroscvi.evidence.reader import copied
 
 
 def grid(reach=7.0, points=101, d=2):
@@ -17,7 +17,7 @@ def grid(reach=7.0, points=101, d=2):
 def quadrature(pair, cells, d=2, **how):
     """log p(x_n), from the joint density on a grid of the unconstrained latent."""
     (model, guide), (u, log_cell) = pair, grid(d=d, **how)
-    model, guide, cells = doubled(model, guide, cells)
+    model, guide, cells = copied(model, guide, cells)
     with torch.no_grad():
         log_p = Joint(model, guide.sites, cells)(u[:, None].expand(-1, len(cells), -1))
     return (log_p.logsumexp(0) + log_cell).numpy()

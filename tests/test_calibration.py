@@ -15,15 +15,14 @@ from torch import nn
 import pyroscvi as ps
 from pyroscvi.calibration import calibrate
 from pyroscvi.calibration.ranks import Ranks, ranked
-from pyroscvi.calibration.simulation import simulate
 from pyroscvi.calibration.uniformity import band, below, holm, p_value
 from pyroscvi.evidence.adaptive import Adaptive
-from pyroscvi.evidence.ancestral import ancestral
 from pyroscvi.evidence.coordinates import Coordinates
 from pyroscvi.evidence.proposals import StudentT
-from pyroscvi.evidence.reading import doubled
+from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.refined import Refined
 from pyroscvi.evidence.resampling import Pool, pools
+from pyroscvi.evidence.simulated import simulate
 from pyroscvi.evidence.streams import Streams
 from pyroscvi.models import PPCA, Annotated
 from pyroscvi.parts import MLP, NB, LatentSize, Mixture, RandomDispersion
@@ -79,7 +78,7 @@ def ppca(cells):
 
 
 @pytest.mark.parametrize(("simulations", "draws"), [(4, 3), (5, 2), (3, 5)])
-def test_p_value_is_that_of_every_outcome_counted(simulations, draws):
+def test_p_values_agree_with_enumeration_of_all_outcomes(simulations, draws):
     outcomes = np.array(list(product(range(draws + 1), repeat=simulations)))
     share = np.arange(1, draws + 1) / (draws + 1)
     counts = np.stack([below(outcome, draws) for outcome in outcomes])
@@ -89,7 +88,7 @@ def test_p_value_is_that_of_every_outcome_counted(simulations, draws):
         assert p_value(outcomes[i], draws) == pytest.approx(expected, abs=1e-12)
 
 
-def test_band_holds_as_many_curves_as_it_says():
+def test_the_band_contains_the_stated_share_of_curves():
     least, greatest = band(200, 99, coverage=0.9)
     ranks = np.random.default_rng(0).integers(0, 100, (3000, 200))
     counts = np.stack([below(one, 99) for one in ranks])
@@ -97,7 +96,7 @@ def test_band_holds_as_many_curves_as_it_says():
     assert inside == pytest.approx(0.9, abs=0.02)  # 3.6 standard errors
 
 
-def test_hopeless_ranks_have_hopeless_p_values():
+def test_extreme_ranks_have_tiny_p_values():
     assert p_value(np.zeros(500, dtype=int), 99) < 1e-200
     assert p_value(np.arange(500) % 100, 99) > 0.99
 
@@ -106,7 +105,7 @@ def test_holm_by_hand():
     np.testing.assert_allclose(holm(np.array([0.04, 0.01, 0.03, 0.6])), [0.09, 0.04, 0.09, 0.6])
 
 
-def test_ties_are_ranked_by_lot():
+def test_ties_are_broken_at_random():
     """A truth that ties with all draws may have any rank; one that ties with none has its own."""
     n = 4000
     uniform = torch.rand(n, generator=torch.Generator().manual_seed(0))
@@ -116,7 +115,7 @@ def test_ties_are_ranked_by_lot():
     assert ranked(torch.ones(1), torch.ones(9, 1), torch.ones(1)) == 9
 
 
-def test_coverage_of_uniform_ranks_is_what_it_says():
+def test_coverage_of_uniform_ranks_is_the_nominal_one():
     ranks = Ranks(pd.DataFrame({"z": np.arange(100)}))
     assert ranks.coverage(0.9)["z"] == 0.9
     assert ranks.coverage(0.5)["z"] == 0.5
@@ -126,65 +125,71 @@ def test_coverage_of_uniform_ranks_is_what_it_says():
 # Simulated cells
 
 
-def test_simulated_cells_keep_their_sizes_and_are_what_they_were_made_of(cells):
+def test_simulated_cells_keep_their_sizes_and_their_latents_are_the_truth_of_the_targets(cells):
     model = PAGES["gmvae"].sized(cells.dims)
     guide = ps.create("mean_field").sized(model, cells)
-    made = simulate((model, guide), cells, seed=3)
+    reader = Reader((model, guide), cells)
+    made = simulate(reader, seed=3)
     assert made.observed["x"].dtype == torch.float64
-    assert made.u.shape == (60, 2)
-    assert made.levels["k"].shape == (60,)
+    assert made.latents["z"].shape == (60, 2)
+    assert made.levels(guide.sites)["k"].shape == (60,)
     torch.testing.assert_close(made.cells.library, cells.library.double())
-    again = simulate((model, guide), cells, seed=3)
+    again = simulate(reader, seed=3)
     assert torch.equal(made.observed["x"], again.observed["x"])
-    assert not torch.equal(made.u, simulate((model, guide), cells, seed=4).u)
+    assert not torch.equal(made.latents["z"], simulate(reader, seed=4).latents["z"])
+    target = next(made.shown_to(reader).targets())
+    torch.testing.assert_close(target.truth, made.unconstrained(guide.sites))
+    assert torch.equal(
+        simulate(Reader((model, guide), cells, dtype=torch.float32), 3).observed["x"], made.observed["x"]
+    )
 
 
-def test_an_ancestral_draw_has_every_site_and_observes_none(cells):
+def test_a_simulation_draws_every_site_and_observes_none(cells):
     page = Annotated(latent=2, likelihood=NB(dispersion=RandomDispersion()), size=LatentSize())
     model = page.sized(cells.dims)
     guide = ps.create("mean_field").sized(model, cells)
-    model, guide, double = doubled(model, guide, cells)
+    reader = Reader((model, guide), cells)
     state = torch.get_rng_state()
-    drawn = ancestral(model, double, seed=3)
+    drawn = simulate(reader, seed=3)
     assert torch.equal(torch.get_rng_state(), state)
     assert set(drawn.observed) == {"x", "label"}
-    assert not torch.equal(drawn.observed["x"], double.x)
+    assert not torch.equal(drawn.observed["x"], reader.cells.x)
     assert set(drawn.latents) == {*guide.sites, "y"}  # and what is enumerated
     own, shared = ({n: at for n, at in guide.sites.items() if at.local == local} for local in (True, False))
     for sites, rows in ((own, (60,)), (shared, ())):
-        u = drawn.laid(sites)
+        u = drawn.unconstrained(sites)
         assert u.shape == (*rows, sum(site.size for site in sites.values()))
         for name, value in Coordinates(sites, torch.float64).values(u).items():
             torch.testing.assert_close(value, drawn.latents[name])
-    assert drawn.laid({}).shape == (60, 0)
+    assert drawn.unconstrained({}).shape == (60, 0)
 
 
 # Controls, after a table of known answers: exact, mean field on a correlated posterior, the prior
 
 
 def test_exact_posterior_passes(ppca, cells):
-    found = calibrate((ppca, Given(ppca, exact, cells)), cells, 500, corrected=False)
-    assert found.passes, found
-    assert found.corrected is None
-    assert found.guide.coverage(0.9).between(0.86, 0.94).all()
-    assert list(found.guide.values) == ["z[0]", "z[1]", "z[0] z[1]", "|z|²", "log p(x | z)"]
+    result = calibrate((ppca, Given(ppca, exact, cells)), cells, 500, corrected=False)
+    assert result.passes, result
+    assert result.corrected is None
+    assert result.guide.coverage(0.9).between(0.86, 0.94).all()
+    assert list(result.guide.values) == ["z[0]", "z[1]", "z[0] z[1]", "|z|²", "log p(x | z)"]
 
 
 def test_mean_field_on_a_correlated_posterior_fails_and_is_corrected(ppca, cells):
-    found = calibrate((ppca, Given(ppca, best_mean_field, cells)), cells, 500, candidates=2000)
-    assert not found.guide.passes
-    assert found.guide.table["p"]["z[0]"] < 1e-20
-    assert found.guide.table["p"]["log p(x | z)"] < 1e-5
-    assert found.guide.coverage(0.9)["z[0]"] < 0.75
-    assert found.corrected.passes, found
-    assert found.passes
+    result = calibrate((ppca, Given(ppca, best_mean_field, cells)), cells, 500, candidates=2000)
+    assert not result.guide.passes
+    assert result.guide.table["p"]["z[0]"] < 1e-20
+    assert result.guide.table["p"]["log p(x | z)"] < 1e-5
+    assert result.guide.coverage(0.9)["z[0]"] < 0.75
+    assert result.corrected.passes, result
+    assert result.passes
 
 
-def test_prior_as_guide_fails_in_the_likelihood_alone_and_is_corrected(ppca, cells):
-    found = calibrate((ppca, Given(ppca, prior, cells)), cells, 500, candidates=2000)
-    assert found.guide.failures == ["log p(x | z)"]
-    assert found.guide.table["p"]["log p(x | z)"] < 1e-100
-    assert found.corrected.passes, found
+def test_the_prior_as_guide_fails_only_in_the_likelihood_and_is_corrected(ppca, cells):
+    result = calibrate((ppca, Given(ppca, prior, cells)), cells, 500, candidates=2000)
+    assert result.guide.failures == ["log p(x | z)"]
+    assert result.guide.table["p"]["log p(x | z)"] < 1e-100
+    assert result.corrected.passes, result
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -193,24 +198,24 @@ def test_every_page_passes_when_corrected(page, cells):
         PAGES[page], ps.create("mean_field"), cells, epochs=15, batch_size=20, lr=1e-2, progress=False,
         early_stopping=False,
     )  # fmt: skip
-    found = calibrate(fit, simulations=150, candidates=1000, proposals=QUICK)
-    assert found.corrected.passes, found
-    assert found.settled > 0.95
+    result = calibrate(fit, simulations=150, candidates=1000, proposals=QUICK)
+    assert result.corrected.passes, result
+    assert result.sufficient > 0.95
     expected = {"gmvae": "k", "annotated": "y", "scvi, mixture": "k", "scvi, latent size": "log l"}
-    assert page not in expected or expected[page] in found.corrected.values
-    assert any(name.startswith("log p(x | ") for name in found.corrected.values)
+    assert page not in expected or expected[page] in result.corrected.values
+    assert any(name.startswith("log p(x | ") for name in result.corrected.values)
 
 
 # Corrected draws
 
 
 def test_pool_has_the_moments_of_the_posterior(ppca, cells):
-    found = next(pools((ppca, Given(ppca, best_mean_field, cells)), cells, 4000))[1]
+    result = next(pools(Reader((ppca, Given(ppca, best_mean_field, cells)), cells), 4000))[1]
     truth = exact(ppca.double(), replace(cells, dtype=torch.float64))
     sd = truth.variance.sqrt()
-    assert ((found.mean(found.u) - truth.mean).abs() / sd).max() < 0.2
-    torch.testing.assert_close(found.covariance(), truth.covariance_matrix.expand(60, 2, 2), rtol=0.25, atol=0.02)
-    drawn = found.resampled(Streams(0, torch.arange(60)), 400)
+    assert ((result.mean(result.u) - truth.mean).abs() / sd).max() < 0.2
+    torch.testing.assert_close(result.covariance(), truth.covariance_matrix.expand(60, 2, 2), rtol=0.25, atol=0.02)
+    drawn = result.resampled(Streams(0, torch.arange(60)), 400)
     assert drawn.shape == (400, 60, 2)
     apart = (drawn - truth.mean) / sd
     assert apart.mean().abs() < 0.02
@@ -219,8 +224,8 @@ def test_pool_has_the_moments_of_the_posterior(ppca, cells):
 
 def test_pools_do_not_depend_on_minibatches(ppca, cells):
     pair = ppca, Given(ppca, best_mean_field, cells)
-    whole = next(pools(pair, cells, 500))[1]
-    parts = [part for _, part in pools(pair, cells, 500, batch_size=17)]
+    whole = next(pools(Reader(pair, cells), 500))[1]
+    parts = [part for _, part in pools(Reader(pair, cells, batch_size=17), 500)]
     torch.testing.assert_close(torch.cat([part.log_w for part in parts], 1), whole.log_w, rtol=0, atol=1e-9)
 
 
@@ -237,7 +242,7 @@ def test_resampling_follows_the_weights():
 # A tissue
 
 
-def test_a_tissue_is_not_folded_upon_itself(cells):
+def test_cells_of_a_tissue_are_taken_once(cells):
     """A guide that reads neighbours is given the cells that there are; one that does not may have any number."""
     model = ps.create("scvi", latent=2, decoder=SMALL).sized(cells.dims).eval()
     for guide, n in {"spatial_gnn": 60, "mean_field": 90}.items():
@@ -245,13 +250,14 @@ def test_a_tissue_is_not_folded_upon_itself(cells):
         assert len(calibrate(pair, cells, 90, corrected=False).guide.values) == n
 
 
-def test_a_simulated_cell_is_read_among_the_neighbours_that_the_real_one_has(cells):
-    """One at a time: what is put into the place of a cell is nobody's neighbour."""
+def test_a_simulated_cell_is_read_among_the_real_neighbours(cells):
+    """One at a time: a simulated cell is not a neighbour of other cells."""
     double = cells.to(dtype=torch.float64)
     model = ps.create("scvi", latent=2, decoder=SMALL).sized(cells.dims).eval().double()
     guide = ps.create("spatial_gnn").sized(model, double).eval().double()
-    made = simulate((model, guide), cells, 0)
-    _, shown = made.shown_to((model, guide))
+    reader = Reader((model, guide), cells)
+    made = simulate(reader, 0)
+    shown = made.shown_to(reader).guide
     read, real = (some.posteriors(double.take(torch.arange(60)))["z"] for some in (shown, guide))
     for i in (20, 33):
         counts = torch.cat([double.x[:i], made.observed["x"][i : i + 1], double.x[i + 1 :]])
@@ -262,7 +268,7 @@ def test_a_simulated_cell_is_read_among_the_neighbours_that_the_real_one_has(cel
 
 
 @pytest.mark.parametrize("hops", [1, 2])
-def test_minibatches_of_a_tissue_do_not_show(cells, hops):
+def test_minibatches_of_a_tissue_do_not_change_ranks(cells, hops):
     stored = replace(cells, counts=csr_matrix(cells.x.numpy()))
     model = ps.create("scvi", latent=2, decoder=SMALL).sized(cells.dims).eval()
     pair = model, ps.create("spatial_gnn", encoder=ReadNeighbours(hops=hops)).sized(model, cells).eval()
@@ -278,15 +284,15 @@ def test_every_guide_passes_when_corrected(guide, cells):
         ps.create("scvi", latent=3), ps.create(guide), cells, epochs=15, batch_size=20, lr=1e-2, progress=False,
         early_stopping=False,
     )  # fmt: skip
-    found = calibrate(fit, cells, 150, candidates=1000, proposals=QUICK)
-    assert found.corrected.passes, found
-    assert found.settled > 0.95
+    result = calibrate(fit, cells, 150, candidates=1000, proposals=QUICK)
+    assert result.corrected.passes, result
+    assert result.sufficient > 0.95
 
 
 # Bad input
 
 
-def test_what_cannot_be_calibrated_says_so(ppca, cells):
+def test_bad_input_is_refused(ppca, cells):
     pair = ppca, Given(ppca, prior, cells)
     with pytest.raises(TypeError, match="give cells"):
         calibrate(pair)
@@ -299,23 +305,23 @@ def test_what_cannot_be_calibrated_says_so(ppca, cells):
         calibrate((shared, ps.create("mean_field").sized(shared, cells)), cells, 10)
 
 
-def test_it_prints_and_draws_what_was_found(ppca, cells):
-    found = calibrate((ppca, Given(ppca, prior, cells)), cells, 80, candidates=500)
-    told = str(found)
-    assert "80 simulated cells, 99 draws of each" in told
-    assert "the guide: fails in 1 of 5" in told
-    assert "importance-corrected: passes" in told
-    assert repr(found) == "Calibration(80 cells, 5 quantities: guide fails, corrected passes)"
-    panels = [ax for ax in found.plot().axes if ax.get_title(loc="left")]
-    assert [ax.get_title(loc="left") for ax in panels] == list(found.guide.values)
+def test_a_calibration_is_printed_and_drawn(ppca, cells):
+    result = calibrate((ppca, Given(ppca, prior, cells)), cells, 80, candidates=500)
+    text = str(result)
+    assert "80 simulated cells, 99 draws of each" in text
+    assert "the guide: fails in 1 of 5" in text
+    assert "importance-corrected: passes" in text
+    assert repr(result) == "Calibration(80 cells, 5 quantities: guide fails, corrected passes)"
+    panels = [ax for ax in result.plot().axes if ax.get_title(loc="left")]
+    assert [ax.get_title(loc="left") for ax in panels] == list(result.guide.values)
     weights = [ax._left_title.get_fontweight() for ax in panels]
     assert weights == ["normal"] * 4 + ["bold"]
     curve = panels[4].lines[1].get_ydata()
-    expected = below(found.guide.values["log p(x | z)"].to_numpy(), 99) / 80 - np.arange(1, 100) / 100
+    expected = below(result.guide.values["log p(x | z)"].to_numpy(), 99) / 80 - np.arange(1, 100) / 100
     np.testing.assert_allclose(curve, expected)
 
 
-def test_the_same_twice_and_nobodys_random_numbers(ppca, cells):
+def test_calibration_repeats_and_leaves_global_generators_untouched(ppca, cells):
     pair = ppca, Given(ppca, prior, cells)
     before = torch.get_rng_state()
     one, two = (calibrate(pair, cells, 40, candidates=200, seed=2) for _ in range(2))

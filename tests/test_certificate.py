@@ -1,4 +1,4 @@
-"""Certificates: what the sandwich shows, and above all what a k-hat does not."""
+"""Certificates: the gap between the bounds, above all where a k-hat shows nothing."""
 
 from dataclasses import replace
 
@@ -10,30 +10,31 @@ from reference.problems import PROBLEMS, amortised
 from torch.testing import assert_close
 
 import pyroscvi as ps
-from pyroscvi.evidence.certificate import Certificate, Replayed, certify, simulate
+from pyroscvi.evidence import reader as reader_module
+from pyroscvi.evidence.certificate import Certificate, certify
 from pyroscvi.evidence.estimator import Importance
-from pyroscvi.evidence.joint import Joint
-from pyroscvi.evidence.reading import doubled
+from pyroscvi.evidence.reader import Reader
+from pyroscvi.evidence.simulated import simulate
 from pyroscvi.evidence.table import evidence_table
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import PPCA, SCVI, Annotated
 from pyroscvi.parts import NB, RandomDispersion
 
 
-def test_a_missed_mode_is_seen():
+def test_the_gap_shows_a_missed_mode():
     pair, cells = one_mode(16)
     assert evidence_table(pair, cells, 1000, estimator=Importance())["k_hat"].max() < 0.7
     missed = certify(pair, cells, 1000, estimator=Importance())
     assert missed.gap > 1
     assert not missed.holds
     assert missed.words.startswith("uncertified (gap ")
-    found = certify(pair, cells, 1000)
-    assert found.holds
-    assert found.gap < 0.02
-    assert found.words.startswith("certified (gap 0.0")
+    result = certify(pair, cells, 1000)
+    assert result.holds
+    assert result.gap < 0.02
+    assert result.words.startswith("certified (gap 0.0")
 
 
-def test_annealing_sees_the_mode_that_it_cannot_reach():
+def test_the_gap_shows_a_mode_that_chains_cannot_reach():
     from pyroscvi.evidence import Annealed, StudentT
 
     pair, cells = one_mode(16)
@@ -52,7 +53,7 @@ def test_the_gap_bounds_the_error():
     assert set(table["certificate"]) == {Certificate(**table.attrs["certificate"]).words}
 
 
-def test_what_is_exact_needs_no_certificate(cells):
+def test_an_exact_evidence_needs_no_certificate(cells):
     pair = untrained(PPCA(latent=2), MeanField(), cells)
     assert certify(pair, cells).words == "exact"
     table = evidence_table(pair, cells, certify=True)
@@ -60,29 +61,47 @@ def test_what_is_exact_needs_no_certificate(cells):
     assert "certificate" not in table.attrs
 
 
-def test_a_size_that_was_observed_stays_what_it_was(cells):
-    """Counts are others, and the latents that made them are a draw of the posterior given the old totals alone."""
+def test_simulated_cells_keep_an_observed_size(cells):
+    """Simulated counts are new, but their latents are a posterior draw given the old totals."""
     pair = untrained(SCVI(latent=2, likelihood=NB()), FullCovariance(), cells)
-    drawn, truth = simulate(pair, cells, seed=0)
-    assert not torch.equal(drawn["x"].sum(-1), cells.library.squeeze(-1).double())
-    model, guide, double = doubled(*pair, cells)
-    double = double.take(torch.arange(len(cells)))
-    replayed = Joint(Replayed(model, drawn), guide.sites, double)(truth[None])[0]
+    reader = Reader(pair, cells)
+    made = simulate(reader, seed=0)
+    x = made.observed["x"]
+    assert not torch.equal(x.sum(-1), cells.library.squeeze(-1).double())
+    (target,) = made.shown_to(reader).targets()
+    truth, model, double = target.truth, reader.model, reader.cells
+    replayed = target.joint(truth[None])[0]
     eta = model.decoder(truth, model.condition(double))
-    x = model.likelihood(double.library, model.likelihood.dispersion.log_theta, **eta).log_prob(drawn["x"])
+    x = model.likelihood(double.library, model.likelihood.dispersion.log_theta, **eta).log_prob(x)
     assert_close(replayed, x + torch.distributions.Normal(0.0, 1.0).log_prob(truth).sum(-1))
+
+
+def test_model_and_cells_are_copied_once(cells, monkeypatch):
+    """For an evidence table and its certificate together."""
+    copies = []
+
+    def counting(*arguments):
+        copies.append(arguments)
+        return copied(*arguments)
+
+    copied = reader_module.copied
+    monkeypatch.setattr(reader_module, "copied", counting)
+    pair = untrained(SCVI(latent=2, likelihood=NB()), MeanField(), cells)
+    table = evidence_table(pair, cells, 15, certify=True)
+    assert "certificate" in table.attrs
+    assert len(copies) == 1
 
 
 def test_labels_are_simulated_too(cells):
     pair = untrained(Annotated(latent=2), MeanField(), cells)
-    drawn, truth = simulate(pair, cells, seed=0)
-    assert set(drawn) == {"x", "label"}
-    assert (drawn["label"].sum(-1) == 1).all()
-    assert truth.shape == (60, 2)
+    made = simulate(Reader(pair, cells), seed=0)
+    assert set(made.observed) == {"x", "label"}
+    assert (made.observed["label"].sum(-1) == 1).all()
+    assert made.latents["z"].shape == (60, 2)
     assert np.isfinite(certify(pair, cells, 15, simulated=8).gap)
 
 
-def test_the_same_twice_and_nobodys_random_numbers(cells):
+def test_certificates_repeat_and_leave_global_generators_untouched(cells):
     pair = untrained(SCVI(latent=2, likelihood=NB()), MeanField(), cells)
     state = torch.get_rng_state()
     first = certify(pair, cells, 15, simulated=6)
@@ -93,7 +112,7 @@ def test_the_same_twice_and_nobodys_random_numbers(cells):
     assert first.cells == 6
 
 
-def test_fewer_cells_than_are_simulated(cells):
+def test_few_cells_are_taken_several_times(cells):
     few = replace(cells, graph=None).subset(torch.arange(3))
     pair = untrained(SCVI(latent=2, likelihood=NB()), MeanField(), cells)
     assert certify(pair, few, 15, simulated=7).cells == 7
@@ -107,7 +126,7 @@ def test_comparisons_show_certificates(cells):
     assert set(ps.compare({"a": pair}, few, 15).table["certificate"]) == {"uncertified"}
 
 
-def test_refusals(cells):
+def test_bad_input_is_refused(cells):
     shared = untrained(SCVI(likelihood=NB(dispersion=RandomDispersion())), MeanField(), cells)
     with pytest.raises(ValueError, match="shared by all cells"):
         certify(shared, cells)
@@ -115,7 +134,7 @@ def test_refusals(cells):
         certify(untrained(SCVI(latent=2), MeanField(), cells), cells, simulated=0)
 
 
-def test_it_prints():
-    told = str(Certificate(0.0123, 0.004, 0.09, 64, "Ladder(), 1,000 particles"))
-    assert told.startswith("certified (gap 0.012): 0.0123 ± 0.0040 nats a cell")
+def test_printed_certificates():
+    text = str(Certificate(0.0123, 0.004, 0.09, 64, "Ladder(), 1,000 particles"))
+    assert text.startswith("certified (gap 0.012): 0.0123 ± 0.0040 nats a cell")
     assert Certificate(0.09, 0.02, 1.0, 64, "").words == "uncertified (gap 0.09)"

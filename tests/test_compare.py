@@ -211,7 +211,7 @@ def test_refits_are_of_what_is_compared(fits, overdispersed):
 def test_a_refit_is_asked_the_same_question(named):
     one, other = (ps.fit(SCVI(latent=2), MeanField(), c, epochs=1, progress=False)
                   for c in (named, replace(named, genes=named.genes[::-1])))  # fmt: skip
-    with pytest.raises(ValueError, match="the fit knows these genes in another order"):
+    with pytest.raises(ValueError, match="gene 'gene0' where the fit has 'gene11'"):
         compare({"a": one}, named, 5, refits={"a": [other]})
 
 
@@ -324,14 +324,19 @@ def test_cells_are_laid_out(pair, named):
 def test_settings_are_handed_on(pair, named, monkeypatch):
     import pyroscvi.comparison.compare as module
 
-    seen = []
+    options, settings = [], []
 
-    def table(*arguments, **settings):
-        seen.append(settings)
-        return evidence_table(*arguments, **settings)
+    def table(reader, *arguments, **others):
+        settings.append(others)
+        return table_of(reader, *arguments, **others)
 
-    evidence_table = module.evidence_table
-    monkeypatch.setattr(module, "evidence_table", table)
-    settings = {"memory": "10MB", "batch_size": 7, "dtype": torch.float32, "estimator": Importance()}
-    compare({"a": pair}, named, 5, **settings)
-    assert (settings | {"compile": False}).items() <= seen[0].items()
+    def reader(fit, cells, **others):
+        options.append(others)
+        return reader_of(fit, cells, **others)
+
+    table_of, reader_of, estimator = module.table_of, module.Reader, Importance()
+    monkeypatch.setattr(module, "table_of", table)
+    monkeypatch.setattr(module, "Reader", reader)
+    compare({"a": pair}, named, 5, memory="10MB", batch_size=7, dtype=torch.float32, estimator=estimator)
+    assert options == [{"memory": "10MB", "batch_size": 7, "dtype": torch.float32, "compile": False}]
+    assert settings[0]["estimator"] is estimator

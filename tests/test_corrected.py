@@ -1,4 +1,4 @@
-"""Corrected draws: wherever the guide's are used, those of the posterior can be, and they are."""
+"""Corrected draws: analyses with draws of the posterior in the place of the guide's."""
 
 import numpy as np
 import pyro.distributions as dist
@@ -7,6 +7,7 @@ import torch
 
 import pyroscvi as ps
 from pyroscvi.analysis.corrected import resampled
+from pyroscvi.evidence.reader import Reader
 from pyroscvi.models import PPCA
 from pyroscvi.parts import NB, LatentSize, RandomDispersion
 from pyroscvi.report.inference_data import to_arviz
@@ -14,7 +15,7 @@ from pyroscvi.report.inference_data import to_arviz
 
 @pytest.fixture
 def ppca(cells):
-    """A PPCA whose guide knows nothing of the cells: for each it says a Gaussian about zero, as wide as the prior."""
+    """A PPCA whose guide ignores the cells: for each it returns a Gaussian about zero, as wide as the prior."""
     fit = ps.fit(PPCA(latent=2), ps.create("full_covariance"), cells, epochs=1, progress=False, early_stopping=False)
     with torch.no_grad():
         fit.model.W.copy_(0.3 * torch.randn(12, 2))
@@ -40,26 +41,26 @@ def test_latents_are_those_of_the_exact_posterior(ppca, cells):
 
 
 def test_description_is_that_of_the_exact_posterior(ppca, cells):
-    told = ppca.describe(cells, corrected=True)
+    description = ppca.describe(cells, corrected=True)
     truth = ppca.model.posterior(cells.x)
-    torch.testing.assert_close(told.covariance.mean(0), truth.covariance_matrix[0].detach(), rtol=0.1, atol=0.01)
-    torch.testing.assert_close(told.log_variance.exp().mean(0), truth.variance[0].detach(), rtol=0.1, atol=0)
+    torch.testing.assert_close(description.covariance.mean(0), truth.covariance_matrix[0].detach(), rtol=0.1, atol=0.01)
+    torch.testing.assert_close(description.log_variance.exp().mean(0), truth.variance[0].detach(), rtol=0.1, atol=0)
     prior = dist.MultivariateNormal(torch.zeros(2), torch.eye(2))
     kl = torch.distributions.kl_divergence(dist.MultivariateNormal(truth.loc, truth.covariance_matrix), prior)
-    assert list(told.kl) == ["z"]
-    assert (told.kl["z"] - kl).abs().max() < 0.5  # of a mean over a hundred draws
-    assert (told.kl["z"] - kl).mean().abs() < 0.05
-    assert (told.sample - told.mean).abs().mean() > 0
+    assert list(description.kl) == ["z"]
+    assert (description.kl["z"] - kl).abs().max() < 0.5  # of a mean over a hundred draws
+    assert (description.kl["z"] - kl).mean().abs() < 0.05
+    assert (description.sample - description.mean).abs().mean() > 0
     log_evidence = ppca.model.log_evidence(cells.x).mean()
-    assert told.elbo.mean() == pytest.approx(log_evidence.item(), abs=0.5)
+    assert description.elbo.mean() == pytest.approx(log_evidence.item(), abs=0.5)
 
 
 def test_rates_and_counts_follow_the_posterior(ppca, cells):
     """With a guide that knows nothing, the denoised cells are all alike; the posterior's follow the cells."""
     truth = ppca.model.posterior(cells.x).mean @ ppca.model.W.T
 
-    def agreement(found):
-        return np.corrcoef((found - found.mean(0)).ravel(), truth.detach().numpy().ravel())[0, 1]
+    def agreement(result):
+        return np.corrcoef((result - result.mean(0)).ravel(), truth.detach().numpy().ravel())[0, 1]
 
     with torch.no_grad():
         right, wrong = (agreement(np.log1p(ppca.denoise(cells, samples=20, corrected=c))) for c in (True, False))
@@ -72,7 +73,7 @@ def test_rates_and_counts_follow_the_posterior(ppca, cells):
         assert abs(wrong) < 0.3
 
 
-def test_arviz_is_told_whose_draws_they_are(ppca, cells):
+def test_inference_data_say_whether_draws_are_corrected(ppca, cells):
     data = to_arviz(ppca, cells, 150, chains=1, corrected=True)
     assert "p(z | x)" in data["posterior"].attrs["draws"]
     np.testing.assert_allclose(data["posterior"]["z"].values[0], ppca.latent(cells, 150, corrected=True), rtol=1e-6)
@@ -95,20 +96,20 @@ def test_every_latent_of_a_page_is_drawn_jointly(cells):
     assert list(fit.describe(cells, corrected=True).kl) == ["l + z"]
 
 
-def test_the_same_twice_and_nobodys_random_numbers(ppca, cells):
+def test_corrected_draws_repeat_and_leave_global_generators_untouched(ppca, cells):
     before = torch.get_rng_state()
     one, two = (ppca.generate(cells, samples=2, corrected=True, seed=3) for _ in range(2))
     np.testing.assert_array_equal(one, two)
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_weights_too_uneven_are_told_of(ppca, cells):
+def test_uneven_weights_give_a_warning(ppca, cells):
     with torch.no_grad():
         ppca.model.log_sigma.fill_(-6.0)  # a posterior a thousand times as narrow as what the guide says
     from pyroscvi.evidence import StudentT
 
     with pytest.warns(UserWarning, match="60 of 60 cells are too uneven"):
-        list(resampled(ppca, cells, 10, candidates=500, proposals=(StudentT(),)))
+        list(resampled(Reader(ppca, cells), 10, candidates=500, proposals=(StudentT(),)))
 
 
 def test_a_shared_latent_is_refused(cells):

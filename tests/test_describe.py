@@ -63,7 +63,7 @@ def test_description_of_several_latents(cells):
     assert f.describe(cells, site="l").mean.shape == (60, 1)
 
 
-def test_description_knows_the_kinds(cells):
+def test_description_has_probabilities_of_kinds(cells):
     f = quick(GMVAE(latent=3), MeanField(), cells)
     d = f.describe(cells)
     torch.testing.assert_close(d.probabilities["k"], f.model.responsibilities(d.sample).detach(), atol=1e-5, rtol=1e-4)

@@ -13,10 +13,10 @@ from torch.testing import assert_close
 
 from pyroscvi.evidence import Adaptive, Annealed, GuideDraws, Importance, Ladder, Refined, StudentT, ladder
 from pyroscvi.evidence.annealed import Path
-from pyroscvi.evidence.estimator import Target
 from pyroscvi.evidence.proposals import Elliptical, together
 from pyroscvi.evidence.streams import Streams
 from pyroscvi.evidence.table import evidence_table, log_evidence
+from pyroscvi.evidence.target import Target
 from pyroscvi.guides import MeanField
 from pyroscvi.models import SCVI
 from pyroscvi.parts import NB, Mixture, ReadCell, StandardNormal
@@ -26,7 +26,7 @@ SHORT = Annealed(chains=4, temperatures=5, leapfrogs=2, pilots=2, start=StudentT
 
 
 def solved(name, cells=12, steps=60):
-    """A problem, a guide that has hardly been trained, and cells with their exact evidence."""
+    """A model and a guide with little training, cells, and their exact evidence."""
     problem = PROBLEMS[name](160)
     pair, unseen = amortised(problem, steps=steps)
     return pair, unseen.subset(torch.arange(cells)), problem.exact[:cells].numpy()
@@ -39,7 +39,7 @@ def test_quadrature_has_converged(name):
     assert_close(finer, problem.exact, atol=1e-8, rtol=0)
 
 
-def test_two_ways_to_an_exact_evidence():
+def test_two_exact_evidences_agree():
     """The rotated model on a plain grid of its two latents, and the product of one-dimensional integrals."""
     for name in ("zip-mixture-d2", "nb-normal-d2"):
         problem = PROBLEMS[name](4)
@@ -74,7 +74,7 @@ def test_each_estimator_alone_is_within_its_error(method, estimator):
 
 
 @pytest.mark.parametrize("estimator", [Importance(Adaptive(draws=64, rounds=2)), SHORT, Ladder(more=2, anneal=SHORT)])
-def test_neither_minibatch_nor_chunk_nor_the_other_cells_show(cells, estimator):
+def test_neither_minibatch_nor_chunk_nor_other_cells_change_the_evidence(cells, estimator):
     for model in (SCVI(latent=1, likelihood=NB()), SCVI(latent=1, prior=Mixture(2), likelihood=NB())):
         model = model.sized(cells.dims).eval()
         pair = model, MeanField(encoder=ReadCell(widths=8)).sized(model, cells).eval()
@@ -87,7 +87,7 @@ def test_neither_minibatch_nor_chunk_nor_the_other_cells_show(cells, estimator):
         np.testing.assert_allclose(log_evidence(pair, few.take(some), 25, estimator=estimator), whole[some], atol=1e-9)
 
 
-# Annealing, where everything is Gaussian
+# Annealing between Gaussians
 
 
 def gaussian(cells, loc=1.0, scale=0.6):
@@ -96,57 +96,57 @@ def gaussian(cells, loc=1.0, scale=0.6):
     return (lambda u: dist.Normal(loc, scale).log_prob(u).sum(-1) - log(2)), q
 
 
-def test_weights_of_chains_are_unbiased_and_two_errors_cover():
+def test_weights_of_chains_are_unbiased_and_two_standard_errors_cover():
     n = 1500
     log_joint, q = gaussian(n)
     truth = 1.0 + 0.6 * torch.randn(n, 2, dtype=torch.float64)
     target = Target(log_joint, q, Streams(0, torch.arange(n)), truth=truth)
-    found = Annealed(chains=64, temperatures=6, leapfrogs=3, start=GuideDraws())(target)
-    value, error = found.estimate.log_evidence, found.estimate.monte_carlo_se
+    result = Annealed(chains=64, temperatures=6, leapfrogs=3, start=GuideDraws())(target)
+    value, error = result.estimate.log_evidence, result.estimate.monte_carlo_se
     assert value.exp().mean().item() == pytest.approx(0.5, rel=0.01)
     assert 0.93 < ((value - log(0.5)).abs() < 2 * error).double().mean() < 0.97
-    assert value.mean() < log(0.5) < found.upper.mean()
-    assert (found.upper - value).mean() < 0.05
+    assert value.mean() < log(0.5) < result.upper.mean()
+    assert (result.upper - value).mean() < 0.05
 
 
-def test_a_chain_backwards_has_the_weight_of_a_draw_of_the_posterior():
+def test_a_backward_chain_has_the_weight_of_a_posterior_draw():
     """E 1/w = 1/p(x) where w is that of a chain from the posterior to the proposal."""
     n = 4000
     log_joint, q = gaussian(n, 0.5, 1.2)  # a proposal with lighter tails, for 1/w to have a variance
     path = Path(log_joint, q, temperatures=6, leapfrogs=3, chunk=None)
     steps = path.pilot(4, Streams(0, torch.arange(n), 1))
     u = 0.5 + 1.2 * torch.randn(n, 2, dtype=torch.float64)
-    log_w = path.backwards(steps, Streams(0, torch.arange(n), 2), u)
+    log_w = path.backward(steps, Streams(0, torch.arange(n), 2), u)
     assert (-log_w).exp().mean().item() == pytest.approx(2.0, rel=0.02)
 
 
-def test_moves_leave_the_density_as_it_is():
+def test_the_kernel_leaves_the_density_invariant():
     n = 4000
     log_joint, q = gaussian(n)
     path = Path(log_joint, q, temperatures=4, leapfrogs=5, chunk=None)
-    state = path.look((1.0 + 0.6 * torch.randn(1, n, 2)).double())
+    state = path.evaluate((1.0 + 0.6 * torch.randn(1, n, 2)).double())
     streams = Streams(0, torch.arange(n))
     for _ in range(3):
-        state, accepted = path.move(state, 1.0, torch.full((n,), 0.4).double(), streams)
+        state, accepted = path.kernel(state, 1.0, torch.full((n,), 0.4).double(), streams)
     assert accepted.mean() > 0.6
     assert_close(state.u.mean((0, 1)), torch.ones(2).double(), atol=0.04, rtol=0)
     assert_close(state.u.std((0, 1)), torch.full((2,), 0.6).double(), atol=0.03, rtol=0)
 
 
-def test_a_proposal_adapts_to_what_is_far_away_and_correlated():
+def test_a_proposal_adapts_to_a_distant_and_correlated_posterior():
     factor = torch.tensor([[1.0, 0.0], [0.95, 0.3]]).double()
     far = dist.MultivariateNormal(torch.tensor([8.0, -6.0]).double(), scale_tril=factor)
     q = Elliptical(torch.zeros(4, 2).double(), 0.5 * torch.eye(2).double().expand(4, 2, 2))
-    found, _ = Adaptive()(q, far.log_prob).parts
-    assert_close(found.loc, far.mean.expand(4, 2), atol=0.15, rtol=0)
-    covariance = found.scale_tril @ found.scale_tril.mT / 1.15**2
+    result, _ = Adaptive()(q, far.log_prob).parts
+    assert_close(result.loc, far.mean.expand(4, 2), atol=0.15, rtol=0)
+    covariance = result.scale_tril @ result.scale_tril.mT / 1.15**2
     assert_close(covariance, far.covariance_matrix.expand(4, 2, 2), atol=0.15, rtol=0.15)
 
 
 # The ladder
 
 
-def test_a_cell_stays_where_it_can_be_trusted(cells):
+def test_a_cell_stays_on_the_first_rung_that_can_be_trusted(cells):
     n = 3
     log_joint, _ = gaussian(n)
     loc, scale = torch.tensor([1.0, 1.0, -8.0]).double(), torch.tensor([0.6, 0.3, 0.1]).double()
@@ -161,15 +161,15 @@ def test_a_cell_stays_where_it_can_be_trusted(cells):
         def take(self, index):
             return self
 
-    found = Ladder()(Target(Everywhere(), q, Streams(0, torch.arange(n))), 1000)
-    assert found.method[0] == "importance"
-    assert found.method[2] != "importance"
-    assert_close(found.estimate.log_evidence, torch.full((n,), log(0.5)).double(), atol=0.2, rtol=0)
+    result = Ladder()(Target(Everywhere(), q, Streams(0, torch.arange(n))), 1000)
+    assert result.method[0] == "importance"
+    assert result.method[2] != "importance"
+    assert_close(result.estimate.log_evidence, torch.full((n,), log(0.5)).double(), atol=0.2, rtol=0)
 
 
 def test_a_mixture_is_not_screened(cells, monkeypatch):
-    """Not even where everything is good enough: a k-hat does not see the mode that is missing."""
-    for name in ("HEAVY", "LIGHT"):
+    """Not even with limits that accept everything: a k-hat does not detect a missed mode."""
+    for name in ("MAX_K_HAT", "SCREEN_K_HAT"):
         monkeypatch.setattr(ladder, name, float("inf"))
     few = cells.subset(torch.arange(4))
     for prior, first in ((StandardNormal(), "importance"), (Mixture(2), "adaptive")):
@@ -194,7 +194,7 @@ class Skewed(Guide):
         return dist.TransformedDistribution(base, [dist.transforms.AffineTransform(0.3, 0.5)]).to_event(1)
 
 
-def test_any_guide_is_a_place_to_start_from():
+def test_a_guide_that_is_not_gaussian_can_be_the_start():
     problem = PROBLEMS["nb-softmax-d2"](160)
     pair, unseen = amortised(problem, Skewed(encoder=ReadCell(widths=16)), steps=30)
     cells, exact = unseen.subset(torch.arange(8)), problem.exact[:8].numpy()

@@ -2,6 +2,7 @@
 
 import copy
 import random
+from dataclasses import replace
 from math import log
 
 import numpy as np
@@ -15,12 +16,13 @@ from quadrature import quadrature
 from torch import nn
 from torch.testing import assert_close
 
+import pyroscvi as ps
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.estimator import Importance
 from pyroscvi.evidence.importance import estimate, log_weights
 from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.proposals import GuideDraws, StudentT
-from pyroscvi.evidence.reading import doubled, reading
+from pyroscvi.evidence.reader import Reader, copied
 from pyroscvi.evidence.refined import Refined
 from pyroscvi.evidence.table import evidence_table, log_evidence
 from pyroscvi.guides import FullCovariance, LowRank, MeanField, SpatialGNN
@@ -80,7 +82,7 @@ def test_ppca_is_exact_where_the_guide_is_the_posterior(cells):
     model = PPCA(latent=3).sized(cells.dims)
     guide = Posterior(model, cells)
     table = evidence_table((model, guide), cells, particles=100, estimator=Importance(GuideDraws()))
-    wide, _, x = doubled(model, guide, cells)
+    wide, _, x = copied(model, guide, cells)
     exact = wide.log_evidence(x.x).detach().numpy()
     np.testing.assert_allclose(table["log_evidence"], exact, atol=1e-6)
     assert (table["monte_carlo_se"] < 1e-6).all()
@@ -101,16 +103,16 @@ def test_a_closed_form_is_used_where_it_holds(cells):
         assert "exact" not in set(evidence_table(pair, few, 10)["method"])
 
 
-def test_ppca_with_a_trained_guide(cells):
+def test_ppca_with_a_trained_guide_is_near_the_exact_evidence(cells):
     pair = trained(PPCA(latent=2), FullCovariance(), cells)
-    found = log_evidence(pair, cells, estimator=Importance(StudentT()))
+    result = log_evidence(pair, cells, estimator=Importance(StudentT()))
     exact = log_evidence(pair, cells)
-    assert abs(np.mean(found - exact)) < 0.005
-    assert np.abs(found - exact).max() < 0.05
+    assert abs(np.mean(result - exact)) < 0.005
+    assert np.abs(result - exact).max() < 0.05
 
 
 @pytest.mark.parametrize("prior", [StandardNormal(), Laplace(), LogisticNormal(), Mixture(components=3)], ids=repr)
-def test_two_latents_by_quadrature(small, prior):
+def test_two_latents_agree_with_quadrature(small, prior):
     model = SCVI(latent=2, prior=prior, decoder=Linear(), likelihood=NB(), size=SizeFactor(), condition=OneHot("drug"))
     pair = trained(model, FullCovariance(), small, steps=250)
     exact = quadrature(pair, small)
@@ -122,7 +124,7 @@ def test_two_latents_by_quadrature(small, prior):
 
 def test_the_state_of_a_logistic_normal_is_scored_where_it_was_sampled(small):
     """By the density of the Gaussian, and never of its softmax."""
-    model, guide, cells = doubled(
+    model, guide, cells = copied(
         *untrained(SCVI(latent=2, prior=LogisticNormal(), likelihood=Poisson()), MeanField(), small), small
     )
     joint, u = Joint(model, guide.sites, cells), torch.randn(5, 20, 2, dtype=torch.float64)
@@ -151,7 +153,7 @@ class GammaPoisson(Model):
         return (log_p + torch.lgamma(a + total) - (a + total) * (b + s.sum()).log()).detach()
 
 
-def test_gamma_poisson_in_closed_form():
+def test_gamma_poisson_agrees_with_its_closed_form():
     lam = dist.Gamma(1.5, 0.7).sample((32, 1))
     cells = Cells(torch.poisson(lam * torch.linspace(0.1, 1.1, 20)))
     pair = trained(GammaPoisson(), FullCovariance(), cells)
@@ -160,7 +162,7 @@ def test_gamma_poisson_in_closed_form():
     assert np.abs(error).max() < 0.05
 
 
-def test_poisson_lognormal_in_one_dimension():
+def test_poisson_lognormal_agrees_with_quadrature():
     """A Poisson with log link and wide loadings, by quadrature."""
     w = (0.5 + torch.rand(20)) * (torch.randint(0, 2, (20,)) * 2 - 1)
     sizes = torch.exp(0.4 * torch.randn(32))
@@ -185,11 +187,11 @@ def test_poisson_lognormal_in_one_dimension():
     assert np.abs(error).max() < 0.05
 
 
-def test_an_average_of_weights_and_never_a_harmonic_one():
-    found = estimate(torch.tensor([[0.0], [log(3.0)]]))
-    assert found.log_evidence.item() == pytest.approx(log(2.0))  # the harmonic mean is log 1.5
-    assert found.monte_carlo_se.item() == pytest.approx(np.std([0.5, 1.5], ddof=1) / 2**0.5)
-    assert found.effective_sample_size.item() == pytest.approx(16 / 10)
+def test_the_estimate_is_the_arithmetic_mean_of_weights():
+    result = estimate(torch.tensor([[0.0], [log(3.0)]]))
+    assert result.log_evidence.item() == pytest.approx(log(2.0))  # the harmonic mean is log 1.5
+    assert result.monte_carlo_se.item() == pytest.approx(np.std([0.5, 1.5], ddof=1) / 2**0.5)
+    assert result.effective_sample_size.item() == pytest.approx(16 / 10)
 
 
 def test_a_model_of_discrete_latents_alone_is_exact(cells):
@@ -226,7 +228,7 @@ PAGES = [
 
 @pytest.mark.parametrize("model", PAGES, ids=repr)
 @pytest.mark.parametrize("guide", [MeanField(), LowRank(), SpatialGNN()], ids=repr)
-def test_neither_minibatch_nor_chunk_shows(cells, model, guide):
+def test_neither_minibatch_nor_chunk_changes_the_evidence(cells, model, guide):
     pair = untrained(model, guide, cells)
     pair[0].train()  # as somebody may have left it
     pair[1].train()
@@ -242,18 +244,18 @@ def test_neither_minibatch_nor_chunk_shows(cells, model, guide):
     assert next(pair[0].parameters()).dtype is torch.float32
 
 
-def test_a_last_partial_chunk_counts_as_much_as_it_holds(cells):
-    """Averages of averages would weigh its draws, or the cells of a last partial minibatch, too much."""
+def test_a_last_partial_chunk_is_weighted_by_its_size(cells):
+    """An average of averages would give its draws, or the cells of a last partial minibatch, too much weight."""
     pair = untrained(SCVI(latent=2, likelihood=NB()), MeanField(), cells)
-    (read,) = reading(pair, cells, batch_size=60)
-    log_w = log_weights(read.joint, read.draws, read.streams, 10, chunk=10)
+    (target,) = Reader(pair, cells, batch_size=60).targets()
+    log_w = log_weights(target.joint, StudentT()(target.q, target.joint), target.streams, 10, chunk=10)
     assert log_w.shape == (10, 60)
     np.testing.assert_allclose(
         log_evidence(pair, cells, 10, chunk=4, batch_size=59), log_w.exp().mean(0).log().numpy(), atol=1e-9
     )
 
 
-def test_nobody_elses_random_numbers_are_touched(cells):
+def test_global_random_generators_stay_untouched(cells):
     pair = untrained(SCVI(latent=2, likelihood=NB()), MeanField(), cells)
     state = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
     first = log_evidence(pair, cells, 10)
@@ -267,7 +269,7 @@ def test_nobody_elses_random_numbers_are_touched(cells):
 
 def test_a_prior_made_of_posteriors_is_copied_with_its_guide(cells):
     pair = untrained(SCVI(prior=VampPrior(3)), MeanField(), cells)
-    model, guide, _ = doubled(*pair, cells)
+    model, guide, _ = copied(*pair, cells)
     assert model.prior.guide is guide
     assert pair[0].prior.guide is pair[1]
 
@@ -302,17 +304,27 @@ def test_a_guide_of_another_model_is_refused(cells):
         log_evidence((small, MeanField()), cells)
 
 
-def test_parameters_that_are_no_numbers_are_refused(cells):
+def test_parameters_that_are_not_finite_are_refused(cells):
     model, guide = untrained(SCVI(latent=2, likelihood=NB(dispersion=PerBatch())), MeanField(), cells)
     with torch.no_grad():
         model.likelihood.dispersion.log_theta[1] = torch.nan  # of the second batch, which cell 1 is of
     with pytest.raises(ValueError, match="not a number for cell 1"):
         log_evidence((model, guide), cells, 5)
-    with pytest.raises(ValueError, match="not finite where the guide points"):
+    with pytest.raises(ValueError, match="not finite at the guide's mean"):
         log_evidence((model, guide), cells, 5, estimator=Importance(Refined()))
 
 
-def test_what_is_not_cells_is_refused(cells):
+def test_cells_with_other_genes_or_levels_are_refused(cells):
+    fit = ps.fit(SCVI(latent=2), MeanField(), cells, epochs=1, progress=False)
+    reversed_genes = replace(cells, genes=cells.genes[::-1])
+    other_levels = replace(cells, levels={**cells.levels, "batch": ("b", "a")})
+    for wrong in (reversed_genes, other_levels):
+        for function in (ps.log_evidence, ps.certify, ps.calibrate, ps.data_evidence):
+            with pytest.raises(ValueError, match=r"read them with fit.read\(adata\)"):
+                function(fit, wrong)
+
+
+def test_data_that_are_not_cells_are_refused(cells):
     pair = untrained(SCVI(latent=2), MeanField(encoder=ReadCell(widths=8)), cells)
     with pytest.raises(TypeError, match="give Cells, not ndarray"):
         log_evidence(pair, cells.x.numpy())

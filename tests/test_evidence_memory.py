@@ -9,11 +9,10 @@ import torch
 
 import pyroscvi as ps
 from pyroscvi.distributions import native
-from pyroscvi.evidence.compiled import compiled
 from pyroscvi.evidence.estimator import Importance
 from pyroscvi.evidence.memory import CELLS, Room, in_bytes
 from pyroscvi.evidence.proposals import StudentT
-from pyroscvi.evidence.reading import reading
+from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.refined import Refined
 from pyroscvi.evidence.table import evidence_table, log_evidence
 from pyroscvi.guides import FullCovariance, MeanField
@@ -38,17 +37,17 @@ def pair(model, cells, guide=None):
 
 
 @pytest.mark.parametrize(
-    ("told", "bytes"),
+    ("text", "bytes"),
     [(1000, 1000), ("1000", 1000), ("256MB", 256e6), ("1.5 GB", 1.5e9), ("2GiB", 2**31), ("3k", 3000)],
 )
-def test_memory_is_told_in_bytes_or_in_words(told, bytes):
-    assert in_bytes(told) == bytes
+def test_memory_is_given_in_bytes_or_as_a_text(text, bytes):
+    assert in_bytes(text) == bytes
 
 
-@pytest.mark.parametrize("told", ["much", "-1GB", "0", "1XB", 0])
-def test_memory_that_is_no_memory(told):
+@pytest.mark.parametrize("text", ["much", "-1GB", "0", "1XB", 0])
+def test_an_amount_of_memory_that_is_not_understood_is_refused(text):
     with pytest.raises(ValueError, match="512MB"):
-        in_bytes(told)
+        in_bytes(text)
 
 
 def test_minibatches_and_chunks_fit_into_the_memory():
@@ -73,7 +72,7 @@ def test_minibatches_and_chunks_fit_into_the_memory():
     assert fitted > 50
 
 
-def test_too_little_memory_is_said_to_be_too_little(cells):
+def test_too_little_memory_is_refused_with_the_bytes_needed(cells):
     with pytest.raises(
         ValueError, match=r"memory=10,000 bytes are too few: 1,000 draws of one cell.* need 80,384 with 128 genes"
     ):
@@ -81,9 +80,9 @@ def test_too_little_memory_is_said_to_be_too_little(cells):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=repr)
-def test_memory_does_not_enter_the_evidence(page, cells):
+def test_memory_does_not_change_the_evidence(page, cells):
     fit = pair(page, cells)
-    sizes = {memory: next(reading(fit, cells, memory=memory, particles=50)) for memory in ("1GB", "400kB")}
+    sizes = {memory: next(Reader(fit, cells, memory=memory).targets(particles=50)) for memory in ("1GB", "400kB")}
     assert len(sizes["1GB"].joint.cells) > len(sizes["400kB"].joint.cells)
     assert sizes["1GB"].chunk > 50 > sizes["400kB"].chunk
     np.testing.assert_allclose(
@@ -98,7 +97,7 @@ def test_memory_does_not_enter_the_evidence(page, cells):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=repr)
-def test_a_model_in_single_precision(page, cells):
+def test_single_precision_is_close_to_double(page, cells):
     fit = pair(page, cells, FullCovariance())
     double, single = (
         evidence_table(fit, cells, 100, estimator=Importance(StudentT()), dtype=dtype)
@@ -115,16 +114,16 @@ def test_a_model_in_single_precision(page, cells):
 def test_modes_are_found_in_single_precision(cells):
     fit = pair(SCVI(latent=2, likelihood=NB()), cells)
     few = cells.subset(torch.arange(10))
-    found = [
+    result = [
         log_evidence(fit, few, 500, estimator=Importance(Refined()), dtype=d) for d in (torch.float64, torch.float32)
     ]
-    np.testing.assert_allclose(*found, atol=0.02, rtol=0)
+    np.testing.assert_allclose(*result, atol=0.02, rtol=0)
 
 
 def test_a_closed_form_is_evaluated_in_double_precision(cells):
     fit = pair(PPCA(latent=3, prior=StandardNormal()), cells)
-    found = log_evidence(fit, cells, dtype=torch.float32)
-    np.testing.assert_allclose(found, log_evidence(fit, cells), atol=1e-9, rtol=0)
+    result = log_evidence(fit, cells, dtype=torch.float32)
+    np.testing.assert_allclose(result, log_evidence(fit, cells), atol=1e-9, rtol=0)
 
 
 # The kernel in C++
@@ -139,7 +138,7 @@ def calls(monkeypatch):
     except Exception:
         pytest.skip("there is no compiler")
     made, log_prob = [], native.log_prob
-    monkeypatch.setattr(native, "log_prob", lambda *told: (made.append(len(told)), log_prob(*told))[1])
+    monkeypatch.setattr(native, "log_prob", lambda *arguments: (made.append(len(arguments)), log_prob(*arguments))[1])
     return made
 
 
@@ -170,31 +169,31 @@ def failing(dtype):
         (("log_prob", lambda x, mean, *rest: mean.sum(-1)), "off by"),
     ],
 )
-def test_a_kernel_that_fails_is_done_without(broken, says, cells, monkeypatch):
+def test_a_kernel_that_fails_gives_a_warning_and_is_not_used(broken, says, cells, monkeypatch):
     fit = pair(SCVI(likelihood=NB()), cells)
     plain = log_evidence(fit, cells, 20, estimator=Importance(StudentT()))
     monkeypatch.setattr(native, *broken)
-    with pytest.warns(UserWarning, match=says) as told:
+    with pytest.warns(UserWarning, match=says) as caught:
         quick = log_evidence(fit, cells, 20, estimator=Importance(StudentT()), compile=True)
-    assert len(told) == 1
-    assert "\n" not in str(told[0].message)
+    assert len(caught) == 1
+    assert "\n" not in str(caught[0].message)
     np.testing.assert_array_equal(quick, plain)
 
 
-def test_the_kernel_is_put_away_when_something_fails(cells, calls):
+def test_the_kernel_is_no_longer_used_after_an_error(cells, calls):
     fit = pair(SCVI(likelihood=NB()), cells)
-    inside = compiled(fit, cells)
+    inside = Reader(fit, cells, compile=True).kernel()
     inside.__enter__()
     assert native.active(torch.zeros(1))
     inside.__exit__(KeyError, KeyError(), None)
     assert not native.active(torch.zeros(1))
 
 
-def test_a_fit_hands_all_of_it_on(cells):
+def test_a_fit_passes_all_options_on(cells):
     fit = ps.fit(SCVI(likelihood=NB()), MeanField(), cells, epochs=1, progress=False)
-    found = fit.log_evidence(
+    result = fit.log_evidence(
         cells, particles=20, estimator=Importance(StudentT()), memory="10MB", compile=True, dtype=torch.float32
     )
     np.testing.assert_allclose(
-        found, fit.log_evidence(cells, particles=20, estimator=Importance(StudentT())), atol=1e-3, rtol=0
+        result, fit.log_evidence(cells, particles=20, estimator=Importance(StudentT())), atol=1e-3, rtol=0
     )

@@ -33,14 +33,14 @@ def learning_by_heart(**options):
     )
 
 
-def test_a_fit_that_is_stopped_by_evidence_has_more_of_it():
+def test_stopping_by_evidence_gives_a_higher_evidence():
     by_bound, by_evidence = learning_by_heart(), learning_by_heart(early_stopping=BY_EVIDENCE)
     assert by_evidence.record["best_epoch"] > by_bound.record["best_epoch"] + 10
     more, less = (ps.log_evidence(fit, few()[1], 500, progress=False).mean() for fit in (by_evidence, by_bound))
     assert more > less + 0.2
 
 
-def test_the_best_of_what_is_watched_is_kept():
+def test_the_state_with_the_best_watched_value_is_kept():
     fit = learning_by_heart(epochs=60, early_stopping=Patience(12, watch=QUICK, every=4))
     history = fit.history.set_index("epoch")["watched"]
     looked = history.dropna()
@@ -52,7 +52,7 @@ def test_the_best_of_what_is_watched_is_kept():
     assert QUICK(fit.model, fit.guide, held_out) == pytest.approx(looked.max(), abs=1e-6)
 
 
-def test_training_goes_on_as_if_nobody_had_looked(cells):
+def test_watching_does_not_change_training(cells):
     def watch(model, guide, held_out):
         return QUICK(model, guide, held_out) + 1e-9 * torch.rand(()).item()
 
@@ -64,7 +64,7 @@ def test_training_goes_on_as_if_nobody_had_looked(cells):
     assert "watched" not in blind.history
 
 
-def test_anything_may_be_watched(cells):
+def test_any_function_may_be_watched(cells):
     class Watch:
         said = []
 
@@ -78,7 +78,7 @@ def test_anything_may_be_watched(cells):
     assert Watch.said == [(False, False, 6)] * 6
 
 
-def test_a_tenth_of_the_run_is_waited(cells):
+def test_patience_lasts_at_least_a_tenth_of_the_run(cells):
     class Falling:
         n = 0
 
@@ -92,7 +92,7 @@ def test_a_tenth_of_the_run_is_waited(cells):
         assert len(fit.history) == 1 + waited
 
 
-def test_what_cannot_be_watched_is_said_before_the_run(cells):
+def test_a_watched_value_of_the_wrong_kind_is_refused_before_the_run(cells):
     model = LDVAE(latent=2, likelihood=NB(dispersion=RandomDispersion()))
     seen = interrupted_after(10**6)
     with pytest.raises(ValueError, match="is shared by all cells"):

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from pyroscvi.distributions import NegativeBinomial
 from pyroscvi.evidence.estimator import Importance
 from pyroscvi.evidence.joint import Joint
-from pyroscvi.evidence.reading import doubled
+from pyroscvi.evidence.reader import copied
 from pyroscvi.evidence.table import log_evidence
 from pyroscvi.guides import MeanField
 from pyroscvi.handlers import intervene, unknown
@@ -27,7 +27,7 @@ from pyroscvi.parts import (
 
 
 def draws_of(pair, cells, s=6):
-    model, guide, cells = doubled(*pair, cells)
+    model, guide, cells = copied(*pair, cells)
     joint = Joint(model, guide.sites, cells)
     return joint, torch.randn(s, len(cells), joint.size, dtype=torch.float64)
 
@@ -50,7 +50,7 @@ def test_a_mixture_prior_is_summed(cells):
     assert_close(responsibilities.sum(0), torch.ones_like(responsibilities[0]))
 
 
-def test_labels_said_and_unsaid_are_summed(cells):
+def test_known_and_unknown_labels_are_summed(cells):
     joint, z = draws_of(untrained(Annotated(latent=2), MeanField(), cells), cells)
     m, label = joint.model, cells.label
     assert 0 < (label < 0).sum() < len(cells)
@@ -60,7 +60,7 @@ def test_labels_said_and_unsaid_are_summed(cells):
     assert_close(joint.log_likelihood(z), counts_by_hand(m, joint.cells, z))
 
 
-def test_a_component_that_the_decoder_sees_is_summed(cells):
+def test_a_component_that_the_decoder_reads_is_summed(cells):
     class Shifted(SCVI):
         """Two kinds of cell that differ in the state that they are decoded from."""
 
@@ -93,7 +93,7 @@ def test_a_size_on_the_half_line_brings_its_volume(cells):
 @pytest.mark.parametrize("far", [-1e4, 1e4])
 def test_a_size_drawn_out_of_range_has_no_weight(small, far):
     """A wide proposal may draw a log size whose exponential is 0 or infinity: it is improbable, and nothing else."""
-    model, guide, cells = doubled(*untrained(LDVAE(latent=2), MeanField(), small), small)
+    model, guide, cells = copied(*untrained(LDVAE(latent=2), MeanField(), small), small)
     joint = Joint(model, guide.sites, cells)
     u = torch.zeros(2, len(cells), 3, dtype=torch.float64)
     u[0, :, 0] = far
@@ -101,7 +101,7 @@ def test_a_size_drawn_out_of_range_has_no_weight(small, far):
     assert (joint(u)[0] < joint(u)[1] - 1e3).all()
 
 
-def test_a_condition_made_unknown_is_its_levels_weighed(cells):
+def test_an_unknown_condition_is_the_weighted_sum_of_its_levels(cells):
     pair = untrained(CVAE(latent=2, condition=OneHot("drug"), likelihood=NB()), MeanField(), cells)
     weights = torch.tensor([0.1, 0.2, 0.3, 0.4])
     with unknown("drug", weights.log()):
@@ -114,7 +114,7 @@ def test_a_condition_made_unknown_is_its_levels_weighed(cells):
     np.testing.assert_allclose(mixed, by_hand, atol=1e-6)
 
 
-def test_masks_are_honoured_and_scales_are_not(cells):
+def test_masks_are_applied_and_scales_are_not(cells):
     keep = torch.arange(len(cells)) % 3 > 0
 
     class Masked(SCVI):

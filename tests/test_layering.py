@@ -16,6 +16,7 @@ FLOORS = [  # a file may import from floors below its own, and from its own wher
         "distributions",
         "handlers",
         "names",
+        "sites",
         "catalogue",
         "pyro_internals",
         "torch_internals",

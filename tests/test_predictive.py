@@ -29,20 +29,20 @@ def fitted(likelihood, cells):
 
 def test_statistics_by_hand():
     x = np.array([[0.0, 2.0, 4.0], [0.0, 0.0, 2.0], [3.0, 1.0, 0.0], [3.0, 1.0, 0.0]])
-    found = {name: f(x) for name, f in statistics(x).items()}
-    np.testing.assert_allclose(found["zeros per gene"], [0.5, 0.25, 0.5])
-    np.testing.assert_allclose(found["zeros per cell"], [1 / 3, 2 / 3, 1 / 3, 1 / 3])
-    np.testing.assert_allclose(found["mean of a gene"], [1.5, 1, 1.5])
-    np.testing.assert_allclose(found["variance of a gene"], [2.25, 0.5, 2.75])
-    np.testing.assert_allclose(found["library size"], [6, 2, 4, 4])
-    np.testing.assert_allclose(found["maximum of a gene"], [3, 2, 4])
+    result = {name: f(x) for name, f in statistics(x).items()}
+    np.testing.assert_allclose(result["zeros per gene"], [0.5, 0.25, 0.5])
+    np.testing.assert_allclose(result["zeros per cell"], [1 / 3, 2 / 3, 1 / 3, 1 / 3])
+    np.testing.assert_allclose(result["mean of a gene"], [1.5, 1, 1.5])
+    np.testing.assert_allclose(result["variance of a gene"], [2.25, 0.5, 2.75])
+    np.testing.assert_allclose(result["library size"], [6, 2, 4, 4])
+    np.testing.assert_allclose(result["maximum of a gene"], [3, 2, 4])
     expected = np.corrcoef(np.log1p(x).T)[np.triu_indices(3, 1)]
-    np.testing.assert_allclose(found["correlation of two genes"], expected)
+    np.testing.assert_allclose(result["correlation of two genes"], expected)
     constant = statistics(x)["correlation of two genes"](np.ones((4, 3)))
     np.testing.assert_array_equal(constant, 0)
 
 
-def test_p_counts_the_data_sets_that_are_as_far_out():
+def test_p_is_the_share_of_data_sets_that_are_as_extreme():
     replicates = np.array([[0.0], [1.0], [-1.0], [2.0]])
     assert Replicated(np.array([10.0]), replicates).p == pytest.approx(1 / 5)
     assert Replicated(np.array([0.4]), replicates).p == 1.0
@@ -58,36 +58,36 @@ def test_p_is_uniform_where_data_and_replicates_are_alike():
 
 
 def test_poisson_cannot_make_these_zeros_and_its_own_data_pass(overdispersed):
-    found = predictive_check(fitted(Poisson(), overdispersed), overdispersed, 49, corrected=True)
-    assert len(found.simulated) == 3
+    result = predictive_check(fitted(Poisson(), overdispersed), overdispersed, 49, corrected=True)
+    assert len(result.simulated) == 3
     for statistic in ("zeros per gene", "variance of a gene"):
-        assert found.table["p"][statistic] == pytest.approx(1 / 50)
-        assert found.table["median"][statistic] > 0.05
-    table = found.table
+        assert result.table["p"][statistic] == pytest.approx(1 / 50)
+        assert result.table["median"][statistic] > 0.05
+    table = result.table
     assert table["replicates"]["variance of a gene"] < table["data"]["variance of a gene"]
     assert table["replicates"]["zeros per gene"] < table["data"]["zeros per gene"]
 
 
 def test_negative_binomial_makes_them(overdispersed):
-    found = predictive_check(fitted(NB(), overdispersed), overdispersed, 49, 0, corrected=True)
-    assert found.table["p"]["zeros per gene"] > 0.02
-    assert found.table["p"]["variance of a gene"] > 0.02
-    assert found.table["median"].isna().all()
+    result = predictive_check(fitted(NB(), overdispersed), overdispersed, 49, 0, corrected=True)
+    assert result.table["p"]["zeros per gene"] > 0.02
+    assert result.table["p"]["variance of a gene"] > 0.02
+    assert result.table["median"].isna().all()
 
 
 def test_every_kind_of_page_can_be_checked(cells):
-    """Labels that are scored are simulated with the counts; densities of log counts make no negative ones."""
+    """Labels that are scored are simulated with the counts; densities of log counts give no negative ones."""
     for page in (ps.create("annotated", latent=2), PPCA(latent=2)):
         fit = ps.fit(page, ps.create("spatial_gnn"), cells, epochs=1, progress=False, early_stopping=False)
-        found = predictive_check(fit, cells, 4, 1, most=25)
-        assert found.data["library size"].of_data.shape == (25,)
-        assert found.data["library size"].of_replicates.shape == (4, 25)
-        assert found.data["correlation of two genes"].of_data.shape == (66,)
-        assert all(np.isfinite(one.of_replicates).all() for one in found.simulated[0].values())
-        assert (found.simulated[0]["mean of a gene"].of_data >= 0).all()
+        result = predictive_check(fit, cells, 4, 1, most=25)
+        assert result.data["library size"].of_data.shape == (25,)
+        assert result.data["library size"].of_replicates.shape == (4, 25)
+        assert result.data["correlation of two genes"].of_data.shape == (66,)
+        assert all(np.isfinite(one.of_replicates).all() for one in result.simulated[0].values())
+        assert (result.simulated[0]["mean of a gene"].of_data >= 0).all()
 
 
-def test_the_same_twice_and_nobodys_random_numbers(cells):
+def test_checks_repeat_and_leave_global_generators_untouched(cells):
     fit = ps.fit(PPCA(latent=2), ps.create("mean_field"), cells, epochs=1, progress=False, early_stopping=False)
     before = torch.get_rng_state()
     one, two = (predictive_check(fit, cells, 4, 1, seed=5) for _ in range(2))
@@ -97,15 +97,15 @@ def test_the_same_twice_and_nobodys_random_numbers(cells):
         predictive_check(fit, cells, 1)
 
 
-def test_it_prints_and_draws_what_was_found():
+def test_a_check_is_printed_and_drawn():
     r = np.random.default_rng(0)
     x = r.poisson(3, (20, 30, 6)).astype(float)
     of = statistics(x[0])
     one = {name: Replicated(f(x[0]), np.stack([f(other) for other in x[1:]])) for name, f in of.items()}
-    found = Check(one, (one,))
-    assert "19 replicates, beside 1 data sets" in str(found)
-    assert repr(found).startswith("Check(zeros per gene: p=")
-    figure = found.plot()
+    result = Check(one, (one,))
+    assert "19 replicates, beside 1 data sets" in str(result)
+    assert repr(result).startswith("Check(zeros per gene: p=")
+    figure = result.plot()
     assert len(figure.axes) == 16  # seven statistics and the curve, of the data and of simulated ones
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert titles[0] == f"zeros per gene   p = {one['zeros per gene'].p:.2g}"
@@ -113,4 +113,4 @@ def test_it_prints_and_draws_what_was_found():
     np.testing.assert_allclose(single.lines[1].get_xdata(), one["library size"].of_data)
     np.testing.assert_allclose(single.lines[1].get_ydata(), one["library size"].of_replicates.mean(0))
     with pytest.raises(ValueError, match="no statistic 'zeros'"):
-        found.plot("zeros")
+        result.plot("zeros")

@@ -8,7 +8,7 @@ import torch
 
 from pyroscvi.analysis.probabilities import probabilities
 from pyroscvi.evidence.joint import Joint
-from pyroscvi.evidence.reading import doubled
+from pyroscvi.evidence.reader import copied
 from pyroscvi.evidence.refined import Refined
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.handlers import intervene
@@ -34,7 +34,7 @@ def untrained(model, guide, cells):
 
 
 def joint_of(pair, cells):
-    model, guide, cells = doubled(*pair, cells)
+    model, guide, cells = copied(*pair, cells)
     return Joint(model, guide.sites, cells)
 
 
@@ -43,22 +43,22 @@ def exact(log_p):
     return log_p.logsumexp(1).T.softmax(-1).detach().numpy()
 
 
-@pytest.mark.parametrize("encoder", [ReadCell(), ReadCell(condition=OneHot("drug"))], ids=["alone", "told"])
-def test_a_condition_by_quadrature(cells, encoder):
+@pytest.mark.parametrize("encoder", [ReadCell(), ReadCell(condition=OneHot("drug"))], ids=["counts", "condition"])
+def test_probabilities_of_a_condition_agree_with_quadrature(cells, encoder):
     pair = untrained(CVAE(latent=1, condition=OneHot("drug"), likelihood=NB()), MeanField(encoder=encoder), cells)
     joint, given = joint_of(pair, cells), []
     for level in range(4):
         with intervene(drug=level):
             given.append(joint(GRID.expand(-1, len(cells), -1)))
     by_hand = exact(torch.stack(given))
-    found = probabilities(pair, cells, "drug", 5000, proposal=Refined())
-    np.testing.assert_allclose(found, by_hand, atol=0.03)
-    np.testing.assert_allclose(found.sum(1), 1)
-    assert list(found.columns) == ["control", "x", "y", "z"]
+    result = probabilities(pair, cells, "drug", 5000, proposal=Refined())
+    np.testing.assert_allclose(result, by_hand, atol=0.03)
+    np.testing.assert_allclose(result.sum(1), 1)
+    assert list(result.columns) == ["control", "x", "y", "z"]
     assert by_hand.max(1).mean() > 0.4  # that there was something to find
 
 
-def test_what_was_recorded_is_not_looked_at(cells):
+def test_recorded_values_of_the_field_are_not_used(cells):
     pair = untrained(
         CVAE(latent=1, condition=OneHot("drug")), MeanField(encoder=ReadCell(condition=OneHot("drug"))), cells
     )
@@ -70,45 +70,45 @@ def test_what_was_recorded_is_not_looked_at(cells):
 def test_a_field_that_is_read_in_several_places(cells):
     """By the design row, by the size and, outside the plate, by the dispersion."""
     model = SCVI(latent=1, size=LatentSize(), likelihood=NB(dispersion=PerBatch()))
-    found = probabilities(untrained(model, MeanField(), cells), cells, "batch", 20)
-    assert list(found.columns) == ["a", "b"]
-    np.testing.assert_allclose(found.sum(1), 1)
+    result = probabilities(untrained(model, MeanField(), cells), cells, "batch", 20)
+    assert list(result.columns) == ["a", "b"]
+    np.testing.assert_allclose(result.sum(1), 1)
 
 
-def test_a_prior_weighs_the_levels(cells):
+def test_a_prior_weights_the_levels(cells):
     pair = untrained(CVAE(latent=1, condition=OneHot("drug")), MeanField(), cells)
     flat, weights = probabilities(pair, cells, "drug", 20), np.array([0.7, 0.2, 0.1, 0.0])
     weighed = flat * weights
-    found = probabilities(pair, cells, "drug", 20, prior=weights)
-    np.testing.assert_allclose(found, weighed.div(weighed.sum(1), axis=0))
+    result = probabilities(pair, cells, "drug", 20, prior=weights)
+    np.testing.assert_allclose(result, weighed.div(weighed.sum(1), axis=0))
 
 
-def test_types_of_annotated_cells_by_quadrature(cells):
+def test_probabilities_of_types_agree_with_quadrature(cells):
     pair = untrained(Annotated(latent=1, trust=0.8), FullCovariance(), cells)
     by_hand = exact(joint_of(pair, cells).by_level(GRID.expand(-1, len(cells), -1), "y"))
-    found = probabilities(pair, cells, "y", 5000, proposal=Refined())
-    np.testing.assert_allclose(found, by_hand, atol=0.03)
-    assert list(found.columns) == ["B", "NK", "T"]
+    result = probabilities(pair, cells, "y", 5000, proposal=Refined())
+    np.testing.assert_allclose(result, by_hand, atol=0.03)
+    assert list(result.columns) == ["B", "NK", "T"]
 
 
-def test_a_trusted_label_is_believed(cells):
-    found = probabilities(untrained(Annotated(latent=1, trust=0.9999), MeanField(), cells), cells, "y", 500).to_numpy()
+def test_a_known_label_has_probability_one(cells):
+    result = probabilities(untrained(Annotated(latent=1, trust=0.9999), MeanField(), cells), cells, "y", 500).to_numpy()
     said = (cells.label >= 0).numpy()
-    assert (found[said].argmax(1) == cells.label[cells.label >= 0].numpy()).mean() > 0.9
-    assert found[said].max(1).mean() > found[~said].max(1).mean()
+    assert (result[said].argmax(1) == cells.label[cells.label >= 0].numpy()).mean() > 0.9
+    assert result[said].max(1).mean() > result[~said].max(1).mean()
 
 
-def test_components_by_quadrature(cells):
+def test_probabilities_of_components_agree_with_quadrature(cells):
     pair = untrained(GMVAE(latent=1, kinds=3, decoder=Linear()), MeanField(), cells)
     by_hand = exact(joint_of(pair, cells).by_level(GRID.expand(-1, len(cells), -1), "k"))
     named = replace(cells, names=np.array([f"cell{i}" for i in range(len(cells))]))
-    found = probabilities(pair, named, "k", 5000, proposal=Refined())
-    np.testing.assert_allclose(found, by_hand, atol=0.03)
-    assert list(found.columns) == ["0", "1", "2"]
-    assert list(found.index) == list(named.names)
+    result = probabilities(pair, named, "k", 5000, proposal=Refined())
+    np.testing.assert_allclose(result, by_hand, atol=0.03)
+    assert list(result.columns) == ["0", "1", "2"]
+    assert list(result.index) == list(named.names)
 
 
-def test_what_the_model_does_not_know(cells):
+def test_unknown_sites_and_fields_are_refused(cells):
     pair = untrained(GMVAE(latent=1), MeanField(), cells)
     with pytest.raises(KeyError, match="neither enumerates nor reads 'drug': sites k; fields batch"):
         probabilities(pair, cells, "drug")

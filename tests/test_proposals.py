@@ -30,7 +30,7 @@ from pyroscvi.parts import (
 from pyroscvi.report.arviz_versions import arviz
 
 
-def test_elliptical_draws_have_the_density_they_say():
+def test_elliptical_draws_follow_their_density():
     loc, factor = torch.randn(3, 2).double(), torch.randn(3, 2, 2).double().tril()
     factor.diagonal(dim1=-2, dim2=-1).abs_().add_(0.5)
     u = torch.randn(7, 3, 2).double()
@@ -53,7 +53,7 @@ def standard_normal(u):
     return dist.Normal(0.0, 1.0).log_prob(u).sum(-1)
 
 
-def test_heavy_tails_mend_a_proposal_that_is_too_narrow():
+def test_heavy_tails_correct_a_proposal_that_is_too_narrow():
     streams, q = Streams(0, torch.arange(200)), narrow(0.5, 200)
     thin = estimate(log_weights(standard_normal, q, streams, 1000))
     heavy = estimate(log_weights(standard_normal, StudentT()(q, standard_normal), streams, 1000))
@@ -63,7 +63,7 @@ def test_heavy_tails_mend_a_proposal_that_is_too_narrow():
 
 
 @pytest.mark.parametrize("prior", [StandardNormal(), Laplace(), Mixture(components=3)], ids=repr)
-def test_a_proposal_of_each_cells_own_does_without_a_good_guide(small, prior):
+def test_a_proposal_for_each_cell_needs_no_good_guide(small, prior):
     model = SCVI(latent=2, prior=prior, decoder=Linear(), likelihood=NB(), size=SizeFactor())
     pair = untrained(model, MeanField(), small)
     exact = quadrature(pair, small, points=201)
@@ -83,22 +83,22 @@ def test_a_mode_that_the_guide_has_missed_is_found():
     missed = evidence_table((model, guide), cells, 1000, estimator=Importance())
     assert_close(missed["log_evidence"].to_numpy(), exact - log(2.0), atol=0.1, rtol=0)
     assert missed["k_hat"].max() < 0.7
-    found = log_evidence((model, guide), cells, 5000, estimator=Importance(Refined()))
-    np.testing.assert_allclose(found, exact, atol=0.05)
+    result = log_evidence((model, guide), cells, 5000, estimator=Importance(Refined()))
+    np.testing.assert_allclose(result, exact, atol=0.05)
 
 
 def test_a_normal_posterior_is_found_in_one_step():
     precision = torch.tensor([[3.0, 1.0], [1.0, 2.0]]).double()
     target = dist.MultivariateNormal(torch.tensor([4.0, -2.0]).double(), precision_matrix=precision)
     q = Elliptical(torch.zeros(5, 2).double(), torch.eye(2).double().expand(5, 2, 2))
-    found, own = Refined(widen=1.0)(q, target.log_prob).parts
-    assert_close(found.loc, target.mean.expand(5, 2), atol=1e-2, rtol=0)
-    assert_close(found.scale_tril, target.scale_tril.expand(5, 2, 2))
+    result, own = Refined(widen=1.0)(q, target.log_prob).parts
+    assert_close(result.loc, target.mean.expand(5, 2), atol=1e-2, rtol=0)
+    assert_close(result.scale_tril, target.scale_tril.expand(5, 2, 2))
     assert own.df == 5.0
     assert_close(own.loc, q.loc)
 
 
-def test_a_mode_that_is_flat_and_then_ends_is_as_wide_as_it_is():
+def test_the_width_of_a_flat_mode_with_an_edge():
     """As at a mode of a decoder made of ReLUs: no curvature there, or that of an edge, and walls not far away."""
 
     def box(u):
@@ -108,12 +108,12 @@ def test_a_mode_that_is_flat_and_then_ends_is_as_wide_as_it_is():
     q = Elliptical(torch.full((20, 4), 0.05).double(), 0.3 * torch.eye(4).double().expand(20, 4, 4))
     draws = Refined()(q, box)
     assert (draws.parts[0].scale_tril.diagonal(dim1=-2, dim2=-1) < 5).all()
-    found = estimate(log_weights(box, draws, Streams(0, torch.arange(20)), 4000))
-    assert_close(found.log_evidence, torch.full((20,), exact).double(), atol=0.15, rtol=0)
-    assert found.k_hat.max() < 0.7
+    result = estimate(log_weights(box, draws, Streams(0, torch.arange(20)), 4000))
+    assert_close(result.log_evidence, torch.full((20,), exact).double(), atol=0.15, rtol=0)
+    assert result.k_hat.max() < 0.7
 
 
-def test_a_mixture_of_draws_has_the_density_it_says():
+def test_draws_of_a_mixture_follow_its_density():
     two = (
         narrow(0.5, 3)._replace(df=5.0),
         Elliptical(torch.ones(3, 2).double(), torch.eye(2).double().expand(3, 2, 2), 5.0),
@@ -129,8 +129,8 @@ def test_a_mixture_of_draws_has_the_density_it_says():
 
 def test_two_standard_errors_cover():
     q = Elliptical(torch.full((4000, 2), 0.3).double(), 1.2 * torch.eye(2).double().expand(4000, 2, 2))
-    found = estimate(log_weights(standard_normal, q, Streams(1, torch.arange(4000)), 400))
-    covered = (found.log_evidence.abs() < 2 * found.monte_carlo_se).double().mean().item()
+    result = estimate(log_weights(standard_normal, q, Streams(1, torch.arange(4000)), 400))
+    covered = (result.log_evidence.abs() < 2 * result.monte_carlo_se).double().mean().item()
     assert 0.93 < covered < 0.97
 
 
@@ -146,13 +146,13 @@ def test_k_hat_where_there_is_no_tail():
     assert k_hat(torch.randn(20, 3)).isnan().all()
 
 
-def test_one_weight_that_is_everything_is_the_heaviest_tail():
+def test_one_dominant_weight_has_a_heavy_tail():
     """Beside it the others vanish, and used to look as if they did not vary."""
     assert (k_hat(200 * torch.randn(1000, 3).double()) > 5).all()
     assert k_hat(torch.tensor([0.0, *[-torch.inf] * 999]).double()[:, None]) > 5
 
 
-def test_streams_hand_out_the_same_numbers_in_any_pieces():
+def test_streams_give_the_same_numbers_in_any_pieces():
     whole, pieces = Streams(3, torch.arange(4)), Streams(3, torch.arange(4))
     assert torch.equal(whole.normal(10, 2), torch.cat([pieces.normal(3, 2), pieces.normal(7, 2)]))
     assert torch.equal(whole.chi2(5.0, 10), torch.cat([pieces.chi2(5.0, 9), pieces.chi2(5.0, 1)]))

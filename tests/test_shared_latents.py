@@ -13,8 +13,8 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.data_evidence import Search, data_evidence
 from pyroscvi.evidence.peaks import divided
 from pyroscvi.evidence.proposals import together
+from pyroscvi.evidence.restricted_guide import RestrictedGuide
 from pyroscvi.evidence.shared_latents import Noise, Shared
-from pyroscvi.evidence.speaking import Speaking
 from pyroscvi.evidence.streams import Streams
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import LDVAE, SCVI
@@ -32,21 +32,21 @@ from pyroscvi.program import Model
 
 
 @pytest.mark.parametrize("name", ["shared-mean", "factors", "gamma-poisson", "nb", "nb-gamma", "nb-cells", "loadings"])
-def test_the_evidence_of_a_data_set_is_what_it_is_known_to_be(name):
+def test_the_evidence_of_a_data_set_agrees_with_the_exact_one(name):
     problem = SHARED[name](1)
-    found = data_evidence(problem.pair, problem.cells, seed=1)
-    assert abs(found.log_evidence - problem.exact) < 0.05
-    assert found.monte_carlo_se < 0.02
-    assert found.k_hat < 0.7
-    assert found.method.startswith("nested") == (name in ("factors", "nb-cells", "loadings"))
+    result = data_evidence(problem.pair, problem.cells, seed=1)
+    assert abs(result.log_evidence - problem.exact) < 0.05
+    assert result.monte_carlo_se < 0.02
+    assert result.k_hat < 0.7
+    assert result.method.startswith("nested") == (name in ("factors", "nb-cells", "loadings"))
 
 
-def test_components_are_summed_out_and_factors_that_turn_are_found_all_round():
+def test_components_are_summed_out_and_rotations_of_factors_are_covered():
     for name, tolerance in (("nb-mixture", 0.05), ("turned-loadings", 0.1)):
         problem = SHARED[name](1)
-        found = data_evidence(problem.pair, problem.cells, 1000, seed=1, inner=16)
-        assert abs(found.log_evidence - problem.exact) < tolerance
-        assert found.k_hat < 0.7
+        result = data_evidence(problem.pair, problem.cells, 1000, seed=1, inner=16)
+        assert abs(result.log_evidence - problem.exact) < tolerance
+        assert result.k_hat < 0.7
 
 
 def test_quadrature_has_converged():
@@ -61,17 +61,17 @@ def test_two_standard_errors_cover():
     within = 0
     for seed in range(40):
         problem = SHARED["shared-mean"](seed)
-        found = data_evidence(problem.pair, problem.cells, 1000, seed=seed)
-        within += abs(found.log_evidence - problem.exact) < 2 * found.monte_carlo_se
+        result = data_evidence(problem.pair, problem.cells, 1000, seed=seed)
+        within += abs(result.log_evidence - problem.exact) < 2 * result.monte_carlo_se
     assert within >= 34
 
 
-def test_the_estimate_given_what_is_shared_is_unbiased():
-    """Of cells of a Gaussian factor model given their mean: four draws a cell, over and over."""
+def test_the_estimate_given_shared_latents_is_unbiased():
+    """A Gaussian factor model given its mean, with four draws a cell, 600 times."""
     page, cells = generated(SharedMean(genes=3, latent=1), 5, 0)
     m = torch.full((600, 3), 0.4, dtype=torch.float64)
     model, guide = read(page, cells)
-    own = together(Speaking(guide, local=True), cells)
+    own = together(RestrictedGuide(guide, local=True), cells)
     density = Shared(model, guide.sites, cells, own, draws=4)
     exact = dist.MultivariateNormal(m[0], page.W @ page.W.T + page.sigma**2 * torch.eye(3)).log_prob(cells.x.log1p())
     with torch.no_grad():
@@ -82,7 +82,7 @@ def test_the_estimate_given_what_is_shared_is_unbiased():
     assert density.log_prior(m)[0].item() == pytest.approx(3 * dist.Normal(0.0, 1.5).log_prob(torch.tensor(0.4)).item())
 
 
-def test_random_numbers_do_not_show_how_many_were_asked_for_at_once():
+def test_random_numbers_do_not_depend_on_how_many_are_drawn_at_once():
     whole_lot = Noise(Streams(0, torch.arange(3)), 4, common=False).normal(5, 2)
     streams = Streams(0, torch.arange(3))
     pieces = [Noise(streams, t, common=False).normal(5, 2) for t in (1, 3)]
@@ -91,18 +91,18 @@ def test_random_numbers_do_not_show_how_many_were_asked_for_at_once():
     assert (same == same[:, :1]).all()
 
 
-def test_pieces_do_not_enter_the_result():
+def test_pieces_do_not_change_the_result():
     problem = SHARED["nb-mixture"](2)
     cells = problem.cells.subset(torch.arange(4))
     model, guide = read(problem.model, cells)
-    own = together(Speaking(guide, local=True), cells)
+    own = together(RestrictedGuide(guide, local=True), cells)
     u = 0.5 + 0.1 * torch.arange(7.0).double()[:, None]
     one, two = (Shared(model, guide.sites, cells, own, draws=8, rows=rows) for rows in (8, 24))
     assert (one.chunk, two.chunk) == (1, 3)
     with torch.no_grad():
         first = one(u)
         torch.testing.assert_close(first, two(u))
-        assert not torch.allclose(first, one(u))  # other numbers every time
+        assert not torch.allclose(first, one(u))  # new random numbers at every call
         torch.testing.assert_close(one.fixed(8)(u), one.fixed(8)(u))
 
 
@@ -116,11 +116,11 @@ def test_a_density_is_divided_between_its_peaks():
         return dist.Normal(peaks, 0.3).to_event(1).log_prob(u.unsqueeze(-2)).logsumexp(-1)
 
     starts = 3 * torch.randn(12, 2).double()
-    found = divided(log_joint, starts, torch.ones(2).double())
-    assert sorted(found.peaks[:, 0].tolist()) == pytest.approx([-2.0, 2.0], abs=1e-3)
-    torch.testing.assert_close(found.scale, 0.09 * torch.eye(2).double().expand(2, 2, 2), rtol=0.05, atol=1e-3)
+    result = divided(log_joint, starts, torch.ones(2).double())
+    assert sorted(result.peaks[:, 0].tolist()) == pytest.approx([-2.0, 2.0], abs=1e-3)
+    torch.testing.assert_close(result.scale, 0.09 * torch.eye(2).double().expand(2, 2, 2), rtol=0.05, atol=1e-3)
     u = 2 * torch.randn(100, 1, 2).double()
-    parts = torch.stack([part(u) for part in found.components()])
+    parts = torch.stack([part(u) for part in result.components()])
     torch.testing.assert_close(parts.logsumexp(0), log_joint(u))
     assert (parts.isinf().sum(0) == 1).all()
 
@@ -128,20 +128,20 @@ def test_a_density_is_divided_between_its_peaks():
 # The certificate
 
 
-def test_data_sets_of_the_models_own_making_certify():
+def test_simulated_data_sets_certify():
     problem = SHARED["shared-mean"](0)
-    found = data_evidence(problem.pair, problem.cells, 300, certify=True, simulated=4)
-    assert found.certificate.words.startswith("certified")
-    assert found.certificate.gap > 0  # less where what is put in place is no draw of the posterior
-    assert "certified" in str(found)
-    assert "4 simulated from the priors" in str(found.certificate)
+    result = data_evidence(problem.pair, problem.cells, 300, certify=True, simulated=4)
+    assert result.certificate.words.startswith("certified")
+    assert result.certificate.gap > 0  # less where what is put in place is no draw of the posterior
+    assert "certified" in str(result)
+    assert "4 simulated from the priors" in str(result.certificate)
     problem = SHARED["loadings"](0)
     few = problem.cells.subset(torch.arange(6))
     nested = data_evidence(problem.pair, few, 200, inner=8, certify=True, simulated=3)
     assert abs(nested.certificate.gap) < 0.1
 
 
-def test_the_certificate_sees_a_sign_that_was_missed(monkeypatch):
+def test_the_certificate_shows_a_missed_sign(monkeypatch):
     problem = SHARED["loadings"](0)
     few = problem.cells.subset(torch.arange(8))
     model, guide = problem.pair
@@ -158,12 +158,12 @@ def test_the_certificate_sees_a_sign_that_was_missed(monkeypatch):
 
 def differences(one, other, n, sets):
     """Evidence of data sets that the first page makes, less what the other says of them, in nats."""
-    found = []
+    result = []
     for seed in range(sets):
         page, cells = generated(one, n, seed)
         rival = other.sized(cells.dims).double()
-        found.append([data_evidence(read(each, cells), cells, 300, seed, inner=8) for each in (page, rival)])
-    return np.array([float(a) - float(b) for a, b in found])
+        result.append([data_evidence(read(each, cells), cells, 300, seed, inner=8) for each in (page, rival)])
+    return np.array([float(a) - float(b) for a, b in result])
 
 
 def test_the_prior_that_dispersions_came_from_is_ranked_first():
@@ -183,18 +183,18 @@ def test_the_prior_that_loadings_came_from_is_ranked_first():
 # Of fits
 
 
-def test_of_a_fit_whose_cells_share_dispersions_and_loadings(cells):
+def test_a_fit_whose_cells_share_dispersions_and_loadings(cells):
     few = Cells(cells.counts[:6, :3])
     model = LDVAE(
         latent=1, decoder=Linear(loadings=NormalLoadings(s=0.5)), likelihood=NB(dispersion=GammaDispersion(b=2.0))
     )
     f = ps.fit(model, FullCovariance(), few, epochs=3, batch_size=3, progress=False)
-    found = f.data_evidence(few, particles=50, inner=4)
-    assert np.isfinite(float(found))
-    assert found.cells == 6
-    assert found.estimand == "p(x)"
-    assert f"{found.log_evidence:.2f}" in str(found)
-    assert "uncertified" in str(found)
+    result = f.data_evidence(few, particles=50, inner=4)
+    assert np.isfinite(float(result))
+    assert result.cells == 6
+    assert result.estimand == "p(x)"
+    assert f"{result.log_evidence:.2f}" in str(result)
+    assert "uncertified" in str(result)
     assert ps.data_evidence is data_evidence
     assert f.loadings().shape == (3, 1)
     np.testing.assert_allclose(f.loadings().to_numpy().ravel(), f.latent(few, site="W"), rtol=1e-6)
@@ -205,11 +205,11 @@ def test_where_nothing_is_shared_it_is_the_sum_over_cells(cells):
     model = SCVI(latent=1, likelihood=NB(dispersion=PerGene())).sized(cells.dims).eval()
     pair = model, MeanField(encoder=ReadCell(widths=8)).sized(model, cells).eval()
     few = cells.subset(torch.arange(6))
-    found = data_evidence(pair, few, 200)
+    result = data_evidence(pair, few, 200)
     table = ps.evidence.evidence_table(pair, few, 200)
-    assert float(found) == pytest.approx(table["log_evidence"].sum())
-    assert found.monte_carlo_se == pytest.approx((table["monte_carlo_se"] ** 2).sum() ** 0.5)
-    assert (found.method, found.estimand) == ("cell by cell", "p(x | l)")
+    assert float(result) == pytest.approx(table["log_evidence"].sum())
+    assert result.monte_carlo_se == pytest.approx((table["monte_carlo_se"] ** 2).sum() ** 0.5)
+    assert (result.method, result.estimand) == ("cell by cell", "p(x | l)")
 
 
 # Loadings
@@ -226,8 +226,8 @@ def test_loadings_that_are_held_are_weights(cells):
         theirs.bias.copy_(mine.bias)
     given = {"z": torch.randn(60, 3), "l": 1 + torch.rand(60, 1)}
     p, q = (
-        poutine.trace(poutine.condition(page, data=told)).get_trace(cells).nodes["x"]["fn"]
-        for page, told in ((one, {**given, "W": W.flatten()}), (two, given))
+        poutine.trace(poutine.condition(page, data=values)).get_trace(cells).nodes["x"]["fn"]
+        for page, values in ((one, {**given, "W": W.flatten()}), (two, given))
     )
     torch.testing.assert_close(p.log_prob(cells.x), q.log_prob(cells.x))
 
@@ -244,7 +244,7 @@ def test_loadings_are_drawn_once_a_run_outside_the_plate_and_forgotten(cells):
 # What is refused
 
 
-def test_what_it_cannot_do_is_said(cells):
+def test_models_that_cannot_be_integrated_are_refused(cells):
     def pair(model):
         sized = model.sized(cells.dims).eval()
         return sized, MeanField(encoder=ReadCell(widths=8)).sized(sized, cells).eval()

@@ -185,12 +185,12 @@ def test_evidences_are_kept_with_their_fits(plain, tmp_path, monkeypatch):
     declared = grid(PAGE, GUIDE, likelihood=[NB(), Poisson()])
     made = []
 
-    def evidence_table(fit, *arguments, **settings):
-        made.append(repr(fit.model.likelihood))
-        return real(fit, *arguments, **settings)
+    def table_of(reader, *arguments, **settings):
+        made.append(repr(reader.model.likelihood))
+        return real(reader, *arguments, **settings)
 
-    real = comparison.evidence_table
-    monkeypatch.setattr(comparison, "evidence_table", evidence_table)
+    real = comparison.table_of
+    monkeypatch.setattr(comparison, "table_of", table_of)
 
     def compared(cells=held_out, particles=20, **settings):
         made.clear()

@@ -1,7 +1,7 @@
-"""Draws in the place of the guide's: of the guide, or of the posterior itself by importance resampling.
+"""Posterior draws for analyses: of the guide, or of the posterior itself by importance resampling.
 
-Whatever is computed from posterior draws runs the model on a guide, once for each of them. A guide may be one that has
-the answers already: ``Given`` draws of the latents of these cells, from their pools (``evidence.resampling``).
+Analyses of posterior draws run the model on a guide, once for each draw. The guide may be one that knows the draws
+already: ``Given`` samples the latents of these cells from their pools (``evidence.resampling``).
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from torch import Tensor
 
 from pyroscvi.analysis.posterior import each
 from pyroscvi.data.cells import Cells
-from pyroscvi.evidence.resampling import AGAIN, Pool, pools
+from pyroscvi.evidence.joint import Joint
+from pyroscvi.evidence.reader import Reader
+from pyroscvi.evidence.resampling import RESAMPLE, Pool, pools
+from pyroscvi.evidence.target import Target
 from pyroscvi.inference.seeds import seeded
 
 if TYPE_CHECKING:
-    from pyroscvi.evidence.reading import Read
     from pyroscvi.fitting.result import Fit
 
 __all__ = ["Given", "each_drawn", "resampled"]
@@ -34,7 +36,7 @@ Guide = Callable[[Cells], Any]
 
 @dataclass(frozen=True)
 class Given:
-    """A guide of these very cells that says of every latent what it is {site: [n, d]}."""
+    """A guide of these very cells whose latents have given values {site: [n, d]}."""
 
     values: Mapping[str, Tensor]
 
@@ -47,38 +49,39 @@ class Given:
 class Resampled(NamedTuple):
     """A minibatch with draws of its posterior.
 
-    read    its joint density, in double precision
-    pool    weighed draws of a proposal
-    draws   u, drawn again by their weights [s, n, d]
+    target  its joint density, in double precision
+    pool    weighted draws of a proposal
+    draws   u, resampled by their weights [s, n, d]
     """
 
-    read: Read
+    target: Target[Joint]
     pool: Pool
     draws: Tensor
 
     @property
     def rows(self) -> Tensor:
-        """Where its cells are in the data set [n]."""
-        index = self.read.joint.cells.index
+        """Rows of its cells in the data set [n]."""
+        index = self.target.joint.cells.index
         return torch.arange(self.draws.shape[1]) if index is None else index
 
 
-def resampled(fit: Any, cells: Any, samples: int, seed: int = 0, **options: Any) -> Iterator[Resampled]:
+def resampled(reader: Reader, samples: int, seed: int = 0, **options: Any) -> Iterator[Resampled]:
     """Minibatches in the order of the cells, each with ``samples`` draws of its posterior.
 
     options  of ``evidence.resampling.pools``
 
-    Warns of cells whose weights are too uneven for the draws to be told from the proposal's. Raises ValueError where
-    cells share a latent.
+    Warns of cells whose weights are so uneven that the draws follow the proposal rather than the posterior. Raises
+    ValueError where cells share a latent.
     """
     uneven = total = 0
-    for read, pool in pools(fit, cells, seed=seed, **options):
-        uneven += int((~pool.settled).sum())
-        total += len(pool.settled)
-        yield Resampled(read, pool, pool.resampled(read.streams.anew(AGAIN), samples))
+    for target, pool in pools(reader, seed=seed, **options):
+        uneven += int((~pool.sufficient).sum())
+        total += len(pool.sufficient)
+        yield Resampled(target, pool, pool.resampled(target.streams.anew(RESAMPLE), samples))
     if uneven:
-        told = f"corrected=True: the weights of {uneven:,} of {total:,} cells are too uneven to correct with"
-        warnings.warn(f"{told}; their draws are nearer to a proposal than to the posterior", stacklevel=3)
+        problem = f"the weights of {uneven:,} of {total:,} cells are too uneven to correct with"
+        consequence = "their draws are nearer to a proposal than to the posterior"
+        warnings.warn(f"corrected=True: {problem}; {consequence}", stacklevel=3)
 
 
 def each_drawn(
@@ -90,14 +93,14 @@ def each_drawn(
     batch_size: int,
     corrected: bool,
 ) -> Iterator[T]:
-    """What is done with every minibatch and so many guides, each of which is good for one draw: ``posterior.each``."""
+    """``do(minibatch, guides)`` for every minibatch, with one guide for each of the ``samples``: ``posterior.each``."""
     if not corrected:
         yield from each(fit, cells, lambda minibatch: do(minibatch, repeat(fit.guide, samples)), seed, batch_size)
         return
-    for i, found in enumerate(resampled(fit, cells, samples, seed)):
-        values = found.read.joint.values(found.draws)
+    for i, piece in enumerate(resampled(Reader(fit, cells), samples, seed)):
+        values = piece.target.joint.values(piece.draws)
         given = [Given({name: value[s].to(cells.dtype) for name, value in values.items()}) for s in range(samples)]
-        minibatch = cells.take(found.rows, hops=0)
+        minibatch = cells.take(piece.rows, hops=0)
         with torch.no_grad(), seeded(seed + i, cells.device), pyro.validation_enabled(False):
-            done = do(minibatch, given)
-        yield done
+            result = do(minibatch, given)
+        yield result

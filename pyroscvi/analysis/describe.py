@@ -1,4 +1,4 @@
-"""Everything that one pass through model and guide says about cells, under names."""
+"""Everything that one pass through model and guide computes for cells, by name."""
 
 from __future__ import annotations
 
@@ -11,34 +11,37 @@ import torch
 from torch import Tensor
 
 from pyroscvi.analysis.corrected import Given, resampled
-from pyroscvi.analysis.posterior import counted
+from pyroscvi.analysis.posterior import counts_of
 from pyroscvi.data.cells import Cells
+from pyroscvi.evidence.reader import Reader
 from pyroscvi.inference.elbo import Sites, divergences, factor, joint, summed
 from pyroscvi.inference.objectives import log_levels
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.pyro_internals import alone, enumerated_dim
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+
     from pyroscvi.fitting.result import Fit
 
 __all__ = ["Description", "describe"]
 
-MANY = 100  # draws for a divergence of a corrected posterior
+DRAWS = 100  # for the divergence of a corrected posterior from the prior
 
 
 @dataclass(frozen=True, repr=False)
 class Description:
-    """What a fit says of n cells, from one draw of their latents.
+    """Latents, divergences, likelihood and counts of n cells, from one draw of their latents.
 
     mean          posterior mean of the site                                               [n, d]
     sample        the draw                                                                 [n, d]
     log_variance  log of its posterior variances                                           [n, d]
     covariance    its posterior covariance                                                 [n, d, d]
     kl            divergence from its prior of every latent of cells, in nats              {site: [n]}
-    log_likelihood  log p(x | z) at the draw, whatever else is observed included             [n]
+    log_likelihood  log p(x | z) at the draw, with all other observed sites                  [n]
     counts        distribution of the counts at the draw                                   batch shape [n]
     logits        log p(k | z) of every level of every enumerated site                     {site: [n, k]}
-    class_loss    -log p(y = label | z); NaN where no label was given, None without labels   [n]
+    class_loss    -log p(y = label | z); NaN where the label is unknown, None without labels [n]
     """
 
     mean: Tensor
@@ -58,43 +61,47 @@ class Description:
 
     @property
     def elbo(self) -> Tensor:
-        """log p(x | z) less the divergences [n]: shared latents aside, a draw of the bound."""
+        """log p(x | z) minus the divergences [n]: an estimate of the bound from one draw, without shared latents."""
         return self.log_likelihood - sum(self.kl.values())
 
     def __repr__(self) -> str:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        told = (f"{name}={list(value.shape)}" for name, value in values.items() if isinstance(value, Tensor))
-        return f"Description({', '.join(told)}, kl={list(self.kl)}, logits={list(self.logits)}, counts={self.counts!r})"
+        shapes = (f"{name}={list(value.shape)}" for name, value in values.items() if isinstance(value, Tensor))
+        return (
+            f"Description({', '.join(shapes)}, kl={list(self.kl)}, logits={list(self.logits)}, counts={self.counts!r})"
+        )
 
 
 @torch.no_grad()
 @alone
-def describe(fit: Fit, cells: Any, *, site: str = "z", corrected: bool = False, seed: int = 0) -> Description:
+def describe(
+    fit: Fit, cells: Cells | AnnData, *, site: str = "z", corrected: bool = False, seed: int = 0
+) -> Description:
     """One draw of the latents of these cells, and all that follows from it; ``site`` is the latent that is described.
 
-    Draws and moments are of the guide; ``corrected``, of the posterior itself, by importance sampling from the guide:
-    the divergence from the prior is then that of all latents together. All cells at once: [n, g] has to fit into
-    memory.
+    Draws and moments are those of the guide. With ``corrected`` they are those of the posterior itself, by importance
+    sampling from the guide; the divergence from the prior is then that of all latents together. All cells are computed
+    at once: [n, g] has to fit into memory.
     """
     cells = fit.read(cells)
     if site not in fit.guide.sites:
         raise KeyError(f"the guide has no site {site!r}; it has {', '.join(fit.guide.sites)}")
-    found = _corrected(fit, cells, site, seed) if corrected else None
+    better = _corrected(fit, cells, site, seed) if corrected else None
     with seeded(seed, cells.device), pyro.validation_enabled(False):
-        p, q = joint(fit.model, fit.guide if found is None else found.guide, cells)
-        mean, covariance = _moments(fit.guide.posteriors(cells)[site]) if found is None else found.moments
+        p, q = joint(fit.model, fit.guide if better is None else better.guide, cells)
+        mean, covariance = _moments(fit.guide.posteriors(cells)[site]) if better is None else better.moments
     local = {name: s for name, s in p.items() if factor(s).local}
-    nothing = torch.zeros(len(cells), dtype=cells.dtype, device=cells.device)
+    zero = torch.zeros(len(cells), dtype=cells.dtype, device=cells.device)
     latent = [factor(s) for s in local.values() if not s["is_observed"]]
     logits = {name: log_levels(p, name) for name, s in local.items() if enumerated_dim(s)}
-    counts = counted(p)
+    counts = counts_of(p)
     return Description(
         mean=mean,
         sample=q[site]["value"],
         log_variance=covariance.diagonal(dim1=-2, dim2=-1).log(),
         covariance=covariance,
-        kl=_kl(local, q, nothing) if found is None else {" + ".join(fit.guide.sites): found.kl},
-        log_likelihood=summed([factor(s) for s in local.values()], nothing) - summed(latent, nothing),
+        kl=_kl(local, q, zero) if better is None else {" + ".join(fit.guide.sites): better.kl},
+        log_likelihood=summed([factor(s) for s in local.values()], zero) - summed(latent, zero),
         counts=counts.counts if counts.weights is None else counts,
         logits=logits,
         class_loss=_class_loss(logits.get("y"), cells.label),
@@ -107,7 +114,7 @@ def _moments(q: Any) -> tuple[Tensor, Tensor]:
 
 
 class Corrected(NamedTuple):
-    """Draws of the posterior, as a guide; mean and covariance of a site; the divergence from the prior [n]."""
+    """Posterior draws as a guide; mean and covariance of a site; the divergence from the prior [n]."""
 
     guide: Given
     moments: tuple[Tensor, Tensor]
@@ -115,34 +122,33 @@ class Corrected(NamedTuple):
 
 
 def _corrected(fit: Fit, cells: Cells, site: str, seed: int) -> Corrected:
-    sizes = [here.size for here in fit.guide.sites.values()]
-    at = list(fit.guide.sites).index(site)
-    here = slice(sum(sizes[:at]), sum(sizes[: at + 1]))
+    sizes = [each.size for each in fit.guide.sites.values()]
+    place = list(fit.guide.sites).index(site)
+    block = slice(sum(sizes[:place]), sum(sizes[: place + 1]))
     draws: list[dict[str, Tensor]] = []
     pieces: list[tuple[Tensor, Tensor, Tensor]] = []
-    for found in resampled(fit, cells, MANY, seed):
-        draws.append(found.read.joint.values(found.draws[:1]))
-        u, pool = found.draws, found.pool
+    for target, pool, u in resampled(Reader(fit, cells), DRAWS, seed):
+        draws.append(target.joint.values(u[:1]))
         log_p = torch.cat(
-            [found.read.joint(few) - found.read.joint.log_prior(few) for few in u.split(found.read.chunk)]
+            [target.joint(some) - target.joint.log_prior(some) for some in u.split(target.chunk or DRAWS)]
         )
         kl = log_p.mean(0) - (pool.log_w.logsumexp(0) - log(len(pool.log_w)))  # E log p(x | z) - log p(x)
-        pieces.append((pool.mean(pool.u)[:, here], pool.covariance()[:, here, here], kl))
+        pieces.append((pool.mean(pool.u)[:, block], pool.covariance()[:, block, block], kl))
     mean, covariance, kl = (torch.cat(column).to(cells.dtype) for column in zip(*pieces, strict=True))
     values = {name: torch.cat([piece[name][0] for piece in draws]).to(cells.dtype) for name in fit.guide.sites}
     return Corrected(Given(values), (mean, covariance), kl)
 
 
-def _kl(p: Sites, q: Sites, nothing: Tensor) -> dict[str, Tensor]:
-    """Of every latent; those whose priors share an enumerated site are counted together, at the draw."""
+def _kl(p: Sites, q: Sites, zero: Tensor) -> dict[str, Tensor]:
+    """Divergence of every latent; latents whose priors share an enumerated site have one together, at the draw."""
     known = {name: f.log_p for name, f in divergences(p, q).items() if name in p}
     rest = {name: factor(q[name]).log_p for name in q if name in p and name not in known}
-    alone = [name for name in rest if factor(p[name]).log_p.dim() == 1]
-    together = [name for name in rest if name not in alone]
-    kl = known | {name: rest[name] - factor(p[name]).log_p for name in alone}
+    separate = [name for name in rest if factor(p[name]).log_p.dim() == 1]
+    together = [name for name in rest if name not in separate]
+    kl = known | {name: rest[name] - factor(p[name]).log_p for name in separate}
     if together:
         levels = [name for name, s in p.items() if enumerated_dim(s)]
-        prior = summed([factor(p[name]) for name in [*levels, *together]], nothing)
+        prior = summed([factor(p[name]) for name in [*levels, *together]], zero)
         kl[" + ".join(together)] = sum(rest[name] for name in together) - prior
     return kl
 
@@ -150,5 +156,5 @@ def _kl(p: Sites, q: Sites, nothing: Tensor) -> dict[str, Tensor]:
 def _class_loss(logits: Tensor | None, label: Tensor | None) -> Tensor | None:
     if logits is None or label is None:
         return None
-    told = logits.gather(-1, label.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    return torch.where(label >= 0, -told, torch.nan)
+    log_p = logits.gather(-1, label.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return torch.where(label >= 0, -log_p, torch.nan)

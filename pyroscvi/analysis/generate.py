@@ -12,7 +12,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyroscvi.analysis.corrected import each_drawn
-from pyroscvi.analysis.posterior import Level, Told, codes, expected
+from pyroscvi.analysis.posterior import Intervention, Level, codes, expected
 from pyroscvi.data.cells import Cells
 from pyroscvi.program import Fitted, onto
 from pyroscvi.pyro_internals import alone
@@ -86,7 +86,7 @@ def _from_the_prior(fit: Fitted, given: Mapping[str, Level]) -> Callable[[Cells,
         q = fit.guide.posteriors(cells) if shared else {}
         latents = {name: onto(fit.guide.sites[name].support, q[name]).sample() for name in shared}
         model = poutine.condition(poutine.uncondition(fit.model), data=latents)
-        with Told(cells, {name: cells.categories[name] for name in given}) as conditions:
+        with Intervention(cells, {name: cells.categories[name] for name in given}) as conditions:
             sites: Any = poutine.trace(model).get_trace(cells).nodes
         conditions.check()
         return sites["x"]["value"]

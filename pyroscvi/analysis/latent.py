@@ -11,6 +11,7 @@ from torch import Tensor
 from pyroscvi.analysis.corrected import resampled
 from pyroscvi.analysis.posterior import each
 from pyroscvi.data.cells import Cells
+from pyroscvi.evidence.reader import Reader
 from pyroscvi.program import Fitted, onto
 from pyroscvi.pyro_internals import alone
 
@@ -64,8 +65,8 @@ def latent(
 
 def _corrected(fit: Fitted, cells: Cells, samples: int | None, site: str, seed: int) -> np.ndarray:
     pieces = []
-    for minibatch in resampled(fit, cells, samples or 1, seed):
-        values, pool = minibatch.read.joint.values, minibatch.pool
+    for minibatch in resampled(Reader(fit, cells), samples or 1, seed):
+        values, pool = minibatch.target.joint.values, minibatch.pool
         z = pool.mean(values(pool.u)[site]) if samples is None else values(minibatch.draws)[site]
         pieces.append(z.to(cells.dtype).cpu())
     return torch.cat(pieces, 0 if samples is None else 1).numpy()

@@ -1,4 +1,4 @@
-"""What analyses have in common: cells read in minibatches, and the counts that a model expects of them."""
+"""Functions that analyses share: cells in minibatches, and the distribution of their counts under a model."""
 
 from __future__ import annotations
 
@@ -18,57 +18,57 @@ from pyroscvi.inference.seeds import seeded
 if TYPE_CHECKING:
     from pyroscvi.fitting.result import Fit
 
-__all__ = ["Expected", "Level", "Told", "codes", "counted", "each", "expected"]
+__all__ = ["Expected", "Intervention", "Level", "codes", "counts_of", "each", "expected"]
 
 T = TypeVar("T")
 Level = str | Sequence[str]
 
 
 def each(fit: Fit, cells: Cells, do: Callable[[Cells], T], seed: int, batch_size: int) -> Iterator[T]:
-    """What is done with every minibatch, in order, without gradients; whoever looks on sees no random number drawn."""
+    """``do(minibatch)`` for every minibatch, in order, without gradients; global random generators stay untouched."""
     for i, minibatch in enumerate(cells.minibatches(batch_size, hops=fit.guide.encoder.hops)):
         with torch.no_grad(), seeded(seed + i, cells.device), pyro.validation_enabled(False):
-            done = do(minibatch)
-        yield done
+            result = do(minibatch)
+        yield result
 
 
 def codes(fit: Fit, n: int, levels: Mapping[str, Level]) -> dict[str, Tensor]:
     """Codes [n] of levels by name, one for all cells or one for each; KeyError for a name that the fit never saw."""
-    found = {}
-    for field, told in levels.items():
+    result = {}
+    for field, level in levels.items():
         if field not in fit.levels:
             raise KeyError(f"the fit knows no field {field!r}; it knows {', '.join(fit.levels) or 'none'}")
         known = {name: code for code, name in enumerate(fit.levels[field])}
-        names = [told] if isinstance(told, str) else [str(name) for name in told]
-        if strange := [name for name in names if name not in known]:
-            raise KeyError(f"no level {strange[0]!r} of {field!r}; there are {', '.join(known)}")
+        names = [level] if isinstance(level, str) else [str(name) for name in level]
+        if unknown := [name for name in names if name not in known]:
+            raise KeyError(f"no level {unknown[0]!r} of {field!r}; there are {', '.join(known)}")
         if len(names) not in (1, n):
             raise ValueError(f"{field}: give one level, or one for each of the {n} cells, not {len(names)}")
-        found[field] = torch.tensor([known[name] for name in names]).expand(n)
-    return found
+        result[field] = torch.tensor([known[name] for name in names]).expand(n)
+    return result
 
 
-class Told(intervene):
-    """Intervene on these very cells and no others (a prior may read pseudo-cells), and notice what was asked for."""
+class Intervention(intervene):
+    """Intervene on these very cells and no others (a prior may read pseudo-cells), and record which fields are read."""
 
     def __init__(self, cells: Cells, levels: Mapping[str, Tensor]):
         super().__init__(**levels)
         self.cells = cells
-        self.asked: set[str] = set()
+        self.fields: set[str] = set()
 
     def _pyro_read(self, message: dict) -> None:
         cells, name = message["args"]
         if cells is self.cells:
-            self.asked.add(name)
+            self.fields.add(name)
             super()._pyro_read(message)
 
     def check(self) -> None:
-        """ValueError if the model never asked for what it was told."""
+        """Raises ValueError if the model did not read a field that is set."""
         for name in self.levels:
-            if name not in self.asked:
-                asked = ", ".join(sorted(self.asked)) or "nothing"
+            if name not in self.fields:
+                fields = ", ".join(sorted(self.fields)) or "nothing"
                 raise ValueError(
-                    f"the model does not read {name!r}, so setting it would change nothing; it reads {asked}"
+                    f"the model does not read {name!r}, so setting it would change nothing; it reads {fields}"
                 )
 
 
@@ -96,23 +96,26 @@ class Expected(NamedTuple):
 
 
 def expected(fit: Fit, cells: Cells, levels: Mapping[str, Tensor], guide: Any = None) -> Expected:
-    """One draw of the latents of these cells, read as they are, and their counts under these levels [n].
+    """One draw of the latents of these cells, under their own conditions, and their counts under these levels [n].
 
-    guide   what draws the latents, if not the guide of the fit
+    guide   draws the latents in the place of the fit's guide
     """
     p, q = joint(fit.model, guide or fit.guide, cells)
     if not levels:
-        return counted(p)
+        return counts_of(p)
     drawn = {name: site["value"] for name, site in q.items()}
-    held = poutine.enum(poutine.condition(fit.model, data=drawn), first_available_dim=-2)
-    with Told(cells, levels) as told:
-        counts = poutine.trace(held).get_trace(cells).nodes["x"]["fn"]
-    told.check()
-    return counted(p, counts)
+    conditioned = poutine.enum(poutine.condition(fit.model, data=drawn), first_available_dim=-2)
+    with Intervention(cells, levels) as intervention:
+        counts = poutine.trace(conditioned).get_trace(cells).nodes["x"]["fn"]
+    intervention.check()
+    return counts_of(p, counts)
 
 
-def counted(p: Sites, counts: Any = None) -> Expected:
-    """The counts of a model that was run at given latents (or others), with the levels weighed as those latents say."""
+def counts_of(p: Sites, counts: Any = None) -> Expected:
+    """The counts of a model (or the given ones), with every enumerated level weighted by its probability.
+
+    p   the sites of a run of the model at given latents
+    """
     counts = p["x"]["fn"] if counts is None else counts
     if len(counts.batch_shape) < 2:
         return Expected(counts, None)

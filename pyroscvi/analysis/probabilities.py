@@ -1,59 +1,66 @@
-"""Probabilities: which component, which type, which condition a cell is of, by Bayes' rule.
+"""Probabilities of the component, the type or the condition of a cell, by Bayes' rule.
 
     p(c | x_n) = p(c) p(x_n | c) / sum_c' p(c') p(x_n | c')
 
-The state of the cell is integrated out of p(x_n | c), by importance sampling from the guide. To ask how well the cell
-is reconstructed under each c would be to ask at the one state that the guide has picked.
+The state of the cell is integrated out of p(x_n | c), by importance sampling from the guide. The reconstruction of the
+cell under each c would be another question, because it is at one state only, the one that the guide gives.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyroscvi.data.cells import Cells
-from pyroscvi.evidence.importance import drawn, estimate, log_weights
-from pyroscvi.evidence.proposals import Proposal
-from pyroscvi.evidence.reading import as_cells, reading
+from pyroscvi.evidence.estimator import Importance
+from pyroscvi.evidence.importance import drawn
+from pyroscvi.evidence.proposals import Proposal, StudentT
+from pyroscvi.evidence.reader import Reader
 from pyroscvi.handlers import intervene
+from pyroscvi.program import Fitted, Pair
 from pyroscvi.pyro_internals import alone
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 __all__ = ["probabilities"]
 
 
 @alone
 def probabilities(
-    fit: Any,
-    cells: Any,
+    fit: Fitted | Pair,
+    cells: "Cells | AnnData",
     site: str,
     particles: int = 200,
     seed: int = 0,
     *,
-    prior: Any = None,
-    proposal: Proposal | None = None,
+    prior: ArrayLike | None = None,
+    proposal: Proposal = StudentT(),
 ) -> pd.DataFrame:
     """p(c | x_n) of every level c [n, levels]; rows add up to one.
 
     fit        a Fit, or a pair (model, guide)
-    site       an enumerated site of the model ("k", "y"), or a field that it reads ("batch", "perturbation"), whose
-               recorded values are then not looked at
+    site       an enumerated site of the model ("k", "y"), or a field that it reads ("batch", "perturbation"); the
+               recorded values of the field are then not used
     particles  draws of the state of every cell
     prior      p(c) of a field [levels]; equal weights by default. A site has its own
+    proposal   draws the states
 
     Raises KeyError where the model neither enumerates nor reads ``site``.
     """
-    cells = as_cells(fit, cells)
-    sites, fields = _known(fit, cells)
+    reader = Reader(fit, cells)
+    sites, fields = _sites_and_fields(reader)
     if site in sites:
         if prior is not None:
             raise ValueError(
                 f"{site!r} has its prior in the model: prior= is for a field that cells are conditioned on"
             )
-        log_p = _of_site(fit, cells, site, particles, seed, proposal)
+        log_p = _of_site(reader, site, particles, seed, Importance(proposal))
     elif site in fields:
-        log_p = _of_field(fit, cells, site, particles, seed, proposal)
+        log_p = _of_field(reader, site, particles, seed, Importance(proposal))
         if prior is not None:
             log_p = log_p + torch.as_tensor(prior, dtype=torch.float64).log()
     else:
@@ -61,51 +68,49 @@ def probabilities(
             f"the model neither enumerates nor reads {site!r}: sites {', '.join(sites) or 'none'}; "
             f"fields {', '.join(sorted(fields)) or 'none'}"
         )
-    index = None if cells.names is None else pd.Index(cells.names, name="cell")
-    return pd.DataFrame(log_p.softmax(-1).numpy(), index, _columns(cells, site, log_p.shape[-1]))
+    names = reader.cells.names
+    index = None if names is None else pd.Index(names, name="cell")
+    return pd.DataFrame(log_p.softmax(-1).numpy(), index, _columns(reader.cells, site, log_p.shape[-1]))
 
 
 @torch.no_grad()
-def _of_site(fit: Any, cells: Cells, site: str, particles: int, seed: int, proposal: Proposal | None) -> Tensor:
-    """log p(x_n, k) up to a constant [n, levels]: every draw is weighed at every level."""
+def _of_site(reader: Reader, site: str, particles: int, seed: int, estimator: Importance) -> Tensor:
+    """log p(x_n, k) up to a constant [n, levels]: every draw is weighted at every level."""
     rows = []
-    for read in reading(fit, cells, seed, proposal):
+    for target in reader.targets(seed):
+        draws = estimator.draws(target)
         pieces = [
-            (read.joint.by_level(u, site) - read.draws.log_prob(u)).logsumexp(1)
-            for u in drawn(read.draws, read.streams, particles, read.chunk)
+            (target.joint.by_level(u, site) - draws.log_prob(u)).logsumexp(1)
+            for u in drawn(draws, target.streams, particles, target.chunk)
         ]
         rows.append(torch.stack(pieces).logsumexp(0).T)
     return torch.cat(rows).cpu()
 
 
-def _of_field(fit: Any, cells: Cells, field: str, particles: int, seed: int, proposal: Proposal | None) -> Tensor:
+def _of_field(reader: Reader, field: str, particles: int, seed: int, estimator: Importance) -> Tensor:
     """log p(x_n | c) [n, levels]: an evidence for every level.
 
-    A guide that reads the field is asked afresh at each level, so that no level is judged by the states of another; one
-    that does not read it draws the same states for all.
+    A guide that reads the field is run at each level separately, so that each level has its own states. A guide that
+    does not read the field draws the same states for all levels.
     """
     columns = []
-    for level in range(len(cells.levels[field])):
+    for level in range(len(reader.cells.levels[field])):
         with intervene(**{field: level}):
-            found = [
-                estimate(log_weights(read.joint, read.draws, read.streams, particles, read.chunk)).log_evidence
-                for read in reading(fit, cells, seed, proposal)
-            ]
-        columns.append(torch.cat(found).cpu())
+            rows = [estimator(target, particles).estimate.log_evidence for target in reader.targets(seed)]
+        columns.append(torch.cat(rows).cpu())
     return torch.stack(columns, -1)
 
 
 @torch.no_grad()
-def _known(fit: Any, cells: Cells) -> tuple[list[str], set[str]]:
+def _sites_and_fields(reader: Reader) -> tuple[list[str], set[str]]:
     """The sites that the model enumerates, and the fields that it reads."""
-    read = next(reading(fit, cells.subset(torch.arange(1))))
-    with Asked() as asked:
-        sites = read.joint.levels()
-    return list(sites), asked.fields & set(cells.levels)
+    with Recorder() as recorder:
+        sites = reader.first.levels()
+    return list(sites), recorder.fields & set(reader.cells.levels)
 
 
-class Asked(Messenger):
-    """Remembers which fields were read."""
+class Recorder(Messenger):
+    """Records which fields are read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,6 +121,6 @@ class Asked(Messenger):
 
 
 def _columns(cells: Cells, site: str, levels: int) -> list[str]:
-    """The names of the levels: of a field as they were read, and those of the labels for the type y of a cell."""
+    """The names of the levels of a field; for the type y of a cell, the names of the labels."""
     names = cells.levels.get("label" if site == "y" else site, ())
     return list(names) if len(names) == levels else list(map(str, range(levels)))

@@ -1,7 +1,9 @@
-"""Calibration: are the posteriors of a fitted model right, and does it make cells like those that it was fitted to?
+"""Calibration: are the posteriors of a fitted model right, and does it generate cells like those that it was fitted to?
 
-calibrate(fit)                  ranks of the truth among posterior draws, on cells that the fit has made itself
-predictive_check(fit, cells)    statistics of cells beside those of their replicates
+calibrate(fit)                  ranks of the truth among posterior draws, on cells that the fit has simulated
+predictive_check(fit, cells)    statistics of cells and of their replicates
+
+The files: ``simulation_based`` and its quantities, ranks and uniformity tests; ``predictive`` and its statistics.
 """
 
 from pyroscvi.calibration.predictive import Check, predictive_check

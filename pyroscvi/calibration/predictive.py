@@ -1,14 +1,14 @@
-"""Posterior predictive checks: does a fitted model make cells like those that it was fitted to?
+"""Posterior predictive checks: does a fitted model generate cells like those that it was fitted to?
 
     z ~ q(z | x),   x' ~ p(x | z):       is T(x) among T(x'_1), T(x'_2), ... ?
 
-Replicates have the latents of the very cells that they are compared with, so that a check is milder than it looks: a
-p-value is not uniform where the model is true, and nobody can tell from 0.2 alone what it means. Beside it therefore
-stands the same check of data that the model has made itself, for which the model *is* true.
+Replicates have the latents of the very cells that they are compared with, so the check is less strict than it looks:
+where the model is true its p-values are not uniform, and a value of 0.2 has no meaning by itself. So the same check is
+made of data that the model has simulated, for which the model *is* true.
 
-    found = predictive_check(fit, cells)
-    print(found)
-    found.plot().savefig("predictive.png")
+    result = predictive_check(fit, cells)
+    print(result)
+    result.plot().savefig("predictive.png")
 
 References
     Gelman, A., Meng, X.-L. & Stern, H. (1996) Posterior predictive assessment of model fitness via realized
@@ -23,19 +23,22 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pyroscvi.calibration.simulation import simulate
+from pyroscvi.calibration.simulation_based import CALIBRATION_SEED
 from pyroscvi.calibration.statistics import Statistic, statistics
 from pyroscvi.data.cells import Cells
+from pyroscvi.evidence.reader import Reader
+from pyroscvi.evidence.simulated import simulate
 from pyroscvi.pyro_internals import alone
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from matplotlib.figure import Figure
 
     from pyroscvi.fitting.result import Fit
 
 __all__ = ["Check", "Replicated", "predictive_check"]
 
-AT_ONCE = 2**26  # counts of replicates that are held at once
+MAX_COUNTS = 2**26  # counts of replicates in memory at once
 
 
 @dataclass(frozen=True)
@@ -47,23 +50,23 @@ class Replicated:
 
     @property
     def p(self) -> float:
-        """The share of data sets, the data among them, that are as far from what is usual as the data are.
+        """The share of data sets, the data among them, that are at least as far from the mean as the data are.
 
-        How far is the mean square over entries, each in standard deviations of all the data sets; data and replicates
-        are treated alike, and so the share is at least 1 / (r + 1).
+        The distance is the mean square over entries, each in standard deviations over all data sets. Data and
+        replicates are treated alike, so the share is at least 1 / (r + 1).
         """
         every = np.concatenate([self.of_data[None], self.of_replicates])
-        aside, spread = every - every.mean(0), every.std(0)
-        far = (np.divide(aside, spread, out=np.zeros_like(aside), where=spread > 0) ** 2).mean(1)
-        return float((far >= far[0] * (1 - 1e-9)).mean())
+        deviation, spread = every - every.mean(0), every.std(0)
+        distance = (np.divide(deviation, spread, out=np.zeros_like(deviation), where=spread > 0) ** 2).mean(1)
+        return float((distance >= distance[0] * (1 - 1e-9)).mean())
 
 
 @dataclass(frozen=True, eq=False)
 class Check:
-    """What ``predictive_check`` found, by statistic.
+    """The result of ``predictive_check``, by statistic.
 
-    data       the cells, beside replicates of them
-    simulated  data sets of the model's own making, each beside replicates of it
+    data       the cells and their replicates
+    simulated  data sets that the model has simulated, each with its replicates
     """
 
     data: Mapping[str, Replicated]
@@ -85,16 +88,16 @@ class Check:
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis(index="statistic")
 
     def plot(self, statistic: str | None = None) -> "Figure":
-        """Data beside replicates, and below it the same of a simulated data set: ``report.predictive.checks``."""
+        """A picture of data and replicates, and below it of a simulated data set: ``report.predictive.checks``."""
         from pyroscvi.report.predictive import checks
 
         return checks(self, statistic)
 
     def __str__(self) -> str:
         first = next(iter(self.data.values()))
-        told = f"Posterior predictive check: {len(first.of_replicates)} replicates"
-        beside = f"beside {len(self.simulated)} data sets of the model's own making"
-        return f"{told}, {beside}\n{self.table.to_string(float_format='{:.3g}'.format)}"
+        title = f"Posterior predictive check: {len(first.of_replicates)} replicates"
+        compared = f"compared with {len(self.simulated)} data sets that the model has simulated"
+        return f"{title}, {compared}\n{self.table.to_string(float_format='{:.3g}'.format)}"
 
     def __repr__(self) -> str:
         return f"Check({', '.join(f'{name}: p={one.p:.2g}' for name, one in self.data.items())})"
@@ -103,7 +106,7 @@ class Check:
 @alone
 def predictive_check(
     fit: "Fit",
-    cells: Any,
+    cells: "Cells | AnnData",
     replicates: int = 99,
     simulations: int = 3,
     *,
@@ -111,16 +114,16 @@ def predictive_check(
     corrected: bool = False,
     seed: int = 0,
 ) -> Check:
-    """Zeros, means, variances, totals, maxima and correlations of cells, and of what the fit makes of their latents.
+    """Zeros, means, variances, totals, maxima and correlations of cells, and of counts generated from their latents.
 
-    cells        Cells, or an AnnData; those the fit has seen, or others
-    replicates   of every data set; a p-value is at least 1 / (replicates + 1)
-    simulations  data sets of the model's own making, to which the same is done
-    most         cells that are looked at, from all over the data set
+    cells        Cells, or an AnnData; the cells of training, or others
+    replicates   number of replicates of every data set; a p-value is at least 1 / (replicates + 1)
+    simulations  number of data sets that the model simulates, for the same check
+    most         number of cells at most, from all over the data set
     corrected    latents from the posterior itself, by importance resampling, rather than from the guide
 
-    A model that is conditional on the totals of cells has their library sizes for granted. A guide that is too narrow
-    or beside the mark is seen here too, in the simulated data as well: correct it before the model is blamed.
+    A model that is conditional on the totals of cells is given their library sizes. A guide that is too narrow or
+    misplaced changes the p-values too, also those of the simulated data: correct it before you reject the model.
     """
     if replicates < 2:
         raise ValueError(f"a predictive check takes two replicates at least, not {replicates}")
@@ -128,29 +131,31 @@ def predictive_check(
     if len(cells) > most:
         rows = torch.linspace(0, len(cells) - 1, most).round().long()
         cells = fit.read(cells.subset(rows, hops=fit.guide.encoder.hops))
-    options: dict[str, Any] = {"replicates": replicates, "corrected": corrected}
-    data = _replicated(fit, cells, seed=seed, **options)
-    own = [_own(fit, cells, seed + i) for i in range(simulations)]
-    return Check(data, tuple(_replicated(fit, made, seed=seed + 1 + i, **options) for i, made in enumerate(own)))
+    data = _replicated(fit, cells, replicates, corrected, seed)
+    reader = Reader(fit, cells)
+    simulated = [_simulated(reader, cells, seed + i) for i in range(simulations)]
+    checks = (_replicated(fit, made, replicates, corrected, seed + i) for i, made in enumerate(simulated, start=1))
+    return Check(data, tuple(checks))
 
 
-def _own(fit: "Fit", cells: Cells, seed: int) -> Cells:
-    """Cells of the model's own making under the conditions of these, which nobody could tell from observed ones."""
-    made = simulate(fit, cells, seed).observed
-    told: dict[str, Any] = {"belief": made["label"].to(cells.dtype)} if "label" in made else {}
-    return replace(cells, counts=made["x"].clamp(min=0).to(cells.dtype), **told)
+def _simulated(reader: Reader, cells: Cells, seed: int) -> Cells:
+    """Cells with simulated counts under the conditions of these, in the form of observed ones."""
+    _ = reader.first  # raises ValueError where cells share a latent
+    observed = simulate(reader, CALIBRATION_SEED + seed).observed
+    labels: dict[str, Any] = {"belief": observed["label"].to(cells.dtype)} if "label" in observed else {}
+    return replace(cells, counts=observed["x"].clamp(min=0).to(cells.dtype), **labels)
 
 
 def _replicated(fit: "Fit", cells: Cells, replicates: int, corrected: bool, seed: int) -> dict[str, Replicated]:
     counts = cells.x.cpu().numpy()
-    of: Mapping[str, Statistic] = statistics(counts)
-    found: dict[str, list[np.ndarray]] = {name: [] for name in of}
-    step = max(1, AT_ONCE // counts.size)
+    functions: Mapping[str, Statistic] = statistics(counts)
+    values: dict[str, list[np.ndarray]] = {name: [] for name in functions}
+    step = max(1, MAX_COUNTS // counts.size)
     for start in range(0, replicates, step):
         drawn = fit.generate(
             cells, samples=min(step, replicates - start), corrected=corrected, seed=seed * replicates + start
         )
         for x in drawn:
-            for name, statistic in of.items():
-                found[name].append(statistic(x))
-    return {name: Replicated(statistic(counts), np.stack(found[name])) for name, statistic in of.items()}
+            for name, statistic in functions.items():
+                values[name].append(statistic(x))
+    return {name: Replicated(statistic(counts), np.stack(values[name])) for name, statistic in functions.items()}

@@ -1,8 +1,8 @@
-"""What is ranked: functions of the latents of a cell, and of its counts, that a posterior may be wrong about.
+"""The quantities that are ranked: functions of the latents of a cell, and of its counts.
 
-Each coordinate is ranked, products of two (a posterior may have every coordinate right and no correlations), the
-square of the norm, the logarithm of a size, discrete latents; and always log p(x | z). A guide that returns the prior
-and looks at no data passes every other rank: averaged over data that the model makes, the posterior *is* the prior.
+Ranked are each coordinate, products of two (a posterior may be right in every coordinate and wrong in correlations),
+the square of the norm, the logarithm of a size, discrete latents; and always log p(x | z). A guide that ignores the
+data and returns the prior passes all the other ranks: averaged over simulated data, the posterior *is* the prior.
 
 References
     Modrak, M. et al. (2023) Simulation-based calibration checking for Bayesian computation: the choice of test
@@ -27,33 +27,33 @@ Pairs = Mapping[str, list[tuple[int, int]]]
 
 
 def pairs(sites: Mapping[str, Site], most: int, seed: int) -> Pairs:
-    """Which products of two coordinates are looked at, by site: all of them, or ``most`` by lot."""
-    found = {}
+    """The products of two coordinates that are ranked, by site: all of them, or ``most`` at random."""
+    products = {}
     for name, site in sites.items():
         every = list(combinations(range(site.size), 2))
         if len(every) > most:
             chosen = np.random.default_rng(seed).choice(len(every), most, replace=False)
             every = [every[i] for i in sorted(chosen)]
-        found[name] = every
-    return found
+        products[name] = every
+    return products
 
 
 def of_latents(sites: Mapping[str, Site], u: Tensor, pairs: Pairs) -> dict[str, Tensor]:
     """Coordinates, products and squares of the norm [..., n] of unconstrained latents u [..., n, d]."""
-    found: dict[str, Tensor] = {}
+    values: dict[str, Tensor] = {}
     parts = u.split([site.size for site in sites.values()], -1) if sites else ()
     for (name, site), z in zip(sites.items(), parts, strict=True):
-        shown = _shown(name, site)
-        alone = site.size == 1
-        found |= {shown if alone else f"{shown}[{j}]": z[..., j] for j in range(site.size)}
-        found |= {f"{shown}[{i}] {shown}[{j}]": z[..., i] * z[..., j] for i, j in pairs[name]}
-        if not alone:
-            found[f"|{shown}|²"] = z.square().sum(-1)
-    return found
+        label = _label(name, site)
+        single = site.size == 1
+        values |= {label if single else f"{label}[{j}]": z[..., j] for j in range(site.size)}
+        values |= {f"{label}[{i}] {label}[{j}]": z[..., i] * z[..., j] for i, j in pairs[name]}
+        if not single:
+            values[f"|{label}|²"] = z.square().sum(-1)
+    return values
 
 
 def likelihoods(joint: Joint, u: Tensor, chunk: int) -> dict[str, Tensor]:
-    """log p(x | z) [s, n] of every observed site, at latents u [s, n, d]; what is enumerated is summed over."""
+    """log p(x | z) [s, n] of every observed site, at latents u [s, n, d]; enumerated sites are summed over."""
     given = ", ".join(joint.sites)
     return {
         f"log p({site} | {given})": torch.cat([joint.log_likelihood(piece, site) for piece in u.split(chunk)])
@@ -63,15 +63,15 @@ def likelihoods(joint: Joint, u: Tensor, chunk: int) -> dict[str, Tensor]:
 
 def drawn_levels(joint: Joint, sites: Iterable[str], u: Tensor, streams: Streams, chunk: int) -> dict[str, Tensor]:
     """k ~ p(k | x, u) [s, n] of enumerated sites, at latents u [s, n, d]."""
-    found = {}
+    levels = {}
     for site in sites:
-        heaped = [joint.by_level(piece, site).softmax(0).cumsum(0)[:-1] for piece in u.split(chunk)]
-        found[site] = (streams.uniform(len(u)).to(u) > torch.cat(heaped, 1)).sum(0)
-    return found
+        cumulative = [joint.by_level(piece, site).softmax(0).cumsum(0)[:-1] for piece in u.split(chunk)]
+        levels[site] = (streams.uniform(len(u)).to(u) > torch.cat(cumulative, 1)).sum(0)
+    return levels
 
 
-def _shown(name: str, site: Site) -> str:
-    """What the unconstrained numbers of a site are called."""
+def _label(name: str, site: Site) -> str:
+    """The name of the unconstrained numbers of a site."""
     support = getattr(site.support, "base_constraint", site.support)
     if isinstance(support, type(constraints.real)):
         return name

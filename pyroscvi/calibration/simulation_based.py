@@ -1,15 +1,15 @@
-"""Simulation-based calibration: are the posteriors of a fitted model the posteriors that it has?
+"""Simulation-based calibration: are the posteriors of a guide those of its model?
 
     z ~ p(z),   x ~ p(x | z),   z_1 .. z_L ~ q(z | x):       the rank of f(z, x) among f(z_1, x) .. f(z_L, x) is uniform
 
-for every function f, if q is the posterior. The decoder is the one that was fitted, and cells are of its own making:
-nothing here asks whether the model is right (``predictive`` does), but whether what is said of a cell's latents is what
-the model and Bayes' rule say. Two are asked, side by side: the guide, and draws that are corrected by importance
-resampling (``evidence.resampling``).
+for every function f, if q is the posterior. The decoder is the fitted one and the cells are simulated with it. So this
+does not test whether the model is right (``predictive`` does), but whether the posteriors of latents are those of the
+model. Two kinds of draws are tested side by side: those of the guide, and those that importance resampling has
+corrected (``evidence.resampling``).
 
-    found = calibrate(fit)
-    print(found)
-    found.plot().savefig("calibration.png")
+    result = calibrate(fit)
+    print(result)
+    result.plot().savefig("calibration.png")
 
 References
     Cook, S. R., Gelman, A. & Rubin, D. B. (2006) Validation of software for Bayesian models using posterior quantiles.
@@ -18,73 +18,77 @@ References
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from pyroscvi.analysis.generate import blank
 from pyroscvi.calibration.quantities import drawn_levels, likelihoods, of_latents, pairs
 from pyroscvi.calibration.ranks import Ranks, frame, ranked
-from pyroscvi.calibration.simulation import simulate, template
-from pyroscvi.evidence.estimator import Target
-from pyroscvi.evidence.proposals import GuideDraws, Proposal
-from pyroscvi.evidence.reading import MEMORY, Read, pair, reading
-from pyroscvi.evidence.resampling import AGAIN, CANDIDATES, PROPOSALS, pool
+from pyroscvi.data.cells import Cells
+from pyroscvi.evidence.joint import Joint
+from pyroscvi.evidence.proposals import Proposal
+from pyroscvi.evidence.reader import MEMORY, Reader, as_cells, pair
+from pyroscvi.evidence.resampling import CANDIDATES, PROPOSALS, RESAMPLE, pool
+from pyroscvi.evidence.simulated import simulate, spread
+from pyroscvi.evidence.target import Target
+from pyroscvi.program import Fitted, Pair
 from pyroscvi.pyro_internals import alone
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from matplotlib.figure import Figure
 
-__all__ = ["Calibration", "calibrate"]
+__all__ = ["CALIBRATION_SEED", "Calibration", "calibrate", "template"]
 
+CALIBRATION_SEED = 2**32  # added to the seed: certificates use smaller ones
 LEVELS, TIES = 192, 193  # purposes of streams
-DRAWS = {"guide": "the guide", "corrected": "importance-corrected"}
+TITLES = {"guide": "the guide", "corrected": "importance-corrected"}
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What ``calibrate`` found: ranks of draws of the guide, and of importance-corrected ones.
+    """The result of ``calibrate``: ranks among draws of the guide, and among importance-corrected ones.
 
-    guide      ranks among draws of the guide
-    corrected  ranks among corrected draws; None where they were not asked for
-    settled    share of the cells whose weights were even enough to correct with
+    guide       ranks among draws of the guide
+    corrected   ranks among corrected draws; None without ``corrected``
+    sufficient  share of the cells whose weights are even enough to correct with
     """
 
     guide: Ranks
     corrected: Ranks | None
-    settled: float
+    sufficient: float
 
     @property
     def ranks(self) -> dict[str, Ranks]:
-        """The one or the two, under their names."""
-        found = {"guide": self.guide, "corrected": self.corrected}
-        return {name: ranks for name, ranks in found.items() if ranks is not None}
+        """Both ranks by name, or only those of the guide."""
+        both = {"guide": self.guide, "corrected": self.corrected}
+        return {name: ranks for name, ranks in both.items() if ranks is not None}
 
     @property
     def passes(self) -> bool:
-        """Does what can be had pass: the corrected draws, or else the guide?"""
+        """True if the corrected draws pass; without them, if the guide does."""
         return (self.corrected or self.guide).passes
 
     def plot(self) -> "Figure":
-        """How far ranks are from uniform, with simultaneous bands: ``report.calibration.ranks``."""
+        """A picture of how far ranks are from uniform, with simultaneous bands: ``report.calibration.ranks``."""
         from pyroscvi.report.calibration import ranks
 
         return ranks(self)
 
     def __str__(self) -> str:
         cells, draws = len(self.guide.values), self.guide.draws
-        told = [f"Simulation-based calibration: {cells:,} simulated cells, {draws} draws of each"]
+        lines = [f"Simulation-based calibration: {cells:,} simulated cells, {draws} draws of each"]
         for name, ranks in self.ranks.items():
             failed = ranks.failures
             verdict = f"fails in {len(failed)} of {len(ranks.table)}" if failed else "passes"
-            told += ["", f"{DRAWS[name]}: {verdict}", ranks.table.to_string(formatters=FORMATS)]
-        if self.settled < 1:
-            told += [
-                "",
-                f"weights too uneven to correct with: {1 - self.settled:.1%} of the cells; take more candidates",
-            ]
-        return "\n".join(told)
+            lines += ["", f"{TITLES[name]}: {verdict}", ranks.table.to_string(formatters=FORMATS)]
+        if self.sufficient < 1:
+            share = f"{1 - self.sufficient:.1%}"
+            lines += ["", f"weights too uneven to correct with: {share} of the cells; take more candidates"]
+        return "\n".join(lines)
 
     def __repr__(self) -> str:
         verdicts = (f"{name} {'passes' if ranks.passes else 'fails'}" for name, ranks in self.ranks.items())
@@ -102,8 +106,8 @@ FORMATS: Any = {
 
 @alone
 def calibrate(
-    fit: Any,
-    cells: Any = None,
+    fit: Fitted | Pair,
+    cells: "Cells | AnnData | None" = None,
     simulations: int = 1000,
     *,
     draws: int = 99,
@@ -116,58 +120,84 @@ def calibrate(
     memory: int | str = MEMORY,
     batch_size: int | None = None,
 ) -> Calibration:
-    """Simulation-based calibration of a fit, its decoder held at what was fitted.
+    """Simulation-based calibration of a fit, with the fitted decoder.
 
     fit          a Fit, or a pair (model, guide)
-    cells        what conditions and sizes simulated cells have; without any, those of training. A guide that reads
-                 neighbours is to be given the cells of a tissue
-    simulations  cells that are made; no more than there are ``cells`` where these lie in a tissue
+    cells        simulated cells have the conditions and sizes of these; by default those of training. A guide that
+                 reads neighbours needs the cells of a tissue
+    simulations  number of simulated cells; no more than ``cells`` where these lie in a tissue
     draws        L, draws of the posterior of each; ranks are among 0 .. L
-    corrected    look at importance-corrected draws too, each out of ``candidates`` of a proposal; see ``Pool``
-    products     of two coordinates, at most
-    level        how improbable ranks must be to fail, when p-values are corrected for the number of quantities
+    corrected    test importance-corrected draws too, resampled from ``candidates`` of a proposal: ``Pool``
+    products     how many products of two coordinates are tested, at most
+    level        the significance level, for p-values corrected for the number of quantities
 
-    A guide that is not Gaussian is seen as the Gaussian of its moments. To one that reads neighbours every simulated
-    cell is shown in the place of a real one, among that one's neighbours as they are in ``cells``. Raises ValueError
-    where cells share a latent.
+    A guide that is not Gaussian is replaced by the Gaussian with its moments. A guide that reads neighbours gets every
+    simulated cell in the place of a real one, among the neighbours of that one in ``cells``. Raises ValueError where
+    cells share a latent.
     """
     if draws < 1:
         raise ValueError(f"calibrate takes one draw at least, not draws={draws}")
-    made = simulate(fit, template(fit, cells, simulations, seed), seed)
-    shown, chosen = made.shown_to(fit), pairs(pair(fit)[1].sites, products, seed)
+    reader = Reader(fit, template(fit, cells, simulations, seed), memory=memory, batch_size=batch_size)
+    sites = reader.first.sites
+    made, chosen = simulate(reader, CALIBRATION_SEED + seed), pairs(sites, products, seed)
     guide: list[dict[str, Tensor]] = []
     better: list[dict[str, Tensor]] = []
-    settled: list[Tensor] = []
+    sufficient: list[Tensor] = []
     kept = candidates if corrected else draws
-    for read in reading(shown, made.cells, seed, GuideDraws(), batch_size, memory=memory, particles=2 * kept):
-        rows = read.joint.cells.index
-        truth = made.u[rows].unsqueeze(0)
-        levels = {name: k[rows] for name, k in made.levels.items()}
-        with torch.no_grad():
-            true = of_latents(read.joint.sites, truth[0], chosen) | levels
-            true |= {name: value[0] for name, value in likelihoods(read.joint, truth, read.chunk).items()}
-
-        def rank(u: Tensor, read: Read = read, true: dict[str, Tensor] = true) -> dict[str, Tensor]:
-            return dict(_ranked(read, true, u, chosen))
-
-        guide.append(rank(read.draws.sample(read.streams, draws)))
+    for target in made.shown_to(reader).targets(seed, particles=2 * kept):
+        rows: Any = target.joint.cells.index
+        true = _true(target, {name: k[rows] for name, k in made.levels(sites).items()}, chosen)
+        guide.append(dict(_ranked(target, true, target.q.sample(target.streams, draws), chosen)))
         if corrected:
-            found = pool(Target.of(read), candidates, proposals)
-            settled.append(found.settled)
-            better.append(rank(found.resampled(read.streams.anew(AGAIN), draws)))
+            candidate = pool(target, candidates, proposals)
+            sufficient.append(candidate.sufficient)
+            u = candidate.resampled(target.streams.anew(RESAMPLE), draws)
+            better.append(dict(_ranked(target, true, u, chosen)))
     return Calibration(
         Ranks(frame(guide), draws, level),
         Ranks(frame(better), draws, level) if corrected else None,
-        float(torch.cat(settled).double().mean()) if corrected else 1.0,
+        float(torch.cat(sufficient).double().mean()) if corrected else 1.0,
     )
 
 
+def template(fit: Fitted | Pair, cells: "Cells | AnnData | None", n: int, seed: int = 0) -> Cells:
+    """n cells that give simulated cells their conditions and sizes.
+
+    They come from all over the given cells, several times where there are fewer. For a guide that reads neighbours,
+    every cell of a tissue is taken once at most. Without cells, conditions and sizes are as frequent as in training.
+    """
+    if n < 1:
+        raise ValueError(f"a calibration takes one simulated cell at least, not {n}")
+    if cells is None:
+        if isinstance(fit, tuple):
+            raise TypeError("calibrate: a pair (model, guide) does not know its conditions; give cells that have them")
+        whole: Any = fit
+        return fit.read(blank(whole, n, {}, None, seed))
+    cells = as_cells(fit, cells)
+    if not len(cells):
+        raise ValueError("calibrate: there are no cells to take conditions and sizes from")
+    if not getattr(getattr(pair(fit)[1], "encoder", None), "hops", 0):
+        cells = replace(cells, graph=None, halo=None)
+    return spread(cells, n)
+
+
 @torch.no_grad()
-def _ranked(read: Read, true: dict[str, Tensor], u: Tensor, chosen: Any) -> Iterator[tuple[str, Tensor]]:
-    """The rank of every quantity [n], of draws u [L, n, d]."""
-    enumerated = [name for name in read.joint.levels() if name in true]
-    values = of_latents(read.joint.sites, u, chosen) | likelihoods(read.joint, u, read.chunk)
-    values |= drawn_levels(read.joint, enumerated, u, read.streams.anew(LEVELS), read.chunk)
-    lots = read.streams.anew(TIES)
+def _true(target: Target[Joint], levels: dict[str, Tensor], chosen: Any) -> dict[str, Tensor]:
+    """The value of every quantity [n] at the latents that the cells were simulated with."""
+    assert target.truth is not None
+    chunk = target.chunk or len(target.truth)
+    scores = likelihoods(target.joint, target.truth[None], chunk)
+    values = of_latents(target.joint.sites, target.truth, chosen) | levels
+    return values | {name: value[0] for name, value in scores.items()}
+
+
+@torch.no_grad()
+def _ranked(target: Target[Joint], true: dict[str, Tensor], u: Tensor, chosen: Any) -> Iterator[tuple[str, Tensor]]:
+    """The rank of every quantity [n], among draws u [L, n, d]."""
+    joint, chunk = target.joint, target.chunk or len(u)
+    enumerated = [name for name in joint.levels() if name in true]
+    values = of_latents(joint.sites, u, chosen) | likelihoods(joint, u, chunk)
+    values |= drawn_levels(joint, enumerated, u, target.streams.anew(LEVELS), chunk)
+    ties = target.streams.anew(TIES)
     for name, value in values.items():
-        yield name, ranked(true[name], value, lots.uniform(1)[0].to(u))
+        yield name, ranked(true[name], value, ties.uniform(1)[0].to(u))

@@ -20,7 +20,7 @@ import pandas as pd
 from pyro.poutine.runtime import am_i_wrapped
 
 from pyroscvi.data.cells import Cells
-from pyroscvi.evidence.reading import pair
+from pyroscvi.evidence.reader import pair
 from pyroscvi.fitting.declarations import declaration
 from pyroscvi.fitting.resume import digest, digested
 

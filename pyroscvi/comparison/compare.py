@@ -28,8 +28,8 @@ from pyroscvi.comparison.stacking import stacking_weights
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.estimator import Estimator
 from pyroscvi.evidence.ladder import Ladder
-from pyroscvi.evidence.reading import MEMORY, as_cells, pair
-from pyroscvi.evidence.table import evidence_table
+from pyroscvi.evidence.reader import MEMORY, Reader, as_cells, pair
+from pyroscvi.evidence.table import table_of
 
 __all__ = ["compare"]
 
@@ -102,7 +102,8 @@ def compare(
     }
     refuse_unequal(questions)
 
-    where: dict[str, Any] = {"batch_size": batch_size, "memory": memory}
+    options: dict[str, Any] = {"batch_size": batch_size, "memory": memory, "compile": compile, "dtype": dtype}
+    readers = {name: [Reader(fit, given[name], **options) for fit in all_] for name, all_ in several.items()}
     how: dict[str, Any] = {
         "particles": particles,
         "seed": seed,
@@ -117,7 +118,8 @@ def compare(
         told = f"evidence of {_called(name, place)}" if progress else False
 
         def made() -> pd.DataFrame:
-            return evidence_table(fit, given[name], **how, compile=compile, progress=told, **where)
+            reader = readers[name][place]
+            return table_of(reader, particles, seed, estimator=estimator, certify=certify, progress=told)
 
         folder = next(iter(folders.get(name, ())[place:]), None)
         return kept(folder, fit, given[name], how, made)
@@ -135,7 +137,7 @@ def compare(
             "weight": weight,
             "estimand": questions[name].estimand,
             "heavy_tailed": scores[name].heavy_tailed,
-            **usage_of_all(several[name], given[name], seed, **where)._asdict(),
+            **usage_of_all(readers[name], seed)._asdict(),
             **recorded(several[name]),
             "certificate": scores[name].certificate,
         }

@@ -23,7 +23,6 @@ References
 """
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
@@ -36,8 +35,7 @@ from pyroscvi.comparison.paired import FEWEST_NATS, clusters, standard_error
 from pyroscvi.comparison.question import question, refuse_unequal
 from pyroscvi.comparison.result import GeneComparison
 from pyroscvi.data.cells import Cells
-from pyroscvi.evidence.compiled import compiled
-from pyroscvi.evidence.reading import MEMORY, as_cells, pair
+from pyroscvi.evidence.reader import MEMORY, Reader, as_cells, pair
 from pyroscvi.evidence.resampling import PROPOSALS, pools
 from pyroscvi.inference.progress import counted
 from pyroscvi.parts.likelihoods import NB, ZINB, ZIP, Likelihood, Poisson
@@ -75,16 +73,17 @@ def gene_scores(
                 be without the gene; draws of the posterior itself have too few
     memory, batch_size, compile, dtype, progress   as in ``evidence_table``
     """
-    how: dict[str, Any] = {"memory": memory, "batch_size": batch_size, "dtype": dtype, "proposals": PROPOSALS[:2]}
+    reader = Reader(fit, cells, memory=memory, batch_size=batch_size, dtype=dtype, compile=compile)
     predicted, expected = [], []
-    cells = as_cells(fit, cells)
-    told = progress if isinstance(progress, str) else "genes"
-    with compiled(fit, cells, dtype) if compile else nullcontext(), counted(told, len(cells), bool(progress)) as done:
-        for read, pool in pools(fit, cells, particles, seed, **how):
+    label = progress if isinstance(progress, str) else "genes"
+    with reader.kernel(), counted(label, len(reader.cells), bool(progress)) as done:
+        for target, pool in pools(reader, particles, seed, proposals=PROPOSALS[:2]):
             log_w = pool.log_w.log_softmax(0)
             inverse, mean = [], torch.zeros(())
-            for u, w in zip(pool.u.split(read.chunk), log_w.split(read.chunk), strict=True):
-                log_p, levels = read.joint.by_gene(u)
+            for u, w in zip(
+                pool.u.split(target.chunk or particles), log_w.split(target.chunk or particles), strict=True
+            ):
+                log_p, levels = target.joint.by_gene(u)
                 weight = (levels + w).unsqueeze(-1)
                 inverse.append((weight - log_p).logsumexp((0, 1)))
                 mean = mean + (weight.exp() * log_p).sum((0, 1))
@@ -169,6 +168,7 @@ def zero_inflation(fits: Mapping[str, Any]) -> list[tuple[str, str]]:
     plain = {tuple(map(repr, pair(fit))): name for name, fit in fits.items()}
     found = []
     for name, fit in fits.items():
+        model: Any
         model, guide = pair(fit)
         likelihood = getattr(model, "likelihood", None)
         if type(likelihood) in TWINS:

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Mapping
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ from scipy import sparse
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.stored import Stored
-from pyroscvi.evidence.reading import pair, reading
+from pyroscvi.evidence.reader import Reader, pair
 
 __all__ = ["Question", "fingerprint", "question", "refuse_unequal"]
 
@@ -29,12 +28,11 @@ class Question(NamedTuple):
 
 
 def question(fit: Any, cells: Cells) -> Question:
-    """What is asked of this fit on these cells; KeyError or ValueError where it was fitted to other genes or levels."""
-    _refuse_strangers(fit, cells)
+    """What is asked of this fit on these cells; ValueError where it was fitted to other genes or levels."""
     model, _ = pair(fit)
-    (read,) = islice(reading(fit, cells.subset(torch.arange(1))), 1)
+    joint = Reader(fit, cells.subset(torch.arange(1))).first
     estimand = _estimand(model, cells)
-    observed = {name: kind for name, kind in read.joint.observed().items() if name != "label" or "label" in estimand}
+    observed = {name: kind for name, kind in joint.observed().items() if name != "label" or "label" in estimand}
     return Question(
         names=None if cells.names is None else list(map(str, cells.names)),
         genes=None if cells.genes is None else list(map(str, cells.genes)),
@@ -123,23 +121,3 @@ def _estimand(model: Any, cells: Cells) -> str:
     said = cells.belief if cells.belief is not None else cells.label
     silent = said is None or bool((said == 1).all() if cells.belief is not None else (said < 0).all())
     return estimand.replace("x, label", "x") if silent else estimand
-
-
-def _refuse_strangers(fit: Any, cells: Cells) -> None:
-    """The fit must have been made with these genes in this order, and codes must mean the levels that they meant."""
-    record = getattr(fit, "record", {})
-    known, found = record.get("genes"), cells.genes
-    if known is not None and found is not None and list(map(str, known)) != list(map(str, found)):
-        how = "in another order" if sorted(known) == sorted(map(str, found)) else "among others"
-        raise ValueError(f"the fit knows these genes {how}: read the cells with fit.fields.read(adata)")
-    dims = getattr(fit, "dims", None)
-    if dims is not None and dims.genes != cells.counts.shape[1]:
-        raise ValueError(
-            f"the fit knows {dims.genes} genes, these cells have {cells.counts.shape[1]}: read them with fit.fields"
-        )
-    for field, counts in record.get("levels", {}).items():
-        if field in cells.levels and list(map(str, cells.levels[field])) != list(map(str, counts)):
-            raise ValueError(
-                f"the levels of {field!r} are {', '.join(counts)} in the fit and {', '.join(cells.levels[field])} in "
-                "these cells, so that codes mean different things: read the cells with fit.fields.read(adata)"
-            )

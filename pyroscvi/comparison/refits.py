@@ -16,10 +16,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import logsumexp
 
-from pyroscvi.comparison.usage import Usage, usage
-from pyroscvi.data.cells import Cells
-from pyroscvi.evidence.pareto import HEAVY
-from pyroscvi.evidence.reading import pair
+from pyroscvi.comparison.usage import Usage, usage_of
+from pyroscvi.evidence.pareto import MAX_K_HAT
+from pyroscvi.evidence.reader import Reader, pair
 
 __all__ = ["Refitted", "recorded", "usage_of_all"]
 
@@ -69,7 +68,7 @@ class Refitted:
     @property
     def heavy_tailed(self) -> float:
         """Share of the cells whose k-hat is above 0.7: the mean over seeds."""
-        return float(np.mean([(table["k_hat"] > HEAVY).mean() for table in self.tables]))
+        return float(np.mean([(table["k_hat"] > MAX_K_HAT).mean() for table in self.tables]))
 
     @property
     def certificate(self) -> str:
@@ -84,9 +83,9 @@ def _certified(table: pd.DataFrame) -> tuple[bool, float, str]:
     return words.startswith("uncertified"), table.attrs.get("certificate", {}).get("gap", 0.0), words
 
 
-def usage_of_all(fits: Sequence[Any], cells: Cells, seed: int, **where: Any) -> Usage:
+def usage_of_all(readers: Sequence[Reader], seed: int) -> Usage:
     """How much is used of a model: the mean over its fits."""
-    return Usage(*np.mean([usage(fit, cells, seed, **where) for fit in fits], axis=0).tolist())
+    return Usage(*np.mean([usage_of(reader, seed) for reader in readers], axis=0).tolist())
 
 
 def recorded(fits: Sequence[Any]) -> dict[str, Any]:

@@ -19,10 +19,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyroscvi.evidence.proposals import Elliptical, GuideDraws
-from pyroscvi.evidence.reading import MEMORY, Read, reading
+from pyroscvi.evidence.joint import Joint
+from pyroscvi.evidence.proposals import Elliptical
+from pyroscvi.evidence.reader import MEMORY, Reader
+from pyroscvi.evidence.target import Target
 
-__all__ = ["ACTIVE", "Usage", "effective", "information", "usage"]
+__all__ = ["ACTIVE", "Usage", "effective", "information", "usage", "usage_of"]
 
 ACTIVE = 0.01  # variance over cells of a posterior mean
 DRAWS = 8  # of the guide, over which the responsibilities of a cell are averaged
@@ -45,20 +47,24 @@ class Usage(NamedTuple):
     component_information: float
 
 
-@torch.no_grad()
 def usage(fit: Any, cells: Any, seed: int = 0, *, memory: int | str = MEMORY, batch_size: int | None = None) -> Usage:
     """How much of its model a fit uses on these cells, according to its guide."""
+    return usage_of(Reader(fit, cells, memory=memory, batch_size=batch_size), seed)
+
+
+@torch.no_grad()
+def usage_of(reader: Reader, seed: int = 0) -> Usage:
+    """``usage`` of the fit and the cells of this reader."""
     z, draws, responsibilities = [], [], []
-    for read in reading(fit, cells, seed, GuideDraws(), batch_size, memory=memory, particles=DRAWS):
-        assert isinstance(read.draws, Elliptical)
-        levels = read.joint.levels()
-        u = [read.draws.sample(read.streams, 1) for _ in range(DRAWS if levels else 1)]
-        if "z" in read.joint.sites:
-            means = read.joint.values(read.draws.loc.unsqueeze(0))["z"][0]
-            z.append(means)
-            draws.append(_of_z(read, u[0][0]))
+    for target in reader.targets(seed, DRAWS):
+        joint, q = target.joint, target.q
+        levels = joint.levels()
+        u = [q.sample(target.streams, 1) for _ in range(DRAWS if levels else 1)]
+        if "z" in joint.sites:
+            z.append(joint.values(q.loc.unsqueeze(0))["z"][0])
+            draws.append(_of_z(target, u[0][0]))
         if levels:
-            pieces = [read.joint.by_level(each, next(iter(levels))) for each in u]
+            pieces = [joint.by_level(each, next(iter(levels))) for each in u]
             responsibilities.append(torch.cat(pieces, 1).softmax(0).mean(1))
     nan, r = float("nan"), torch.cat(responsibilities, 1) if responsibilities else None
     return Usage(
@@ -69,13 +75,12 @@ def usage(fit: Any, cells: Any, seed: int = 0, *, memory: int | str = MEMORY, ba
     )
 
 
-def _of_z(read: Read, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _of_z(target: Target[Joint], u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """z within a draw of all unconstrained latents u [n, size], and mean and Cholesky factor of its Gaussian."""
-    assert isinstance(read.draws, Elliptical)
-    sizes = {name: site.size for name, site in read.joint.sites.items()}
+    sizes = {name: site.size for name, site in target.joint.sites.items()}
     start = sum(list(sizes.values())[: list(sizes).index("z")])
     columns = slice(start, start + sizes["z"])
-    return u[:, columns], read.draws.loc[:, columns], read.draws.scale_tril[:, columns, columns]
+    return u[:, columns], target.q.loc[:, columns], target.q.scale_tril[:, columns, columns]
 
 
 def information(z: Tensor, loc: Tensor, scale_tril: Tensor) -> float:

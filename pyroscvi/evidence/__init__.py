@@ -24,15 +24,16 @@ Proposals: where draws of the latents come from
 
 What they are made of
 
-    reading            minibatches that are ready to be integrated
+    reader             a fit and cells, copied once, in minibatches that are ready to be integrated
+    target             such a minibatch: density, guide, random numbers
     joint              log p(x_n, u_n), discrete sites summed out
     coordinates        continuous latents, unconstrained and concatenated to one vector u
-    shared_latents     log p(x_1 .. x_N, u) of latents that cells share
-    speaking           a guide restricted to the latents of single cells, or to shared ones
+    shared_latents     log p(x_1 .. x_N, u) of latents u that cells share
+    restricted_guide   a guide restricted to the latents of single cells, or to shared ones
+    simulated          cells that the model simulates, and the posterior draws that come with them
     importance         estimates from log weights
     pareto             k-hat: how heavy the tail of the weights is
     resampling         posterior draws, by importance resampling
-    ancestral          cells and latents that a model simulates
     streams            random numbers of each cell
     memory             how many cells and draws fit into memory at once
     compiled           the kernel in C++
@@ -47,6 +48,7 @@ from pyroscvi.evidence.estimator import Estimator, Importance
 from pyroscvi.evidence.held_out_evidence import HeldOutEvidence
 from pyroscvi.evidence.ladder import Ladder
 from pyroscvi.evidence.proposals import GuideDraws, Proposal, StudentT
+from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.refined import Refined
 from pyroscvi.evidence.table import evidence_table, log_evidence
 
@@ -61,6 +63,7 @@ __all__ = [
     "Importance",
     "Ladder",
     "Proposal",
+    "Reader",
     "Refined",
     "StudentT",
     "as_counts",

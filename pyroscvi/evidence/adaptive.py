@@ -1,8 +1,8 @@
-"""Adaptive importance sampling: a proposal that looks at its own weights, and moves to where they say the mass is.
+"""Adaptive importance sampling: a proposal that moves to where its own weights are large.
 
-Round after round draws u_s of the proposal are weighed by (p(x, u_s) / q(u_s))^b, and the next proposal has their mean
-and covariance. The power b <= 1 is the largest that leaves every cell enough effective draws to see a covariance
-through, so that a proposal that is far off takes small steps. No gradients are taken: a decoder may be anything.
+In every round, draws u_s of the proposal have weights (p(x, u_s) / q(u_s))^b, and the next proposal has their weighted
+mean and covariance. The power b <= 1 is the largest that leaves every cell enough effective draws to estimate a
+covariance, so that a proposal that is far off takes small steps. No gradients are needed: a decoder may be anything.
 
 References
     Cappe, O. et al. (2008) Adaptive importance sampling in general mixture classes. Stat Comput 18, 447-459.
@@ -21,20 +21,20 @@ from pyroscvi.evidence.proposals import Elliptical, GuideDraws, LogJoint, Mixed,
 
 __all__ = ["Adaptive"]
 
-PIECE = 64  # draws at once, where there is room for them
-FEWEST = 4  # effective draws for each dimension
-HALVINGS = 30
-SEARCH, HOPELESS = 2, 15.0  # rounds until a component that is this many nats below the best is given up
-FARTHEST = 1e7  # nats below the best draw: no weight at all, and still a number
+PIECE = 64  # draws at once, where memory allows it
+DRAWS_PER_DIMENSION = 4  # effective draws that a tempered round keeps
+BISECTIONS = 30  # in the search for the power b
+SEARCH, MAX_DEFICIT = 2, 15.0  # after so many rounds, components this many nats below the best are left alone
+FLOOR = 1e7  # nats below the best draw: a weight of zero, but a finite logarithm
 
 
 class Adaptive(Proposal):
-    """Student-t with the moments of the posterior, as tempered rounds of importance sampling find them.
+    """Student-t with the moments of the posterior, estimated by tempered rounds of importance sampling.
 
-    Every component of a mixture (each level of what the model enumerates) has its own, weighed by what the last round
-    says of its evidence; those that two rounds have shown to be improbable are left where they are. One draw in ten
-    is left to what the rounds began with: the guide, or ``start=Refined()``. The rounds look at the same points for
-    every cell (a scrambled Sobol sequence); the draws of the estimate are fresh ones.
+    Every component of a mixture (each level of what the model enumerates) has its own, weighted by the component's
+    evidence in the last round. Components that are improbable after two rounds are not adapted any further. One draw in
+    ten comes from where the rounds started: the guide, or ``start=Refined()``. The rounds use the same points for every
+    cell (a scrambled Sobol sequence); the draws of the estimate are new ones.
     """
 
     method: ClassVar[str] = "adaptive"
@@ -49,66 +49,67 @@ class Adaptive(Proposal):
     def forward(self, q, log_joint):
         own = Elliptical(q.loc, self.widen * q.scale_tril, self.df)
         densities, piece = components(log_joint), min(getattr(log_joint, "chunk", None) or PIECE, PIECE)
-        begun = self.start(q, log_joint)
-        parts = list(begun.parts[: len(densities)]) if isinstance(begun, Mixed) else [own] * len(densities)
-        masses = torch.zeros(len(parts), len(q.loc)).to(q.loc)
+        start = self.start(q, log_joint)
+        parts = list(start.parts[: len(densities)]) if isinstance(start, Mixed) else [own] * len(densities)
+        log_evidence = torch.zeros(len(parts), len(q.loc)).to(q.loc)
         for turn in range(self.rounds):
-            alive = masses > masses.amax(0) - HOPELESS if turn >= SEARCH else masses == masses
+            probable = log_evidence > log_evidence.amax(0) - MAX_DEFICIT
+            active = probable if turn >= SEARCH else torch.ones_like(probable)
             for k, part in enumerate(parts):
-                rows = alive[k].nonzero().squeeze(-1)
+                rows = active[k].nonzero().squeeze(-1)
                 if len(rows) == len(own.loc):
-                    masses[k], parts[k] = self.adapted(part, densities[k], turn, piece)
+                    log_evidence[k], parts[k] = self.adapted(part, densities[k], turn, piece)
                 elif len(rows):
-                    few = components(log_joint.take(rows))[k]
-                    masses[k, rows], found = self.adapted(part.take(rows), few, turn, piece)
-                    parts[k] = part.put(rows, found)
-        weights = 0.9 * masses.softmax(0)
+                    density = components(log_joint.take(rows))[k]
+                    log_evidence[k, rows], adapted = self.adapted(part.take(rows), density, turn, piece)
+                    parts[k] = part.put(rows, adapted)
+        weights = 0.9 * log_evidence.softmax(0)
         return Mixed((*parts, own), torch.cat([weights, torch.full_like(weights[:1], 0.1)]))
 
     def adapted(self, q: Elliptical, log_joint: LogJoint, turn: int, piece: int) -> tuple[Tensor, Elliptical]:
-        """What these draws say of log p(x) [n], and the draws to try next."""
+        """The estimate of log p(x) [n] from draws of q, and the next proposal."""
         n, d = q.loc.shape
-        u = q.around(scattered(self.draws, d, self.df, turn)[:, None].to(q.loc).expand(-1, n, -1))
-        log_w = torch.cat([log_joint(some) - q.log_prob(some) for some in u.split(piece)])
+        u = q.around(sobol(self.draws, d, self.df, turn)[:, None].to(q.loc).expand(-1, n, -1))
+        log_w = torch.cat([log_joint(draws) - q.log_prob(draws) for draws in u.split(piece)])
         log_w = log_w.nan_to_num(-inf, posinf=-inf)
-        log_w = log_w.clamp(min=log_w.amax(0) - FARTHEST)
-        few = min(FEWEST * d + 10, self.draws // 2)
-        weight = (tempered(log_w, few) * log_w).softmax(0)  # [s, n]
+        log_w = log_w.clamp(min=log_w.amax(0) - FLOOR)
+        effective = min(DRAWS_PER_DIMENSION * d + 10, self.draws // 2)
+        weight = (power(log_w, effective) * log_w).softmax(0)  # [s, n]
         mean = torch.einsum("sn,snd->nd", weight, u)
-        aside = u - mean
-        covariance = torch.einsum("sn,sni,snj->nij", weight, aside, aside)
-        # Few draws see a covariance badly: what they saw is weighed against the one that they were drawn with.
-        seen = 1 / weight.square().sum(0)[:, None, None]
-        before = (q.scale_tril @ q.scale_tril.mT) / self.widen**2
-        covariance = (seen * covariance + d * before) / (seen + d)
+        deviation = u - mean
+        covariance = torch.einsum("sn,sni,snj->nij", weight, deviation, deviation)
+        # A covariance from few draws is noisy: it is averaged with the one that the draws had.
+        size = 1 / weight.square().sum(0)[:, None, None]
+        previous = (q.scale_tril @ q.scale_tril.mT) / self.widen**2
+        covariance = (size * covariance + d * previous) / (size + d)
         factor, failed = torch.linalg.cholesky_ex(covariance)
         factor = torch.where((failed > 0)[:, None, None], q.scale_tril / self.widen, factor)
         return log_w.logsumexp(0) - log(self.draws), Elliptical(mean, self.widen * factor, self.df)
 
 
-def tempered(log_w: Tensor, few: int) -> Tensor:
-    """The largest power of the weights [s, n], one at most, under which ``few`` of them are effective [n]."""
+def power(log_w: Tensor, size: int) -> Tensor:
+    """The largest power of the weights [s, n], at most one, that leaves ``size`` of them effective [n]."""
 
-    def effective(power: Tensor) -> Tensor:
-        return 1 / (power * log_w).softmax(0).square().sum(0)
+    def sufficient(power: Tensor) -> Tensor:
+        return 1 / (power * log_w).softmax(0).square().sum(0) >= size
 
     log_w = log_w - log_w.amax(0)
     low, high = torch.zeros_like(log_w[0]), torch.ones_like(log_w[0])
-    enough = effective(high) >= few
-    for _ in range(HALVINGS):
+    untempered = sufficient(high)
+    for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        fits = effective(middle) >= few
+        fits = sufficient(middle)
         low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
-    return torch.where(enough, torch.ones_like(low), low)
+    return torch.where(untempered, torch.ones_like(low), low)
 
 
-def scattered(s: int, d: int, df: float, turn: int) -> Tensor:
-    """Points that cover a Student-t more evenly than chance [s, d], others every turn."""
-    points = torch.quasirandom.SobolEngine(d + 1, scramble=True, seed=turn).draw(s, dtype=torch.float64)
+def sobol(s: int, d: int, df: float, seed: int) -> Tensor:
+    """Quasi-random points of a standard Student-t [s, d], which cover it more evenly than random ones."""
+    points = torch.quasirandom.SobolEngine(d + 1, scramble=True, seed=seed).draw(s, dtype=torch.float64)
     points = points.clamp(1e-9, 1 - 1e-9)
     normal = sqrt(2) * torch.erfinv(2 * points[:, :d] - 1)
     if df == inf:
         return normal
-    # Wilson and Hilferty's cube is a chi-square number to three digits, and nothing here depends on the third.
+    # Wilson and Hilferty's cube approximates a chi-square number to three digits, which is enough here.
     cube = 1 - 2 / (9 * df) + sqrt(2 / (9 * df)) * sqrt(2) * torch.erfinv(2 * points[:, d] - 1)
     return normal / cube.clamp(min=0.1).pow(1.5).unsqueeze(-1)

@@ -2,16 +2,16 @@
 
     log f_b(u) = (1 - b) log q(u) + b log p(x, u),      0 = b_0 < b_1 < ... < b_T = 1
 
-    u_0 ~ q,   u_t ~ HMC that leaves f_{b_t} invariant, from u_{t-1}
+    u_0 ~ q,   u_t ~ an HMC kernel that leaves f_{b_t} invariant, from u_{t-1}
     log w = sum_t (b_t - b_{t-1}) (log p(x, u_{t-1}) - log q(u_{t-1})),      E w = p(x)
 
-Whatever the moves, as long as they were settled beforehand: step sizes are learnt by a few pilot chains, for every
-cell and temperature, and then held. Leapfrog steps are taken in coordinates that the proposal's scale has made round,
-so that one step size does for all directions and half a dozen steps cross the posterior. A chain that is run backwards,
-from a draw of the posterior to the proposal, has the weight that this draw would have had: the other end of the
-sandwich.
+E w = p(x) holds for any kernels that are fixed beforehand. So a few pilot chains choose the step size for every cell
+and temperature, which is then held. Leapfrog steps are taken in coordinates in which the proposal has unit scale: one
+step size then suits all directions, and half a dozen steps cross the posterior. A backward chain, from a draw of the
+posterior to the proposal, gives the weight that this draw would have had, for the upper bound of a certificate.
 
-HMC climbs no mountains. What the proposal does not reach, no chain does: only the certificate sees that.
+HMC does not cross regions of low density. A mode that the proposal misses is missed by all chains, and only the
+certificate shows it.
 
 References
     Neal, R. M. (2001) Annealed importance sampling. Stat Comput 11, 125-139. arXiv:physics/9803008
@@ -27,21 +27,22 @@ import torch
 from torch import Tensor
 
 from pyroscvi.evidence.adaptive import Adaptive
-from pyroscvi.evidence.estimator import Estimator, Found, Target, weighed
+from pyroscvi.evidence.estimator import Estimator, Result, from_weights
 from pyroscvi.evidence.proposals import Draws, LogJoint, Proposal
 from pyroscvi.evidence.refined import Refined
 from pyroscvi.evidence.streams import Streams
+from pyroscvi.evidence.target import Target
 
 __all__ = ["Annealed"]
 
-PILOT, BACKWARDS = 101, 102  # purposes of streams
-FIRST, LONGEST = 0.5, 1.5  # step sizes, in standard deviations
-ACCEPTED = 0.8  # the share of moves that step sizes aim at
-LEARNING = 0.5
+PILOT, BACKWARD = 101, 102  # purposes of streams
+FIRST_STEP, MAX_STEP = 0.5, 1.5  # step sizes, in standard deviations
+ACCEPTANCE = 0.8  # the acceptance rate that step sizes aim at
+LEARNING_RATE = 0.5  # of the log step size, in the pilot chains
 
 
 class Annealed(Estimator):
-    """Independent chains from a proposal to the posterior. It is they that are averaged, not ``particles`` draws."""
+    """Independent chains from a proposal to the posterior; the average is over ``chains``, not over ``particles``."""
 
     chains: int = 16
     temperatures: int = 50
@@ -50,42 +51,42 @@ class Annealed(Estimator):
     start: Proposal = Adaptive(start=Refined())
 
     def forward(self, target, particles=1000):
-        return self.onwards(self.start(target.q, target.log_joint), target)
+        return self.from_draws(self.start(target.q, target.joint), target)
 
-    def onwards(self, draws: Draws, target: Target) -> Found:
-        """Anneal from draws that are there already."""
-        path = Path(target.log_joint, draws, self.temperatures, self.leapfrogs, target.chunk)
-        steps = path.pilot(self.pilots, target.streams.anew(PILOT))
-        log_w = path.forwards(self.chains, steps, target.streams)
-        of_truth = partial(path.backwards, steps, target.streams.anew(BACKWARDS))
-        found = weighed(log_w, of_truth, target, "annealed")
-        # So few weights do not know their own spread: an error is that of a Student-t with as many degrees of freedom.
-        wider = sqrt((self.chains - 1) / max(self.chains - 3, 1))
-        error = wider * found.estimate.monte_carlo_se
-        return found._replace(estimate=found.estimate._replace(monte_carlo_se=error))
+    def from_draws(self, draws: Draws, target: Target) -> Result:
+        """Anneal from this proposal to the posterior."""
+        path = Path(target.joint, draws, self.temperatures, self.leapfrogs, target.chunk)
+        step_sizes = path.pilot(self.pilots, target.streams.anew(PILOT))
+        log_w = path.forward(self.chains, step_sizes, target.streams)
+        log_weight = partial(path.backward, step_sizes, target.streams.anew(BACKWARD))
+        result = from_weights(log_w, log_weight, target, "annealed")
+        # The spread of so few weights is uncertain: use the variance of a Student-t with chains - 1 degrees of freedom.
+        inflation = sqrt((self.chains - 1) / max(self.chains - 3, 1))
+        error = inflation * result.estimate.monte_carlo_se
+        return result._replace(estimate=result.estimate._replace(monte_carlo_se=error))
 
 
 class State(NamedTuple):
-    """Where chains are u [s, n, d], and both log-densities [s, n] and their slopes [s, n, d] there."""
+    """Positions of chains u [s, n, d], with both log-densities [s, n] and their gradients [s, n, d] at u."""
 
     u: Tensor
     log_p: Tensor
     log_q: Tensor
-    slope_p: Tensor
-    slope_q: Tensor
+    gradient_p: Tensor
+    gradient_q: Tensor
 
     def at(self, b: float) -> tuple[Tensor, Tensor]:
-        """log f_b and its slope."""
-        return torch.lerp(self.log_q, self.log_p, b), torch.lerp(self.slope_q, self.slope_p, b)
+        """log f_b and its gradient."""
+        return torch.lerp(self.log_q, self.log_p, b), torch.lerp(self.gradient_q, self.gradient_p, b)
 
-    def or_else(self, stays: "State", moves: Tensor) -> "State":
-        """These states where chains have moved [s, n], and the others' where not."""
-        pairs = zip(self, stays, strict=True)
-        return State(*(torch.where(moves if a.dim() == 2 else moves.unsqueeze(-1), a, b) for a, b in pairs))
+    def where(self, accepted: Tensor, current: "State") -> "State":
+        """These states for the chains that accepted them [s, n], and the current states for the others."""
+        pairs = zip(self, current, strict=True)
+        return State(*(torch.where(accepted if a.dim() == 2 else accepted.unsqueeze(-1), a, b) for a, b in pairs))
 
 
 class Path:
-    """The way from draws of a proposal to the posterior, and back."""
+    """The tempered densities between a proposal and the posterior, and chains along them in both directions."""
 
     def __init__(self, log_joint: LogJoint, draws: Draws, temperatures: int, leapfrogs: int, chunk: int | None):
         if temperatures < 1 or leapfrogs < 1:
@@ -94,67 +95,67 @@ class Path:
         self.b = torch.linspace(0, 1, temperatures + 1, dtype=torch.float64).tolist()
         self.factor = draws.factor()
 
-    def forwards(self, chains: int, steps: list[Tensor], streams: Streams) -> Tensor:
+    def forward(self, chains: int, step_sizes: list[Tensor], streams: Streams) -> Tensor:
         """Log weights of chains from the proposal to the posterior [chains, n]."""
-        state = self.look(self.draws.sample(streams, chains))
+        state = self.evaluate(self.draws.sample(streams, chains))
         log_w = self.b[1] * (state.log_p - state.log_q)
         for t in range(1, len(self.b) - 1):
-            state, _ = self.move(state, self.b[t], steps[t], streams)
+            state, _ = self.kernel(state, self.b[t], step_sizes[t], streams)
             log_w += (self.b[t + 1] - self.b[t]) * (state.log_p - state.log_q)
         return log_w
 
-    def backwards(self, steps: list[Tensor], streams: Streams, u: Tensor) -> Tensor:
+    def backward(self, step_sizes: list[Tensor], streams: Streams, u: Tensor) -> Tensor:
         """Log weight [n] of a chain from a draw of the posterior u [n, d] to the proposal."""
-        state = self.look(u[None])
+        state = self.evaluate(u[None])
         log_w = (1 - self.b[-2]) * (state.log_p - state.log_q)
         for t in range(len(self.b) - 2, 0, -1):
-            state, _ = self.move(state, self.b[t], steps[t], streams)
+            state, _ = self.kernel(state, self.b[t], step_sizes[t], streams)
             log_w += (self.b[t] - self.b[t - 1]) * (state.log_p - state.log_q)
         return log_w[0]
 
     def pilot(self, chains: int, streams: Streams) -> list[Tensor]:
-        """Step sizes of every cell [n], at every temperature [Robbins & Monro, 1951], from chains that then go."""
-        state = self.look(self.draws.sample(streams, chains))
-        steps = [torch.full_like(state.log_p[0], FIRST)]
+        """Step sizes of every cell [n], one for each temperature [Robbins & Monro, 1951]; the chains are discarded."""
+        state = self.evaluate(self.draws.sample(streams, chains))
+        step_sizes = [torch.full_like(state.log_p[0], FIRST_STEP)]
         for b in self.b[1:-1]:
-            state, accepted = self.move(state, b, steps[-1], streams)
-            longer = (LEARNING * (accepted.mean(0) - ACCEPTED)).exp()
-            steps.append((steps[-1] * longer).clamp(max=LONGEST))
-        return steps
+            state, acceptance = self.kernel(state, b, step_sizes[-1], streams)
+            change = (LEARNING_RATE * (acceptance.mean(0) - ACCEPTANCE)).exp()
+            step_sizes.append((step_sizes[-1] * change).clamp(max=MAX_STEP))
+        return step_sizes
 
-    def move(self, state: State, b: float, step: Tensor, streams: Streams) -> tuple[State, Tensor]:
-        """One proposal of Hamiltonian Monte Carlo at temperature b, and how probable it was to be accepted [s, n]."""
+    def kernel(self, state: State, b: float, step_size: Tensor, streams: Streams) -> tuple[State, Tensor]:
+        """One transition of Hamiltonian Monte Carlo at temperature b, and its acceptance probability [s, n]."""
         s, _, d = state.u.shape
         momentum = streams.normal(s, d).to(state.u)
-        # Lengths vary, for a trajectory that comes back to where it began moves nobody.
-        length = step * (0.8 + 0.4 * streams.uniform(s).to(step))
-        lottery = streams.uniform(s).to(step)
-        length = length.unsqueeze(-1)
-        height, slope = state.at(b)
-        energy = height - 0.5 * momentum.square().sum(-1)
-        there = state
+        # Step sizes vary, because a trajectory that returns to its start would not move.
+        step = step_size * (0.8 + 0.4 * streams.uniform(s).to(step_size))
+        uniform = streams.uniform(s).to(step)
+        step = step.unsqueeze(-1)
+        log_f, gradient = state.at(b)
+        energy = log_f - 0.5 * momentum.square().sum(-1)
+        proposed = state
         for _ in range(self.leapfrogs):
-            momentum = momentum + 0.5 * length * self.uphill(slope)
-            there = self.look(there.u + length * torch.einsum("nij,snj->sni", self.factor, momentum))
-            height, slope = there.at(b)
-            momentum = momentum + 0.5 * length * self.uphill(slope)
-        gain = height - 0.5 * momentum.square().sum(-1) - energy
-        accepted = gain.clamp(max=0).exp().nan_to_num(0.0)
-        return there.or_else(state, lottery < accepted), accepted
+            momentum = momentum + 0.5 * step * self.whitened(gradient)
+            proposed = self.evaluate(proposed.u + step * torch.einsum("nij,snj->sni", self.factor, momentum))
+            log_f, gradient = proposed.at(b)
+            momentum = momentum + 0.5 * step * self.whitened(gradient)
+        log_ratio = log_f - 0.5 * momentum.square().sum(-1) - energy
+        acceptance = log_ratio.clamp(max=0).exp().nan_to_num(0.0)
+        return proposed.where(uniform < acceptance, state), acceptance
 
-    def uphill(self, slope: Tensor) -> Tensor:
-        """L' slope: the slope in round coordinates [s, n, d]."""
-        return torch.einsum("nij,sni->snj", self.factor, slope)
+    def whitened(self, gradient: Tensor) -> Tensor:
+        """L' gradient: the gradient in coordinates in which the proposal has unit scale [s, n, d]."""
+        return torch.einsum("nij,sni->snj", self.factor, gradient)
 
-    def look(self, u: Tensor) -> State:
-        """Densities and slopes at u [s, n, d], ``chunk`` draws at a time."""
-        pieces = [self._look(piece) for piece in u.split(self.chunk or len(u))]
+    def evaluate(self, u: Tensor) -> State:
+        """Densities and gradients at u [s, n, d], ``chunk`` draws at a time."""
+        pieces = [self._evaluate(piece) for piece in u.split(self.chunk or len(u))]
         return pieces[0] if len(pieces) == 1 else State(*(torch.cat(each) for each in zip(*pieces, strict=True)))
 
-    def _look(self, u: Tensor) -> State:
+    def _evaluate(self, u: Tensor) -> State:
         u = u.detach().requires_grad_()
         with torch.enable_grad():
             log_p, log_q = self.log_joint(u), self.draws.log_prob(u)
-            (slope_p,) = torch.autograd.grad(log_p.sum(), u)
-            (slope_q,) = torch.autograd.grad(log_q.sum(), u)
-        return State(u.detach(), log_p.detach(), log_q.detach(), slope_p, slope_q)
+            (gradient_p,) = torch.autograd.grad(log_p.sum(), u)
+            (gradient_q,) = torch.autograd.grad(log_q.sum(), u)
+        return State(u.detach(), log_p.detach(), log_q.detach(), gradient_p, gradient_q)

@@ -1,10 +1,10 @@
-"""A Gaussian on log counts, asked for the probability of counts, so that it can be compared with a count model.
+"""Scores a Gaussian on log counts by the probability of counts, so that it can be compared with a count model.
 
     with as_counts():
         compare({"ppca": ppca, "scvi": scvi}, held_out)
 
-A density of log(1 + x) and a probability of x are on different scales, and no constant leads from one to the other. The
-mass that the density gives to [x - 1/2, x + 1/2] is a probability of the count x, and they add up to one.
+A density of log(1 + x) and a probability of x are on different scales, which do not differ by a constant. The mass of
+the density on [x - 1/2, x + 1/2] is a probability of the count x, and these probabilities add up to one.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ class as_counts(Messenger):
 
 
 class Rounded(TorchDistribution):
-    """The counts that a density on the half-line rounds to."""
+    """The distribution of a value with a density on the half-line, rounded to a count."""
 
     support = CountVector.support
     base_measure = CountVector.base_measure

@@ -1,61 +1,56 @@
-"""Evidence with counts scored by the kernel in C++, for whoever asks for it.
+"""Evidence with counts scored by the kernel in C++.
 
     log_evidence(fit, held_out, compile=True)
 
-Of the time of an evidence nearly all goes into the last layer of the decoder, which is a matrix product, and the pass
-over the counts after it. The kernel makes that pass one; what it leaves to gain by compiling the page around it as well
-was measured, and is not worth the wait for a compiler at every new shape.
+Nearly all the time of an evidence goes into the last layer of the decoder, a matrix product, and into the counts after
+it. The kernel passes over the counts once. Compiling the page around it as well was measured: the gain is not worth
+waiting for a compiler at every new shape.
 """
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyroscvi.data.cells import Cells
 from pyroscvi.distributions import native
 from pyroscvi.evidence.joint import Joint
-from pyroscvi.evidence.reading import copies, pair
 
-__all__ = ["compiled", "trouble"]
+__all__ = ["compiled", "why_not"]
 
-FEW = 8  # cells on which both ways are compared
-CLOSE = {torch.float64: 1e-9, torch.float32: 1e-5}  # of a log-density: a float32 has seven digits
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}  # relative, of a log-density: a float32 has seven digits
 
 
 @contextmanager
-def compiled(fit: Any, cells: Cells, dtype: torch.dtype = torch.float64) -> Iterator[None]:
-    """Score counts by the kernel in C++ inside, if it can be built and says of a few cells what the other one does.
+def compiled(joint: Joint) -> Iterator[None]:
+    """Score counts with the kernel in C++ inside, if it can be built and agrees with the usual one on these cells.
 
-    A warning of one line says why not, and nothing else is different then.
+    Where it does not, a warning of one line says why, and the usual kernel is used.
     """
-    found = trouble(fit, cells, dtype)
-    if found is not None:
-        warnings.warn(f"compile=True: {found}; going on without it", stacklevel=3)
-    with native.used(found is None):
+    reason = why_not(joint)
+    if reason is not None:
+        warnings.warn(f"compile=True: {reason}; going on without it", stacklevel=3)
+    with native.used(reason is None):
         yield
 
 
 @torch.no_grad()
-def trouble(fit: Any, cells: Cells, dtype: torch.dtype) -> str | None:
-    """What keeps the kernel in C++ from being used, in a few words; None if nothing does."""
-    model, guide, cells = copies(*pair(fit), cells.take(slice(0, FEW)), dtype)
-    joint = Joint(model, guide.sites, cells)
-    if cells.device.type != "cpu":
-        return f"the kernel is for processors, and these cells are on {cells.device}"
+def why_not(joint: Joint) -> str | None:
+    """Why the kernel in C++ cannot be used, in a few words; None if it can."""
+    device, dtype = joint.cells.device, joint.cells.dtype
+    if device.type != "cpu":
+        return f"the kernel is for processors, and these cells are on {device}"
     try:
-        plain, quick = joint(joint.origin()), _quickly(joint)
-    except Exception as error:  # a compiler is missing, or fails: there are many ways, and none of them matters here
+        usual, fast = joint(joint.origin()), _fast(joint)
+    except Exception as error:  # a compiler is missing, or fails, in one of many ways
         return f"the kernel cannot be used ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
-    apart = ((quick - plain).abs() / plain.abs().clamp(min=1)).max().item()
-    if not apart <= CLOSE[dtype]:
-        return f"the kernel is off by {apart:.1g} of a log-density"
+    difference = ((fast - usual).abs() / usual.abs().clamp(min=1)).max().item()
+    if not difference <= TOLERANCE[dtype]:
+        return f"the kernel is off by {difference:.1g} of a log-density"
     return None
 
 
-def _quickly(joint: Joint) -> Tensor:
+def _fast(joint: Joint) -> Tensor:
     with native.used():
         return joint(joint.origin())

@@ -1,4 +1,4 @@
-"""Coordinates: continuous latents laid end to end, each on the whole real line: no sampler need know them."""
+"""Coordinates: continuous latents, unconstrained and concatenated to one vector u, whatever their supports."""
 
 from collections.abc import Iterable, Mapping
 from math import log
@@ -11,14 +11,14 @@ from pyroscvi.program import Site
 
 __all__ = ["Coordinates"]
 
-FARTHEST = 0.7  # of the largest number's logarithm: no posterior is out there, and a wide proposal may draw there
+MAX_LOG = 0.7  # of the largest float's logarithm: beyond any posterior, but a wide proposal may draw there
 
 
 class Coordinates:
-    """u [..., size] of sites, and where the sites are.
+    """Maps between the values of sites and one unconstrained vector u [..., size].
 
     sites   continuous latents, as ``Guide.sites`` has them
-    dtype   the precision of the model that will be told their values
+    dtype   the precision of the model that the values are for
     """
 
     def __init__(self, sites: Mapping[str, Site], dtype: torch.dtype):
@@ -26,15 +26,15 @@ class Coordinates:
         self.size = sum(site.size for site in sites.values())
 
     def values(self, u: Tensor) -> dict[str, Tensor]:
-        """Every site where it lives [..., site.size]."""
+        """The value of every site, on its support [..., site.size]."""
         return {name: biject_to(site.support)(part) for name, site, part in self._parts(u)}
 
     def log_volume(self, u: Tensor) -> Tensor:
         """log |dz / du| [...]."""
         total = u.new_zeros(u.shape[:-1])
         for _, site, part in self._parts(u):
-            onto = biject_to(site.support)
-            total = total + onto.log_abs_det_jacobian(part, onto(part))
+            transform = biject_to(site.support)
+            total = total + transform.log_abs_det_jacobian(part, transform(part))
         return total
 
     def of(self, values: Mapping[str, Tensor]) -> Tensor:
@@ -44,11 +44,11 @@ class Coordinates:
     def _parts(self, u: Tensor) -> Iterable[tuple[str, Site, Tensor]]:
         parts = u.split([site.size for site in self.sites.values()], -1) if self.sites else ()
         sites = zip(self.sites.items(), parts, strict=True)
-        farthest = FARTHEST * log(torch.finfo(self.dtype).max)
-        return [(name, site, _within(part, site, farthest)) for (name, site), part in sites]
+        limit = MAX_LOG * log(torch.finfo(self.dtype).max)
+        return [(name, site, _clamped(part, site, limit)) for (name, site), part in sites]
 
 
-def _within(u: Tensor, site: Site, farthest: float) -> Tensor:
-    """Latents of a site that is not the whole real line, kept from where exp(u) leaves the range of a float."""
+def _clamped(u: Tensor, site: Site, limit: float) -> Tensor:
+    """u itself on the real line; on other supports within limits, because exp(u) must stay in the range of a float."""
     real = getattr(site.support, "base_constraint", site.support) is constraints.real
-    return u if real else u.clamp(-farthest, farthest)
+    return u if real else u.clamp(-limit, limit)

@@ -1,17 +1,18 @@
-"""Evidence of a whole data set: log p(x_1 .. x_N), integrated over what its cells share and what is each cell's own.
+"""Evidence of a whole data set: log p(x_1 .. x_N), integrated over latents that cells share and over each cell's own.
 
     p(x_1 .. x_N) = int p(u) prod_n p(x_n | u) du,      p(x_n | u) = int p(x_n, z_n | u) dz_n
 
-What a page says of the parameters that it has learnt is plugged in and costs it nothing; what it has a prior for is
-paid for here. So priors of dispersions or of loadings can be compared, which fits that plug in the best values cannot:
+Parameters that a page has learnt are plugged in, and cost it nothing; for latents with a prior the whole prior counts.
+So priors of dispersions or of loadings can be compared, which is impossible when the best values are plugged in:
 
     narrow = ps.data_evidence(fit_one, cells)        likelihood=NB(dispersion=RandomDispersion(s=0.3))
     wide = ps.data_evidence(fit_other, cells)        likelihood=NB(dispersion=RandomDispersion(s=2.0))
 
-The shared latents are sought by several searches uphill, and their posterior is divided among the peaks (``peaks``).
-Draws about these are weighed or, where they will not do, draws that have been adapted to every part. Inside every draw
-each cell's own latents are integrated by importance sampling about their mode (``shared``). This is for small problems:
-a search in tens of dimensions, and every cell looked at thousands of times.
+Several searches look for peaks of the posterior of the shared latents, and the posterior is divided between the peaks
+(``peaks``). Draws about the peaks are weighted; where their weights are too uneven, proposals adapted to every part are
+used instead. For each draw, each cell's own latents are integrated by importance sampling about their mode
+(``shared_latents``). This is for small problems: a search in tens of dimensions, with every cell evaluated thousands of
+times.
 
 References
     Chib, S. (1995) Marginal likelihood from the Gibbs output. J Am Stat Assoc 90, 1313-1321.
@@ -22,53 +23,59 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import log
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.adaptive import Adaptive
-from pyroscvi.evidence.ancestral import ancestral
-from pyroscvi.evidence.certificate import CERTIFYING, Certificate, Replayed, Rereading
-from pyroscvi.evidence.importance import estimate, log_weights
-from pyroscvi.evidence.memory import Room, in_bytes
-from pyroscvi.evidence.pareto import HEAVY
+from pyroscvi.evidence.certificate import CERTIFICATE_SEED, Certificate
+from pyroscvi.evidence.importance import Estimate, estimate, log_weights
+from pyroscvi.evidence.ladder import Ladder
+from pyroscvi.evidence.memory import Room
+from pyroscvi.evidence.pareto import MAX_K_HAT
 from pyroscvi.evidence.peaks import AtPeaks, divided
 from pyroscvi.evidence.proposals import Draws, together
-from pyroscvi.evidence.reading import MEMORY, as_cells, doubled, pair
+from pyroscvi.evidence.reader import MEMORY, Reader
+from pyroscvi.evidence.restricted_guide import RestrictedGuide, sites_of
 from pyroscvi.evidence.shared_latents import Shared
-from pyroscvi.evidence.speaking import Speaking, where
+from pyroscvi.evidence.simulated import simulate
 from pyroscvi.evidence.streams import Streams
-from pyroscvi.evidence.table import evidence_table
+from pyroscvi.evidence.table import table_of
 from pyroscvi.handlers import as_scored
 from pyroscvi.inference.seeds import seeded
+from pyroscvi.program import Fitted, Pair
 from pyroscvi.pyro_internals import alone
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from pyroscvi.data.cells import Cells
 
 __all__ = ["DataEvidence", "data_evidence"]
 
-MOST = 64  # numbers that cells share: beyond them neither searches nor proposals are to be trusted
+MAX_SHARED = 64  # numbers that cells share: with more, neither searches nor proposals can be trusted
 SEARCHES = 10
-FEW = 16  # draws of a cell's own latents while proposals are looked for
+SEARCH_DRAWS = 16  # of a cell's own latents, during the searches
 PEAKS, PARTS = 301, 302  # purposes of streams
-ENOUGH, MORE = 0.3, 4  # the share of draws that is effective; how many times more there are where it, or k-hat, fails
+MIN_EFFECTIVE = 0.3  # share of the draws about the peaks that must be effective
+MORE_DRAWS = 4  # times as many draws, of adapted proposals, where it is not, or where k-hat is too large
 
 
 @dataclass(frozen=True)
 class DataEvidence:
-    """log p(x_1 .. x_N) of a data set, in nats, and what is known of its error.
+    """log p(x_1 .. x_N) of a data set, in nats, and its error.
 
     log_evidence           of all cells together
     monte_carlo_se         standard error over draws
     effective_sample_size  draws from the posterior of the shared latents that would have been as good
     k_hat                  how heavy the tail of the weights is: above 0.7 the other numbers mean little
-    method                 "refined", draws about the peaks of the posterior, or "adaptive", where those would not do;
-                           "nested" where cells have latents of their own. "cell by cell" where nothing is shared
-    certificate            of data sets of the model's own making; None where nobody asked
+    method                 "refined" for draws about the peaks of the posterior, "adaptive" where these are not enough;
+                           with "nested" where cells have latents of their own. "cell by cell" where nothing is shared
+    certificate            from simulated data sets; None without ``certify``
     """
 
     log_evidence: float
@@ -92,19 +99,19 @@ class DataEvidence:
 
 
 class DataCertificate(Certificate):
-    """The gap between the two ends of the sandwich, in nats of a whole data set; ``cells`` counts data sets."""
+    """The gap between upper and lower bound, in nats of a whole data set; ``cells`` counts data sets."""
 
     def __str__(self) -> str:
         return (
-            f"{self.words}: {self.gap:.4f} ± {self.standard_error:.4f} nats a data set between the ends of the "
-            f"sandwich, {self.worst:.3f} for the worst of {self.cells} simulated from the priors; {self.method}"
+            f"{self.words}: {self.gap:.4f} ± {self.standard_error:.4f} nats a data set between lower and upper bound, "
+            f"{self.worst:.3f} for the worst of {self.cells} simulated from the priors; {self.method}"
         )
 
 
 @alone
 def data_evidence(
-    fit: Any,
-    cells: Any,
+    fit: Fitted | Pair,
+    cells: Cells | AnnData,
     particles: int = 4000,
     seed: int = 0,
     *,
@@ -115,69 +122,62 @@ def data_evidence(
 ) -> DataEvidence:
     """log p(x_1 .. x_N) of cells together, in nats, with the latents that they share integrated over their prior.
 
-    fit        a Fit, or a pair (model, guide). Its guide is where searches begin, and need not be good
-    cells      Cells, or an AnnData, which is read through ``fit.fields``. Whether the fit has seen them does not matter
-               to the latents; the parameters that it has learnt are plugged in
+    fit        a Fit, or a pair (model, guide). Searches start at its guide, which need not be good
+    cells      Cells, or an AnnData, which is read through ``fit.fields``. The fit may have seen them: latents are
+               integrated out, but the learnt parameters are plugged in
     particles  draws of the shared latents; four times as many where k-hat is above 0.7 or few of them are effective
-    inner      draws of each cell's own latents, for every one of these
-    certify    simulate so many data sets (``simulated``) from the model, priors and all, and measure how far off their
-               evidence is: takes as many times as long
-    memory     what may be held at once beside the model and the data, in bytes or as "2GB"
+    inner      draws of each cell's own latents, for every draw of the shared ones
+    certify    simulate this many data sets (``simulated``) from the model, priors included, and measure how far off
+               their evidence is: takes as many times as long
+    memory     bytes for intermediate results, as a number or as "2GB", beside the model and the data
 
     Everything is in float64. Raises ValueError for more than 64 shared numbers, a shared site that is discrete, and a
     page that does not take several draws of a shared latent at once.
     """
-    model, guide = pair(fit)
-    cells = as_cells(fit, cells)
-    if not len(cells):
-        raise ValueError("there are no cells to take the evidence of")
-    shared = {name: site.size for name, site in where(guide, local=False).items()}
+    reader = Reader(fit, cells, memory=memory)
+    shared = {name: site.size for name, site in sites_of(reader.guide, local=False).items()}
     if not shared:
-        return _cell_by_cell(fit, cells, particles, seed, certify, memory)
-    if (size := sum(shared.values())) > MOST:
-        told = ", ".join(f"{name!r} {many}" for name, many in shared.items())
+        return _cell_by_cell(reader, particles, seed, certify)
+    if (size := sum(shared.values())) > MAX_SHARED:
+        sizes = ", ".join(f"{name!r} {numbers}" for name, numbers in shared.items())
         raise ValueError(
-            f"cells share {size:,} numbers ({told}), and an evidence of the whole data set is for {MOST} at most: take "
-            "fewer genes, or a part that has parameters there (PerGene() instead of RandomDispersion(), Learned() "
-            "loadings) and the evidence of each cell, log_evidence(fit, cells)"
+            f"cells share {size:,} numbers ({sizes}), and an evidence of the whole data set is for {MAX_SHARED} at "
+            "most: take fewer genes, or a part that has parameters there (PerGene() instead of RandomDispersion(), "
+            "Learned() loadings) and the evidence of each cell, log_evidence(fit, cells)"
         )
     if certify and simulated < 2:
         raise ValueError(f"a certificate takes two simulated data sets at least, not {simulated}")
-    how: dict[str, Any] = {"particles": particles, "inner": inner, "memory": memory}
-    search = Search(model, guide, cells, seed, **how)
-    found = search.found()
-    certificate = _certified(model, guide, cells, seed, simulated, how) if certify else None
-    return replace(found, certificate=certificate)
+    reader = reader.of(reader.cells.take(torch.arange(len(reader.cells)), hops=None))
+    result = Search(reader, seed, particles, inner).result()
+    certificate = _certified(reader, seed, particles, inner, simulated) if certify else None
+    return replace(result, certificate=certificate)
 
 
 class Search:
-    """Proposals for the latents that cells of a data set share, and what draws from them weigh."""
+    """Proposals for the latents that cells of a data set share, and the weights of draws from them."""
 
-    def __init__(
-        self, model: Any, guide: Any, cells: Cells, seed: int, *, particles: int, inner: int, memory: int | str
-    ):
-        self.estimand = getattr(model, "estimand", "p(x)")
-        self.seed, self.particles = seed, particles
-        model, guide, cells = doubled(model, guide, cells.take(torch.arange(len(cells)), hops=None))
-        room = Room(in_bytes(memory), cells.counts.shape[1])
-        self.model, self.cells = model, cells
+    def __init__(self, reader: Reader, seed: int, particles: int, inner: int):
+        self.estimand, self.seed, self.particles = reader.estimand, seed, particles
+        self.model, self.cells = reader.model, reader.cells
+        guide, cells = reader.guide, reader.cells
+        room = Room(reader.memory, cells.counts.shape[1])
         with torch.no_grad():
-            own = together(Speaking(guide, local=True), cells)
-            self.q = together(Speaking(guide, local=False), cells.take(torch.arange(1), hops=None))
-        density = Shared(model, guide.sites, cells, own, draws=inner, rows=room.draws(len(cells)), seed=seed)
+            own = together(RestrictedGuide(guide, local=True), cells)
+            self.q = together(RestrictedGuide(guide, local=False), cells.take(torch.arange(1), hops=None))
+        density = Shared(self.model, guide.sites, cells, own, draws=inner, rows=room.draws(len(cells)), seed=seed)
         self.coordinates = density.coordinates
         spread = self.q.scale_tril.norm(dim=-1)[0]
-        found = divided(density.fixed(min(FEW, inner)), self.starts(), spread)
-        self.density = density.at(found.peaks)
-        self.parts = found.of(self.density.fixed(min(FEW, inner)))
+        parts = divided(density.fixed(min(SEARCH_DRAWS, inner)), self.starts(), spread)
+        self.density = density.at(parts.peaks)
+        self.parts = parts.of(self.density.fixed(min(SEARCH_DRAWS, inner)))
         self.draws: Draws = AtPeaks()(self.q, self.parts)
 
     def starts(self) -> Tensor:
-        """Where the searches begin [start, size]: the guide's mean, its mirror image, and draws from the prior."""
+        """Where the searches start [start, size]: the guide's mean, its mirror image, and draws from the prior."""
         mean = self.q.loc
         with seeded(self.seed), torch.no_grad():
-            drawn = torch.cat([self.prior() for _ in range(SEARCHES - 2)])
-        return torch.cat([mean, -mean, drawn])
+            prior = torch.cat([self.prior() for _ in range(SEARCHES - 2)])
+        return torch.cat([mean, -mean, prior])
 
     def prior(self) -> Tensor:
         """A draw of the shared latents from their prior [1, size]."""
@@ -186,65 +186,60 @@ class Search:
         return self.coordinates.of({name: nodes[name]["value"] for name in self.coordinates.sites})[None]
 
     def log_weights(self, particles: int, purpose: int) -> Tensor:
-        """Log weights of fresh draws [particles, 1]."""
+        """Log weights of new draws [particles, 1]."""
         streams = Streams(self.seed, torch.zeros(1, dtype=torch.long), purpose)
         return log_weights(self.density, self.draws, streams, particles, self.density.chunk)
 
     @torch.no_grad()
     def log_weight(self, u: Tensor, z: Tensor) -> Tensor:
-        """Log weight [1] that a draw of the posterior has, u [1, size] and the cells' own z [n, d]."""
+        """Log weight [1] of a posterior draw: u [1, size] of the shared latents, z [n, d] of the cells' own."""
         cells = self.density.of_cells(u, truth=z).sum(-1)
         return self.density.log_prior(u) + cells - self.draws.log_prob(u[:, None])[:, 0]
 
-    def found(self) -> DataEvidence:
-        """By draws about the peaks; or, where these are not to be trusted, by more that are adapted to the parts."""
+    def result(self) -> DataEvidence:
+        """From draws about the peaks; where these cannot be trusted, from more draws of adapted proposals."""
         self.log_w, method = self.log_weights(self.particles, PEAKS), AtPeaks.method
-        told = estimate(self.log_w)
-        if not (told.k_hat < HEAVY and told.effective_sample_size > ENOUGH * self.particles):
+        value = estimate(self.log_w)
+        if not self.trusted(value):
             shape = AtPeaks.shape(self.density.size)
             self.draws = Adaptive(rounds=4, draws=256, **shape, start=AtPeaks())(self.q, self.parts)
-            self.log_w, method = self.log_weights(MORE * self.particles, PARTS), Adaptive.method
-            told = estimate(self.log_w)
-        value, error, effective, k_hat = (float(each) for each in told)
+            self.log_w, method = self.log_weights(MORE_DRAWS * self.particles, PARTS), Adaptive.method
+            value = estimate(self.log_w)
         method = f"nested, {method}" if self.density.own else method
-        return DataEvidence(value, error, effective, k_hat, method, self.estimand, len(self.cells))
+        log_p, error, effective, k_hat = (float(number) for number in value)
+        return DataEvidence(log_p, error, effective, k_hat, method, self.estimand, len(self.cells))
+
+    def trusted(self, value: Estimate) -> bool:
+        return bool(value.k_hat < MAX_K_HAT and value.effective_sample_size > MIN_EFFECTIVE * self.particles)
 
 
-def _certified(model: Any, guide: Any, cells: Cells, seed: int, simulated: int, how: Mapping[str, Any]) -> Certificate:
-    """The gap between the ends of the sandwich, over data sets that the model makes, priors and all."""
+def _certified(reader: Reader, seed: int, particles: int, inner: int, simulated: int) -> Certificate:
+    """The gap between upper and lower bound, over data sets that the model simulates, priors included."""
     gaps = []
-    cells = cells.take(torch.arange(len(cells)), hops=None)
+    shared, own = (sites_of(reader.guide, local) for local in (False, True))
     for turn in range(simulated):
-        u, drawn, z = _simulated(model, guide, cells, CERTIFYING + seed + turn)
-        search = Search(Replayed(model, drawn), Rereading(guide, drawn), cells, seed, **how)
-        found = search.found()
-        known = search.log_weight(u, z)
+        made = simulate(reader, CERTIFICATE_SEED + seed + turn)
+        search = Search(made.shown_to(reader), seed, particles, inner)
+        result = search.result()
+        known = search.log_weight(made.unconstrained(shared)[None], made.unconstrained(own))
         upper = torch.cat([known, search.log_w[1:, 0]]).logsumexp(0) - log(len(search.log_w))
-        gaps.append(float(upper) - found.log_evidence)
+        gaps.append(float(upper) - result.log_evidence)
     gap = torch.tensor(gaps, dtype=torch.float64)
-    told = f"{how['particles']:,} particles, {how['inner']} of every cell"
-    return DataCertificate(float(gap.mean()), float(gap.std() / simulated**0.5), float(gap.max()), simulated, told)
+    method = f"{particles:,} particles, {inner} of every cell"
+    return DataCertificate(float(gap.mean()), float(gap.std() / simulated**0.5), float(gap.max()), simulated, method)
 
 
-def _simulated(model: Any, guide: Any, cells: Cells, seed: int) -> tuple[Tensor, Mapping[str, Tensor], Tensor]:
-    """Shared latents u [1, size] from their prior, what is observed of cells made with them, and their own z [n, d]."""
-    model, guide, cells = doubled(model, guide, cells)
-    made = ancestral(model, cells, seed)
-    u, z = (made.laid(where(guide, local)) for local in (False, True))
-    return u[None], made.observed, z
-
-
-def _cell_by_cell(fit: Any, cells: Cells, particles: int, seed: int, certify: bool, memory: int | str) -> DataEvidence:
-    """Where nothing is shared: the sum over cells, whose errors are independent of each other."""
-    table = evidence_table(fit, cells, particles, seed, certify=certify, memory=memory)
-    told = table.attrs.get("certificate")
+def _cell_by_cell(reader: Reader, particles: int, seed: int, certify: bool) -> DataEvidence:
+    """Where nothing is shared: the sum over cells, whose errors are independent."""
+    table = table_of(reader, particles, seed, estimator=Ladder(), certify=certify)
+    certificate = table.attrs.get("certificate")
     return DataEvidence(
         float(table["log_evidence"].sum()),
         float((table["monte_carlo_se"] ** 2).sum() ** 0.5),
         float(table["effective_sample_size"].min()),
         float(table["k_hat"].max()),
         "cell by cell",
-        table.attrs["estimand"],
+        reader.estimand,
         len(table),
-        None if told is None else Certificate(**told),
+        None if certificate is None else Certificate(**certificate),
     )

@@ -63,7 +63,7 @@ def log_weights(
 
 
 def drawn(draws: Draws, streams: Streams, particles: int, chunk: int | None = None) -> Iterator[Tensor]:
-    """The draws u [<= chunk, n, d] of every cell, piece by piece."""
+    """Draws u [<= chunk, n, d] of every cell, in pieces."""
     if particles < 1:
         raise ValueError(f"particles must be at least 1, not {particles}")
     step = chunk or particles
@@ -72,7 +72,7 @@ def drawn(draws: Draws, streams: Streams, particles: int, chunk: int | None = No
 
 
 def estimate(log_w: Tensor) -> Estimate:
-    """Evidence from log weights [s, n]: one average over all of them, in however many pieces they were drawn."""
+    """Evidence and diagnostics from log weights [s, n]."""
     s = len(log_w)
     value = log_w.logsumexp(0) - log(s)
     square = (2 * (log_w - value)).exp().mean(0)  # of weights scaled to mean one

@@ -1,9 +1,9 @@
-"""The joint density of a cell's counts and latents, as a function of its latents: what an evidence is the integral of.
+"""The joint density of a cell's counts and latents, as a function of its latents; the evidence is its integral.
 
     p(x_n) = int p(x_n, u_n) du_n,      p(x, u) = sum_k p(x, z(u), k) |dz / du|
 
-The latents u of a cell are its continuous sites laid end to end, each on the whole real line, so that a sampler need
-not know what they are. Discrete sites k are enumerated and summed exactly.
+The latents u of a cell are its continuous sites, unconstrained and concatenated, so that a sampler need not know them.
+Discrete sites k are enumerated and summed exactly.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Categorical
 
@@ -22,6 +21,7 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.coordinates import Coordinates
 from pyroscvi.program import Site
 from pyroscvi.pyro_internals import enumerated_dim
+from pyroscvi.sites import is_local, sampled
 
 __all__ = ["Joint"]
 
@@ -30,10 +30,10 @@ class Joint:
     """log p(x_n, u_n) of every cell, for latents u [s, n, size].
 
     model   a Pyro program of cells, everything in it inside one plate "cells"
-    sites   its continuous latents, as ``Guide.sites`` has them
-    chunk   draws at once that there is room for; None: any number
+    sites   its continuous latents, as in ``Guide.sites``
+    chunk   how many draws fit into memory at once; None: any number
 
-    The model is run in the precision of the cells, and what its sites say is added up in that of u.
+    The model runs in the precision of the cells; the log-densities of its sites are added up in the precision of u.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Joint:
         return log_p + self.log_volume(u)
 
     def components(self) -> list[Callable[[Tensor], Tensor]]:
-        """log p(x_n, u_n, k_n), one function of u for every joint level of what is enumerated; their sum is p(x, u)."""
+        """log p(x_n, u_n, k_n) as functions of u, one for each joint level of enumerated sites; they sum to p(x, u)."""
         return [partial(self.component, k) for k in range(prod(self.levels().values()))]
 
     def component(self, k: int, u: Tensor) -> Tensor:
@@ -70,16 +70,19 @@ class Joint:
         return log_p.reshape(-1, *u.shape[:-1])[k] + self.log_volume(u)
 
     def log_likelihood(self, u: Tensor, site: str = "x") -> Tensor:
-        """log p(x_n | u_n) of an observed site [s, n]; what is enumerated is summed over."""
+        """log p(x_n | u_n) of an observed site [s, n]; enumerated sites are summed over."""
         trace = self.trace(u)
-        latent = [name for name in _sampled(trace) if name in self.sites or not trace.nodes[name]["is_observed"]]
+        latent = self._latents(trace)
         return _summed(_log_p(trace, u, [*latent, site])) - _summed(_log_p(trace, u, latent))
 
     def log_prior(self, u: Tensor) -> Tensor:
-        """log p(u_n) of the latents [s, n]; what is enumerated is summed over."""
+        """log p(u_n) of the latents [s, n]; enumerated sites are summed over."""
         trace = self.trace(u)
-        latent = [name for name in _sampled(trace) if name in self.sites or not trace.nodes[name]["is_observed"]]
+        latent = self._latents(trace)
         return _summed(_log_p(trace, u, latent)) + self.log_volume(u)
+
+    def _latents(self, trace: poutine.Trace) -> list[str]:
+        return [name for name, node in sampled(trace.nodes).items() if name in self.sites or not node["is_observed"]]
 
     def by_gene(self, u: Tensor, site: str = "x") -> tuple[Tensor, Tensor]:
         """log p(x_ng | u_n, k_n) of every gene [k, s, n, g], and log p(k_n | x_n, u_n) [k, s, n], k joint levels."""
@@ -91,7 +94,7 @@ class Joint:
         return log_pmf.reshape(*levels.shape, -1), levels
 
     def predicted(self, u: Tensor, site: str = "x") -> Tensor:
-        """Draws of an observed site at these latents [s, n, ...]; what is enumerated is drawn from its posterior."""
+        """Draws of an observed site at these latents [s, n, ...]; enumerated sites are drawn from their posterior."""
         trace = self.trace(u)
         fn: Any = trace.nodes[site]["fn"]
         draws = fn.expand(torch.broadcast_shapes(fn.batch_shape, u.shape[:-1])).sample()
@@ -103,15 +106,14 @@ class Joint:
         return torch.take_along_dim(draws.flatten(0, len(batch) - 3), chosen, 0)[0]
 
     def observed(self) -> dict[str, tuple[str, str]]:
-        """Base measure and support of every observed site: what kind of number its probability is."""
+        """Base measure and support of every observed site: is it a probability or a density, and over which values."""
         trace = self.trace(self.origin())
-        found = {}
-        for name in _sampled(trace):
-            if name not in self.sites and trace.nodes[name]["is_observed"]:
-                fn: Any = trace.nodes[name]["fn"]
-                natural = "counting" if fn.support.is_discrete else "lebesgue"
-                found[name] = getattr(fn, "base_measure", natural), str(fn.support)
-        return found
+        measures = {}
+        for name, node in sampled(trace.nodes).items():
+            if name not in self.sites and node["is_observed"]:
+                natural = "counting" if node["fn"].support.is_discrete else "lebesgue"
+                measures[name] = getattr(node["fn"], "base_measure", natural), str(node["fn"].support)
+        return measures
 
     def levels(self) -> dict[str, int]:
         """How many levels every enumerated site has."""
@@ -120,7 +122,7 @@ class Joint:
         return {name: shape[axis] for name, axis in _enumerated(trace).items()}
 
     def take(self, index: Tensor) -> "Joint":
-        """The density of some of the cells; their neighbours, which only guides look at, are left behind."""
+        """The density of some of the cells, without their neighbours, which only guides read."""
         return Joint(self.model, self.sites, self.cells.take(index, hops=0), self.chunk)
 
     def origin(self) -> Tensor:
@@ -128,7 +130,7 @@ class Joint:
         return torch.zeros(1, len(self.cells), self.size, dtype=torch.float64, device=self.cells.device)
 
     def values(self, u: Tensor) -> dict[str, Tensor]:
-        """Every site where it lives [s, n, ...]."""
+        """The value of every site, on its support [s, n, ...]."""
         return self.coordinates.values(u)
 
     def log_volume(self, u: Tensor) -> Tensor:
@@ -136,16 +138,16 @@ class Joint:
         return self.coordinates.log_volume(u)
 
     def trace(self, u: Tensor) -> poutine.Trace:
-        """The model run at these latents, everything discrete enumerated on the left of [s, n]."""
+        """A trace of the model at these latents, with discrete sites enumerated in dimensions on the left of [s, n]."""
         values = {name: value.to(self.cells.dtype) for name, value in self.values(u).items()}
-        held = poutine.condition(self.model, data=values)
-        trace = poutine.trace(poutine.enum(held, first_available_dim=-3)).get_trace(self.cells)
+        conditioned = poutine.condition(self.model, data=values)
+        trace = poutine.trace(poutine.enum(conditioned, first_available_dim=-3)).get_trace(self.cells)
         levels = _enumerated(trace)
-        if strangers := set(self.sites) - set(_sampled(trace)):
-            raise ValueError(f"the guide covers {sorted(strangers)}, which the model has not: size it on this model")
-        for name in _sampled(trace):
-            node = trace.nodes[name]
-            if not any(frame.name == "cells" for frame in node["cond_indep_stack"]):
+        nodes = sampled(trace.nodes)
+        if unknown := set(self.sites) - set(nodes):
+            raise ValueError(f"the guide covers {sorted(unknown)}, which are not in the model: size it on this model")
+        for name, node in nodes.items():
+            if not is_local(node):
                 raise ValueError(_shared(name))
             if not node["is_observed"] and name not in levels:
                 raise ValueError(
@@ -155,20 +157,16 @@ class Joint:
         return trace
 
 
-def _sampled(trace: poutine.Trace) -> list[str]:
-    return [name for name, node in trace.nodes.items() if node["type"] == "sample" and not site_is_subsample(node)]
-
-
 def _enumerated(trace: poutine.Trace) -> dict[str, int]:
     """The dimension, counted from the right, on which every enumerated site has its levels."""
-    axes: dict[str, Any] = {name: enumerated_dim(trace.nodes[name]) for name in _sampled(trace)}
+    axes = {name: enumerated_dim(node) for name, node in sampled(trace.nodes).items()}
     return {name: axis for name, axis in axes.items() if axis is not None}
 
 
 def _log_p(trace: poutine.Trace, u: Tensor, names: Iterable[str] | None = None) -> Tensor:
     """Sum of the log-densities of the sites [..., s, n], masked, and not scaled to the size of a data set."""
     total = u.new_zeros(u.shape[:-1])
-    for name in _sampled(trace) if names is None else names:
+    for name in sampled(trace.nodes) if names is None else names:
         node: Any = trace.nodes[name]
         total = total + scale_and_mask(node["fn"].log_prob(node["value"]), mask=node["mask"])
     return total
@@ -182,6 +180,6 @@ def _summed(log_p: Tensor) -> Tensor:
 def _shared(name: str) -> str:
     return (
         f"site {name!r} is shared by all cells, so that they are not independent and log p(x_n) is not defined cell by "
-        "cell. All cells together have an evidence: data_evidence(fit, cells). For one of each, use a part that has a "
+        "cell. All cells together have an evidence: data_evidence(fit, cells). For one of each cell, use a part with a "
         "parameter there (PerGene() instead of RandomDispersion(), say)"
     )

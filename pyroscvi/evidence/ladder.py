@@ -1,40 +1,41 @@
-"""The ladder: every cell is looked at by the cheapest estimator that can be trusted with it.
+"""The ladder: for every cell, the cheapest estimator that can be trusted.
 
     screen    importance sampling from the guide, widened and with Student-t tails
-    adapt     from a proposal that has moved to where its own weights say the mass is
-    refine    the same, begun at the mode or modes instead of where the guide points, and with ten times the draws
+    adapt     from a proposal that has moved to where its own weights are large
+    refine    the same, started at the mode or modes instead of at the guide's mean, and with ten times the draws
     anneal    from that proposal in small steps to the posterior
 
-A cell stays on the first rung where its weights have a tail that is light enough for an estimate and its error to
-mean something (k-hat), and where that error is small. Half the squared error is what the logarithm of an average is
-too low by: with the tolerance at 0.1 nats, 0.005. The screen is believed less, for what a guide that is too narrow has
-never drawn is missing from its k-hat, too. Where discrete latents are summed there is no screen, for a k-hat does not
-see the mode that a guide has missed; and with 20 draws or fewer there is nothing but the screen, for they have no
-k-hat. What a table says of a cell is said by the rung that it has stayed on.
+A cell stays on the first rung where the tail of its weights is light enough for an estimate and its error to mean
+something (k-hat), and where that error is small. The logarithm of an average is too low by half the squared error: by
+0.005 nats with the tolerance at 0.1. The screen has stricter limits, because the k-hat of a narrow guide misses what
+the guide has never drawn. Where discrete latents are summed out there is no screen, because a k-hat does not detect a
+mode that the guide has missed. With 20 draws or fewer there is only the screen, because they have no k-hat. The row of
+a cell in a table comes from the rung that it stayed on.
 """
 
 from collections.abc import Callable
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from pyroscvi.evidence.adaptive import Adaptive
 from pyroscvi.evidence.annealed import Annealed
-from pyroscvi.evidence.estimator import Estimator, Found, Importance, Target, sampled
+from pyroscvi.evidence.estimator import Estimator, Importance, Result, from_draws
 from pyroscvi.evidence.importance import Estimate
-from pyroscvi.evidence.pareto import HEAVY
+from pyroscvi.evidence.pareto import MAX_K_HAT, NO_K_HAT
 from pyroscvi.evidence.proposals import Proposal, StudentT, components
 from pyroscvi.evidence.refined import Refined
+from pyroscvi.evidence.target import Target
 
 __all__ = ["Ladder"]
 
 ADAPT, REFINE, ANNEAL = 1, 2, 3  # purposes of streams
-LIGHT = 0.5  # a k-hat below which weights have a variance
-FEW = 20  # draws, of which no k-hat can be said
+SCREEN_K_HAT = 0.5  # below it weights have a variance: the limit on the first rung
 
 
 class Ladder(Estimator):
-    """Screen, adapt, refine, anneal: each the cells that the rung before could not vouch for.
+    """Screen, adapt, refine, anneal: each rung estimates the cells that the rung before could not be trusted with.
 
     tolerance  standard error in nats below which a cell is done; on the first rung half of it
     more       how many times ``particles`` the third rung draws
@@ -50,52 +51,55 @@ class Ladder(Estimator):
     anneal: Annealed = Annealed()
 
     def forward(self, target, particles=1000):
-        if particles <= FEW:
-            return sampled(self.screen(target.q, target.log_joint), target, particles, self.screen.method)
-        screened = len(components(target.log_joint)) == 1
-        first = self.screen if screened else self.adapt
-        found = sampled(first(target.q, target.log_joint), target, particles, first.method)
+        if particles <= NO_K_HAT:
+            return Importance(self.screen)(target, particles)
+        screened = len(components(target.joint)) == 1
+        result = Importance(self.screen if screened else self.adapt)(target, particles)
         if screened:
-            sure = self.settled(found.estimate, screened=True)
-            found = improved(found, sure, target, ADAPT, lambda rest: Importance(self.adapt)(rest, particles))
-        sure = self.settled(found.estimate)
-        return improved(found, sure, target, REFINE, lambda rest: self.refined(rest, self.more * particles))
+            trusted = self.trusted(result.estimate, screened=True)
+            result = climbed(result, trusted, target, ADAPT, lambda rest: Importance(self.adapt)(rest, particles))
+        trusted = self.trusted(result.estimate)
+        return climbed(result, trusted, target, REFINE, lambda rest: self.refined(rest, self.more * particles))
 
-    def refined(self, target: Target, particles: int) -> Found:
-        """The last two rungs, which have a proposal in common."""
-        draws = self.refine(target.q, target.log_joint)
-        found = sampled(draws, target, particles, "refined")
-        rest = (~self.settled(found.estimate)).nonzero().squeeze(-1)
+    def refined(self, target: Target, particles: int) -> Result:
+        """The last two rungs, which share a proposal."""
+        draws = self.refine(target.q, target.joint)
+        result = from_draws(draws, target, particles, "refined")
+        rest = (~self.trusted(result.estimate)).nonzero().squeeze(-1)
         if not len(rest):
-            return found
-        annealed = self.anneal.onwards(draws.take(rest), target.take(rest, ANNEAL))
-        return placed(found, rest, annealed, self.better(annealed.estimate, found.estimate, rest))
+            return result
+        annealed = self.anneal.from_draws(draws.take(rest), target.take(rest, ANNEAL))
+        better = self.better(annealed.estimate, result.estimate, rest)
+        return replaced(result, rest[better], annealed, better)
 
-    def settled(self, found: Estimate, screened: bool = False) -> Tensor:
-        """Whose estimates can be trusted [n]."""
-        heavy, error = (LIGHT, self.tolerance / 2) if screened else (HEAVY, self.tolerance)
-        return (found.k_hat < heavy) & (found.monte_carlo_se < error)
+    def trusted(self, estimate: Estimate, screened: bool = False) -> Tensor:
+        """The cells whose estimates can be trusted [n]."""
+        k_hat, error = (SCREEN_K_HAT, self.tolerance / 2) if screened else (MAX_K_HAT, self.tolerance)
+        return (estimate.k_hat < k_hat) & (estimate.monte_carlo_se < error)
 
     def better(self, annealed: Estimate, refined: Estimate, index: Tensor) -> Tensor:
-        """Chains are few: where draws are merely too few, and not misleading, they may still say more [m]."""
-        misled = ~(refined.k_hat[index] < HEAVY)
-        return misled | (annealed.monte_carlo_se < refined.monte_carlo_se[index])
+        """The cells for which annealing is better [m]: their draws are misleading, or have the larger error.
+
+        There are few chains: where draws are merely too few, their error may still be the smaller one.
+        """
+        misleading = ~(refined.k_hat[index] < MAX_K_HAT)
+        return misleading | (annealed.monte_carlo_se < refined.monte_carlo_se[index])
 
 
-def improved(found: Found, sure: Tensor, target: Target, purpose: int, rung: Callable[[Target], Found]) -> Found:
-    """What is known of all cells, when another rung has looked at those that nobody is sure of."""
-    rest = (~sure).nonzero().squeeze(-1)
-    return placed(found, rest, rung(target.take(rest, purpose))) if len(rest) else found
+def climbed(result: Result, trusted: Tensor, target: Target, purpose: int, rung: Callable[[Target], Result]) -> Result:
+    """The result for all cells, with those that are not trusted estimated by another rung."""
+    rest = (~trusted).nonzero().squeeze(-1)
+    if not len(rest):
+        return result
+    return replaced(result, rest, rung(target.take(rest, purpose)), torch.ones_like(rest, dtype=torch.bool))
 
 
-def placed(below: Found, index: Tensor, above: Found, where: Tensor | None = None) -> Found:
-    """What the rung above has found, in the place of what was known of these cells."""
-    keep = slice(None) if where is None else where
-    index = index[keep]
-    values = [old.index_copy(0, index, new[keep]) for old, new in zip(below.estimate, above.estimate, strict=True)]
+def replaced(below: Result, index: Tensor, above: Result, chosen: Tensor) -> Result:
+    """The result of the lower rung, with the chosen cells of the higher rung in place of the cells at ``index``."""
+    values = [old.index_copy(0, index, new[chosen]) for old, new in zip(below.estimate, above.estimate, strict=True)]
     method = below.method.copy()
-    method[index.cpu().numpy()] = above.method[keep if where is None else where.cpu().numpy()]
+    method[index.cpu().numpy()] = above.method[chosen.cpu().numpy()]
     upper = None
     if below.upper is not None and above.upper is not None:
-        upper = below.upper.index_copy(0, index, above.upper[keep])
-    return Found(Estimate(*values), method, upper)
+        upper = below.upper.index_copy(0, index, above.upper[chosen])
+    return Result(Estimate(*values), method, upper)

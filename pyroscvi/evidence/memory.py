@@ -1,23 +1,23 @@
-"""Room: how many cells, and how many draws of each, are looked at at once within a given memory."""
+"""Memory: how many cells, and how many draws of each, are computed at once."""
 
 import re
 from typing import NamedTuple
 
 __all__ = ["Room", "in_bytes"]
 
-CELLS = 128  # at once, if there is room: more would save no time
-LEAST = 8  # draws of each that come before more cells do; a search for modes takes as many
-# Arrays of the predictors' shape that are held at once, at most: with gradients, a ZINB whose decoder predicts theta
-# was measured at 8, without them at 5. And arrays of a minibatch's counts, and numbers that are kept for every draw.
+CELLS = 128  # at once, if memory allows it: more would save no time
+MIN_DRAWS = 8  # draws of each cell at once, before more cells are taken; a search for modes takes as many
+# Arrays of the predictors' shape that exist at the same time: with gradients, a ZINB whose decoder predicts theta was
+# measured at 8, without them at 5. Arrays of a minibatch's counts. Numbers that are kept for every draw.
 PREDICTORS, COUNTS, WEIGHTS = 8, 8, 8
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
 class Room(NamedTuple):
-    """Cells at once, and draws of each of them at once, that bytes are enough for.
+    """The number of cells, and of draws of each cell, whose intermediate results fit into memory.
 
-    memory     bytes, beside what the model and the data set take
+    memory     bytes, beside the model and the data set
     genes      genes, or units of the widest hidden layer if they are more
     levels     joint levels of what is enumerated
     particles  draws of every cell, whose weights are kept
@@ -31,14 +31,14 @@ class Room(NamedTuple):
     itemsize: int = 8
 
     def cells(self) -> int:
-        """Cells in a minibatch. ValueError if there is no room for one draw of one cell."""
+        """Cells in a minibatch. Raises ValueError if one draw of one cell does not fit."""
         if (needed := self._bytes(1)) > self.memory:
-            many = f" and {self.levels} enumerated levels" if self.levels > 1 else ""
+            levels = f" and {self.levels} enumerated levels" if self.levels > 1 else ""
             raise ValueError(
                 f"memory={self.memory:,} bytes are too few: {self.particles:,} draws of one cell, one at a time, need "
-                f"{needed:,} with {self.genes:,} genes{many}"
+                f"{needed:,} with {self.genes:,} genes{levels}"
             )
-        return max(1, min(CELLS, self.memory // self._bytes(LEAST)))
+        return max(1, min(CELLS, self.memory // self._bytes(MIN_DRAWS)))
 
     def draws(self, cells: int) -> int:
         """Draws at once of each of these cells; one at least."""
@@ -46,14 +46,14 @@ class Room(NamedTuple):
         return max(1, left // (self._bytes(1) - self._bytes(0)))
 
     def _bytes(self, draws: int) -> int:
-        """Of one cell."""
+        """Bytes of one cell with so many draws at once."""
         arrays = PREDICTORS * self.levels * draws + COUNTS
         return self.itemsize * self.genes * arrays + 8 * WEIGHTS * self.particles
 
 
 def in_bytes(memory: int | str) -> int:
-    """A number of bytes, or what "512MB", "1.5 GB" and "1GiB" mean."""
-    told = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?)\s*([KMGT]?I?)B?", str(memory).strip().upper())
-    if told is None or told[2] not in UNITS or not float(told[1]):
+    """The number of bytes, given as a number or as "512MB", "1.5 GB" or "1GiB"."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?)\s*([KMGT]?I?)B?", str(memory).strip().upper())
+    if match is None or match[2] not in UNITS or not float(match[1]):
         raise ValueError(f'memory is a number of bytes, or "512MB", or "2GB", not {memory!r}')
-    return int(float(told[1]) * UNITS[told[2]])
+    return int(float(match[1]) * UNITS[match[2]])

@@ -1,9 +1,9 @@
-"""Peaks: where a posterior of latents that cells share has its mass, whatever the guide knows of it.
+"""Peaks of the posterior of latents that cells share, whichever of them the guide knows.
 
-Loadings may change their sign, factors be turned into each other, and a guide has seen one of all these ways. So the
-search begins at several places, the guide's mean, its mirror image and draws from the prior among them, and every peak
-that it arrives at becomes a component: the density, cut halfway between one peak and the next. A component has a
-proposal of its own, and a ring of equally good rotations as many as there are peaks on it.
+Loadings may change their sign and factors may be rotated into each other; a guide covers one of these modes. So the
+search starts at several points: the guide's mean, its mirror image and draws from the prior. Every peak that is found
+becomes a component of the density, which is divided halfway between neighbouring peaks. A component has a proposal of
+its own; a ring of equally good rotations has as many components as peaks were found on it.
 """
 
 from collections.abc import Callable
@@ -17,17 +17,17 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from pyroscvi.evidence.proposals import Elliptical, LogJoint, Mixed, Proposal
-from pyroscvi.evidence.refined import FLATTEST, surface
+from pyroscvi.evidence.refined import MIN_CURVATURE, surface
 
 __all__ = ["AtPeaks", "Divided", "ascent", "divided"]
 
-STEPS = 25
-APART = 1.5  # standard deviations: peaks that are nearer to each other are one
-LOW = 20.0  # nats below the highest peak: not worth a look
+STEPS = 25  # of L-BFGS
+MIN_DISTANCE = 1.5  # standard deviations: peaks that are nearer to each other are one
+MAX_DEFICIT = 20.0  # nats: peaks that are lower than the highest by more are ignored
 
 
 class Divided:
-    """A log-density of u [s, n, size], cut into components: u belongs to the peak that is nearest.
+    """A log-density of u [s, n, size], divided into components: u belongs to the nearest peak.
 
     peaks    [peak, size]
     scale    covariance about each of them [peak, size, size]
@@ -51,21 +51,21 @@ class Divided:
         return [partial(self._component, k) for k in range(len(self.peaks))]
 
     def _component(self, k: int, u: Tensor) -> Tensor:
-        here = torch.cdist(u.flatten(0, -2), self.peaks).argmin(-1).view(u.shape[:-1]) == k
-        found = u.new_full(u.shape[:-1], -inf)
-        if here.any():
-            found[here] = self.whole(u[here].unsqueeze(-2)).squeeze(-1)
-        return found
+        inside = torch.cdist(u.flatten(0, -2), self.peaks).argmin(-1).view(u.shape[:-1]) == k
+        log_p = u.new_full(u.shape[:-1], -inf)
+        if inside.any():
+            log_p[inside] = self.whole(u[inside].unsqueeze(-2)).squeeze(-1)
+        return log_p
 
 
 class AtPeaks(Proposal):
-    """Student-t about every peak of a divided density, as wide as the curvature there says, or as far as the next."""
+    """Student-t about every peak of a divided density, as wide as the curvature, or as the way to the next peak."""
 
     method: ClassVar[str] = "refined"
 
     @staticmethod
     def shape(size: int) -> dict[str, float]:
-        """Degrees of freedom and widening: what is cautious in five dimensions leaves few draws of use in thirty."""
+        """Degrees of freedom and widening: values that suit five dimensions leave few effective draws in thirty."""
         return {"df": max(5.0, float(size)), "widen": 1 + min(0.15, 0.75 / size)}
 
     def forward(self, q, log_joint):
@@ -80,55 +80,54 @@ class AtPeaks(Proposal):
 
 
 def divided(log_joint: LogJoint, starts: Tensor, spread: Tensor) -> Divided:
-    """The density, divided at the peaks that are uphill of ``starts`` [start, size].
+    """The density, divided at the peaks that searches from ``starts`` [start, size] reach.
 
-    spread   the scale of every coordinate [size], for differences of slopes
+    spread   the scale of every coordinate [size], for finite differences of gradients
     """
     u, height = ascent(log_joint, starts)
-    best = height > height.max() - LOW
-    u, height = u[best], height[best]
+    high = height > height.max() - MAX_DEFICIT
+    u, height = u[high], height[high]
     _, _, curvature = surface(log_joint, u, (0.1 * spread).expand_as(u))
     scale = covariance(curvature)
-    kept: list[int] = []
+    distinct: list[int] = []
     for i in height.argsort(descending=True).tolist():
-        if all(_apart(u[i] - u[j], scale[i], scale[j]) > APART for j in kept):
-            kept.append(i)
-    u, height, scale = u[kept], height[kept], scale[kept]
-    if len(kept) > 1:
-        next_one = (torch.cdist(u, u) + torch.eye(len(u)).to(u).mul(1e9)).amin(-1) / 2
+        if all(_distance(u[i] - u[j], scale[i], scale[j]) > MIN_DISTANCE for j in distinct):
+            distinct.append(i)
+    u, height, scale = u[distinct], height[distinct], scale[distinct]
+    if len(distinct) > 1:
+        halfway = (torch.cdist(u, u) + torch.eye(len(u)).to(u).mul(1e9)).amin(-1) / 2
         values, axes = torch.linalg.eigh(scale)
-        scale = (axes * values.clamp(max=next_one[:, None] ** 2).unsqueeze(-2)) @ axes.mT
+        scale = (axes * values.clamp(max=halfway[:, None] ** 2).unsqueeze(-2)) @ axes.mT
     return Divided(log_joint, u, scale, height)
 
 
 def ascent(log_joint: LogJoint, starts: Tensor) -> tuple[Tensor, Tensor]:
-    """Peaks [start, size] and their heights [start]: L-BFGS, from all of the starts at once that have a density."""
+    """Peaks [start, size] and their heights [start], by one L-BFGS from all starts with a finite density."""
     with torch.no_grad():
         starts = starts[log_joint(starts[None])[0].isfinite()]
     if not len(starts):
-        raise ValueError("log p(x, u) is not finite wherever a search might begin: look at counts and parameters")
+        raise ValueError("log p(x, u) is not finite at any start of the search: look at counts and parameters")
 
-    def downhill(flat: np.ndarray) -> tuple[float, np.ndarray]:
+    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         u = torch.as_tensor(flat).to(starts).view_as(starts).requires_grad_()
         with torch.enable_grad():
             height = log_joint(u[None]).sum()
-            (slope,) = torch.autograd.grad(height, u)
-        return -height.item(), -slope.flatten().cpu().numpy()
+            (gradient,) = torch.autograd.grad(height, u)
+        return -height.item(), -gradient.flatten().cpu().numpy()
 
-    found = minimize(downhill, starts.flatten().cpu().numpy(), jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
-    u = torch.as_tensor(found.x).to(starts).view_as(starts)
+    optimum = minimize(loss, starts.flatten().cpu().numpy(), jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
+    u = torch.as_tensor(optimum.x).to(starts).view_as(starts)
     with torch.no_grad():
         height = log_joint(u[None])[0]
     return u[height.isfinite()], height[height.isfinite()]
 
 
 def covariance(curvature: Tensor) -> Tensor:
-    """The inverse of a curvature [n, d, d], of whose directions none is flatter than ``FLATTEST``."""
+    """The inverse of a curvature [n, d, d], whose eigenvalues are raised to ``MIN_CURVATURE`` where they are lower."""
     values, axes = torch.linalg.eigh(curvature)
-    return (axes / values.clamp(min=FLATTEST).unsqueeze(-2)) @ axes.mT
+    return (axes / values.clamp(min=MIN_CURVATURE).unsqueeze(-2)) @ axes.mT
 
 
-def _apart(step: Tensor, one: Tensor, other: Tensor) -> float:
-    """How far two peaks are from each other, in standard deviations of the narrower one."""
-    found = [(step @ torch.linalg.solve(scale, step)).clamp(min=0).sqrt() for scale in (one, other)]
-    return float(max(found))
+def _distance(step: Tensor, one: Tensor, other: Tensor) -> float:
+    """The distance of two peaks, in standard deviations of the narrower one."""
+    return float(max((step @ torch.linalg.solve(scale, step)).clamp(min=0).sqrt() for scale in (one, other)))

@@ -5,8 +5,8 @@
     >>> StudentT(df=3)
     StudentT(df=3)
 
-An estimate is as good as its proposal is like the posterior, above all in the tails: where the proposal is lighter, the
-rare draw that matters is missing, and nothing in the sample says so.
+An estimate is the better, the more the proposal is like the posterior, above all in the tails. Where the proposal has
+lighter tails, the rare draw that matters is missing, and nothing in the sample shows it.
 """
 
 from collections.abc import Callable
@@ -25,18 +25,18 @@ from pyroscvi.part import Part
 __all__ = ["Draws", "Elliptical", "GuideDraws", "Mixed", "Proposal", "StudentT", "components", "together"]
 
 LogJoint = Callable[[Tensor], Tensor]
-DRAWS = 512  # of a guide that is not Gaussian, for its moments
+MOMENT_DRAWS = 512  # for the moments of a guide that is not Gaussian
 
 
 class Draws(Protocol):
-    """What a proposal hands back: it samples u [s, n, d] and knows their log-density [s, n]."""
+    """What a proposal returns: it samples u [s, n, d] and computes their log-density [s, n]."""
 
     def sample(self, streams: Streams, s: int) -> Tensor: ...
 
     def log_prob(self, u: Tensor) -> Tensor: ...
 
     def factor(self) -> Tensor:
-        """A lower triangular L [n, d, d], such that L L' is the scale of the draws about one of their modes."""
+        """A lower triangular L [n, d, d] such that L L' is the scale matrix of the draws about one of their modes."""
 
     def take(self, index: Tensor) -> Self:
         """The draws of some of the cells."""
@@ -74,7 +74,7 @@ class Elliptical(NamedTuple):
         return Elliptical(self.loc[index], self.scale_tril[index], self.df)
 
     def put(self, index: Tensor, others: "Elliptical") -> "Elliptical":
-        """These draws, with others in the place of some of the cells."""
+        """These draws, with others for the cells at ``index``."""
         loc = self.loc.index_copy(0, index, others.loc)
         return Elliptical(loc, self.scale_tril.index_copy(0, index, others.scale_tril), self.df)
 
@@ -91,7 +91,7 @@ class Elliptical(NamedTuple):
 
 
 class Mixed(NamedTuple):
-    """Each draw from one of several parts, which have their degrees of freedom in common.
+    """A mixture: each draw comes from one of several parts, which have the same degrees of freedom.
 
     weights  probability of each part for every cell  [part, n]
     """
@@ -100,10 +100,10 @@ class Mixed(NamedTuple):
     weights: Tensor
 
     def sample(self, streams: Streams, s: int) -> Tensor:
-        e = self.parts[0].noise(streams, s)  # the same for all parts, of which one is chosen
+        e = self.parts[0].noise(streams, s)  # shared by all parts, because only one of them is chosen
         chosen = streams.uniform(s).to(e) > self.weights.cumsum(0)[:-1].unsqueeze(1)  # [part - 1, s, n]
-        among = torch.stack([part.around(e) for part in self.parts])
-        return torch.take_along_dim(among, chosen.sum(0)[None, :, :, None], 0)[0]
+        draws = torch.stack([part.around(e) for part in self.parts])
+        return torch.take_along_dim(draws, chosen.sum(0)[None, :, :, None], 0)[0]
 
     def factor(self) -> Tensor:
         scales = torch.stack([part.scale_tril @ part.scale_tril.mT for part in self.parts])
@@ -117,21 +117,21 @@ class Mixed(NamedTuple):
 
 
 class Proposal(Part):
-    """A slot from what the guide says of the latents, and the log-density they have, to draws."""
+    """A slot that maps the guide's Gaussian over latents, and their log-density, to draws."""
 
-    method: ClassVar[str] = "importance"  # what a table calls an evidence that was estimated with these draws
+    method: ClassVar[str] = "importance"  # the name in a table of an evidence that was estimated with these draws
 
     def forward(self, q: Elliptical, log_joint: LogJoint) -> Draws:
         raise NotImplementedError
 
 
 def components(log_joint: LogJoint) -> list[LogJoint]:
-    """The densities that add up to this one, one for every level of what is enumerated; most often there is but one."""
+    """The densities that add up to this one, one for every level of the enumerated sites; usually only one."""
     return getattr(log_joint, "components", lambda: [log_joint])()
 
 
 class GuideDraws(Proposal):
-    """u ~ q(u | x), as the guide says. Exact with any number of particles where q is the posterior."""
+    """u ~ q(u | x), the guide's own Gaussian. Exact with any number of particles where q is the posterior."""
 
     def forward(self, q, log_joint):
         return q
@@ -148,12 +148,12 @@ class StudentT(Proposal):
 
 
 def together(guide: Any, cells: Cells) -> Elliptical:
-    """One Gaussian for all latents of a cell, laid end to end, as the guide reads it.
+    """The guide's posterior of every cell as one Gaussian over all its latents, concatenated.
 
-    A guide that is not Gaussian (a flow, a mixture) is asked for draws, and the Gaussian has their moments: whatever
-    such a guide knows beyond that is left to whichever estimator starts from here.
+    For a guide that is not Gaussian (a flow, a mixture), the Gaussian has the moments of its draws. The estimator that
+    starts from this Gaussian does not use anything else of such a guide.
     """
-    moments = [_moments(q) or _of_draws(guide, name, cells) for name, q in guide.posteriors(cells).items()]
+    moments = [_moments(q) or _sample_moments(guide, name, cells) for name, q in guide.posteriors(cells).items()]
     size = sum(loc.shape[-1] for loc, _ in moments)
     loc = torch.zeros(len(cells), size, dtype=cells.dtype, device=cells.device)
     scale_tril = torch.zeros(len(cells), size, size, dtype=cells.dtype, device=cells.device)
@@ -174,15 +174,15 @@ def _moments(q: Any) -> tuple[Tensor, Tensor] | None:
     return None
 
 
-def _of_draws(guide: Any, name: str, cells: Cells) -> tuple[Tensor, Tensor]:
-    """Mean [n, d] and Cholesky factor [n, d, d] of draws, every cell read by itself so that no other cell shows."""
+def _sample_moments(guide: Any, name: str, cells: Cells) -> tuple[Tensor, Tensor]:
+    """Mean [n, d] and Cholesky factor [n, d, d] of draws; cells are read one by one and do not depend on each other."""
     hops = getattr(getattr(guide, "encoder", None), "hops", 0)
-    found = []
+    draws = []
     for i in range(len(cells)):
         with seeded(0, cells.device):
-            found.append(guide.posteriors(cells.take(torch.tensor([i]), hops))[name].sample((DRAWS,))[:, 0])
-    u = torch.stack(found, 1)  # [s, n, d]
-    aside = u - u.mean(0)
-    covariance = torch.einsum("sni,snj->nij", aside, aside) / (DRAWS - 1)
+            draws.append(guide.posteriors(cells.take(torch.tensor([i]), hops))[name].sample((MOMENT_DRAWS,))[:, 0])
+    u = torch.stack(draws, 1)  # [s, n, d]
+    deviation = u - u.mean(0)
+    covariance = torch.einsum("sni,snj->nij", deviation, deviation) / (MOMENT_DRAWS - 1)
     floor = 1e-8 * covariance.diagonal(dim1=-2, dim2=-1).mean(-1) + 1e-12
     return u.mean(0), torch.linalg.cholesky(covariance + floor[:, None, None] * torch.eye(u.shape[-1]).to(u))

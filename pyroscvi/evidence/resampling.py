@@ -1,12 +1,12 @@
-"""Draws of the posterior itself: those of a proposal, weighed and drawn again by their weights.
+"""Draws of the posterior itself: draws of a proposal, resampled by their importance weights.
 
     u_1 .. u_K ~ q(u | x),     w_s = p(x, u_s) / q(u_s),     u* = u_s with probability w_s / (w_1 + ... + w_K)
 
-A guide reads all cells with one network, and is of one family; what it says of a cell is often too narrow, and at times
-beside the mark. These draws are as good as the weights are, whatever the guide was. Draws that are drawn again are not
-quite independent, for they come from one pool: the variance of their average is 1/L + 1/ESS where that of L
-independent draws is 1/L. A pool is therefore to have several times the effective draws that are asked of it, and a cell
-whose pool has not is given a better proposal.
+A guide reads all cells with one network and belongs to one family, so its posterior of a cell is often too narrow and
+sometimes misplaced. Resampled draws are as good as the weights are, whatever the guide. They are not quite independent,
+because they come from one pool: the variance of an average of L of them is 1/L + 1/ESS, where that of independent draws
+is 1/L. So a pool needs several times as many effective draws as are resampled, and a cell whose pool has fewer gets a
+better proposal.
 
 References
     Rubin, D. B. (1988) Using the SIR algorithm to simulate posterior distributions. Bayesian Statistics 3, 395-402.
@@ -16,28 +16,29 @@ References
 
 from collections.abc import Iterator, Sequence
 from math import ceil
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyroscvi.evidence.adaptive import Adaptive
-from pyroscvi.evidence.estimator import Target
 from pyroscvi.evidence.importance import drawn
+from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.memory import WEIGHTS
-from pyroscvi.evidence.pareto import HEAVY, k_hat
-from pyroscvi.evidence.proposals import GuideDraws, Proposal, StudentT, components
-from pyroscvi.evidence.reading import MEMORY, Read, pair, reading
+from pyroscvi.evidence.pareto import MAX_K_HAT, k_hat
+from pyroscvi.evidence.proposals import Proposal, StudentT, components
+from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.refined import Refined
 from pyroscvi.evidence.streams import Streams
+from pyroscvi.evidence.target import Target
 
-__all__ = ["CANDIDATES", "ENOUGH", "PROPOSALS", "Pool", "pool", "pools"]
+__all__ = ["CANDIDATES", "MIN_EFFECTIVE", "PROPOSALS", "RESAMPLE", "Pool", "pool", "pools"]
 
 CANDIDATES = 4000
-ENOUGH = 400  # effective draws of a pool, and so a variance that is a quarter wider, at most, for a hundred draws of it
-POOLS, AGAIN = 64, 128  # purposes of streams
+MIN_EFFECTIVE = 400  # draws of a pool: the variance of a hundred resampled draws is then a quarter larger, at most
+POOLS, RESAMPLE = 64, 128  # purposes of streams
 
-# From quick to careful: from where the guide points, from where weights say the mass is, and from every mode.
+# From fast to careful: from the guide's mean, moved to where weights are large, and started at every mode.
 PROPOSALS: tuple[Proposal, ...] = (StudentT(), Adaptive(), Adaptive(start=Refined()))
 
 
@@ -58,77 +59,69 @@ class Pool(NamedTuple):
 
     @property
     def effective_sample_size(self) -> Tensor:
-        """How many draws of the posterior the pool is worth [n]."""
+        """How many independent draws of the posterior are as good as the pool [n]."""
         return 1 / self.weights.square().sum(0)
 
     @property
-    def settled(self) -> Tensor:
-        """Whose pools are large enough to draw a hundred times from [n]."""
-        return (self.effective_sample_size >= min(ENOUGH, len(self.log_w) / 4)) & ~(k_hat(self.log_w) >= HEAVY)
+    def sufficient(self) -> Tensor:
+        """The cells whose pools are large enough to resample a hundred draws [n]."""
+        size = min(MIN_EFFECTIVE, len(self.log_w) / 4)
+        return (self.effective_sample_size >= size) & ~(k_hat(self.log_w) >= MAX_K_HAT)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Posterior mean [n, ...] of something known of every draw [K, n, ...]."""
+        """Posterior mean [n, ...] of a value of every draw [K, n, ...]."""
         weights = self.weights.reshape(*self.log_w.shape, *(1,) * (values.dim() - 2))
         return (weights * values).sum(0)
 
     def covariance(self) -> Tensor:
         """Posterior covariance of u [n, d, d]."""
-        aside = self.u - self.mean(self.u)
-        return torch.einsum("kn,kni,knj->nij", self.weights, aside, aside)
+        deviation = self.u - self.mean(self.u)
+        return torch.einsum("kn,kni,knj->nij", self.weights, deviation, deviation)
 
     def resampled(self, streams: Streams, s: int) -> Tensor:
         """s draws of the posterior of every cell, independent given the pool [s, n, d]."""
-        heaped = self.weights.cumsum(0).T.contiguous()
-        at = streams.uniform(s).to(heaped).T.contiguous() * heaped[:, -1:]
-        chosen = torch.searchsorted(heaped, at).clamp(max=len(self.u) - 1).T
+        cumulative = self.weights.cumsum(0).T.contiguous()
+        uniform = streams.uniform(s).to(cumulative).T.contiguous() * cumulative[:, -1:]
+        chosen = torch.searchsorted(cumulative, uniform).clamp(max=len(self.u) - 1).T
         return torch.take_along_dim(self.u, chosen.unsqueeze(-1), 0)
 
 
 def pools(
-    fit: Any,
-    cells: Any,
-    candidates: int = CANDIDATES,
-    seed: int = 0,
-    *,
-    proposals: Sequence[Proposal] = PROPOSALS,
-    memory: int | str = MEMORY,
-    batch_size: int | None = None,
-    dtype: torch.dtype = torch.float64,
-) -> Iterator[tuple[Read, Pool]]:
+    reader: Reader, candidates: int = CANDIDATES, seed: int = 0, *, proposals: Sequence[Proposal] = PROPOSALS
+) -> Iterator[tuple[Target[Joint], Pool]]:
     """Minibatches in the order of the cells, each with its pool; pools do not depend on the minibatches.
 
-    Raises ValueError where cells share a latent: its posterior is not that of one cell.
+    Raises ValueError where cells share a latent, because its posterior is not that of one cell.
     """
-    _, guide = pair(fit)
-    numbers = WEIGHTS + sum(site.size for site in guide.sites.values())
-    kept = ceil(candidates * numbers / WEIGHTS)
-    for read in reading(fit, cells, seed, GuideDraws(), batch_size, memory=memory, particles=kept, dtype=dtype):
-        yield read, pool(Target.of(read), candidates, proposals)
+    numbers = WEIGHTS + sum(site.size for site in reader.guide.sites.values())
+    particles = ceil(candidates * numbers / WEIGHTS)  # whose weights alone would take as much memory as the pool
+    for target in reader.targets(seed, particles):
+        yield target, pool(target, candidates, proposals)
 
 
 def pool(target: Target, candidates: int = CANDIDATES, proposals: Sequence[Proposal] = PROPOSALS) -> Pool:
-    """Weighed draws of every cell: of the first proposal that gives it a pool to be trusted, or of the last.
+    """Weighted draws of every cell, from the first proposal whose pool is sufficient, or from the last.
 
-    Where discrete latents are summed, the first is passed over if there are others: weights do not tell of a mode that
-    no draw has seen.
+    Where discrete latents are summed out the first proposal is skipped, unless it is the only one: weights do not show
+    a mode that no draw has visited.
     """
-    careful = proposals[1:] if len(components(target.log_joint)) > 1 and len(proposals) > 1 else proposals
+    careful = proposals[1:] if len(components(target.joint)) > 1 and len(proposals) > 1 else proposals
     rest = torch.arange(len(target.q.loc), device=target.q.loc.device)
-    found = _drawn(target.take(rest, POOLS), careful[0], candidates)
+    result = _weighted(target.take(rest, POOLS), careful[0], candidates)
     for turn, proposal in enumerate(careful[1:], start=1):
-        rest = (~found.settled).nonzero().squeeze(-1)
+        rest = (~result.sufficient).nonzero().squeeze(-1)
         if not len(rest):
             break
-        better = _drawn(target.take(rest, POOLS + turn), proposal, candidates)
-        found = Pool(found.u.index_copy(1, rest, better.u), found.log_w.index_copy(1, rest, better.log_w))
-    return found
+        better = _weighted(target.take(rest, POOLS + turn), proposal, candidates)
+        result = Pool(result.u.index_copy(1, rest, better.u), result.log_w.index_copy(1, rest, better.log_w))
+    return result
 
 
-def _drawn(target: Target, proposal: Proposal, candidates: int) -> Pool:
-    draws = proposal(target.q, target.log_joint)
+def _weighted(target: Target, proposal: Proposal, candidates: int) -> Pool:
+    draws = proposal(target.q, target.joint)
     u, log_w = [], []
     with torch.no_grad():
         for piece in drawn(draws, target.streams, candidates, target.chunk):
             u.append(piece)
-            log_w.append((target.log_joint(piece) - draws.log_prob(piece)).nan_to_num(-torch.inf, posinf=-torch.inf))
+            log_w.append((target.joint(piece) - draws.log_prob(piece)).nan_to_num(-torch.inf, posinf=-torch.inf))
     return Pool(torch.cat(u), torch.cat(log_w))

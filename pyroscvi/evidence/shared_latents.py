@@ -2,11 +2,10 @@
 
     p(x_1 .. x_N, u) = p(u) prod_n p(x_n | u),      p(x_n | u) = int p(x_n, z_n | u) dz_n
 
-Given u the cells are independent, and what is left of a page is one that has parameters in the place of u. So a cell's
-integral is the one that ``log_evidence`` takes, by importance sampling about the mode of z_n. Its estimate is unbiased,
-hence so is the product over cells, and weights that are made with it average to p(x_1 .. x_N) as exact ones would
-[pseudo-marginal; Andrieu & Roberts, 2009]. With K draws a cell, each of relative variance v, the variance of the
-log-weights is larger by N v / K.
+Given u the cells are independent, as if u were parameters of the page. So the integral of a cell is the one of
+``log_evidence``, by importance sampling about the mode of z_n. Its estimate is unbiased, hence so is the product over
+cells, and weights with this estimate have the mean p(x_1 .. x_N) as exact ones have [pseudo-marginal; Andrieu &
+Roberts, 2009]. With K draws a cell, each of relative variance v, the variance of the log-weights is larger by N v / K.
 
 References
     Andrieu, C. & Roberts, G. O. (2009) The pseudo-marginal approach for efficient Monte Carlo computations. Ann Stat
@@ -24,7 +23,6 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyroscvi.data.cells import Cells
@@ -34,23 +32,24 @@ from pyroscvi.evidence.proposals import Elliptical, Proposal
 from pyroscvi.evidence.refined import Refined
 from pyroscvi.evidence.streams import Streams
 from pyroscvi.program import Site
+from pyroscvi.sites import is_local, is_sampled
 
 __all__ = ["Shared"]
 
 INNER, SEARCH = 201, 202  # purposes of streams
-FAR, NEAR = 12, 4  # steps uphill from where a guide points, and from a mode that has been found nearby
-STEEP = 8  # rows that the search for modes takes gradients of at once
+STEPS_FROM_GUIDE, STEPS_FROM_MODE = 12, 4  # Newton steps, from the guide's mean and from the mode at a nearby u
+GRADIENT_ROWS = 8  # draws whose gradients the search for modes computes at once
 
 
 class Shared:
-    """log p(x_1 .. x_N, u) [..., m] of latents u [..., m, size] that cells share, estimated afresh at every call.
+    """log p(x_1 .. x_N, u) [..., m] of latents u [..., m, size] that cells share; every call is a new estimate.
 
     model  a Pyro program of cells
-    sites  its continuous latents, as ``Guide.sites`` has them, those of the cells among them
+    sites  its continuous latents, as in ``Guide.sites``: shared ones and those of single cells
     cells  all of them
-    q      what a guide says of the cells' own latents, laid end to end
+    q      the guide's Gaussian over each cell's own latents, concatenated
     draws  of those latents, for every cell at every u
-    rows   draws, over all cells, that there is room for at once
+    rows   draws, over all cells, that fit into memory at once
     """
 
     def __init__(
@@ -68,11 +67,11 @@ class Shared:
         self.own = {name: site for name, site in sites.items() if site.local}
         self.coordinates = Coordinates({n: site for n, site in sites.items() if not site.local}, cells.dtype)
         self.origin = Coordinates(self.own, cells.dtype).values(torch.zeros_like(q.loc[:1]))
-        self.places = torch.zeros(1, self.size).to(q.loc)
-        self.q = Elliptical(q.loc[None], q.scale_tril[None])  # [place, n, ...]
-        self.proposal: Proposal = Refined(steps=FAR)
+        self.visited = torch.zeros(1, self.size).to(q.loc)
+        self.q = Elliptical(q.loc[None], q.scale_tril[None])  # [visited u, n, ...]
+        self.proposal: Proposal = Refined(steps=STEPS_FROM_GUIDE)
         self.streams, self.common = Streams(seed, torch.arange(len(cells)), INNER), False
-        self.chunk = max(1, rows // max(draws, STEEP)) if self.own else rows
+        self.chunk = max(1, rows // max(draws, GRADIENT_ROWS)) if self.own else rows
         self._check()
 
     @property
@@ -80,7 +79,7 @@ class Shared:
         return self.coordinates.size
 
     def fixed(self, draws: int) -> "Shared":
-        """The same with random numbers that are the same at every u: smooth, for a search, and not unbiased."""
+        """This density with the same random numbers at every u: smooth, as a search needs, and no longer unbiased."""
         other = copy.copy(self)
         other.draws, other.common = draws, True
         other.streams = self.streams.anew(SEARCH)
@@ -91,15 +90,15 @@ class Shared:
         return torch.cat(pieces).view(u.shape[:-1])
 
     def log_prior(self, u: Tensor) -> Tensor:
-        """log p(u) [t], of all that the model says outside the plate over cells."""
+        """log p(u) [t]: of all sites outside the plate over cells."""
         total = self.coordinates.log_volume(u)
         for node in self._outside(self._values(u)).values():
             total = total + scale_and_mask(node["fn"].log_prob(node["value"]), mask=node["mask"]).flatten()
         return total
 
     def of_cells(self, u: Tensor, truth: Tensor | None = None) -> Tensor:
-        """Estimates of log p(x_n | u_t) [t, n]; with draws of the posterior z [n, d] in the place of one draw."""
-        given = Given(self._held, self._values(u), self.own, self.cells)
+        """Estimates of log p(x_n | u_t) [t, n]; with ``truth``, posterior draws z [n, d], in the place of one draw."""
+        given = Given(self._conditioned, self._values(u), self.own, self.cells)
         t, n = len(u), len(self.cells)
         if not self.own:
             return given(u.new_zeros(1, t * n, 0)).view(t, n)
@@ -114,67 +113,69 @@ class Shared:
 
     @torch.no_grad()
     def at(self, u: Tensor) -> "Shared":
-        """The same, with searches for modes of the cells' latents that begin at those of the nearest of these u [t]."""
+        """This density, with searches for the modes of z_n that start from the mode at the nearest of these u [t]."""
         if not self.own:
             return self
         other = copy.copy(self)
-        found = [self._proposed(piece) for piece in u.split(self.chunk)]
-        best = [each.weights[:-1].argmax(0)[None, :, None] for each in found]  # the last part is where they began
-        loc = [_chosen(k, [part.loc for part in each.parts[:-1]]) for k, each in zip(best, found, strict=True)]
-        scale = [_chosen(k[..., None], [p.scale_tril for p in e.parts[:-1]]) for k, e in zip(best, found, strict=True)]
+        loc, scale = [], []
+        for piece in u.split(self.chunk):
+            *parts, _ = (proposed := self._proposed(piece)).parts  # the last part is the start of the search
+            best = proposed.weights[:-1].argmax(0)[None, :, None]
+            loc.append(_chosen(best, [part.loc for part in parts]))
+            scale.append(_chosen(best[..., None], [part.scale_tril for part in parts]))
         _, n, d = self.q.loc.shape
-        other.places, other.q = u, Elliptical(torch.cat(loc).view(-1, n, d), torch.cat(scale).view(-1, n, d, d))
-        other.proposal = Refined(steps=NEAR)
+        other.visited, other.q = u, Elliptical(torch.cat(loc).view(-1, n, d), torch.cat(scale).view(-1, n, d, d))
+        other.proposal = Refined(steps=STEPS_FROM_MODE)
         return other
 
     def _proposed(self, u: Tensor) -> Any:
-        """Where to draw the cells' own latents, given u [t, size]: for every pair of the two."""
-        nearest = torch.cdist(u, self.places).argmin(-1)
+        """The proposal for the cells' own latents given u [t, size], for every pair of a draw u_t and a cell."""
+        nearest = torch.cdist(u, self.visited).argmin(-1)
         q = Elliptical(self.q.loc[nearest].flatten(0, 1), self.q.scale_tril[nearest].flatten(0, 1))
-        return self.proposal(q, Given(self._held, self._values(u), self.own, self.cells))
+        return self.proposal(q, Given(self._conditioned, self._values(u), self.own, self.cells))
 
     def take(self, index: Tensor) -> "Shared":
-        """There is one data set, and no other."""
+        """This density: there is one data set, so nothing can be selected."""
         return self
 
     def _streams(self) -> Streams:
         return self.streams.anew(SEARCH) if self.common else self.streams
 
     def _values(self, u: Tensor) -> dict[str, Tensor]:
-        """Shared sites [t, 1, ...], with a dimension for the plate over cells, as the model is told them."""
+        """Values of the shared sites [t, 1, ...], with a dimension for the plate over cells, for the model."""
         return {name: value.to(self.cells.dtype) for name, value in self.coordinates.values(u.unsqueeze(-2)).items()}
 
-    def _held(self, values: Mapping[str, Tensor]) -> Callable[[Cells], Any]:
-        """The model given what cells share, of which it no longer speaks."""
+    def _conditioned(self, values: Mapping[str, Tensor]) -> Callable[[Cells], Any]:
+        """The model given the shared latents, with their sites hidden."""
         return poutine.block(poutine.condition(self.model, data=dict(values)), hide_fn=_is_outside)
 
     def _outside(self, values: Mapping[str, Tensor]) -> dict[str, Any]:
-        """What is sampled or observed outside the plate over cells, at these values."""
+        """The sites outside the plate over cells, at these values."""
         one = self.cells.take(torch.arange(1), hops=0)
-        held = poutine.condition(self.model, data={**self.origin, **values})
+        conditioned = poutine.condition(self.model, data={**self.origin, **values})
         with torch.random.fork_rng(devices=[]):
-            nodes: Any = poutine.trace(held).get_trace(one).nodes
-        return {name: node for name, node in nodes.items() if node["type"] == "sample" and _is_outside(node)}
+            nodes: Any = poutine.trace(conditioned).get_trace(one).nodes
+        return {name: node for name, node in nodes.items() if _is_outside(node)}
 
     def _check(self) -> None:
-        """ValueError for what cannot be integrated here."""
+        """Raises ValueError for a model that cannot be integrated here."""
         for name, node in self._outside({}).items():
             if not node["is_observed"] and name not in self.coordinates.sites:
                 discrete = node["fn"].support.is_discrete
                 raise ValueError(_discrete(name) if discrete else _uncovered(name))
-        u = torch.linspace(-0.3, 0.3, 2 * self.size).to(self.places).view(2, -1)
-        apart = torch.cat([self._at_origin(one) for one in u.split(1)])
+        u = torch.linspace(-0.3, 0.3, 2 * self.size).to(self.visited).view(2, -1)
+        separate = torch.cat([self._at_origin(one) for one in u.split(1)])
         try:
-            together = self._at_origin(u)
+            joint = self._at_origin(u)
         except (RuntimeError, ValueError) as error:
             raise ValueError(_narrow(self.coordinates.sites)) from error
-        if together.shape != apart.shape or not torch.allclose(together, apart, equal_nan=True):
+        if joint.shape != separate.shape or not torch.allclose(joint, separate, equal_nan=True):
             raise ValueError(_narrow(self.coordinates.sites))
 
     @torch.no_grad()
     def _at_origin(self, u: Tensor) -> Tensor:
-        """log p(u) and log p(x_n, z_n | u) where z_n is zero [t, 1 + n]."""
-        given = Given(self._held, self._values(u), self.own, self.cells)
+        """log p(u), and log p(x_n, z_n | u) at z_n = 0 [t, 1 + n]."""
+        given = Given(self._conditioned, self._values(u), self.own, self.cells)
         z = u.new_zeros(1, len(u) * len(self.cells), self.q.loc.shape[-1])
         return torch.cat([self.log_prior(u)[:, None], given(z).view(len(u), -1)], 1)
 
@@ -182,18 +183,20 @@ class Shared:
 class Given:
     """log p(x_n, z_n | u_t) [s, t * n] of latents z [s, t * n, d], for every pair of a draw u_t and a cell n.
 
-    A pair is to a proposal what a cell is elsewhere.
+    A proposal treats every pair as a cell.
     """
 
-    def __init__(self, held: Callable[..., Any], values: Mapping[str, Tensor], sites: Mapping[str, Site], cells: Cells):
-        self.held, self.values, self.sites, self.cells = held, values, sites, cells
+    def __init__(
+        self, conditioned: Callable[..., Any], values: Mapping[str, Tensor], sites: Mapping[str, Site], cells: Cells
+    ):
+        self.conditioned, self.values, self.sites, self.cells = conditioned, values, sites, cells
 
     def __call__(self, z: Tensor) -> Tensor:
         return self._at(z, lambda joint, rows: joint(rows))
 
     def components(self) -> list[Callable[[Tensor], Tensor]]:
         one = {name: value[:1] for name, value in self.values.items()}
-        levels = prod(Joint(self.held(one), self.sites, self.cells).levels().values())
+        levels = prod(Joint(self.conditioned(one), self.sites, self.cells).levels().values())
         return [partial(self._component, k) for k in range(levels)]
 
     def _component(self, k: int, z: Tensor) -> Tensor:
@@ -202,50 +205,49 @@ class Given:
     def _at(self, z: Tensor, density: Callable[[Joint, Tensor], Tensor]) -> Tensor:
         s, t = len(z), z.shape[1] // len(self.cells)
         values = {name: value.expand(s, *value.shape).flatten(0, 1) for name, value in self.values.items()}
-        joint = Joint(self.held(values), self.sites, self.cells)
+        joint = Joint(self.conditioned(values), self.sites, self.cells)
         return density(joint, z.reshape(s * t, len(self.cells), z.shape[-1])).reshape(s, -1)
 
 
 class Noise:
-    """Random numbers of pairs, from streams of cells: as ``Streams`` has them, for t draws u after each other.
+    """Random numbers of pairs, from the streams of cells: t draws u in sequence.
 
-    common   every u has the same
+    common   True: every u has the same random numbers
     """
 
     def __init__(self, streams: Streams, t: int, common: bool):
         self.streams, self.t, self.common = streams, t, common
 
     def normal(self, s: int, d: int) -> Tensor:
-        return self._laid(lambda many: self.streams.normal(many, d), s)
+        return self._of_pairs(lambda count: self.streams.normal(count, d), s)
 
     def chi2(self, df: float, s: int) -> Tensor:
-        return self._laid(lambda many: self.streams.chi2(df, many), s)
+        return self._of_pairs(lambda count: self.streams.chi2(df, count), s)
 
     def uniform(self, s: int) -> Tensor:
-        return self._laid(self.streams.uniform, s)
+        return self._of_pairs(self.streams.uniform, s)
 
-    def _laid(self, draw: Callable[[int], Tensor], s: int) -> Tensor:
-        """[s, t * n, ...]; the numbers of one u come after those of another, in however many pieces they are drawn."""
+    def _of_pairs(self, draw: Callable[[int], Tensor], s: int) -> Tensor:
+        """Numbers [s, t * n, ...], one u after the other, so that the pieces in which u is drawn do not matter."""
         if self.common:
-            found = draw(s).unsqueeze(1)
-            return found.expand(-1, self.t, *found.shape[2:]).flatten(1, 2)
+            numbers = draw(s).unsqueeze(1)
+            return numbers.expand(-1, self.t, *numbers.shape[2:]).flatten(1, 2)
         return draw(s * self.t).unflatten(0, (self.t, s)).transpose(0, 1).flatten(1, 2)
 
 
 def _chosen(k: Tensor, values: list[Tensor]) -> Tensor:
-    """Of several tensors, at each row the one that k [1, row, ...] says."""
+    """Each row from one of several tensors: row i from tensor k[0, i]."""
     return torch.take_along_dim(torch.stack(values), k, 0)[0]
 
 
 def _is_outside(message: Any) -> bool:
-    if message["type"] != "sample" or site_is_subsample(message):
-        return False
-    return not any(frame.name == "cells" for frame in message["cond_indep_stack"])
+    """True for a random variable that all cells share."""
+    return is_sampled(message) and not is_local(message)
 
 
 def _discrete(name: str) -> str:
     return (
-        f"site {name!r} is discrete and shared by all cells: only what is discrete in a cell is summed out. Move it "
+        f"site {name!r} is discrete and shared by all cells: only discrete sites of a cell are summed out. Move it "
         f"into the plate over cells, or take the evidence given each level k, poutine.condition(model, {{{name!r}: k}})"
     )
 
@@ -256,6 +258,7 @@ def _uncovered(name: str) -> str:
 
 def _narrow(names: Iterable[str]) -> str:
     return (
-        f"the model does not take several draws of {', '.join(map(repr, names))} at once: of two it says something "
-        "else than of each. Let shared latents have dimensions on their left: W.unflatten(-1, (g, d)), not W.view(g, d)"
+        f"the model does not take several draws of {', '.join(map(repr, names))} at once: two together give other "
+        "densities than each alone. Let shared latents have dimensions on their left: W.unflatten(-1, (g, d)), not "
+        "W.view(g, d)"
     )

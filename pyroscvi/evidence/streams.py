@@ -1,7 +1,7 @@
-"""Random numbers of a cell's own: what an estimate says of a cell depends on no other cell of its minibatch.
+"""Random numbers for each cell separately, so that the estimate of a cell does not depend on its minibatch.
 
-Every cell draws from generators that are seeded by its row in the data set. They hand out their numbers one after the
-other, so that neither minibatches nor the pieces in which particles are drawn can be seen in a result.
+Every cell has generators that are seeded by its row in the data set, and draws their numbers in sequence. So neither
+the minibatches nor the pieces in which particles are drawn change a result.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ class Streams:
 
     seed     seed of the whole estimate
     rows     row of each cell in the data set   [n]
-    purpose  numbers of one purpose owe nothing to those of another
+    purpose  streams of two purposes are independent
     """
 
     def __init__(self, seed: int, rows: Tensor, purpose: int = 0):
@@ -25,15 +25,15 @@ class Streams:
 
     def normal(self, s: int, d: int) -> Tensor:
         """The next s vectors of standard normal numbers of every cell [s, n, d]."""
-        return _side_by_side([g.standard_normal((s, d)) for g in self._of(0)])
+        return _stacked([g.standard_normal((s, d)) for g in self._of(0)])
 
     def chi2(self, df: float, s: int) -> Tensor:
         """The next s chi-square numbers of every cell [s, n]."""
-        return _side_by_side([g.chisquare(df, s) for g in self._of(1)])
+        return _stacked([g.chisquare(df, s) for g in self._of(1)])
 
     def uniform(self, s: int) -> Tensor:
         """The next s numbers between 0 and 1 of every cell [s, n]."""
-        return _side_by_side([g.random(s) for g in self._of(2)])
+        return _stacked([g.random(s) for g in self._of(2)])
 
     def anew(self, purpose: int, index: Tensor | None = None) -> "Streams":
         """Unused streams of these cells, or of those at ``index``, for another purpose."""
@@ -42,10 +42,10 @@ class Streams:
 
     def _of(self, kind: int) -> list[np.random.Generator]:
         if kind not in self.generators:
-            entropy = [(self.seed, kind, row, self.purpose) for row in self.rows]
-            self.generators[kind] = [np.random.default_rng(each) for each in entropy]
+            seeds = [(self.seed, kind, row, self.purpose) for row in self.rows]
+            self.generators[kind] = [np.random.default_rng(seed) for seed in seeds]
         return self.generators[kind]
 
 
-def _side_by_side(numbers: list[np.ndarray]) -> Tensor:
+def _stacked(numbers: list[np.ndarray]) -> Tensor:
     return torch.as_tensor(np.stack(numbers, 1))

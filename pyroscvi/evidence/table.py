@@ -7,31 +7,34 @@ Parameters are plugged in, discrete sites are summed exactly, and the model runs
 asked for. An estimate without a certificate is called "uncertified".
 """
 
-from contextlib import nullcontext
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
-from pyroscvi.evidence.certificate import certify as certified
-from pyroscvi.evidence.compiled import compiled
-from pyroscvi.evidence.estimator import Estimator, Target
+from pyroscvi.data.cells import Cells
+from pyroscvi.evidence.certificate import certificate_of
+from pyroscvi.evidence.estimator import Estimator
 from pyroscvi.evidence.exact import known_exactly
 from pyroscvi.evidence.importance import Estimate
 from pyroscvi.evidence.ladder import Ladder
-from pyroscvi.evidence.proposals import GuideDraws
-from pyroscvi.evidence.reading import MEMORY, as_cells, pair, reading
+from pyroscvi.evidence.reader import MEMORY, Reader
 from pyroscvi.inference.progress import counted
+from pyroscvi.program import Fitted, Pair
 from pyroscvi.pyro_internals import alone
 
-__all__ = ["evidence_table", "log_evidence", "note"]
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["evidence_table", "log_evidence", "note", "table_of"]
 
 
 def log_evidence(
-    fit: Any,
-    cells: Any,
+    fit: Fitted | Pair,
+    cells: "Cells | AnnData",
     particles: int = 1000,
     seed: int = 0,
     *,
@@ -42,7 +45,7 @@ def log_evidence(
     compile: bool = False,
     dtype: torch.dtype = torch.float64,
     progress: bool | str = True,
-) -> np.ndarray:
+) -> NDArray[np.float64]:
     """log p(x_n) of every cell in nats [n], float64; ``fit.model.estimand`` names the probability.
 
     fit         a Fit, or a pair (model, guide)
@@ -79,8 +82,8 @@ def log_evidence(
 
 @alone
 def evidence_table(
-    fit: Any,
-    cells: Any,
+    fit: Fitted | Pair,
+    cells: "Cells | AnnData",
     particles: int = 1000,
     seed: int = 0,
     *,
@@ -104,16 +107,27 @@ def evidence_table(
     method                 "exact", or the estimator of this cell: "importance", "adaptive", "refined", "annealed"
     certificate            "exact", "certified (gap 0.01)", "uncertified (gap 3.2)"; "uncertified" without ``certify``
     """
-    model, _ = pair(fit)
-    cells = as_cells(fit, cells)
-    where: dict[str, Any] = {"batch_size": batch_size, "memory": memory}
-    pieces = []
-    label = progress if isinstance(progress, str) else f"evidence of {type(model).__name__}"
-    with compiled(fit, cells, dtype) if compile else nullcontext(), counted(label, len(cells), bool(progress)) as done:
-        for read in reading(fit, cells, seed, GuideDraws(), particles=particles, dtype=dtype, **where):
-            known = known_exactly(read.joint, estimator)
+    reader = Reader(fit, cells, memory=memory, batch_size=batch_size, chunk=chunk, dtype=dtype, compile=compile)
+    return table_of(reader, particles, seed, estimator=estimator, certify=certify, progress=progress)
+
+
+def table_of(
+    reader: Reader,
+    particles: int,
+    seed: int,
+    *,
+    estimator: Estimator,
+    certify: bool = False,
+    progress: bool | str = True,
+) -> pd.DataFrame:
+    """``evidence_table`` of the fit and the cells of this reader."""
+    pieces, cells = [], reader.cells
+    label = progress if isinstance(progress, str) else f"evidence of {type(reader.model).__name__}"
+    with reader.kernel(), counted(label, len(cells), bool(progress)) as done:
+        for target in reader.targets(seed, particles):
+            known = known_exactly(target.joint, estimator)
             if known is None:
-                estimate, method, _ = estimator(Target.of(read, chunk), particles)
+                estimate, method, _ = estimator(target, particles)
             else:
                 estimate, method = Estimate.exact(known), "exact"
             piece = pd.DataFrame({name: value.cpu().numpy() for name, value in estimate._asdict().items()})
@@ -122,12 +136,12 @@ def evidence_table(
         table = pd.concat(pieces, ignore_index=True)
         certificate = None
         if certify and not (table["method"] == "exact").all():
-            certificate = certified(fit, cells, particles, seed, estimator=estimator, chunk=chunk, dtype=dtype, **where)
+            certificate = certificate_of(reader, particles, seed, estimator=estimator)
     words = "uncertified" if certificate is None else certificate.words
     table["certificate"] = table["method"].where(table["method"] == "exact", words)
     if cells.names is not None:
         table.index = pd.Index(cells.names, name="cell")
-    estimand = getattr(model, "estimand", "p(x)")
+    estimand = reader.estimand
     table.attrs = {"estimand": estimand, "note": note(estimand), "particles": particles, "seed": seed}
     if certificate is not None:
         table.attrs["certificate"] = asdict(certificate)

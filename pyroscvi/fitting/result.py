@@ -72,11 +72,11 @@ class Fit:
             data = self.fields.read(data)
         if not len(data):
             raise ValueError("there are no cells")
-        self._recognise(data)
+        self.recognise(data)
         like = next(iter(self.guide.parameters()))
         return replace(data, index=None, total=None).to(like.device, like.dtype)
 
-    def _recognise(self, cells: Cells) -> None:
+    def recognise(self, cells: Cells) -> None:
         """Raise ValueError if a gene or a level of these cells has another place than in training."""
         genes, known = cells.counts.shape[1], self.dims.genes
         if genes != known:

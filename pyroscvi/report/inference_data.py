@@ -26,9 +26,9 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.estimator import Estimator
 from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.ladder import Ladder
-from pyroscvi.evidence.proposals import GuideDraws
-from pyroscvi.evidence.reading import Read, as_cells, pair, reading
+from pyroscvi.evidence.reader import Reader, as_cells, pair
 from pyroscvi.evidence.table import log_evidence
+from pyroscvi.evidence.target import Target
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.pyro_internals import alone
 from pyroscvi.report.arviz_versions import arviz, inference_data
@@ -101,10 +101,10 @@ def to_arviz(
     predicted, conditional = [], []
     whole = bool((cells.x == cells.x.round()).all())
     with torch.no_grad(), seeded(seed, next((p.device for p in model.parameters()), cells.device)):
-        for read, u in _drawn(held(fit, _at(shared, 0)), cells, samples, seed, corrected):
-            whole &= read.joint.observed()["x"][0] == "counting"
-            latents.append(read.joint.values(u))
-            given = list(_given(read.joint, u, shared))
+        for target, u in _drawn(held(fit, _at(shared, 0)), cells, samples, seed, corrected):
+            whole &= target.joint.observed()["x"][0] == "counting"
+            latents.append(target.joint.values(u))
+            given = list(_given(target.joint, u, shared))
             conditional.append(torch.cat([joint.log_likelihood(some) for joint, some in given]))
             predicted.append(torch.cat([joint.predicted(some) for joint, some in given]))
 
@@ -167,14 +167,14 @@ def _check(log_likelihood: str | None, shared: Mapping[str, Tensor], corrected: 
         )
 
 
-def _drawn(fit: Any, cells: Cells, samples: int, seed: int, corrected: bool) -> Iterator[tuple[Read, Tensor]]:
+def _drawn(fit: Any, cells: Cells, samples: int, seed: int, corrected: bool) -> Iterator[tuple[Target[Joint], Tensor]]:
     """Minibatches with draws of their unconstrained latents u [samples, n, d]."""
     if corrected:
-        for found in resampled(fit, cells, samples, seed):
-            yield found.read, found.draws
+        for piece in resampled(Reader(fit, cells), samples, seed):
+            yield piece.target, piece.draws
         return
-    for read in reading(fit, cells, seed, GuideDraws()):
-        yield read, read.draws.sample(read.streams, samples)
+    for target in Reader(fit, cells).targets(seed):
+        yield target, target.q.sample(target.streams, samples)
 
 
 def _given(joint: Joint, u: Tensor, shared: Mapping[str, Tensor]) -> Iterator[tuple[Joint, Tensor]]:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from pyroscvi.data.cells import Cells
-from pyroscvi.evidence.reading import pair
-from pyroscvi.evidence.speaking import Speaking, where
+from pyroscvi.evidence.reader import pair
+from pyroscvi.evidence.restricted_guide import RestrictedGuide, sites_of
 from pyroscvi.inference.seeds import seeded
 
 __all__ = ["Held", "held", "shared_draws"]
@@ -24,7 +24,7 @@ __all__ = ["Held", "held", "shared_draws"]
 def shared_draws(fit: Any, cells: Cells, samples: int, seed: int = 0) -> dict[str, Tensor]:
     """Draws of the guide, in double precision, of every latent that cells share {site: [samples, size]}; often none."""
     _, guide = pair(fit)
-    shared = where(guide, local=False)
+    shared = sites_of(guide, local=False)
     if not shared:
         return {}
     with seeded(seed, cells.device):
@@ -38,7 +38,7 @@ def shared_draws(fit: Any, cells: Cells, samples: int, seed: int = 0) -> dict[st
 def held(fit: Any, shared: Mapping[str, Tensor]) -> tuple[Any, Any]:
     """A pair (model, guide) of the latents of single cells, with shared ones held at these values {site: [size]}."""
     model, guide = pair(fit)
-    return (Held(model, shared), Speaking(guide, local=True)) if shared else (model, guide)
+    return (Held(model, shared), RestrictedGuide(guide, local=True)) if shared else (model, guide)
 
 
 class Held(nn.Module):

@@ -26,7 +26,7 @@ from torch.nn.functional import logsigmoid
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.joint import Joint
-from pyroscvi.evidence.reading import doubled
+from pyroscvi.evidence.reader import copied
 from pyroscvi.guides import FullCovariance
 from pyroscvi.models import PPCA, SCVI
 from pyroscvi.parts import (
@@ -206,7 +206,7 @@ def rotated(seed: int, n: int, **fields: Any) -> tuple[Model, Cells]:
 def on_a_grid(model: Model, cells: Cells, reach: float = 9.0, points: int = 161) -> Tensor:
     """log p(x_n) of a model of two real latents, on a grid."""
     t = torch.linspace(-reach, reach, points, dtype=torch.float64)
-    model, _, cells = doubled(model, None, cells)
+    model, _, cells = copied(model, None, cells)
     joint = Joint(model, free_sites(model, cells), cells)
     with torch.no_grad():
         pieces = [joint(u[:, None].expand(-1, len(cells), -1)) for u in torch.cartesian_prod(t, t).split(2000)]
@@ -313,7 +313,7 @@ def amortised(problem: Problem, guide: Any = None, steps: int = 400) -> tuple[tu
     torch.manual_seed(0)
     first = torch.arange(len(problem.cells)) < 32
     seen = problem.cells.subset(~first).to(dtype=torch.float32)
-    model, _, _ = doubled(problem.model, None, seen)
+    model, _, _ = copied(problem.model, None, seen)
     model = model.float()
     guide = (guide or FullCovariance(encoder=ReadCell(widths=64))).sized(model, seen)
     optimiser = torch.optim.Adam(guide.parameters(), lr=5e-3)

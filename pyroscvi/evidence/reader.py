@@ -1,0 +1,171 @@
+"""A reader: a fit and cells, copied once, that hands out minibatches which are ready to be integrated.
+
+    reader = Reader(fit, cells, memory="1GB")
+    for target in reader.targets(seed=0, particles=1000):
+        estimate, method, _ = Ladder()(target, 1000)
+
+Evidence, certificate, usage, scores of genes, resampling and calibration all take a reader, and so can share one.
+Latents, their weights and sums over sites are in double precision. So is the model, unless single precision is asked
+for: a decoder is then twice as fast, and the log-density of one draw wrong by some 1e-4 nats.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from pyroscvi.data.cells import Cells
+from pyroscvi.evidence.compiled import compiled
+from pyroscvi.evidence.joint import Joint
+from pyroscvi.evidence.memory import Room, in_bytes
+from pyroscvi.evidence.proposals import together
+from pyroscvi.evidence.streams import Streams
+from pyroscvi.evidence.target import Target
+from pyroscvi.program import Fitted, Pair
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["MEMORY", "Reader", "as_cells", "copied", "pair"]
+
+MEMORY = "256MB"
+COMPARED = 8  # cells on which the kernel in C++ is checked
+
+
+class Reader:
+    """A model, its guide and cells, in one precision, and how many of the cells are looked at at once.
+
+    fit         a Fit, or a pair (model, guide)
+    cells       Cells, or an AnnData, which a Fit reads through its fields
+    memory      bytes for intermediate results, as a number or as "2GB", beside the model and the data
+    batch_size  cells at once, in place of what ``memory`` allows
+    chunk       draws at once, in place of what ``memory`` allows
+    dtype       precision of the model and the cells
+    compile     score counts with the kernel in C++ inside ``with reader.kernel():``
+
+    Copies of model and guide are made here and nowhere else, with dropout off and batch norms frozen. Raises ValueError
+    where the fit knows other genes than the cells have, or the levels of a field in another order.
+    """
+
+    def __init__(
+        self,
+        fit: Fitted | Pair,
+        cells: "Cells | AnnData",
+        *,
+        memory: int | str = MEMORY,
+        batch_size: int | None = None,
+        chunk: int | None = None,
+        dtype: torch.dtype = torch.float64,
+        compile: bool = False,
+    ):
+        self.source: Pair = pair(fit)
+        cells = as_cells(fit, cells)
+        if not len(cells):
+            raise ValueError("there are no cells to take the evidence of")
+        self.model, self.guide, self.cells = copied(*self.source, cells, dtype)
+        self.memory, self.batch_size, self.chunk, self.compile = in_bytes(memory), batch_size, chunk, compile
+        self.truth: Tensor | None = None
+
+    def of(self, cells: Cells, model: Any = None, guide: Any = None, truth: Tensor | None = None) -> "Reader":
+        """A reader of other cells, and of other programs if they are given, at the same settings; nothing is copied.
+
+        truth   draws of the posteriors of these cells [n, d], where they were simulated
+        """
+        other = copy.copy(self)
+        other.cells, other.truth = cells, truth
+        other.model, other.guide = model or self.model, guide or self.guide
+        vars(other).pop("first", None)
+        return other
+
+    def in_double(self) -> "Reader":
+        """This reader, or a copy of it in double precision if it is in single."""
+        if self.cells.dtype == torch.float64:
+            return self
+        other = self.of(self.cells)
+        other.model, other.guide, other.cells = copied(*self.source, self.cells, torch.float64)
+        return other
+
+    @property
+    def estimand(self) -> str:
+        """The probability that an evidence is: p(x), or p(x | l)."""
+        return getattr(self.model, "estimand", "p(x)")
+
+    @property
+    def hops(self) -> int:
+        """How far the guide looks from cell to neighbour."""
+        return getattr(getattr(self.guide, "encoder", None), "hops", 0)
+
+    @cached_property
+    def first(self) -> Joint:
+        """The joint density of the first cell. Raises ValueError where cells share a latent."""
+        return self._joint(1)
+
+    def kernel(self) -> AbstractContextManager[None]:
+        """Counts are scored with the kernel in C++ inside, if that was asked for and it works."""
+        return compiled(self._joint(COMPARED)) if self.compile else nullcontext()
+
+    def targets(self, seed: int = 0, particles: int = 1) -> Iterator[Target[Joint]]:
+        """Minibatches in the order of the cells, with memory for the weights of so many draws of each cell."""
+        with torch.no_grad():
+            levels = prod(self.first.levels().values())
+        room = Room(self.memory, self._widest(), levels, particles, self.cells.dtype.itemsize)
+        for minibatch in self.cells.minibatches(self.batch_size or room.cells(), hops=self.hops):
+            chunk = self.chunk or room.draws(len(minibatch))
+            with torch.no_grad():
+                q = together(self.guide, minibatch)
+            q = q._replace(loc=q.loc.double(), scale_tril=q.scale_tril.double())
+            rows: Any = minibatch.index
+            truth = None if self.truth is None else self.truth[rows].to(q.loc)
+            yield Target(Joint(self.model, self.guide.sites, minibatch, chunk), q, Streams(seed, rows), chunk, truth)
+
+    def _joint(self, cells: int) -> Joint:
+        first = self.cells.take(torch.arange(min(cells, len(self.cells))), self.hops)
+        return Joint(self.model, self.guide.sites, first)
+
+    def _widest(self) -> int:
+        """Genes, or the units of the widest hidden layer if they are more."""
+        modules = self.model.modules() if isinstance(self.model, nn.Module) else ()
+        layers = [module.out_features for module in modules if isinstance(module, nn.Linear)]
+        return max(self.cells.counts.shape[1], *layers, 0)
+
+
+def copied(model: Any, guide: Any, cells: Cells, dtype: torch.dtype = torch.float64) -> tuple[Any, Any, Cells]:
+    """Copies in this precision, with dropout off and batch norms frozen.
+
+    Model and guide are copied together, because a prior may be made of the guide's posteriors. They come back to the
+    processor from an accelerator without float64.
+    """
+    programs = copy.deepcopy((model, guide))
+    modules = [program for program in programs if isinstance(program, nn.Module)]
+    device = next((p.device for module in modules for p in module.parameters()), cells.device)
+    device = torch.device("cpu") if device.type == "mps" else device
+    for module in modules:
+        module.to(device, dtype).eval().requires_grad_(False)
+    return *programs, cells.to(device, dtype)
+
+
+def pair(fit: Fitted | Pair) -> Pair:
+    """Model and guide of a fit, or the two as they were given."""
+    model, guide = fit if isinstance(fit, tuple) else (fit.model, fit.guide)
+    if not hasattr(guide, "sites"):
+        raise ValueError("the guide has no parameters yet: size it on its model, guide.sized(model, cells)")
+    return model, guide
+
+
+def as_cells(fit: Fitted | Pair, cells: "Cells | AnnData") -> Cells:
+    """Cells that a fit can take: as they are if they match what it was trained on, or read from an AnnData."""
+    if isinstance(fit, tuple):
+        if not isinstance(cells, Cells):
+            raise TypeError(
+                f"give Cells, not {type(cells).__name__}: a pair (model, guide) has no fields to read it with"
+            )
+        return cells
+    if not isinstance(cells, Cells):
+        return fit.read(cells)
+    fit.recognise(cells)
+    return cells
