@@ -78,8 +78,8 @@ def trusted(comparison: "Comparison") -> list[str]:
     if (heavy := table["heavy_tailed"].max()) > 0:
         sentences.append(
             f"For {heavy:.0%} of the cells of {table['heavy_tailed'].idxmax()} the importance weights have a heavy "
-            f"tail (k-hat above {MAX_K_HAT}), and their evidence is too low by an unknown amount. More particles, or the "
-            "default estimator, come closer."
+            f"tail (k-hat above {MAX_K_HAT}), and their evidence is too low by an unknown amount. More particles, or "
+            "the default estimator, come closer."
         )
     if (early := table.index[table["kl_weight"] < 1]).size:
         sentences.append(
