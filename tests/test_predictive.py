@@ -103,7 +103,7 @@ def test_a_check_is_printed_and_drawn():
     of = statistics(x[0])
     one = {name: Replicated(f(x[0]), np.stack([f(other) for other in x[1:]])) for name, f in of.items()}
     result = Check(one, (one,))
-    assert "19 replicates, beside 1 data sets" in str(result)
+    assert "19 replicates, compared with 1 data sets" in str(result)
     assert repr(result).startswith("Check(zeros per gene: p=")
     figure = result.plot()
     assert len(figure.axes) == 16  # seven statistics and the curve, of the data and of simulated ones

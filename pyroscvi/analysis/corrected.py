@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pyro
 import pyro.distributions as dist
@@ -24,9 +24,7 @@ from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.resampling import RESAMPLE, Pool, pools
 from pyroscvi.evidence.target import Target
 from pyroscvi.inference.seeds import seeded
-
-if TYPE_CHECKING:
-    from pyroscvi.fitting.result import Fit
+from pyroscvi.program import Fitted
 
 __all__ = ["Given", "each_drawn", "resampled"]
 
@@ -85,7 +83,7 @@ def resampled(reader: Reader, samples: int, seed: int = 0, **options: Any) -> It
 
 
 def each_drawn(
-    fit: Fit,
+    fit: Fitted,
     cells: Cells,
     do: Callable[[Cells, Iterable[Guide]], T],
     samples: int,

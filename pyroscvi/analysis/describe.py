@@ -17,12 +17,11 @@ from pyroscvi.evidence.reader import Reader
 from pyroscvi.inference.elbo import Sites, divergences, factor, joint, summed
 from pyroscvi.inference.objectives import log_levels
 from pyroscvi.inference.seeds import seeded
+from pyroscvi.program import Fitted
 from pyroscvi.pyro_internals import alone, enumerated_dim
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-    from pyroscvi.fitting.result import Fit
 
 __all__ = ["Description", "describe"]
 
@@ -75,7 +74,7 @@ class Description:
 @torch.no_grad()
 @alone
 def describe(
-    fit: Fit, cells: Cells | AnnData, *, site: str = "z", corrected: bool = False, seed: int = 0
+    fit: Fitted, cells: Cells | AnnData, *, site: str = "z", corrected: bool = False, seed: int = 0
 ) -> Description:
     """One draw of the latents of these cells, and all that follows from it; ``site`` is the latent that is described.
 
@@ -121,7 +120,7 @@ class Corrected(NamedTuple):
     kl: Tensor
 
 
-def _corrected(fit: Fit, cells: Cells, site: str, seed: int) -> Corrected:
+def _corrected(fit: Fitted, cells: Cells, site: str, seed: int) -> Corrected:
     sizes = [each.size for each in fit.guide.sites.values()]
     place = list(fit.guide.sites).index(site)
     block = slice(sum(sizes[:place]), sum(sizes[: place + 1]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pyro
 import torch
@@ -14,9 +14,7 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.handlers import intervene
 from pyroscvi.inference.elbo import Sites, factor, joint, product
 from pyroscvi.inference.seeds import seeded
-
-if TYPE_CHECKING:
-    from pyroscvi.fitting.result import Fit
+from pyroscvi.program import Fitted
 
 __all__ = ["Expected", "Intervention", "Level", "codes", "counts_of", "each", "expected"]
 
@@ -24,7 +22,7 @@ T = TypeVar("T")
 Level = str | Sequence[str]
 
 
-def each(fit: Fit, cells: Cells, do: Callable[[Cells], T], seed: int, batch_size: int) -> Iterator[T]:
+def each(fit: Fitted, cells: Cells, do: Callable[[Cells], T], seed: int, batch_size: int) -> Iterator[T]:
     """``do(minibatch)`` for every minibatch, in order, without gradients; global random generators stay untouched."""
     for i, minibatch in enumerate(cells.minibatches(batch_size, hops=fit.guide.encoder.hops)):
         with torch.no_grad(), seeded(seed + i, cells.device), pyro.validation_enabled(False):
@@ -32,7 +30,7 @@ def each(fit: Fit, cells: Cells, do: Callable[[Cells], T], seed: int, batch_size
         yield result
 
 
-def codes(fit: Fit, n: int, levels: Mapping[str, Level]) -> dict[str, Tensor]:
+def codes(fit: Fitted, n: int, levels: Mapping[str, Level]) -> dict[str, Tensor]:
     """Codes [n] of levels by name, one for all cells or one for each; KeyError for a name that the fit never saw."""
     result = {}
     for field, level in levels.items():
@@ -95,7 +93,7 @@ class Expected(NamedTuple):
         return drawn.flatten(0, -3)[k, torch.arange(len(k), device=k.device)]
 
 
-def expected(fit: Fit, cells: Cells, levels: Mapping[str, Tensor], guide: Any = None) -> Expected:
+def expected(fit: Fitted, cells: Cells, levels: Mapping[str, Tensor], guide: Any = None) -> Expected:
     """One draw of the latents of these cells, under their own conditions, and their counts under these levels [n].
 
     guide   draws the latents in the place of the fit's guide

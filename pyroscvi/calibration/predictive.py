@@ -23,18 +23,19 @@ import numpy as np
 import pandas as pd
 import torch
 
+from pyroscvi.analysis.generate import generate
 from pyroscvi.calibration.simulation_based import CALIBRATION_SEED
 from pyroscvi.calibration.statistics import Statistic, statistics
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.simulated import simulate
+from pyroscvi.program import Fitted
 from pyroscvi.pyro_internals import alone
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.figure import Figure
 
-    from pyroscvi.fitting.result import Fit
 
 __all__ = ["Check", "Replicated", "predictive_check"]
 
@@ -105,7 +106,7 @@ class Check:
 
 @alone
 def predictive_check(
-    fit: "Fit",
+    fit: Fitted,
     cells: "Cells | AnnData",
     replicates: int = 99,
     simulations: int = 3,
@@ -146,15 +147,14 @@ def _simulated(reader: Reader, cells: Cells, seed: int) -> Cells:
     return replace(cells, counts=observed["x"].clamp(min=0).to(cells.dtype), **labels)
 
 
-def _replicated(fit: "Fit", cells: Cells, replicates: int, corrected: bool, seed: int) -> dict[str, Replicated]:
+def _replicated(fit: Fitted, cells: Cells, replicates: int, corrected: bool, seed: int) -> dict[str, Replicated]:
     counts = cells.x.cpu().numpy()
     functions: Mapping[str, Statistic] = statistics(counts)
     values: dict[str, list[np.ndarray]] = {name: [] for name in functions}
     step = max(1, MAX_COUNTS // counts.size)
     for start in range(0, replicates, step):
-        drawn = fit.generate(
-            cells, samples=min(step, replicates - start), corrected=corrected, seed=seed * replicates + start
-        )
+        samples = min(step, replicates - start)
+        drawn = generate(fit, cells, samples=samples, corrected=corrected, seed=seed * replicates + start)
         for x in drawn:
             for name, statistic in functions.items():
                 values[name].append(statistic(x))

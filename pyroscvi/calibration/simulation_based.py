@@ -171,8 +171,7 @@ def template(fit: Fitted | Pair, cells: "Cells | AnnData | None", n: int, seed: 
     if cells is None:
         if isinstance(fit, tuple):
             raise TypeError("calibrate: a pair (model, guide) does not know its conditions; give cells that have them")
-        whole: Any = fit
-        return fit.read(blank(whole, n, {}, None, seed))
+        return fit.read(blank(fit, n, {}, None, seed))
     cells = as_cells(fit, cells)
     if not len(cells):
         raise ValueError("calibrate: there are no cells to take conditions and sizes from")
