@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING, Any
 from pyroscvi.catalogue import public_class
 
 if TYPE_CHECKING:
-    from pyroscvi.models.annotated import Annotated as Annotated
-    from pyroscvi.models.cvae import CVAE as CVAE
-    from pyroscvi.models.gmvae import GMVAE as GMVAE
-    from pyroscvi.models.ldvae import LDVAE as LDVAE
-    from pyroscvi.models.poisson_lognormal import PoissonLognormal as PoissonLognormal
-    from pyroscvi.models.ppca import PPCA as PPCA
-    from pyroscvi.models.scvi import SCVI as SCVI
+    from pyroscvi.models.annotated import Annotated
+    from pyroscvi.models.cvae import CVAE
+    from pyroscvi.models.gmvae import GMVAE
+    from pyroscvi.models.ldvae import LDVAE
+    from pyroscvi.models.poisson_lognormal import PoissonLognormal
+    from pyroscvi.models.ppca import PPCA
+    from pyroscvi.models.scvi import SCVI
+
+__all__ = ["CVAE", "GMVAE", "LDVAE", "PPCA", "SCVI", "Annotated", "PoissonLognormal"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,6 @@
 """Annotation: the distribution of the label that a cell was given, for a known type."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,10 +27,10 @@ class Annotation(TorchDistribution):
         self.probs = probs
         super().__init__(probs.shape[:-1], probs.shape[-1:], validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "Annotation":
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Annotation":
         return Annotation(self.probs.expand(torch.Size(batch_shape) + self.event_shape))
 
-    def sample(self, sample_shape: Any = ()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         return torch.distributions.OneHotCategorical(self.probs).sample(torch.Size(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The base class of count distributions, whose event is the whole count vector of a cell."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +21,7 @@ class CountVector(TorchDistribution):
     The event is the vector of one cell [g], so that ``log_prob`` [...] sums over genes inside one kernel. Batch axes
     (particles, enumerated components, cells) broadcast from the left.
 
-    A subclass documents its parameters and defines ``_draw``, ``mean`` and ``variance``.
+    A subclass documents its parameters and defines ``_draw`` and ``variance``; its mean is mu unless it says otherwise.
     """
 
     support = constraints.independent(constraints.nonnegative_integer, 1)
@@ -42,6 +43,10 @@ class CountVector(TorchDistribution):
     @property
     def mu(self) -> Tensor:
         return self.log_mu.exp()
+
+    @property
+    def mean(self) -> Tensor:
+        return self.mu.expand(self.batch_shape + self.event_shape)
 
     @property
     def log_theta(self) -> Tensor:
@@ -68,7 +73,7 @@ class CountVector(TorchDistribution):
         single = self.parameters._replace(mean=self.log_mu, size=None).map(lambda t: t.unsqueeze(-1))
         return kernel.log_prob(x.unsqueeze(-1), single)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "CountVector":
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "CountVector":
         new = type(self).__new__(type(self))
         mean, size, *others = self.parameters
         mean = mean.expand(Size(batch_shape) + self.event_shape)
@@ -78,7 +83,7 @@ class CountVector(TorchDistribution):
     def _draw(self, shape: Size) -> Tensor:
         raise NotImplementedError
 
-    def sample(self, sample_shape: Any = ()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         with torch.no_grad():
             return self._draw(self._extended_shape(Size(sample_shape)))
 

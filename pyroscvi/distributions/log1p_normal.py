@@ -1,6 +1,7 @@
 """A Gaussian distribution of log(1 + x), and the probabilities of counts under it."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -61,14 +62,14 @@ class Log1pNormal(TorchDistribution):
         """log P(every x_g rounds to its count) [...]: comparable with ``log_prob`` of a count distribution."""
         return self.log_pmf(x).sum(-1)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "Log1pNormal":
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Log1pNormal":
         return Log1pNormal(self.loc.expand(Size(batch_shape) + self.event_shape), self.log_scale)
 
-    def sample(self, sample_shape: Any = ()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Samples exp(y) - 1 for a normal y, not rounded; values below zero become zero."""
         return self.sample_as_scored(sample_shape).clamp(min=0)
 
-    def sample_as_scored(self, sample_shape: Any = ()) -> Tensor:
+    def sample_as_scored(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Samples exp(y) - 1 for a normal y, with values below zero: their density is ``log_prob``."""
         with torch.no_grad():
             shape = self._extended_shape(Size(sample_shape))

@@ -27,9 +27,5 @@ class NegativeBinomial(CountVector):
         return torch.poisson(rate.clamp(max=MU_MAX))
 
     @property
-    def mean(self) -> Tensor:
-        return self.mu.expand(self.batch_shape + self.event_shape)
-
-    @property
     def variance(self) -> Tensor:
         return (self.mu + self.mu**2 / self.theta).expand(self.batch_shape + self.event_shape)

@@ -23,9 +23,5 @@ class Poisson(CountVector):
         return torch.poisson(self.mu.clamp(max=MU_MAX).expand(shape))  # at a mean of 2^63 torch returns negative counts
 
     @property
-    def mean(self) -> Tensor:
-        return self.mu.expand(self.batch_shape + self.event_shape)
-
-    @property
     def variance(self) -> Tensor:
-        return self.mu.expand(self.batch_shape + self.event_shape)
+        return super().mean

@@ -135,14 +135,14 @@ class VampPrior(Prior):
         return pyro.sample("z", _pick(q, k))
 
 
-def _pick(q: Any, k: Tensor) -> Any:
+def _pick(q: dist.TorchDistribution, k: Tensor) -> dist.TorchDistribution:
     """The k-th distribution of a batch: indexes every parameter that has a batch dimension."""
     if isinstance(q, dist.Independent):
         return dist.Independent(_pick_base(q.base_dist, k), q.reinterpreted_batch_ndims)
     return _pick_base(q, k)
 
 
-def _pick_base(q: Any, k: Tensor) -> Any:
+def _pick_base(q: Any, k: Tensor) -> dist.TorchDistribution:
     if isinstance(q, dist.Normal):
         return dist.Normal(q.loc[k], q.scale[k])
     if isinstance(q, dist.LowRankMultivariateNormal):
