@@ -107,7 +107,7 @@ def from_scvi(peer: Any) -> Fit:
     with torch.no_grad():
         _carry_model(module, model)
         _carry_guide(module, guide)
-    record = {"made_by": "scvi-tools", "kl_weight": _kl_weight(peer), "covariates": None}
+    record: dict[str, Any] = {"made_by": "scvi-tools", "kl_weight": _kl_weight(peer), "covariates": None}
     dims = replace(cells.dims, log_size=_moments(module, cells))
     if fields is not None and adata is not None:
         trained_on = fields.read(adata)

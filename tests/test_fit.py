@@ -22,6 +22,7 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.fitting.fit import default_epochs
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.inference.diagnosis import NonFiniteLoss
+from pyroscvi.inference.progress import counted
 from pyroscvi.inference.run import evaluate
 from pyroscvi.models import GMVAE, SCVI
 from pyroscvi.parts import MLP, NB, BatchNorm, Poisson, ReadCell, VampPrior
@@ -177,24 +178,52 @@ def test_default_epochs():
     assert default_epochs(100) == 2_000  # one step an epoch
 
 
-def test_silence_where_nobody_looks(cells, capsys):
+def test_a_log_gets_a_line_now_and_then(cells, capsys, monkeypatch):
     quick(SCVI(latent=3), MeanField(), cells, progress=True)
-    assert capsys.readouterr() == ("", "")
-
-
-def test_a_terminal_is_told_how_it_goes(cells, monkeypatch):
-    screen = io.StringIO()
-    terminal = Console(file=screen, force_terminal=True, width=140)
-    monkeypatch.setattr("pyroscvi.inference.progress.Console", lambda **_: terminal)
-    f = quick(SCVI(latent=3), MeanField(), cells, progress=True)
-    said = screen.getvalue()
-    assert "SCVI" in said
-    assert "epoch 3/3" in said
-    assert f"held-out ELBO {f.history['elbo_held_out'].iloc[-1]:.2f}" in said
-    assert "beta 1.00" in said
-    screen.truncate(0)
+    assert capsys.readouterr() == ("", "")  # done before the first line was due
+    monkeypatch.setattr("pyroscvi.inference.progress.SECONDS", 0.0)
     quick(SCVI(latent=3), MeanField(), cells, progress=False)
-    assert screen.getvalue() == ""
+    assert capsys.readouterr() == ("", "")
+    f = quick(SCVI(latent=3), MeanField(), cells, progress=True)
+    out, log = capsys.readouterr()
+    assert out == ""
+    assert re.search(r"^SCVI: epoch 2/3  loss [\d.]+  held-out ELBO .*, 0:00:\d\d elapsed, about .* left$", log, re.M)
+    assert f"held-out ELBO {f.history['elbo_held_out'].iloc[-1]:.2f}" in log.splitlines()[-1]
+
+
+def screen(monkeypatch, width):
+    written = io.StringIO()
+    terminal = Console(file=written, force_terminal=True, width=width)
+    monkeypatch.setattr("pyroscvi.inference.progress.Console", lambda **_: terminal)
+    return written
+
+
+def test_a_terminal_shows_progress(cells, monkeypatch):
+    written = screen(monkeypatch, 140)
+    f = quick(SCVI(latent=3), MeanField(), cells, progress=True)
+    shown = written.getvalue()
+    assert "SCVI" in shown
+    assert "epoch 3/3" in shown
+    assert f"held-out ELBO {f.history['elbo_held_out'].iloc[-1]:.2f}" in shown
+    assert "beta 1.00" in shown
+    written.truncate(0)
+    quick(SCVI(latent=3), MeanField(), cells, progress=False)
+    assert written.getvalue() == ""
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_a_narrow_terminal_shows_the_times(width, cells, monkeypatch):
+    written = screen(monkeypatch, width)
+    quick(SCVI(latent=3), MeanField(), cells, progress=True)
+    last = [line for line in re.split(r"[\r\n]", written.getvalue()) if "epoch" in line][-1]
+    assert re.search(r"epoch 3/3 .*\d:\d\d:\d\d.* \d:\d\d:\d\d", re.sub(r"\x1b\[[\d;?]*\w", "", last))
+
+
+def test_a_name_with_brackets_is_shown_as_it_is(monkeypatch):
+    written = screen(monkeypatch, 80)
+    with counted("scvi [nb] [/red]", 10) as add:
+        add(10)
+    assert "scvi [nb] [/red]" in written.getvalue()
 
 
 def test_gradients_are_clipped(cells):

@@ -18,7 +18,6 @@ from pyroscvi.analysis.probabilities import probabilities
 from pyroscvi.calibration.predictive import predictive_check
 from pyroscvi.calibration.simulation_based import calibrate
 from pyroscvi.data.cells import Cells, Dims
-from pyroscvi.data.fields import Fields
 from pyroscvi.evidence.certificate import certify
 from pyroscvi.evidence.data_evidence import data_evidence
 from pyroscvi.evidence.table import log_evidence
@@ -44,7 +43,7 @@ class Fit:
 
     model: Model
     guide: Guide
-    fields: Fields | None
+    fields: Any
     dims: Dims
     history: pd.DataFrame
     record: dict[str, Any] = field(default_factory=dict)

@@ -71,7 +71,8 @@ class FreeBits(KLObjective):
 
     def __call__(self, p: Sites, q: Sites, beta: float | Tensor) -> Tensor:
         known = {name: kl for name, kl in divergences(p, q).items() if kl.local}
-        kl = sum(f.log_p for f in known.values()) + sum(factor(q[name]).log_p for name in q if name not in known)
+        kl: Any = sum(f.log_p for f in known.values())
+        kl = kl + sum(factor(q[name]).log_p for name in q if name not in known)
         rest = [f for name in p if name not in known and not p[name]["is_observed"] and (f := factor(p[name])).local]
         kl = kl - summed([f._replace(scale=1.0) for f in rest], torch.zeros_like(kl))
         return (beta * self.bits - kl).clamp(min=0)

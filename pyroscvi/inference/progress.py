@@ -1,51 +1,93 @@
-"""Progress bars, on a terminal or in a notebook; anywhere else, silence."""
+"""Progress of what takes long: a bar on a terminal or in a notebook, and a line now and then in a log."""
 
+import math
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib.util import find_spec
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 from pyroscvi.inference.run import Run
 
 __all__ = ["counted", "watched"]
 
+SECONDS = 30.0  # between two lines of a log
+BAR_WIDTH = 120  # columns of a terminal that has room for a bar
+
 
 @contextmanager
 def watched(run: Run, wanted: bool = True) -> Iterator[Callable[[], None]]:
-    """Of a fit: call what this gives after every step."""
-    with _bar(wanted) as bar:
-        task = bar.add_task(type(run.model).__name__, total=1.0, said="")
-
-        def look() -> None:
-            bar.update(task, completed=run.progress, said=_said(run))
-
-        yield look
-        look()
+    """Shows how far a fit is. It yields a function to call after every step."""
+    with _shown(type(run.model).__name__, 1.0, wanted) as show:
+        yield lambda: show(run.progress, _text(run))
+        show(run.progress, _text(run))
 
 
 @contextmanager
 def counted(what: str, total: int, wanted: bool = True) -> Iterator[Callable[[int], None]]:
-    """Of so many cells: call what this gives with how many more are done. It leaves no trace on the terminal."""
-    with _bar(wanted, transient=True) as bar:
-        task = bar.add_task(what, total=total, said=f"{total:,} cells")
-        yield lambda done: bar.advance(task, done)
+    """Shows how many of ``total`` cells are done. It yields a function to call with the number of cells just done.
+
+    The bar disappears at the end.
+    """
+    done = 0
+
+    def add(cells: int) -> None:
+        nonlocal done
+        done += cells
+        show(done, f"{done:,} of {total:,} cells")
+
+    with _shown(what, total, wanted, transient=True) as show:
+        show(0, f"{total:,} cells")
+        yield add
 
 
-def _bar(wanted: bool, transient: bool = False) -> Progress:
+@contextmanager
+def _shown(what: str, total: float, wanted: bool, transient: bool = False) -> Iterator[Callable[[float, str], None]]:
+    """Yields a function that shows how much is done, and a text."""
     console = Console(stderr=True)
-    shown = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn())
-    hidden = not (wanted and shown)
-    return Progress(*columns, TimeRemainingColumn(), console=console, transient=transient, disable=hidden)
+    has_bar = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+    began = written = time.monotonic()
+    start: float | None = None
+
+    def show(done: float, text: str) -> None:
+        nonlocal written, start
+        start = done if start is None else start  # a run that is resumed does not start at 0
+        bar.update(task, completed=done, text=text)
+        now = time.monotonic()
+        if wanted and not has_bar and now - written >= SECONDS:
+            left = f", about {_clock((now - began) * (total - done) / (done - start))} left" if done > start else ""
+            print(f"{what}: {text}, {_clock(now - began)} elapsed{left}", file=sys.stderr, flush=True)
+            written = now
+
+    options: dict[str, Any] = {"transient": transient, "expand": console.width < BAR_WIDTH}
+    with Progress(*_columns(console.width), console=console, disable=not (wanted and has_bar), **options) as bar:
+        task = bar.add_task(what, total=total, text="")
+        yield show
 
 
-def _said(run: Run) -> str:
-    said = f"epoch {min(run.epoch + 1, run.epochs)}/{run.epochs}"
+def _columns(width: int) -> list[ProgressColumn]:
+    """Name, bar, text and times. On a narrow terminal there is no bar, and the text is cut before the times are."""
+    name = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True))
+    text = TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True, ratio=1))
+    times = [kind(table_column=Column(no_wrap=True, min_width=7)) for kind in (TimeElapsedColumn, TimeRemainingColumn)]
+    return [name, *([BarColumn()] if width >= BAR_WIDTH else []), text, *times]
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def _text(run: Run) -> str:
+    text = f"epoch {min(run.epoch + 1, run.epochs)}/{run.epochs}"
     if run.history:
         last = run.history[-1]
-        said += f"  loss {last['loss']:.2f}"
-        if last["elbo_held_out"] == last["elbo_held_out"]:
-            said += f"  held-out ELBO {last['elbo_held_out']:.2f}"
-    return f"{said}  beta {run.beta:.2f}"
+        text += f"  loss {last['loss']:.2f}"
+        if not math.isnan(last["elbo_held_out"]):
+            text += f"  held-out ELBO {last['elbo_held_out']:.2f}"
+    return f"{text}  beta {run.beta:.2f}"
