@@ -83,6 +83,9 @@ def test_so_many_cells_are_scored(swept, data, capsys):
         "--score", 9, "--single", "--category", "cell_type", "--out", data.parent / "few", "--report", few)  # fmt: skip
     assert "42 cells to fit and 9 to compare on" in capsys.readouterr().out
     assert "drawn with seed 0; 9 of them were scored" in few.read_text("utf-8")
+    folder = pd.read_csv(data.parent / "few" / "runs.csv")["folder"].iloc[0]
+    roles = pd.read_csv(data.parent / "few" / folder / "cells.csv", index_col="cell")
+    assert roles["held_out"].sum() == 18  # all that no fit has seen, and not the nine that were scored
     runs = pd.read_csv(swept / "runs.csv").set_index(["fit", "seed"])["folder"]
     table = data.parent / "scored.csv"
     run("compare", swept / runs["nb", 0], "--data", data, "--particles", 20, "--score", 7, "--out", table)

@@ -18,7 +18,7 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.as_counts import as_counts
 from pyroscvi.evidence.estimator import Importance
 from pyroscvi.evidence.proposals import GuideDraws
-from pyroscvi.evidence.table import log_evidence
+from pyroscvi.evidence.table import evidence_table, log_evidence
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import LDVAE, PPCA, SCVI, Annotated
 from pyroscvi.parts import NB, LatentSize, Log1pNormal, ReadCell, SizeFactor
@@ -86,15 +86,65 @@ def test_the_same_counts_are_the_same_however_they_are_stored(pair, named):
 def test_another_estimand(pair, named):
     latent = untrained(SCVI(latent=2, size=LatentSize()), GUIDE, named)
     refused(pair, latent, named, named, r"'a' gives p\(x \| l\) and 'b' gives p\(x\).*'a' with size=LatentSize\(\)")
-    refused(latent, pair, named, named, r"'b' with size=LatentSize\(\) or size=SizeFactor\(\)")
+    refused(
+        latent,
+        pair,
+        named,
+        named,
+        r"'b' with size=LatentSize\(\) \(--size latent\), or with a size factor",
+    )
 
 
 def test_labels_that_only_one_is_asked_for(pair, named):
     annotated = untrained(Annotated(latent=2), GUIDE, named)
-    refused(pair, annotated, named, named, "'b' is also asked for the labels.*unknown")
+    refused(pair, annotated, named, named, "'b' also predicts labels.*unknown")
     silent = replace(named, categories={**named.categories, "label": torch.full((60,), -1)})
     table = compare({"a": pair, "b": annotated}, {"a": named, "b": silent}, 5).table
     assert set(table["estimand"]) == {"p(x | l)"}
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.01])
+def test_a_size_factor_that_is_the_total_is_not_compared_with_a_latent_size(named, scale):
+    totals = replace(named, size_factor=scale * named.library.squeeze(-1))
+    factor = untrained(SCVI(latent=2, size=SizeFactor()), GUIDE, totals)
+    latent = untrained(SCVI(latent=2, size=LatentSize()), GUIDE, totals)
+    refused(factor, latent, totals, totals, r"'a' gives p\(x \| l\) and 'b' gives p\(x\)\. The size of a cell in 'a'")
+    assert evidence_table(factor, totals, 5).attrs["estimand"] == "p(x | l)"
+    assert evidence_table(latent, totals, 5).attrs["estimand"] == "p(x)"
+
+
+def test_a_size_factor_from_elsewhere_is_compared_with_a_latent_size(named):
+    elsewhere = replace(named, size_factor=torch.rand(60) + 50)
+    factor = untrained(SCVI(latent=2, size=SizeFactor()), GUIDE, elsewhere)
+    latent = untrained(SCVI(latent=2, size=LatentSize()), GUIDE, elsewhere)
+    assert set(compare({"a": factor, "b": latent}, elsewhere, 5).table["estimand"]) == {"p(x)"}
+
+
+def test_other_labels(named):
+    annotated = untrained(Annotated(latent=2), GUIDE, named)
+    moved = replace(named, categories={**named.categories, "label": (named.label + 1) % 3})
+    refused(annotated, annotated, named, moved, "their labels differ.*the same labels")
+
+
+def test_labels_under_other_codes_are_the_same_labels(named):
+    annotated, b = untrained(Annotated(latent=2), GUIDE, named), torch.tensor([2, 1, 0])
+    codes = torch.where(named.label >= 0, b[named.label.clamp(min=0)], -1)
+    turned = replace(
+        named, categories={**named.categories, "label": codes}, levels={**named.levels, "label": ("T", "NK", "B")}
+    )
+    compare({"a": annotated, "b": annotated}, {"a": named, "b": turned}, 5)
+
+
+def test_the_scale_of_beliefs_changes_nothing(named):
+    """Only ratios of the weights of a cell have a meaning."""
+    weights = torch.distributions.Dirichlet(torch.ones(3)).sample((60,))
+    categories = {"batch": named.batch}
+    one, ten = (replace(named, categories=categories, belief=scale * weights) for scale in (1, 10))
+    annotated = untrained(Annotated(latent=2), GUIDE, one)
+    table = compare({"sum 1": annotated, "sum 10": annotated}, {"sum 1": one, "sum 10": ten}, 5).table
+    assert table["difference"].abs().max() < 1e-5
+    assert set(table["estimand"]) == {"p(x, label | l)"}
+    refused(annotated, annotated, one, replace(one, belief=weights.flip(0)), "their labels differ")
 
 
 def test_another_base_measure(named):

@@ -8,6 +8,7 @@ from math import erf
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from comparisons import NAMES, renamed, two_genes_apart, with_seeds
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -60,15 +61,19 @@ def test_arviz_draws_it(comparison):
     assert axes.get_yticklabels()[0].get_text() == NAMES[0]
 
 
-@pytest.mark.filterwarnings("ignore")  # what arviz thinks of these numbers is nobody's concern
-def test_columns_are_those_of_arvizs_own_table(comparison):
-    """The same columns, in the same kinds, as az.compare makes by itself."""
+@pytest.mark.filterwarnings("ignore")  # arviz warns about these made-up numbers
+def test_columns_and_sign_are_those_of_the_installed_arviz(comparison):
     rng = np.random.default_rng(0)
-    groups = {"posterior": {"m": (2, 50)}, "log_likelihood": {"x": (2, 50, 8)}}
-    drawn = {group: {name: rng.normal(size=size) for name, size in table.items()} for group, table in groups.items()}
-    data = inference_data(drawn, coords={}, dims={}, attrs={})
-    theirs = arviz().compare({"a": data, "b": data})
-    assert set(theirs.columns) == set(ranking(comparison).columns)
+    groups = [
+        {"posterior": {"m": rng.normal(size=(2, 50))}, "log_likelihood": {"x": rng.normal(size=(2, 50, 8)) - behind}}
+        for behind in (0, 3)
+    ]
+    theirs = arviz().compare({name: inference_data(one, {}, {}, {}) for name, one in zip("ab", groups, strict=True)})
+    ours = ranking(comparison)
+    assert list(theirs.columns) == list(ours.columns)
+    assert np.sign(theirs["elpd_diff"].iloc[-1]) == np.sign(ours["elpd_diff"].iloc[-1]) != 0
+    for column in theirs:
+        assert pd.api.types.is_numeric_dtype(theirs[column]) == pd.api.types.is_numeric_dtype(ours[column]), column
 
 
 # Pictures

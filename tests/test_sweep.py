@@ -1,6 +1,7 @@
 """Sweeps: what is declared is fitted, once, and found again."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -207,12 +208,26 @@ def test_evidences_are_kept_with_their_fits(plain, tmp_path, monkeypatch):
     for other in ({"particles": 21}, {"seed": 1}, {"estimator": Importance()}, {"certify": True}, {"cells": changed}):
         compared(**other)
         assert len(made) == 4, other
-    file = next(tmp_path.rglob("evidence/*.json"))
-    file.write_text(file.read_text()[:-40])
     compared(), compared(particles=21), compared(seed=1), compared(estimator=Importance()), compared(cells=changed)
     with as_counts():
         compared()
         assert len(made) == 4  # a handler makes another model of a fit
+
+
+def test_a_damaged_evidence_is_computed_again(plain, tmp_path):
+    train, held_out = plain.split(0.3, seed=0)
+    swept = sweep(grid(PAGE, GUIDE, likelihood=[NB()]), train, folder=tmp_path, **QUICK)
+    first = compare(swept, held_out, 5)
+    (file,) = tmp_path.rglob("evidence/*.json")
+    text = file.read_text()
+    digit = re.search(r"-\d+\.\d", text)
+    assert digit
+    for damaged in (text.replace(digit[0], f"-1{digit[0][1:]}", 1), text[:-40], "{}", ""):
+        file.write_text(damaged)
+        with pytest.warns(UserWarning, match=rf"{file.name} is not as pyroscvi wrote it.*computed again"):
+            again = compare(swept, held_out, 5)
+        pd.testing.assert_frame_equal(again.by_cell, first.by_cell)
+        assert file.read_text() == text
 
 
 def test_a_fit_that_fails_does_not_take_the_others_with_it(plain, monkeypatch):

@@ -45,7 +45,7 @@ def sweep_runs(
     training: Mapping[str, Any],
     evidence: Mapping[str, Any],
 ) -> tuple[Comparison, Swept, Cells, str]:
-    """The comparison, its fits, the held-out cells, and in words how they were held out."""
+    """The comparison, its fits, the cells that were scored, and in words how they were held out."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: a sweep takes a folder, in which every fit has its own")
     declared = declared_grid(choices)
@@ -53,10 +53,11 @@ def sweep_runs(
     by = None if cells.batch is None else "batch"
     seen, unseen = cells.split(held_out, by=by, seed=seed)
     how = f"{held_out:.0%}{f' of every {fields[by]}' if by else ' of all cells'}, drawn with seed {seed}"
+    scored = unseen
     if len(unseen) > score:
-        _, unseen = unseen.split(score / len(unseen), by=by, seed=seed)
-        how += f"; {len(unseen):,} of them were scored"
-    print(f"{len(seen):,} cells to fit and {len(unseen):,} to compare on, {cells.counts.shape[1]:,} genes")
+        _, scored = unseen.split(score / len(unseen), by=by, seed=seed)
+        how += f"; {len(scored):,} of them were scored"
+    print(f"{len(seen):,} cells to fit and {len(scored):,} to compare on, {cells.counts.shape[1]:,} genes")
 
     swept = sweep(declared, seen, folder=out, seeds=range(seed, seed + seeds), tell=print, **training)
     if not swept:
@@ -68,7 +69,7 @@ def sweep_runs(
                 write_json(folder / "configuration.json", {"data": str(data), "name": name, "pages": own})
                 write_cells(folder, found, cells, obs, unseen)
 
-    comparison = compare(swept, unseen, **evidence)
+    comparison = compare(swept, scored, **evidence)
     where = [
         (name, seed + place, folder.name) for name, all_ in swept.folders.items() for place, folder in enumerate(all_)
     ]
@@ -77,7 +78,7 @@ def sweep_runs(
     write_whole(out / "comparison.csv", comparison.table.to_csv)
     write_whole(out / "cells.csv", comparison.by_cell[["cell", "log_evidence"]].droplevel(0, axis=1).to_csv)
     draw(out / "comparison.png", comparison.plot())
-    return comparison, swept, unseen, how
+    return comparison, swept, scored, how
 
 
 def declared_grid(choices: Mapping[str, Sequence[str]]) -> dict[str, tuple[Model, Guide]]:

@@ -1,46 +1,49 @@
-"""The same question: evidences are compared where they are probabilities of one and the same thing, and only there."""
+"""The question of an evidence: only evidences that are probabilities of the same thing are compared."""
 
 import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy import sparse
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.stored import Stored
-from pyroscvi.evidence.reader import Reader, pair
+from pyroscvi.evidence.estimand import estimand
+from pyroscvi.evidence.reader import Reader
 
 __all__ = ["Question", "fingerprint", "question", "refuse_unequal"]
 
 
 class Question(NamedTuple):
-    """What an evidence is the evidence of."""
+    """What an evidence is a probability of."""
 
     names: list[str] | None  # of the cells
     genes: list[str] | None
     shape: tuple[int, int]
     counts: str  # fingerprint
     estimand: str
+    labels: pd.DataFrame | None  # weights [n, y] if the estimand has labels; 0 for cells whose label is unknown
     measures: dict[str, str]  # base measure of every observed site
     supports: dict[str, str]
 
 
 def question(fit: Any, cells: Cells) -> Question:
-    """What is asked of this fit on these cells; ValueError where it was fitted to other genes or levels."""
-    model, _ = pair(fit)
-    joint = Reader(fit, cells.subset(torch.arange(1))).first
-    estimand = _estimand(model, cells)
-    observed = {name: kind for name, kind in joint.observed().items() if name != "label" or "label" in estimand}
+    """The question of this fit and these cells. ValueError if the fit was made with other genes or levels."""
+    reader = Reader(fit, cells.subset(torch.arange(1)))
+    name = estimand(reader.model, cells)
+    observed = {site: kind for site, kind in reader.first.observed().items() if site != "label" or "label" in name}
     return Question(
         names=None if cells.names is None else list(map(str, cells.names)),
         genes=None if cells.genes is None else list(map(str, cells.genes)),
         shape=(len(cells), cells.counts.shape[1]),
         counts=fingerprint(cells),
-        estimand=estimand,
-        measures={name: measure for name, (measure, _) in observed.items()},
-        supports={name: support for name, (_, support) in observed.items()},
+        estimand=name,
+        labels=_labels(cells) if "label" in name else None,
+        measures={site: measure for site, (measure, _) in observed.items()},
+        supports={site: support for site, (_, support) in observed.items()},
     )
 
 
@@ -56,8 +59,14 @@ def fingerprint(cells: Cells) -> str:
     return content.hexdigest()
 
 
+def _labels(cells: Cells) -> pd.DataFrame:
+    """Weights of the labels under the names of their levels; 0 everywhere for a cell whose label is unknown."""
+    weights = cells.label_weights(len(cells.levels["label"])).cpu().double().numpy()
+    return pd.DataFrame(np.where((weights == 1).all(1, keepdims=True), 0, weights), columns=list(cells.levels["label"]))
+
+
 def refuse_unequal(questions: Mapping[str, Question]) -> None:
-    """ValueError where two fits are asked different questions, with what to change."""
+    """ValueError if two fits have different questions. The message says what to change."""
     (first, a), *others = questions.items()
     for second, b in others:
         remedy = _difference(f"{first!r}", a, f"{second!r}", b)
@@ -66,7 +75,7 @@ def refuse_unequal(questions: Mapping[str, Question]) -> None:
 
 
 def _difference(first: str, a: Question, second: str, b: Question) -> str:
-    """What differs and what to do about it, if anything; names that nobody gave are not held against anybody."""
+    """What differs and what to do about it, or nothing; names are compared only if both have them."""
     names, genes = (None not in both and both[0] != both[1] for both in ((a.names, b.names), (a.genes, b.genes)))
     if a.shape[0] != b.shape[0] or (names and set(a.names or ()) != set(b.names or ())):
         return f"the cells differ ({a.shape[0]:,} and {b.shape[0]:,}). Evaluate both on the same held-out cells"
@@ -85,39 +94,34 @@ def _difference(first: str, a: Question, second: str, b: Question) -> str:
         return "the counts differ. Read both from one layer: Fields(counts=...)"
     if a.estimand != b.estimand:
         return f"{first} gives {a.estimand} and {second} gives {b.estimand}. {_swap(first, a, second, b)}"
+    if a.labels is not None and b.labels is not None and not np.allclose(*a.labels.align(b.labels, fill_value=0)):
+        return "their labels differ, and labels are part of the probability. Give both the same labels for these cells"
     if a.measures != b.measures:
         return (
-            f"the base measures differ ({_told(a.measures)} and {_told(b.measures)}), so that one is a density and the "
-            "other a probability. Score the density by its mass on [x - 1/2, x + 1/2]: "
+            f"the base measures differ ({_sites(a.measures)} and {_sites(b.measures)}), so that one is a density and "
+            "the other a probability. Score the density by its mass on [x - 1/2, x + 1/2]: "
             "with pyroscvi.evidence.as_counts(): compare(...)"
         )
     if a.supports != b.supports:
         return (
-            f"the supports differ ({_told(a.supports)} and {_told(b.supports)}). Give both a likelihood over the same "
-            "values"
+            f"the supports differ ({_sites(a.supports)} and {_sites(b.supports)}). Give both a likelihood over the "
+            "same values"
         )
     return ""
 
 
 def _swap(first: str, a: Question, second: str, b: Question) -> str:
-    """Which part to exchange for another."""
+    """What to change if the estimands differ."""
     if ("label" in a.estimand) != ("label" in b.estimand):
         scores = first if "label" in a.estimand else second
-        return f"{scores} is also asked for the labels: give it cells whose labels are unknown, {{{scores}: cells}}"
+        return f"{scores} also predicts labels: give it cells whose labels are unknown, {{{scores}: cells}}"
     given = first if "| l" in a.estimand else second
     return (
-        f"The size of a cell in {given} is its own total, and p(x | l) is no density over x: declare "
-        f"{given} with size=LatentSize() or size=SizeFactor(), or both with size=ObservedSize()"
+        f"The size of a cell in {given} is its own total, or proportional to it, and p(x | l) is no density over x: "
+        f"declare {given} with size=LatentSize() (--size latent), or with a size factor that was not computed from "
+        "these counts; or declare both with size=ObservedSize() (--size observed)"
     )
 
 
-def _told(by_site: Mapping[str, str]) -> str:
+def _sites(by_site: Mapping[str, str]) -> str:
     return ", ".join(f"{name}: {value}" for name, value in by_site.items())
-
-
-def _estimand(model: Any, cells: Cells) -> str:
-    """The model's estimand; labels that say nothing have probability one, and no part in it."""
-    estimand = getattr(model, "estimand", "p(x)")
-    said = cells.belief if cells.belief is not None else cells.label
-    silent = said is None or bool((said == 1).all() if cells.belief is not None else (said < 0).all())
-    return estimand.replace("x, label", "x") if silent else estimand

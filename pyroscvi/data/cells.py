@@ -140,9 +140,12 @@ class Cells:
         return self.categories.get("label")
 
     def label_weights(self, types: int) -> Tensor:
-        """Weights of the labels [n, y]: the beliefs, or one-hot where the label is known and ones where it is not."""
+        """Weights of the labels [n, y]: the beliefs, or one-hot where the label is known and ones where it is not.
+
+        Beliefs are scaled so that the largest of a cell is 1: only their ratios have a meaning.
+        """
         if self.belief is not None:
-            return self.belief
+            return self.belief / self.belief.amax(-1, keepdim=True)
         weights = torch.ones(len(self), types, dtype=self.dtype, device=self.device)
         if self.label is not None:
             one_hot = torch.nn.functional.one_hot(self.label.clamp(min=0), types).to(weights)

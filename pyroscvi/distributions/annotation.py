@@ -15,7 +15,8 @@ class Annotation(TorchDistribution):
     """A label that is a row of weights s_j, one for each type: p(s | p) = sum_j s_j p_j.
 
     A one-hot row is a certain label and has its Categorical probability. A row of ones is a missing label and has
-    probability one, so that no mask is needed. A softmax is an uncertain label: virtual evidence [Pearl, 1988].
+    probability one, so that no mask is needed. Any other row is an uncertain label: virtual evidence [Pearl, 1988]. Its
+    scale has no meaning; ``Cells.label_weights`` gives every row a largest weight of 1.
 
     probs  probability of each label  [..., y]
     """

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.compiled import compiled
+from pyroscvi.evidence.estimand import estimand
 from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.memory import Room, in_bytes
 from pyroscvi.evidence.proposals import together
@@ -93,7 +94,7 @@ class Reader:
     @property
     def estimand(self) -> str:
         """The probability that an evidence is: p(x), or p(x | l)."""
-        return getattr(self.model, "estimand", "p(x)")
+        return estimand(self.model, self.cells)
 
     @property
     def hops(self) -> int:

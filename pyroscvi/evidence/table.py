@@ -46,7 +46,7 @@ def log_evidence(
     dtype: torch.dtype = torch.float64,
     progress: bool | str = True,
 ) -> NDArray[np.float64]:
-    """log p(x_n) of every cell in nats [n], float64; ``fit.model.estimand`` names the probability.
+    """log p(x_n) of every cell in nats [n], float64; ``evidence_table`` names the probability.
 
     fit         a Fit, or a pair (model, guide)
     cells       Cells that the fit has not seen, or an AnnData, which is read through ``fit.fields``
