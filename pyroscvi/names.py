@@ -1,4 +1,4 @@
-"""Names, as people type them at a command line: matched by their letters, and guessed at when none matches."""
+"""Names as people type them on a command line: compared by their letters; errors suggest the nearest one."""
 
 import re
 from collections.abc import Mapping

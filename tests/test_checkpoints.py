@@ -140,9 +140,9 @@ def test_declarations_go_through_json(model):
     assert type(again) is type(model)
 
 
-def test_what_cannot_be_written_down_is_an_error():
-    with pytest.raises(TypeError, match="cannot be written down"):
-        declaration(SCVI(latent=np.random.default_rng(0)))
+def test_a_declaration_that_cannot_be_saved_is_an_error():
+    with pytest.raises(TypeError, match="cannot be saved"):
+        declaration(np.random.default_rng(0))
 
 
 # Trust
@@ -266,7 +266,7 @@ def test_a_truncated_file_gives_way_to_the_one_before(left, small, told, tmp_pat
     other.save(tmp_path / "fit")
     whole = (tmp_path / "fit").read_bytes()
     (tmp_path / "fit").write_bytes(whole[: int(left * len(whole))])
-    with pytest.warns(UserWarning, match="the one before it was taken"):
+    with pytest.warns(UserWarning, match="the previous file was read"):
         assert same(ps.load(tmp_path / "fit"), small)
     (tmp_path / "fit.previous").unlink()
     with pytest.raises(ValueError, match="there is no whole file before it"):
@@ -338,7 +338,7 @@ def test_the_file_before_the_last_is_kept(small, told, tmp_path):
 def test_a_file_that_is_missing_between_two_renames_is_found(small, tmp_path):
     small.save(tmp_path / "fit")
     os.rename(tmp_path / "fit", tmp_path / "fit.previous")
-    with pytest.warns(UserWarning, match="the one before it was taken"):
+    with pytest.warns(UserWarning, match="the previous file was read"):
         assert same(ps.load(tmp_path / "fit"), small)
 
 

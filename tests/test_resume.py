@@ -130,7 +130,7 @@ def test_a_torn_checkpoint_costs_a_step_and_nothing_else(told, tmp_path):
         quick(SCVI(latent=3), MeanField(), told, objectives=[interrupted_after(7)], folder=folder, **options)
     whole = (tmp_path / "run.safetensors").read_bytes()
     (tmp_path / "run.safetensors").write_bytes(whole[:-100])
-    with pytest.warns(UserWarning, match="the one before it was taken"):
+    with pytest.warns(UserWarning, match="the previous file was read"):
         resumed = quick(
             SCVI(latent=3), MeanField(), told, objectives=[interrupted_after(10**6)], folder=folder, **options
         )

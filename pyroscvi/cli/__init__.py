@@ -1,7 +1,7 @@
 """The command line: ``pyroscvi list | show | copy | demo | fit | embed | compare | calibrate``.
 
-A thin layer: each command reads its arguments, calls what a Python user would call, and writes what came of it. Torch
-and scanpy take seconds to import, and so every command imports what it needs when it runs.
+Each command reads its arguments, calls the functions that a Python user would call, and writes their results. Torch and
+scanpy take seconds to import, so a command imports what it needs when it runs.
 """
 
 import os
@@ -13,6 +13,8 @@ from pyroscvi.advice import command_line
 from pyroscvi.cli.app import app
 
 __all__ = ["app", "main"]
+
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Unable to allocate")  # of torch, CUDA and numpy
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,12 +42,16 @@ def _line(error: Exception) -> str:
         return f"{error.filename}: {error.strerror}"
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     text = text.partition("Trace Shapes:")[0]  # Pyro adds them to errors inside of a model
+    if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
+        return (
+            "there is not enough memory: use a smaller --latent, --decoder or --batch-size, or fewer genes with --hvg"
+        )
     expected = text and (isinstance(error, (ValueError, KeyError, TypeError, OSError)) or hasattr(error, "exit_code"))
     return text if expected else f"{type(error).__name__}: {text} (set PYROSCVI_TRACEBACK=1 to see where)"
 
 
 def _fail(message: str, status: int) -> int:
-    if message:  # asked for nothing at all, the parser has printed its help already
+    if message:  # empty if there was no command: the parser has printed its help
         print(f"pyroscvi: {' '.join(message.split())}", file=sys.stderr)
     return status
 

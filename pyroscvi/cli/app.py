@@ -1,5 +1,6 @@
 """The grammar of the command line: every command with its arguments and options."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,9 @@ from pyroscvi.cli.several import Several
 __all__ = ["app"]
 
 MAX_SEED = 2**32 - 1  # of numpy
+IN_MODEL, IN_DATA, IN_TRAINING, IN_EVIDENCE = (  # options by the panel of their help
+    partial(typer.Option, rich_help_panel=panel) for panel in ("Model", "Data", "Training", "Evidence")
+)
 
 app = typer.Typer(
     name="pyroscvi",
@@ -43,24 +47,26 @@ def _complete(kinds: tuple[str, ...], incomplete: str) -> list[tuple[str, str]]:
 PageName = Annotated[str, typer.Argument(help="A name that `pyroscvi list` prints.", autocompletion=complete_page)]
 Data = Annotated[Path, typer.Argument(help="An h5ad file.", metavar="DATA.h5ad")]
 Run = Annotated[Path, typer.Argument(help="A folder that `pyroscvi fit` wrote.", metavar="RUN")]
-Force = Annotated[bool, typer.Option("--force", help="Replace what is there already.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the files of an earlier run.")]
 OwnPages = Annotated[
-    list[Path] | None, typer.Option(help="A file of your own that a run was fitted with.", metavar="FILE.py")
+    list[Path] | None, typer.Option(help="The file of your own page that the run was fitted with.", metavar="FILE.py")
 ]
-Seed = Annotated[int, typer.Option(help="Same seed, same result.", min=0, max=MAX_SEED)]
+Seed = Annotated[int, typer.Option(help="Seed of all random numbers.", min=0, max=MAX_SEED)]
 
 # On which cells a model is trained: of every command that fits.
 Variable = Annotated[
-    int | None, typer.Option(help="Keep this many variable genes, by Pearson residuals.", min=2, rich_help_panel="Data")
+    int | None,
+    IN_DATA(help="Number of highly variable genes to use, chosen by Pearson residuals.", min=2),
 ]
 HeldOut = Annotated[
-    float, typer.Option(help="Fraction of cells kept from the fit, to compare on.", rich_help_panel="Data")
+    float,
+    IN_DATA(help="Fraction of cells not used in the fit: models are compared on them."),
 ]
 
 
 @app.command("list", rich_help_panel="Read")
 def list_pages() -> None:
-    """The models and guides of the zoo, one line each."""
+    """List the models and guides, one line each."""
     from pyroscvi.cli.show import print_catalogue
 
     print_catalogue()
@@ -69,9 +75,9 @@ def list_pages() -> None:
 @app.command(rich_help_panel="Read")
 def show(
     page: PageName,
-    source: Annotated[bool, typer.Option("--source", help="Print the whole file, class and all.")] = False,
+    source: Annotated[bool, typer.Option("--source", help="Print the source code of the page.")] = False,
 ) -> None:
-    """A page as its file tells it: the generative story, what is special, the references, the slots."""
+    """Print a page: its generative process, references, and the parts that can be replaced."""
     from pyroscvi.cli.show import print_page
 
     print_page(page, source=source)
@@ -83,7 +89,7 @@ def copy(
     file: Annotated[Path, typer.Argument(help="The file to write.", metavar="FILE.py")],
     force: Force = False,
 ) -> None:
-    """Fork a page: a copy of its file, to edit. `--model ./FILE.py` then fits it."""
+    """Copy a page to a file that you can edit, and fit with `--model FILE.py`."""
     from pyroscvi.cli.show import copy_page
 
     copy_page(page, file, force=force)
@@ -92,12 +98,14 @@ def copy(
 @app.command(rich_help_panel="Run")
 def demo(
     out: Annotated[Path, typer.Option(help="The folder to write.", metavar="FOLDER")] = Path("pyroscvi-demo"),
-    epochs: Annotated[int, typer.Option(help="Passes over the cells, for each variant.", min=1)] = 200,
-    particles: Annotated[int, typer.Option(help="Draws a cell, for its evidence.", min=1)] = 1000,
+    epochs: Annotated[int, typer.Option(help="Number of passes over the cells, for each variant.", min=1)] = 200,
+    particles: Annotated[
+        int, typer.Option(help="Number of posterior samples for the evidence of a cell.", min=1)
+    ] = 1000,
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
-    """Fit variants of one model to 700 blood cells, and compare them on held-out cells."""
+    """Fit six variants of one model to 700 blood cells, and compare them on held-out cells."""
     from pyroscvi.cli.demo import demo
 
     demo(out, epochs=epochs, particles=particles, seed=seed, force=force)
@@ -107,56 +115,67 @@ def demo(
 @grouped
 def fit(
     data: Annotated[
-        Path, typer.Argument(help="An h5ad file; or zarr, or a folder of files, left on disk.", metavar="DATA.h5ad")
+        Path,
+        typer.Argument(
+            help="An h5ad file. Counts of a zarr store, or of a folder of files, stay on disk.", metavar="DATA.h5ad"
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The folder to write.", metavar="RUN")],
     *,
     model: Annotated[
-        str, typer.Option(help="A page, or a file of your own.", autocompletion=complete_model, rich_help_panel="Model")
+        str,
+        IN_MODEL(help="A model that `pyroscvi list` prints, or the file of your own.", autocompletion=complete_model),
     ] = "scvi",
     guide: Annotated[
-        str, typer.Option(help="What is said of the latents.", autocompletion=complete_guide, rich_help_panel="Model")
+        str,
+        IN_MODEL(
+            help="The family of the posterior: a guide that `pyroscvi list` prints.", autocompletion=complete_guide
+        ),
     ] = "mean_field",
-    latent: Annotated[int | None, typer.Option(help="Dimensions of z.", min=1, rich_help_panel="Model")] = None,
-    likelihood: Annotated[str | None, typer.Option(help="poisson, nb, zinb, zip, ...", rich_help_panel="Model")] = None,
+    latent: Annotated[int | None, IN_MODEL(help="Number of dimensions of the latent space.", min=1)] = None,
+    likelihood: Annotated[
+        str | None,
+        IN_MODEL(help="Distribution of the counts: poisson, nb, zinb, zip, ..."),
+    ] = None,
     dispersion: Annotated[
-        str | None, typer.Option(help="per_gene, per_batch, per_label, per_cell, random", rich_help_panel="Model")
+        str | None,
+        IN_MODEL(help="Dispersion of the counts: per_gene, per_batch, per_label, per_cell, random"),
     ] = None,
-    prior: Annotated[str | None, typer.Option(help="mixture:8, laplace, vamp:32, ...", rich_help_panel="Model")] = None,
-    decoder: Annotated[str | None, typer.Option(help="linear, mlp:256,128, ...", rich_help_panel="Model")] = None,
-    size: Annotated[str | None, typer.Option(help="observed, latent, size_factor", rich_help_panel="Model")] = None,
+    prior: Annotated[
+        str | None,
+        IN_MODEL(help="Prior of the latents: normal, mixture:8, laplace, vamp:32, ..."),
+    ] = None,
+    decoder: Annotated[str | None, IN_MODEL(help="Decoder: linear, mlp:256,128, ...")] = None,
+    size: Annotated[str | None, IN_MODEL(help="Size of a cell: observed, latent, size_factor")] = None,
     condition: Annotated[
-        str | None, typer.Option(help="one_hot:batch+embedding:perturbation:16, ...", rich_help_panel="Model")
+        str | None,
+        IN_MODEL(help="Conditions of the decoder: one_hot:batch, embedding:drug:16, ..., or a sum with +"),
     ] = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="read_cell:256,128, ... (of the guide)", rich_help_panel="Model")
-    ] = None,
+    encoder: Annotated[str | None, IN_MODEL(help="Encoder of the guide: read_cell:256,128, ...")] = None,
     columns: Columns,
     reading: Reading,
     hvg: Variable = None,
     backed: Annotated[
         bool,
-        typer.Option(
-            "--backed", help="Leave the counts on disk: a file need not fit in memory.", rich_help_panel="Data"
-        ),
+        IN_DATA("--backed", help="Read counts from disk as they are needed, where they do not fit in memory."),
     ] = False,
     held_out: HeldOut = 0.1,
     training: Training,
     scale_lr: Annotated[
-        bool, typer.Option("--scale-lr", help="Make --lr larger with --batch-size.", rich_help_panel="Training")
+        bool,
+        IN_TRAINING("--scale-lr", help="Scale --lr with the square root of --batch-size."),
     ] = False,
     compile: Annotated[
-        bool, typer.Option("--compile", help="Compile the training step first.", rich_help_panel="Training")
+        bool,
+        IN_TRAINING("--compile", help="Compile the training step: faster after the first half minute."),
     ] = False,
-    seed: Annotated[
-        int, typer.Option(help="Same seed, same result.", min=0, max=MAX_SEED, rich_help_panel="Training")
-    ] = 0,
+    seed: Annotated[int, IN_TRAINING(help="Seed of all random numbers.", min=0, max=MAX_SEED)] = 0,
     force: Force = False,
 ) -> None:
-    """Fit a model to an h5ad file, and leave a run folder: the fit, its configuration, history and latents.
+    """Fit a model to cells, and write a run folder: the fit, its configuration, history and latents.
 
-    Parts are named as they are in Python, in snake case, with their fields behind colons: --prior mixture:8 is
-    Mixture(components=8), and --model gmvae:kinds=12 is GMVAE(kinds=12).
+    Parts have the names of their Python classes in snake case. Their fields follow after colons:
+    --prior mixture:8 is Mixture(components=8), and --model gmvae:kinds=12 is GMVAE(kinds=12).
     """
     from pyroscvi.cli.fit import fit_run
 
@@ -189,13 +208,16 @@ def embed(
     ] = None,
     color: Annotated[str | None, typer.Option(help="A column of obs, for the pictures.")] = None,
     corrected: Annotated[
-        bool, typer.Option("--corrected", help="Means of the posterior itself, not of the guide: slower.")
+        bool,
+        typer.Option(
+            "--corrected", help="Means of the exact posterior, by importance sampling from the guide: slower."
+        ),
     ] = False,
     query: Query,
     page: OwnPages = None,
     force: Force = False,
 ) -> None:
-    """Read cells with a fit: posterior means of their latents, as obsm["X_pyroscvi"]."""
+    """Compute the posterior mean of the latents of cells, and write it as obsm["X_pyroscvi"]."""
     from pyroscvi.cli.embed import embed_run
 
     embed_run(
@@ -213,26 +235,33 @@ def _choices(help: str) -> Any:
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="An h5ad file, for a sweep; or runs.", metavar="DATA.h5ad | RUN RUN ..."),
+        typer.Argument(help="One h5ad file for a sweep, or run folders.", metavar="DATA.h5ad | RUN RUN ..."),
     ],
     *,
     data: Annotated[
-        Path | None, typer.Option(help="For runs: the h5ad file whose cells they are compared on.", metavar="DATA.h5ad")
+        Path | None,
+        typer.Option(help="For run folders: the h5ad file with the cells to compare on.", metavar="DATA.h5ad"),
     ] = None,
-    model: Annotated[list[str] | None, _choices("Pages, or files of your own.")] = None,
-    guide: Annotated[list[str] | None, _choices("mean_field, full_covariance, low_rank, ...")] = None,
-    latent: Annotated[list[str] | None, _choices("Dimensions of z: 5 10 20")] = None,
-    likelihood: Annotated[list[str] | None, _choices("poisson, nb, zinb, zip, ...")] = None,
-    dispersion: Annotated[list[str] | None, _choices("per_gene, per_batch, per_label, per_cell, ...")] = None,
-    prior: Annotated[list[str] | None, _choices("normal, mixture:8, laplace, vamp:32, ...")] = None,
-    decoder: Annotated[list[str] | None, _choices("linear, mlp:256,128, ...")] = None,
-    size: Annotated[list[str] | None, _choices("observed, latent, size_factor")] = None,
-    condition: Annotated[list[str] | None, _choices("one_hot:batch, embedding:donor:16, ...")] = None,
-    encoder: Annotated[list[str] | None, _choices("read_cell:256,128, ... (of the guide)")] = None,
+    model: Annotated[list[str] | None, _choices("Models that `pyroscvi list` prints, or files of your own.")] = None,
+    guide: Annotated[list[str] | None, _choices("Guides: mean_field, full_covariance, low_rank, ...")] = None,
+    latent: Annotated[list[str] | None, _choices("Numbers of latent dimensions: 5 10 20")] = None,
+    likelihood: Annotated[
+        list[str] | None, _choices("Distributions of the counts: poisson, nb, zinb, zip, ...")
+    ] = None,
+    dispersion: Annotated[
+        list[str] | None, _choices("Dispersions: per_gene, per_batch, per_label, per_cell, ...")
+    ] = None,
+    prior: Annotated[list[str] | None, _choices("Priors: normal, mixture:8, laplace, vamp:32, ...")] = None,
+    decoder: Annotated[list[str] | None, _choices("Decoders: linear, mlp:256,128, ...")] = None,
+    size: Annotated[list[str] | None, _choices("Sizes of a cell: observed, latent, size_factor")] = None,
+    condition: Annotated[list[str] | None, _choices("Conditions: one_hot:batch, embedding:donor:16, ...")] = None,
+    encoder: Annotated[list[str] | None, _choices("Encoders of the guide: read_cell:256,128, ...")] = None,
     seeds: Annotated[
         int,
         typer.Option(
-            help="Fits of each: a mean over them, and its error.", min=1, rich_help_panel="Choices of a sweep"
+            help="Number of fits of each model, with different seeds: the table has means and standard errors.",
+            min=1,
+            rich_help_panel="Choices of a sweep",
         ),
     ] = 1,
     columns: Columns,
@@ -240,55 +269,55 @@ def compare(
     hvg: Variable = None,
     held_out: HeldOut = 0.1,
     training: Training,
-    particles: Annotated[int, typer.Option(help="Draws a cell.", min=1, rich_help_panel="Evidence")] = 1000,
+    particles: Annotated[int, IN_EVIDENCE(help="Number of posterior samples a cell.", min=1)] = 1000,
     method: Annotated[
-        str | None, typer.Option(help="auto, importance, adaptive, refined, annealed", rich_help_panel="Evidence")
+        str | None,
+        IN_EVIDENCE(help="Estimator of the evidence: auto, importance, adaptive, refined, annealed"),
     ] = None,
     proposal: Annotated[
         str | None,
-        typer.Option(help="Importance sampling from here: guide_draws, refined, ...", rich_help_panel="Evidence"),
+        IN_EVIDENCE(help="Proposal of importance sampling: guide_draws, refined, ..."),
     ] = None,
-    certify: Annotated[
-        bool, typer.Option("--certify", help="Measure how far off evidences are.", rich_help_panel="Evidence")
-    ] = False,
+    certify: Annotated[bool, IN_EVIDENCE("--certify", help="Bound the error of each evidence.")] = False,
     by: Annotated[
         str | None,
-        typer.Option(help="A field whose levels are clusters of cells: batch, ...", rich_help_panel="Evidence"),
+        IN_EVIDENCE(help="Field whose levels are independent clusters of cells, for standard errors: batch, ..."),
     ] = None,
     score: Annotated[
         int,
-        typer.Option(help="Score about so many held-out cells, of every batch its share.", rich_help_panel="Evidence"),
+        IN_EVIDENCE(help="Number of held-out cells to compare on, of every batch in proportion."),
     ] = 1000,
     single: Annotated[
         bool,
-        typer.Option("--single", help="Score in single precision: off by some 1e-4 nats.", rich_help_panel="Evidence"),
+        IN_EVIDENCE("--single", help="Compute the evidence in single precision: errors of about 1e-4 nats."),
     ] = False,
     compile: Annotated[
-        bool, typer.Option("--compile", help="Compile training steps and the scoring of counts first.")
+        bool,
+        typer.Option("--compile", help="Compile training steps and the evidence: faster after the first half minute."),
     ] = False,
     seed: Seed = 0,
     out: Annotated[
         Path | None,
-        typer.Option(help="Sweep: the folder of its fits, table and picture. Runs: the table.", metavar="FOLDER | CSV"),
+        typer.Option(help="Sweep: the folder to write. Run folders: the table to write.", metavar="FOLDER | CSV"),
     ] = None,
-    picture: Annotated[Path | None, typer.Option(help="Runs: draw the differences here.", metavar="PNG")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Run folders: draw the differences here.", metavar="PNG")] = None,
     report: Annotated[
-        Path | None, typer.Option(help="A page with words, table and pictures, to send to somebody.", metavar="HTML")
+        Path | None, typer.Option(help="Write a report here: text, table and pictures in one file.", metavar="HTML")
     ] = None,
     page: OwnPages = None,
     force: Force = False,
 ) -> None:
-    """Which model explains cells best that it was not fitted on.
+    """Compare models by the evidence of cells that they were not fitted to.
 
-    A sweep fits every combination of the choices that are declared, and again whatever is not in its folder yet:
+    A sweep fits every combination of the choices, except those that its folder already has, and compares them:
 
     [bold]pyroscvi compare cells.h5ad --likelihood nb zinb --prior normal mixture:8 --latent 5 10 --out runs[/bold]
 
-    Runs that `pyroscvi fit` has left are compared on the cells of DATA that none of them was fitted on:
+    Run folders of `pyroscvi fit` are compared on those cells of --data that none of them was fitted to:
 
     [bold]pyroscvi compare runs/nb runs/zinb --data cells.h5ad[/bold]
 
-    Choices are written as for `pyroscvi fit`. Data come first, for a choice takes all words up to the next option.
+    Choices are written as for `pyroscvi fit`. The data come first: an option with choices takes all words after it.
     """
     from pyroscvi.cli.compare import compare_runs, compare_sweep, is_sweep
 
@@ -320,24 +349,28 @@ def calibrate(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Cells whose conditions and sizes are taken; those of training if none.", metavar="DATA.h5ad"
+            help="Cells whose conditions and sizes are used, in place of those of training.", metavar="DATA.h5ad"
         ),
     ] = None,
     *,
-    simulations: Annotated[int, typer.Option(help="Cells that the fit makes itself.", min=1)] = 1000,
-    draws: Annotated[int, typer.Option(help="Draws of the posterior of each.", min=1)] = 99,
-    raw: Annotated[bool, typer.Option("--raw", help="Look at draws of the guide alone: quicker.")] = False,
+    simulations: Annotated[int, typer.Option(help="Number of simulated cells.", min=1)] = 1000,
+    draws: Annotated[int, typer.Option(help="Number of posterior samples for each cell.", min=1)] = 99,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Check only the samples of the guide, without importance weights: faster.")
+    ] = False,
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Write the table here.", metavar="CSV")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Draw the ranks here, with bands.", metavar="PNG")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw the ranks of the true values here, with confidence bands.", metavar="PNG")
+    ] = None,
     predictive: Annotated[
-        Path | None, typer.Option(help="Compare DATA with replicates of it too, and draw that here.", metavar="PNG")
+        Path | None, typer.Option(help="Draw a posterior predictive check of --data here.", metavar="PNG")
     ] = None,
     query: Query,
     page: OwnPages = None,
     force: Force = False,
 ) -> None:
-    """Are the posteriors of a run those of its model? Simulation-based calibration, raw and importance-corrected."""
+    """Check by simulation whether the posteriors of a run are those of its model."""
     from pyroscvi.cli.calibrate import calibrate_run
 
     calibrate_run(

@@ -1,4 +1,4 @@
-"""``pyroscvi calibrate``: are the posteriors of a run right, and does it make cells like those that there are?"""
+"""``pyroscvi calibrate``: simulation-based calibration of a run, and a posterior predictive check."""
 
 from pathlib import Path
 from typing import Any
@@ -33,21 +33,21 @@ def calibrate_run(
         if file is not None:
             free(file, force)
     if predictive is not None and data is None:
-        raise ValueError("--predictive compares cells with their replicates: name them with --data DATA.h5ad")
-    found = read_run(run, pages or ())
-    cells = None if data is None else found.fit.fields.read(read_data(data), **(reading or {}))
-    ranks = calibrate(found.fit, cells, simulations, draws=draws, corrected=corrected, seed=seed)
+        raise ValueError("--predictive compares cells with simulated ones: name the cells with --data DATA.h5ad")
+    fitted = read_run(run, pages or ())
+    cells = None if data is None else fitted.fields.read(read_data(data), **(reading or {}))
+    ranks = calibrate(fitted.fit, cells, simulations, draws=draws, corrected=corrected, seed=seed)
     print(ranks)
     if out is not None:
         write_whole(out, _table(ranks).to_csv)
     if picture is not None:
         draw(picture, ranks.plot())
     if predictive is not None:
-        check = predictive_check(found.fit, cells, corrected=corrected, seed=seed)
+        check = predictive_check(fitted.fit, cells, corrected=corrected, seed=seed)
         print(f"\n{check}")
         draw(predictive, check.plot())
 
 
 def _table(ranks: Calibration) -> pd.DataFrame:
-    """One row for the draws and the quantity."""
+    """A row for each kind of samples and each quantity."""
     return pd.concat({name: one.table for name, one in ranks.ranks.items()}, names=["draws", "quantity"])

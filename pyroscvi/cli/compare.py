@@ -103,7 +103,7 @@ def compare_runs(
 
     def read(run: Run) -> Cells:
         """Unseen cells by name, each with its neighbours in the tissue whether they were seen or not."""
-        cells = run.fit.fields.read(adata, **(reading or {}))
+        cells = run.fields.read(adata, **(reading or {}))
         present = pd.Index(cells.names).get_indexer(adata.obs_names[rows])  # cells without counts may be left out
         return cells.subset(torch.as_tensor(present[present >= 0]), hops=run.fit.guide.encoder.hops)
 

@@ -1,4 +1,4 @@
-"""From the words of the command line to a declared model or guide."""
+"""Makes declared models and guides of the texts of the command line."""
 
 import sys
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ P = TypeVar("P", Model, Guide)
 
 
 def declare(kind: type[P], text: str, **slots: Any) -> P:
-    """The page that ``text`` names, ``gmvae:kinds=12`` or ``./mine.py``, with these slots; None leaves one as it is."""
+    """The page that ``text`` names, ``gmvae:kinds=12`` or ``./mine.py``, with these slots; None keeps the default."""
     name, *arguments = split(text, ":")
     dispersion = slots.pop("dispersion", None)
     stated: list[str] = [f"{slot}={value}" for slot, value in slots.items() if value is not None]
@@ -32,17 +32,17 @@ def declare(kind: type[P], text: str, **slots: Any) -> P:
 
 
 def own_files(*texts: str) -> list[Path]:
-    """The files of one's own among what names a model and a guide."""
+    """The paths among these texts, each of which names a page of the catalogue or a file of your own."""
     names = (split(text, ":")[0] for text in texts)
     return [Path(name) for name in names if _is_file(name)]
 
 
 def own_parts(files: Iterable[Path]) -> list[type[Part]]:
-    """Every part that these files define."""
+    """All parts that these files define."""
     modules = [_module(file) for file in files]
-    found = (value for module in modules for value in vars(module).values())
+    values = [value for module in modules for value in vars(module).values()]
     named = {module.__name__ for module in modules}
-    return [part for part in found if isinstance(part, type) and issubclass(part, Part) and part.__module__ in named]
+    return [part for part in values if isinstance(part, type) and issubclass(part, Part) and part.__module__ in named]
 
 
 def _dispersed(program: Any, text: str) -> Any:
@@ -67,7 +67,7 @@ def _public(file: Path) -> Any:
 
 
 def _module(file: Path) -> ModuleType:
-    """A file of one's own, imported under its own name."""
+    """A file of your own, imported under the name of the file."""
     spec = spec_from_file_location(file.stem, file)
     if not file.is_file() or spec is None or spec.loader is None:
         raise ValueError(f"{file}: there is no such file")

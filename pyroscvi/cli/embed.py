@@ -37,7 +37,7 @@ def embed_run(
     column = None if color is None else among(color, {name: name for name in adata.obs}, "column of obs")
     if tissue_picture is not None:
         _places(fitted, adata, data)  # so that it fails now, if it must
-    cells = fitted.fit.fields.read(adata, **(reading or {}))
+    cells = fitted.fields.read(adata, **(reading or {}))
     adata = adata[cells.names].copy() if len(cells) < len(adata) else adata
     adata.obsm[KEY] = fitted.fit.latent(cells, corrected=corrected)
     groups = None if column is None else adata.obs[column]
@@ -46,7 +46,7 @@ def embed_run(
         draw(picture, embedding(adata.obsm["X_umap"], groups))
         print(f"{picture}: UMAP of {len(adata):,} cells, in obsm['X_umap']")
     if tissue_picture is not None:
-        name = fitted.fit.fields.section
+        name = fitted.fields.section
         section = None if name is None else adata.obs[name]
         draw(tissue_picture, tissue(_places(fitted, adata, data), groups, section))
         print(f"{tissue_picture}: {len(adata):,} cells on the tissue")
@@ -56,7 +56,7 @@ def embed_run(
 
 def _places(run: Run, adata: AnnData, data: Path) -> np.ndarray:
     """Coordinates [n, 2] of the cells on the tissue: those of the run, or those that spatial data sets have."""
-    key = run.fit.fields.spatial or "spatial"
+    key = run.fields.spatial or "spatial"
     if key not in adata.obsm:
         raise ValueError(f"--tissue draws cells at their coordinates, and {data} has no obsm {key!r}")
     return np.asarray(adata.obsm[key])[:, :2]

@@ -13,7 +13,7 @@ __all__ = ["draw", "free"]
 
 
 def free(file: Path, force: bool = False) -> Path:
-    """The file, if it is not there yet or may be replaced."""
+    """The file, if it does not exist or may be replaced; otherwise raises ValueError."""
     if file.is_dir():
         raise ValueError(f"{file} is a folder: name a file")
     if file.exists() and not force:

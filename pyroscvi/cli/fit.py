@@ -58,7 +58,7 @@ def fit_run(
             shutil.copy(file, out / file.name)
 
     ranks.from_first(begin)
-    found = carry_out(out, declared_model, declared_guide, seen, **training)
-    ranks.from_first(lambda: write_run(out, found, cells, obs, unseen))
+    fitted = carry_out(out, declared_model, declared_guide, seen, **training)
+    ranks.from_first(lambda: write_run(out, fitted, cells, obs, unseen))
     if ranks.first:
-        print(f"{out}: {found!r}")
+        print(f"{out}: {fitted!r}")

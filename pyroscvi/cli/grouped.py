@@ -18,25 +18,32 @@ import typer
 __all__ = ["Columns", "Query", "Reading", "Training", "grouped"]
 
 DATA, TRAINING = "Data", "Training"  # the panels of their help
-Column = Annotated[str | None, typer.Option(help="A column of obs.", rich_help_panel=DATA)]
 
 
 @dataclass(frozen=True)
 class Columns:
     """Which columns of the data hold what."""
 
-    counts: Annotated[str | None, typer.Option(help="The layer with counts; X if none.", rich_help_panel=DATA)] = None
-    batch: Column = None
-    label: Column = None
+    counts: Annotated[
+        str | None, typer.Option(help="Layer that holds the counts. Default: X.", rich_help_panel=DATA)
+    ] = None
+    batch: Annotated[str | None, typer.Option(help="Column of obs: batch of a cell.", rich_help_panel=DATA)] = None
+    label: Annotated[str | None, typer.Option(help="Column of obs: cell type.", rich_help_panel=DATA)] = None
     category: Annotated[
-        list[str] | None, typer.Option(help="More categorical columns; may be repeated.", rich_help_panel=DATA)
+        list[str] | None, typer.Option(help="Another categorical column of obs. May be repeated.", rich_help_panel=DATA)
     ] = None
     covariate: Annotated[
-        list[str] | None, typer.Option(help="Continuous columns; may be repeated.", rich_help_panel=DATA)
+        list[str] | None, typer.Option(help="A continuous column of obs. May be repeated.", rich_help_panel=DATA)
     ] = None
-    size_factor: Column = None
-    spatial: Annotated[str | None, typer.Option(help="A key of obsm: coordinates.", rich_help_panel=DATA)] = None
-    section: Annotated[str | None, typer.Option(help="A column of obs: tissue sections.", rich_help_panel=DATA)] = None
+    size_factor: Annotated[
+        str | None, typer.Option(help="Column of obs: size factor, for --size size_factor.", rich_help_panel=DATA)
+    ] = None
+    spatial: Annotated[
+        str | None, typer.Option(help="Key of obsm: coordinates on the tissue.", rich_help_panel=DATA)
+    ] = None
+    section: Annotated[
+        str | None, typer.Option(help="Column of obs: tissue section of a cell.", rich_help_panel=DATA)
+    ] = None
 
     def fields(self) -> dict[str, Any]:
         """The arguments of ``Fields``. ``Fields`` itself is imported later, because its import takes seconds."""
@@ -77,13 +84,20 @@ class Query(Reading):
 class Training:
     """How a model is trained."""
 
-    epochs: Annotated[int | None, typer.Option(help="Passes over the cells.", min=1, rich_help_panel=TRAINING)] = None
-    batch_size: Annotated[int, typer.Option(help="Cells a minibatch.", min=1, rich_help_panel=TRAINING)] = 128
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of passes over the cells. Default: by their number.", min=1, rich_help_panel=TRAINING
+        ),
+    ] = None
+    batch_size: Annotated[
+        int, typer.Option(help="Number of cells in a minibatch.", min=1, rich_help_panel=TRAINING)
+    ] = 128
     lr: Annotated[float, typer.Option(help="Learning rate.", min=0, rich_help_panel=TRAINING)] = 3e-3
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps", rich_help_panel=TRAINING)] = "auto"
     stop_by: Annotated[
         Literal["elbo", "evidence"],
-        typer.Option(help="Stop where cells left out have their best of this.", rich_help_panel=TRAINING),
+        typer.Option(help="Stop early when this no longer improves on validation cells.", rich_help_panel=TRAINING),
     ] = "elbo"
 
     def settings(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from anndata import AnnData
 from pyroscvi.cli.declare import own_parts
 from pyroscvi.cli.files import draw
 from pyroscvi.data.cells import Cells
+from pyroscvi.data.fields import Fields
 from pyroscvi.data.genes import unnumbered
 from pyroscvi.fitting.checkpoints import load
 from pyroscvi.fitting.files import (
@@ -160,6 +161,12 @@ class Run(NamedTuple):
     configuration: dict[str, Any]
     fit: Fit
     cells: pd.DataFrame  # index: names of cells; held_out
+
+    @property
+    def fields(self) -> Fields:
+        """The fields through which the command line read the cells."""
+        assert self.fit.fields is not None
+        return self.fit.fields
 
     @property
     def fitted_on(self) -> pd.Index:

@@ -1,4 +1,4 @@
-"""Reading the zoo at the command line: the list of pages, a page, a copy of a page."""
+"""``pyroscvi list``, ``show`` and ``copy``: the catalogue, a page, and a copy of a page."""
 
 import ast
 import re
@@ -70,7 +70,7 @@ def _renamed(page: Page, stem: str) -> tuple[str, str]:
 
 
 def _styled(line: str) -> str:
-    """What is sampled stands out, the headings are bold, and the diagram is left in peace."""
+    """A line of a docstring: what is sampled is coloured, headings are bold, all else is plain."""
     sampled = re.match(r"( *)(\w+)( ~ )(.*?)(\s{2,}.*)?$", line)
     if sampled:
         indent, site, follows, law, meaning = (escape(group or "") for group in sampled.groups())

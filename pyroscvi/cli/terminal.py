@@ -1,4 +1,4 @@
-"""Where the command line prints its tables."""
+"""The console on which the command line prints its tables."""
 
 from rich.console import Console
 

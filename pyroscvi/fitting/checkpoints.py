@@ -1,8 +1,8 @@
 """Fits on disk: one safetensors file whose header holds the declaration as JSON. Nothing in it can execute.
 
-A file is written beside its place, flushed to the disk, and renamed into it; the one that was there before is kept as
-``<name>.previous``. Whatever kills the writer, a whole file is there. A checksum over everything tells a whole one from
-a torn or altered one, and then the previous one is read instead.
+A file is written whole (``files.write_whole``), and the earlier file of its name is kept as ``<name>.previous``. So a
+whole file remains whenever the writer is killed. A checksum over everything shows whether a file was cut short or
+altered; the previous file is read then.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ MAX_LEVELS = 10**6
 
 
 def save(fit: Fit, path: str | Path) -> None:
-    """Write a fit; see the module for what makes it safe."""
+    """Write a fit; the module says what makes this safe. Raises OSError, which names the file, if the disk is full."""
     tensors = {f"model.{name}": t for name, t in fit.model.state_dict().items()}
     tensors |= {f"guide.{name}": t for name, t in fit.guide.state_dict().items()}
     tensors |= {f"dims.{name}": t for name in ("profile", "log_size") if (t := getattr(fit.dims, name)) is not None}
@@ -90,7 +90,7 @@ def _stand_in(dims: Dims, n: int = 2) -> Cells:
         size_factor=torch.ones(n),
         levels={name: tuple(map(str, range(levels))) for name, levels in dims.levels.items()},
     )
-    vars(cells)["dims"] = dims  # not what could be surveyed here, but what was surveyed there
+    vars(cells)["dims"] = dims  # those of the cells that were fitted, not of these
     return cells
 
 
@@ -104,13 +104,13 @@ def write(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -
 
 
 def exists(path: str | Path) -> bool:
-    """Whether there is something to read."""
+    """Whether ``read`` finds a file, or the previous one."""
     path = _file(path)
     return path.exists() or _previous(path).exists()
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What ``write`` wrote; from the previous file, with a warning, where the newest is not whole."""
+    """The tensors and the JSON value that ``write`` wrote; those of the previous file, with a warning, if need be."""
     path = _file(path)
     if not exists(path):
         raise FileNotFoundError(f"there is no fit at {path}")
@@ -118,11 +118,11 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return _read(path)
     except (ValueError, OSError) as error:
         try:
-            found = _read(_previous(path))
+            earlier = _read(_previous(path))
         except (ValueError, OSError):
             raise ValueError(f"{path} cannot be read, and there is no whole file before it: {error}") from error
-        warnings.warn(f"{path} cannot be read ({error}); the one before it was taken", stacklevel=3)
-        return found
+        warnings.warn(f"{path} cannot be read ({error}); the previous file was read", stacklevel=3)
+        return earlier
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -22,10 +22,10 @@ def declaration(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return {"tuple" if isinstance(value, tuple) else "list": [declaration(item) for item in value]}
     if isinstance(value, Part):
-        stated = {f.name: declaration(getattr(value, f.name)) for f in fields(value) if f.init}  # type: ignore[arg-type]
-        return {"class": _name(type(value)), "fields": stated}
+        slots = {f.name: declaration(getattr(value, f.name)) for f in fields(value) if f.init}  # type: ignore[arg-type]
+        return {"class": _name(type(value)), "fields": slots}
     raise TypeError(
-        f"{value!r} cannot be written down: a declaration is made of parts, numbers, words and tuples of them"
+        f"{value!r} cannot be saved: a declaration is made of parts, numbers, texts, and tuples and lists of them"
     )
 
 

@@ -1,4 +1,4 @@
-"""A folder in which a run is written down as it goes, so that a run that was killed goes on where it was."""
+"""Checkpoints of a run in a folder: a run that was interrupted or killed goes on from the last one."""
 
 import hashlib
 import time
@@ -27,9 +27,9 @@ __all__ = ["Folder", "digest", "digested", "identity"]
 
 @dataclass
 class Folder:
-    """Where to write a run down, and how often.
+    """The folder of a run, and how often a checkpoint is written into it.
 
-    seconds   at least so many between two checkpoints; the end of a run is always written
+    seconds   least time between two checkpoints; the end of a run is always written
     """
 
     path: Path | str
@@ -41,7 +41,7 @@ class Folder:
         return Path(self.path) / "run.safetensors"
 
     def open(self, run: Run, cells: Cells) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """What ``run.restore`` goes on from, if anything; ValueError if what lies here is another run."""
+        """The last checkpoint, for ``run.restore``, or None; ValueError if the folder holds another run."""
         self.identity = identity(run, cells)
         self.written = time.monotonic()
         remove_partial(Path(self.path))
@@ -51,7 +51,7 @@ class Folder:
         other = about["identity"]
         differing = [name for name in self.identity if other.get(name) != self.identity[name]]
         if differing:
-            raise ValueError(f"{self.path} holds another run: {_told(differing, other, self.identity)}. "
+            raise ValueError(f"{self.path} holds another run: {_differences(differing, other, self.identity)}. "
                              "Ask for that one, or choose another folder")  # fmt: skip
         return tensors, about["values"]
 
@@ -79,7 +79,7 @@ def _warns(remedy: str) -> Iterator[None]:
 
 
 def identity(run: Run, cells: Cells) -> dict[str, Any]:
-    """What makes a run this run: settings, declarations, the parameters that it starts from, the cells."""
+    """All that decides the result of a run: settings, declarations, first parameters, cells."""
     return {
         **run.settings,
         "minibatch": run.size,
@@ -92,14 +92,14 @@ def identity(run: Run, cells: Cells) -> dict[str, Any]:
 
 
 def digest(cells: Cells) -> str:
-    """A short text that is another for other cells."""
+    """A hash of cells: their counts, conditions, graph and genes."""
     rows = by_cell(lambda values: values, cells)
     values = {name: value for name, value in rows.items() if name not in ("index", "names", "categories")}
     return digested(*values.values(), *rows["categories"].values(), cells.graph, *(cells.genes or ()))
 
 
 def digested(*values: Any) -> str:
-    """A short text that is another for other tensors, arrays, sparse matrices, or things that print otherwise."""
+    """A hash of tensors, arrays and sparse matrices by their contents, and of other values as they print."""
     digest = hashlib.blake2b(digest_size=16)
     for value in values:
         if isinstance(value, Tensor):
@@ -116,7 +116,8 @@ def digested(*values: Any) -> str:
     return digest.hexdigest()
 
 
-def _told(names: list[str], there: dict[str, Any], here: dict[str, Any]) -> str:
-    plain = [name for name in names if name not in ("model", "guide", "start", "cells")]
-    told = [f"{name} was {there.get(name)!r} and is {here[name]!r}" for name in plain]
-    return "; ".join(told + [f"the {name} differ{'s' * (name != 'cells')}" for name in names if name not in plain])
+def _differences(names: list[str], earlier: dict[str, Any], asked: dict[str, Any]) -> str:
+    """In words, how the run of a folder and the run that was asked for differ."""
+    long = ("model", "guide", "start", "cells")
+    settings = [f"{name} was {earlier.get(name)!r} and is {asked[name]!r}" for name in names if name not in long]
+    return "; ".join(settings + [f"the {name} differ{'s' * (name != 'cells')}" for name in names if name in long])
