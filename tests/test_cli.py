@@ -382,7 +382,6 @@ WRONG = [
     (["fit", "DATA", "--out", "run", "--epochs", "many"], "'--epochs'"),
     (["fit", "DATA", "--out", "run", "--seed", str(2**64)], "'--seed'"),
     (["fit", "DATA", "--out", "run", "--prior", "mixture:0"], "components"),
-    (["fit", "DATA", "--out", "run", "--decoder", "mlp:99999999999"], "not enough memory: use a smaller --latent"),
     (["fit", "DATA", "--out", "run", "--stop-by", "elob"], "'elob' is not one of 'elbo', 'evidence'"),
     (["fit", "DATA", "--out", "run", "--model", "scvl"], "did you mean 'scvi'?"),
     (["fit", "DATA", "--out", "run", "--model", "mean_field"], "mean_field is no model"),
@@ -418,6 +417,12 @@ def test_an_error_is_one_line(arguments, said, nb, data, tmp_path, monkeypatch, 
     assert line.startswith("pyroscvi: ")
     assert said in line
     assert not Path("run").exists()
+
+
+def test_memory_that_runs_out_is_one_line_too(data, tmp_path, capsys):
+    assert main(["fit", str(data), "--decoder", "mlp:99999999999", "--out", str(tmp_path / "run")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "not enough memory: use a smaller --latent, --decoder or --batch-size" in line
 
 
 def test_a_bug_is_one_line_too(monkeypatch, capsys):
