@@ -1,15 +1,15 @@
-"""Do mixtures fall onto one component? Clusters that were put there, and cells without any.
+"""Do mixtures collapse onto one component? Fits of simulated clusters, and of cells without clusters.
 
     python benchmarks/collapse.py [--seeds 20] [--first 0] [--ways "SCVI, Mixture(5)"] [--alone 3] [--out results]
 
-Five clusters of 200 cells, 150 genes, of which each cluster has twelve markers of its own; counts vary between cells
-of a cluster along two programmes of all genes, with the size of a cell, and as a negative binomial does. Every way of
-fitting five components is tried on the cells of every seed, which are fitted with that seed. "held" is how many of the
-seeds kept 4.5 effective components or more, "least" how many the worst of them kept; the ARI is that of the most
-probable component with the clusters.
+The data have five clusters of 200 cells and 150 genes, and each cluster has twelve marker genes. Cells of a cluster
+differ along two programmes of all genes and in size, and counts are negative binomial. Every way of fitting five
+components is applied to the cells of every seed, with that seed. "held" is the number of seeds that kept 4.5 effective
+components or more, "least" is the smallest number of effective components, and the ARI compares the most probable
+component with the clusters.
 
-Then cells of one cluster: five components against a standard normal, each from three seeds, on cells held out.
-"ahead" is how many standard errors five are better by: paired over cells, and over the seeds of both.
+Then cells of one cluster: five components against a standard normal, each from three seeds, on held-out cells.
+"ahead" is the lead of five components in standard errors: paired over cells, and over the seeds of both.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from common import markdown, write
+from common import publish
 from sklearn.metrics import adjusted_rand_score
 
 import pyroscvi as ps
@@ -37,7 +37,7 @@ MIN_COMPONENTS = 4.5
 
 
 class Unsettled(GMVAE):
-    """GMVAE whose components stay where they were drawn."""
+    """A GMVAE whose components keep their random starts."""
 
     def settle(self, z):
         pass
@@ -56,7 +56,7 @@ WAYS = {
 
 
 def clusters(kinds: int, cells: int, seed: int, genes: int = 150) -> tuple[ps.Cells, np.ndarray]:
-    """Counts of clusters of one size, and which cell is of which."""
+    """Cells of clusters of equal size, and the cluster of each cell."""
     r = np.random.default_rng(seed)
     kind = np.arange(cells) % kinds
     marker = r.permutation(genes)[: 12 * kinds].reshape(kinds, 12)
@@ -68,13 +68,13 @@ def clusters(kinds: int, cells: int, seed: int, genes: int = 150) -> tuple[ps.Ce
     return ps.Cells(torch.from_numpy(r.poisson(r.gamma(2.0, mu / 2.0))).float()), kind
 
 
-HURRIED = {"batch_size": 256, "lr": 1e-2, "device": "cpu", "progress": False}
+SETTINGS = {"batch_size": 256, "lr": 1e-2, "device": "cpu", "progress": False}
 
 
 def kept(name: str, cells: ps.Cells, kind: np.ndarray, seed: int, epochs: int) -> dict[str, object]:
-    """What one way of fitting five components uses of them, and how they agree with the clusters."""
+    """Row of one fit: the components that it uses, and their agreement with the clusters."""
     model, objectives = WAYS[name]
-    fit = ps.fit(model, MeanField(), cells, objectives=objectives, seed=seed, epochs=epochs, **HURRIED)
+    fit = ps.fit(model, MeanField(), cells, objectives=objectives, seed=seed, epochs=epochs, **SETTINGS)
     agrees = adjusted_rand_score(kind, fit.describe(cells).logits["k"].argmax(1))
     bound = fit.history["elbo_held_out"].max()
     return {"way": name, "seed": seed, **usage(fit, cells)._asdict(), "ARI": agrees, "held-out bound": bound}
@@ -88,26 +88,26 @@ def fitted(seeds: Iterable[int], ways: list[str], cells: int, epochs: int) -> It
 
 
 def ahead(cells: int, scored: int, seed: int, epochs: int, refits: int = 3) -> dict[str, float]:
-    """How much better five components do than one where there is one cluster, on cells that were held out."""
+    """Row of one data set with a single cluster: evidence of five components minus that of one, on held-out cells."""
     seen, unseen = clusters(1, cells + scored, seed)[0].split(scored / (cells + scored), seed=seed)
     priors = {"one": StandardNormal(), "five": Mixture(KINDS)}
     fits = ps.sweep(
-        ps.grid(SCVI(likelihood=NB()), FullCovariance(), prior=priors), seen, seeds=refits, epochs=epochs, **HURRIED
+        ps.grid(SCVI(likelihood=NB()), FullCovariance(), prior=priors), seen, seeds=refits, epochs=epochs, **SETTINGS
     )
     table = ps.compare(fits, unseen, 500, estimator=Importance()).table
     _, second = table.index
     gain = table.loc[second, "difference"] * (1 if second == "five" else -1)
     error = table.loc[second, "standard_error"]
-    found = {"five less one": gain, "s.e.": error, "ahead": gain / error, "over cells": table.loc[second, "over_cells"]}
+    row = {"five minus one": gain, "s.e.": error, "ahead": gain / error, "over cells": table.loc[second, "over_cells"]}
     for name in ("components", "component_information"):
-        found[name.replace("_", " ")] = table.loc["five", name]
-    return {"seed": seed, **found}
+        row[name.replace("_", " ")] = table.loc["five", name]
+    return {"seed": seed, **row}
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds, and how many of them kept their components."""
     ways = rows.groupby("way", sort=False)
-    table = pd.DataFrame({"held": ways["components"].agg(lambda found: int((found >= MIN_COMPONENTS).sum()))})
+    table = pd.DataFrame({"held": ways["components"].agg(lambda kept: int((kept >= MIN_COMPONENTS).sum()))})
     table["least"] = ways["components"].min()
     for column in ("components", "component_information", "ARI", "active_units", "information", "held-out bound"):
         table[column.replace("_", " ")] = ways[column].mean()
@@ -116,36 +116,33 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def main() -> None:
-    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("--seeds", type=int, default=20)
-    ask.add_argument("--first", type=int, default=0, help="seed")
-    ask.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
-    ask.add_argument("--epochs", type=int, default=60)
-    ask.add_argument("--cells", type=int, default=1000)
-    ask.add_argument("--alone", type=int, default=3, help="so many data sets of one cluster")
-    ask.add_argument("--out", type=Path, default=Path("results"))
-    said = ask.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0, help="first seed")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--cells", type=int, default=1000)
+    parser.add_argument("--alone", type=int, default=3, help="number of data sets of one cluster")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    about = {name: str(value) for name, value in vars(said).items()}
+    about = {name: str(value) for name, value in vars(options).items()}
 
     rows = []
-    for row in fitted(range(said.first, said.first + said.seeds), said.ways, said.cells, said.epochs):
+    for row in fitted(range(options.first, options.first + options.seeds), options.ways, options.cells, options.epochs):
         rows.append(row)
         print(f"seed {row['seed']}: {row['way']}: {row['components']:.2f} components", file=sys.stderr, flush=True)
     if rows:
         table = summary(pd.DataFrame(rows))
-        write(said.out, "collapse", table, about | {"fits": rows})
-        print(markdown(table), "\n")
+        publish(table, options.out, "collapse", about | {"fits": rows})
 
-    alone = [
-        ahead(said.cells, said.cells // 3, seed, said.epochs) for seed in range(said.first, said.first + said.alone)
-    ]
+    seeds = range(options.first, options.first + options.alone)
+    alone = [ahead(options.cells, options.cells // 3, seed, options.epochs) for seed in seeds]
     if alone:
         table = pd.DataFrame(alone).set_index("seed")
         table.index.name = "one cluster, seed"
-        write(said.out, "collapse-one-cluster", table, about)
-        print(markdown(table))
+        publish(table, options.out, "collapse-one-cluster", about)
 
 
 if __name__ == "__main__":

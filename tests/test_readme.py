@@ -1,4 +1,4 @@
-"""The README: its code runs, its tables are the catalogue, its commands are those of continuous integration."""
+"""The README and the site: code and commands run, tables list the catalogue, every public name is documented."""
 
 import ast
 import re
@@ -93,11 +93,20 @@ def test_continuous_integration_runs_the_second_command():
     assert done.stdout.strip() == blocks("sh")[1].strip()
 
 
-def test_the_tables_are_the_catalogue():
+def test_the_tables_list_the_catalogue():
     rows = dict(re.findall(r"^\| \[`(\w+)`\]\(\w+/\w+\.py\) \| (.*?) \|$", README, flags=re.MULTILINE))
     assert rows == {name: page.headline for name, page in pages().items()}
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
-def test_links_lead_somewhere(link):
+def test_links_point_to_existing_files(link):
     assert (ROOT / link).exists()
+
+
+def test_the_site_documents_every_public_name():
+    """``docs/python.md`` has every function and class of ``import pyroscvi``, and the functions behind ``Fit``."""
+    site = (ROOT / "docs" / "python.md").read_text("utf-8")
+    documented = set(re.findall(r"(?:autofunction|autoclass):: pyroscvi\.(\w+)$", site, flags=re.MULTILINE))
+    assert documented >= {name for name in ps.__all__ if callable(getattr(ps, name))}
+    for function in ("latent", "denoise", "generate", "loadings", "describe", "probabilities"):
+        assert f"automodule:: pyroscvi.analysis.{function}\n   :members: {function}\n" in site
