@@ -35,6 +35,6 @@ def setup(app):
     """Show docstrings as plain text: they have columns and equations, and are not markup."""
 
     def as_it_stands(app, what, name, thing, options, lines):
-        lines[:] = ["::", "", *(f"    {line}" for line in lines), ""] if any(lines) else []
+        lines[:] = [".. code-block:: text", "", *(f"    {line}" for line in lines), ""] if any(lines) else []
 
     app.connect("autodoc-process-docstring", as_it_stands)
