@@ -16,6 +16,7 @@ from scipy import sparse
 
 from pyroscvi.data import Cells, Fields, loader, simulated, stored
 from pyroscvi.data.stored import Source, Stored
+from pyroscvi.fitting.resume import digest
 
 FIELDS = Fields(batch="batch", label="cell_type", covariates="size")
 
@@ -369,3 +370,23 @@ def test_an_error_of_the_reader_comes_out_and_no_thread_stays(adata, tmp_path, m
 def test_cells_on_disk_go_to_other_processes(form, adata, tmp_path):
     cells = FIELDS.open(FORMS[form](adata, tmp_path))
     assert_same(pickle.loads(pickle.dumps(cells)), cells)
+
+
+def test_other_counts_with_the_same_totals_are_other_cells(adata, tmp_path):
+    """Otherwise a run would go on, on these counts, from where a run on other counts had stopped."""
+    x = adata.X.toarray()
+    x[np.ix_([3, 90], [2, 9])] = [[2, 1], [1, 2]]
+    adata.X = sparse.csr_matrix(x)
+    x[np.ix_([3, 90], [2, 9])] = [[1, 2], [2, 1]]  # the totals of cells and of genes stay the same
+    other = adata.copy()
+    other.X = sparse.csr_matrix(x)
+    one, same, changed = (
+        Fields().open(h5ad(data, tmp_path / f"{name}.h5ad"))
+        for name, data in (("a", adata), ("b", adata), ("c", other))
+    )
+    assert (one.counts.totals == changed.counts.totals).all()
+    assert (one.counts.genes == changed.counts.genes).all()
+    assert digest(one) == digest(same) != digest(changed)
+    rows = torch.arange(100)
+    assert digest(one.subset(rows)) == digest(same.subset(rows)) != digest(changed.subset(rows))
+    assert digest(one.subset(rows)) != digest(one.subset(rows + 1))
