@@ -61,9 +61,10 @@ def dense(adata: AnnData, path: Path) -> Path:
 
 def zarr(adata: AnnData, path: Path, version: int = 3) -> Path:
     pytest.importorskip("zarr")
-    with anndata.settings.override(zarr_write_format=version), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what will be the default of a later anndata
-        adata.write_zarr(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about defaults of later versions of anndata
+        with anndata.settings.override(zarr_write_format=version):
+            adata.write_zarr(path)
     return path
 
 

@@ -140,5 +140,6 @@ def highly_variable(
     kwargs: dict[str, Any] = {"n_top_genes": n, "batch_key": None if batch is None else "batch", "inplace": False}
     with process_kept(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Observation names are not unique")
+        warnings.filterwarnings("ignore", "The inplace keyword", DeprecationWarning)  # scanpy's own use of pandas
         table = scanpy.experimental.pp.highly_variable_genes(copied, flavor="pearson_residuals", **kwargs)
     return tuple(names[table["highly_variable"].to_numpy()])
