@@ -172,9 +172,9 @@ def test_a_split_is_stratified():
     for seed in range(20):
         _, held = cells.split(0.1, by="batch", seed=seed)
         assert len(held) == 10
-        found = Counter(held.batch.tolist())
+        held_by_batch = Counter(held.batch.tolist())
         for level, size in ((0, 50), (1, 30), (2, 4), (-1, 16)):
-            assert abs(found[level] - 0.1 * size) < 1
+            assert abs(held_by_batch[level] - 0.1 * size) < 1
 
 
 @pytest.mark.parametrize(("n", "fraction"), [(10, 0.3), (11, 0.1), (5, 0.1), (5, 0.9), (7, 0.5)])
@@ -227,13 +227,20 @@ def test_said_is_one_hot_where_a_label_is_known_and_ones_where_not():
 @pytest.mark.parametrize("dense", [True, False])
 def test_to_changes_precision_everywhere_and_nothing_else(dense):
     cells = counted(dense=dense).take([3, 1, 2])
-    there = cells.to("cpu", torch.float64)
-    for real in (there.x, there.library, there.covariates, there.belief, there.size_factor, there.label_weights(2)):
+    double = cells.to("cpu", torch.float64)
+    for real in (
+        double.x,
+        double.library,
+        double.covariates,
+        double.belief,
+        double.size_factor,
+        double.label_weights(2),
+    ):
         assert real.dtype == torch.float64
-    assert_consistent(there)
-    assert there.batch.dtype == torch.long
-    assert there.index.tolist() == [3, 1, 2]
-    assert there.total == 23
+    assert_consistent(double)
+    assert double.batch.dtype == torch.long
+    assert double.index.tolist() == [3, 1, 2]
+    assert double.total == 23
     assert cells.x.dtype == torch.float32
     assert cells.to("meta").x.device.type == "meta"
     assert cells.to("meta").dtype == torch.float32

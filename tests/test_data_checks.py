@@ -203,9 +203,9 @@ def test_genes_without_counts_are_kept_and_listed_once(form):
     x[:, [2, 5]] = 0
     with pytest.warns(
         UserWarning, match="2 of 8 genes have no count in any cell; they are kept: 'gene2', 'gene5'"
-    ) as told:
+    ) as caught:
         cells = Fields().read(adata(x, form))
-    ours = [warning for warning in told if warning.category is UserWarning]
+    ours = [warning for warning in caught if warning.category is UserWarning]
     assert len(ours) == 1
     assert ours[0].filename == __file__
     assert cells.x.shape == (30, 8)
@@ -230,10 +230,10 @@ def test_cells_without_counts_are_an_error_or_dropped_and_listed(form):
     assert "2 of 30 cells have no counts: 'cell4', 'cell11'. " in said
     assert "or read with empty='drop'" in said
     fields = Fields(batch="batch", spatial="place", neighbours=2)
-    with pytest.warns(UserWarning, match="2 of 30 cells have no counts: 'cell4', 'cell11'. They are dropped") as told:
+    with pytest.warns(UserWarning, match="2 of 30 cells have no counts: 'cell4', 'cell11'. They are dropped") as caught:
         cells = fields.read(data, empty="drop")
-    assert len(told) == 1
-    assert told[0].filename == __file__
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
     kept = [i for i in range(30) if i not in (4, 11)]
     assert cells.names.tolist() == [f"cell{i}" for i in kept]
     assert torch.equal(cells.x, torch.from_numpy(x[kept]).float())
@@ -435,10 +435,12 @@ def test_remedies_are_written_for_python_or_for_the_command_line():
 def test_repeated_names_of_cells_are_numbered_with_a_warning():
     data = adata(counts())
     data.obs_names = ["A", "A", *data.obs_names[2:29], "A"]
-    with pytest.warns(UserWarning, match=r"names of several cells are numbered in order of appearance .*: 'A'") as told:
+    with pytest.warns(
+        UserWarning, match=r"names of several cells are numbered in order of appearance .*: 'A'"
+    ) as caught:
         cells = Fields().read(data)
     assert cells.names[[0, 1, 29]].tolist() == ["A", "A-1", "A-2"]
-    assert told[-1].filename == __file__
+    assert caught[-1].filename == __file__
 
 
 def test_something_that_is_no_matrix_is_refused():

@@ -110,10 +110,10 @@ FORMS = {
 def test_every_kind_of_matrix_is_read_alike(form, genes, view):
     adata = data()
     x = torch.from_numpy(adata.X.copy())
-    there = AnnData(FORMS[form](adata.X), obs=adata.obs, var=adata.var)
+    given = AnnData(FORMS[form](adata.X), obs=adata.obs, var=adata.var)
     if view:
-        there, x = there[2:9], x[2:9]
-    cells = Fields(genes=genes).read(there)
+        given, x = given[2:9], x[2:9]
+    cells = Fields(genes=genes).read(given)
     assert torch.equal(cells.x, x if genes is None else x[:, [4, 0, 2]])
     assert cells.x.dtype == torch.float32
     assert isinstance(cells.counts, torch.Tensor if "cs" not in form else sparse.csr_matrix)
@@ -131,14 +131,14 @@ def test_files_are_read_without_loading_them_first(tmp_path, monkeypatch, form, 
     adata.obs["type"] = adata.obs["type"].astype("category")
     adata.X = FORMS[form](adata.X)
     adata.write_h5ad(tmp_path / "cells.h5ad")
-    there = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    backed = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
     try:
-        assert isinstance(there.file._file, h5py.File)
+        assert isinstance(backed.file._file, h5py.File)
         if view:
-            there, x = there[2:9], x[2:9]
-        cells = Fields(genes=genes, batch="donor", label="type").read(there)
+            backed, x = backed[2:9], x[2:9]
+        cells = Fields(genes=genes, batch="donor", label="type").read(backed)
     finally:
-        (there._adata_ref if view else there).file.close()
+        (backed._adata_ref if view else backed).file.close()
     assert torch.equal(cells.x, x if genes is None else x[:, [4, 0, 2]])
     assert isinstance(cells.counts, torch.Tensor if form == "dense" else sparse.csr_matrix)
     assert len(cells.batch) == len(x)

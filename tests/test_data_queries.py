@@ -87,9 +87,9 @@ def test_missing_genes_are_an_error_or_zeros_when_asked(form):
         fields.read(query[:, ["gene0", "gene1", "gene3", "gene5"]], missing="zero")
     with pytest.warns(
         UserWarning, match=r"are missing and filled with zeros: 'gene2', 'gene4'; .*another order"
-    ) as told:
+    ) as caught:
         assert torch.equal(fields.read(query, missing="zero").x, x)
-    assert len(told) == 1
+    assert len(caught) == 1
     query.var_names = ["a", "b", "c", "d"]
     with pytest.raises(
         ValueError, match=r"none of the 6 genes is here: 'gene0', .*wanted, 'a', 'b', 'c', 'd' are given"
@@ -104,9 +104,9 @@ def test_repeated_gene_names_are_numbered_with_a_warning_at_every_reading():
         cells = Fields().read(adata)
     assert cells.genes == ("A", "B", "A-1", "A-2")
     query = adata[:, [1, 0, 2, 3]]
-    with pytest.warns(UserWarning, match=r"'A'; the genes are in another order") as told:
+    with pytest.warns(UserWarning, match=r"'A'; the genes are in another order") as caught:
         again = cells.fields.read(query)
-    assert len(told) == 1
+    assert len(caught) == 1
     assert torch.equal(again.x, cells.x)
 
 

@@ -119,9 +119,9 @@ def test_a_minibatch_has_exactly_the_edges_that_rounds_need(hops):
         near.append(near[-1] | {s for n in near[-1] for s in cells.graph[n].indices})
     wanted = {(f"cell{s}", f"cell{n}") for n in near[-2] for s in cells.graph[n].indices}
     taken = cells.take(index, hops)
-    found = [edge[:2] for edge in edges_by_name(taken)]
-    assert len(found) == taken.edges.shape[1]
-    assert set(found) == wanted
+    edges = [edge[:2] for edge in edges_by_name(taken)]
+    assert len(edges) == taken.edges.shape[1]
+    assert set(edges) == wanted
     assert set(taken.halo.names) == {f"cell{n}" for n in near[-1] - near[0]}
     assert edges_by_name(taken) <= edges_by_name(cells)
 

@@ -78,25 +78,25 @@ def test_sparse_counts_are_read_as_dense_ones_are(encoder, sparse_cells):
     assert dense.requires_grad
     again = sparse_cells.take(torch.arange(3, 40, 2), hops=encoder.hops)
     with torch.no_grad():
-        found = encoder(again)
+        h = encoder(again)
     assert "x" not in vars(again.with_halo() if encoder.hops else again)  # never made dense
-    assert_close(found, dense.detach(), atol=1e-5, rtol=1e-5)
+    assert_close(h, dense.detach(), atol=1e-5, rtol=1e-5)
 
 
 def test_latents_of_sparse_cells_are_those_of_dense_ones(sparse_cells):
     fit = ps.fit(SCVI(), MeanField(), sparse_cells, epochs=2, progress=False)
     dense = Cells(torch.from_numpy(sparse_cells.counts.toarray()), sparse_cells.categories, levels=sparse_cells.levels)
     assert dense.csr is None
-    found = fit.latent(sparse_cells, batch_size=16)
-    np.testing.assert_allclose(found, fit.latent(dense), atol=1e-5)
-    np.testing.assert_allclose(found, fit.latent(sparse_cells), atol=1e-6)
+    result = fit.latent(sparse_cells, batch_size=16)
+    np.testing.assert_allclose(result, fit.latent(dense), atol=1e-5)
+    np.testing.assert_allclose(result, fit.latent(sparse_cells), atol=1e-6)
 
 
 def test_features_that_say_nothing_of_sparse_counts_see_dense_ones(sparse_cells):
     encoder = ReadCell(features=Root()).sized(sparse_cells.dims).eval()
     with torch.no_grad():
-        found = encoder(sparse_cells)
-    assert_close(found, encoder(sparse_cells).detach())
+        result = encoder(sparse_cells)
+    assert_close(result, encoder(sparse_cells).detach())
 
 
 def test_counts_are_read_as_they_are_stored_where_that_is_quicker(sparse_cells):
@@ -163,13 +163,13 @@ def test_an_enumerated_page_is_what_it_is_with_its_inputs_side_by_side(cells, mo
     model = page.sized(cells.dims)
     guide = MeanField().sized(model, cells).eval()
 
-    def found():
+    def loss_and_slopes():
         torch.manual_seed(0)
         with unknown("drug", torch.zeros(4)):
             loss = negative_elbo(model, guide, cells)
         return [loss.detach(), *torch.autograd.grad(loss, [*model.parameters()])]
 
-    apart = found()
+    apart = loss_and_slopes()
     monkeypatch.setattr(layers, "affine", lambda layer, h, d: layer(beside(h, d)))
-    for one, other in zip(apart, found(), strict=True):
+    for one, other in zip(apart, loss_and_slopes(), strict=True):
         assert_close(one, other, rtol=1e-5, atol=1e-6 * other.abs().max().item())

@@ -108,8 +108,8 @@ def assert_same(cells: Cells, others: Cells) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_cells_on_disk_are_the_cells_that_would_be_read(form, adata, tmp_path):
-    there = FORMS[form](adata, tmp_path)
-    cells, wanted = FIELDS.open(there), FIELDS.read(adata)
+    files = FORMS[form](adata, tmp_path)
+    cells, wanted = FIELDS.open(files), FIELDS.read(adata)
     assert isinstance(cells.counts, Stored)
     assert_same(cells, wanted)
     assert torch.equal(cells.dims.profile, wanted.dims.profile)
@@ -119,7 +119,7 @@ def test_cells_on_disk_are_the_cells_that_would_be_read(form, adata, tmp_path):
     for rows in ([5], [7, 202, 7, 0], range(203), range(202, -1, -3), torch.arange(203) % 5 == 1):
         rows = rows if torch.is_tensor(rows) else torch.tensor(list(rows))
         assert_same(cells.take(rows), wanted.take(rows))
-    query = cells.fields.open(there)
+    query = cells.fields.open(files)
     assert torch.equal(query.covariates, wanted.covariates)
 
 
@@ -150,11 +150,11 @@ def test_the_bad_count_is_named_wherever_it_lies(adata, tmp_path):
 def test_cells_without_counts_can_be_dropped(form, adata, tmp_path):
     filled = ~np.isin(np.arange(203), [3, 90, 91, 92, 93, 94, 95, 202])
     adata.X = sparse.csr_matrix(adata.X.multiply(filled[:, None]))
-    there = FORMS[form](adata, tmp_path)
+    files = FORMS[form](adata, tmp_path)
     with pytest.raises(ValueError, match="8 of 203 cells have no counts"):
-        FIELDS.open(there)
+        FIELDS.open(files)
     with pytest.warns(UserWarning, match="8 of 203 cells have no counts"):
-        cells, wanted = FIELDS.open(there, empty="drop"), FIELDS.read(adata, empty="drop")
+        cells, wanted = FIELDS.open(files, empty="drop"), FIELDS.read(adata, empty="drop")
     assert_same(cells, wanted)
     assert torch.equal(cells.dims.profile, wanted.dims.profile)
 

@@ -41,7 +41,7 @@ def codes(
 
     known     levels from before; otherwise they are those of the values: a categorical's own order, otherwise sorted
     unknown   "allow" makes levels that are not known, and missing values, -1; otherwise they are errors
-    missing   missing values are -1 in any case: a label that nobody gave is no error
+    missing   missing values are -1 in any case: a missing label is not an error
     optional  whether an error may suggest ``unknown="allow"``
     """
     try:

@@ -74,7 +74,7 @@ def simulated(
         share = softmax(base_g + difference * a_(type, g) + batch_effect * c_(batch, g)),    a, c ~ Normal(0, 1)
         x ~ NB(size * share, theta)
 
-    Each section is a unit square cut into as many bands as there are types (the domains); a cell is of its band's own
+    Each section is a unit square cut into as many bands as there are types (the domains); a cell has its band's own
     type with probability ``purity``, otherwise of any. Its batch is then its section's.
 
     The truth comes along: ``obs`` has cell_type, batch, size (and section, domain), ``layers["mean"]`` the mean of

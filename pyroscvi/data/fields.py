@@ -137,7 +137,7 @@ class Fields:
             fit(model, guide, cells)
 
         data     a path, an AnnData that is backed by a file, or a list or dict of them: ``pyroscvi.data.files.opened``
-                 says what files and folders there can be
+                 lists the kinds of files and folders
 
         Options and errors are those of ``read``. One pass looks at every count; from then on cells are read in blocks
         when they are needed, and only obs is in memory. ``fit`` and every method of a ``Fit`` take these cells as they

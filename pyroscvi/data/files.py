@@ -147,7 +147,7 @@ def _matrix(place: Any) -> Any:
 
 
 def _array(place: Any) -> Any:
-    """An array that stays on disk until it is looked at, or a table."""
+    """An array that stays on disk until it is used, or a table."""
     return place if hasattr(place, "shape") else read_elem(place)
 
 

@@ -1,7 +1,7 @@
-"""Graphs of neighbouring cells: who lies beside whom, and how far away.
+"""Graphs of neighbouring cells and the distances between them.
 
-A graph is a CSR matrix whose entry (target, source) is a distance. Distances do not change when the tissue is turned,
-mirrored or shifted, and coordinates do: that is why nothing else of the tissue is kept.
+A graph is a CSR matrix whose entry (target, source) is a distance. Only distances are kept, because they stay the same
+when the tissue is turned, mirrored or shifted; coordinates would change.
 """
 
 import numpy as np
@@ -42,9 +42,10 @@ def nearest(coordinates: np.ndarray, neighbours: int = 6, section: np.ndarray | 
 def neighbourhood(
     graph: sparse.csr_matrix, index: np.ndarray, hops: int | None
 ) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """The edges that ``hops`` rounds of message passing into ``index`` use, and the nodes outside, numbered after it.
+    """The edges of ``hops`` rounds of message passing into the nodes ``index``, and the other nodes of these edges.
 
-    With ``hops=None`` as many rounds as there can be: everything that reaches ``index`` at all.
+    In the graph that is returned, nodes are numbered anew: those of ``index`` first, and then the others. With
+    ``hops=None`` there are as many rounds as it takes to use every edge that leads to ``index``.
     """
     seen = np.zeros(graph.shape[0], dtype=bool)
     seen[index] = True
@@ -68,9 +69,9 @@ def neighbourhood(
 
 
 def visited(graph: sparse.csr_matrix, n: int) -> sparse.csr_matrix:
-    """n visitors and then all m nodes of a graph, [n + m, n + m].
+    """A graph of n visitors and then all m nodes of ``graph`` [n + m, n + m].
 
-    Visitor i has the neighbours of node i, in whose place it is, and is nobody's neighbour itself.
+    Visitor i takes the place of node i: it has the same neighbours, but is not a neighbour of any node.
     """
     to_nodes = sparse.vstack([graph[:n], graph])
     return sparse.hstack([sparse.csr_matrix((to_nodes.shape[0], n)), to_nodes], "csr")
