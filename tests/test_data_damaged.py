@@ -98,6 +98,15 @@ def damaged_file(path: Path, damage: Callable) -> Path:
     return path
 
 
+@pytest.mark.parametrize("part", ["indptr", "indices", "data"])
+def test_a_matrix_in_a_file_that_lacks_an_array_is_refused(part, tmp_path):
+    path = damaged_file(tmp_path / "cells.h5ad", lambda matrix: None)
+    with h5py.File(path, "r+") as file:
+        del file[f"X/{part}"]
+    with pytest.raises(ValueError, match=f"X is a damaged sparse matrix: it has no {part}"):
+        Fields().open(path)
+
+
 def test_a_file_that_is_damaged_after_it_was_opened_is_refused(tmp_path):
     pytest.importorskip("zarr")
     import zarr
