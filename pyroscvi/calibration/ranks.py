@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyroscvi.calibration.uniformity import holm, p_value
+from pyroscvi.calibration.uniformity import band, below, holm, p_value
 
 __all__ = ["Ranks", "frame", "ranked"]
 
@@ -40,6 +40,14 @@ class Ranks:
         tail = (1 - interval) / 2 * (self.draws + 1)
         inside = (self.values >= tail - 1e-9) & (self.values < self.draws + 1 - tail - 1e-9)
         return inside.mean()
+
+    def below(self, quantity: str) -> np.ndarray:
+        """The number of ranks of a quantity below 1 .. L, the steps of its ECDF."""
+        return below(self.values[quantity].to_numpy(), self.draws)
+
+    def band(self, coverage: float) -> tuple[np.ndarray, np.ndarray]:
+        """The least and the greatest of these numbers that calibrated ranks keep to with this probability."""
+        return band(len(self.values), self.draws, coverage)
 
     @cached_property
     def table(self) -> pd.DataFrame:

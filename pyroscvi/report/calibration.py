@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from pyroscvi.calibration.uniformity import band, below
 from pyroscvi.report.labels import label
 from pyroscvi.report.plots import FAINT, INK, quiet
 
@@ -41,12 +40,12 @@ def ranks(found: "Calibration") -> Figure:
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True)
     draws, cells = found.guide.draws, len(found.guide.values)
     at = np.arange(1, draws + 1) / (draws + 1)
-    least, greatest = (edge / cells - at for edge in band(cells, draws, COVERAGE))
+    least, greatest = (edge / cells - at for edge in found.guide.band(COVERAGE))
     for panel, quantity in zip(panels.flat, quantities, strict=False):
         panel.fill_between(at, least, greatest, color="#e6e6e6", linewidth=0, step="mid")
         panel.axhline(0, color=FAINT, linewidth=0.6)
         for name, one in found.ranks.items():
-            panel.step(at, below(one.values[quantity].to_numpy(), draws) / cells - at, where="mid", **STYLES[name])
+            panel.step(at, one.below(quantity) / cells - at, where="mid", **STYLES[name])
         failed = any(quantity in one.failures for one in found.ranks.values())
         panel.set_title(
             label(quantity, 24, 1), fontsize=7.5, color=INK, loc="left", fontweight="bold" if failed else "normal"
