@@ -1,4 +1,4 @@
-"""Annotation: the distribution of the label that a cell was given, for a known type."""
+"""Annotation: the distribution of the label of a cell, given its type."""
 
 from collections.abc import Sequence
 from typing import Any

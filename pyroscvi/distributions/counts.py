@@ -15,7 +15,7 @@ __all__ = ["Counts", "Everywhere", "NonZero", "find"]
 
 
 class Counts(Protocol):
-    """The nonzero counts of a block [..., g], in the shape [k] in which they are computed with."""
+    """The nonzero counts of a block [..., g]. [k] is the shape of a tensor with one value for each of them."""
 
     @property
     def x(self) -> Tensor:
@@ -66,7 +66,7 @@ class NonZero:
         return self.at % self.genes
 
     def put(self, t: Tensor, values: Tensor) -> None:
-        flat = t.reshape(-1)  # a copy if t is transposed, as tensors made from transposed predictors are
+        flat = t.reshape(-1)  # a copy if t is transposed, which happens if the predictors are
         flat.scatter_(0, self.at, values)
         if not t.is_contiguous():
             t.copy_(flat.view(t.shape))

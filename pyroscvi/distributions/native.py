@@ -3,8 +3,8 @@
     with native.used():
         log_p = distribution.log_prob(x)      # equal up to rounding, several times as fast
 
-It is compiled at its first use, by the tool chain that ``torch.compile`` uses for its own kernels, and is kept in the
-same cache. So a wheel contains only the source. A compiled graph contains it as one operator.
+The kernel is compiled at its first use, by the tool chain that ``torch.compile`` uses for its own kernels, and is kept
+in the same cache. So a wheel contains only the source. A compiled graph contains the kernel as one operator.
 """
 
 import ctypes

@@ -1,12 +1,12 @@
 r"""The term of every gene in a log-probability, and its slopes.
 
-Nine counts in ten are zero, where the formulas are short:
+Nine counts in ten are zero, and at zero the formulas are short:
 
     log Poisson(0 | mu)   = -mu                            d/d log mu    = -mu
     log NB(0 | mu, theta) = -theta log(1 + mu/theta)       d/d log mu    = -mu / (1 + mu/theta)
                                                            d/d log theta = log NB(0) - d/d log mu
 
-They are evaluated for all genes; then the terms of counts above zero, from ``deviance``, overwrite them. An extra zero
+They are evaluated for all genes. Then, at counts above zero, the terms from ``deviance`` overwrite them. An extra zero
 has probability pi = sigmoid(gate). With w = P(not extra | x), which is 1 for counts above zero,
 
     log P(0) = log(pi + (1 - pi) p(0))      slopes of log p times w, and d/d gate = (1 - pi) - w
@@ -30,7 +30,7 @@ __all__ = ["Means", "terms"]
 
 
 class Means(NamedTuple):
-    """mu, which may underflow, and the two terms of log mu = logits + offset, which does not."""
+    """mu, which may underflow to 0, and the two terms of log mu = logits + offset, which do not underflow."""
 
     mu: Tensor  # [..., g]
     logits: Tensor  # [..., g]
