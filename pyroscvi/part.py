@@ -84,7 +84,11 @@ class Part(nn.Module):
         return ()
 
     def sized(self, *args: Any, **kwargs: Any) -> Self:
-        """A copy of this declaration that owns parameters."""
+        """A copy of this declaration that owns parameters.
+
+        They are drawn from torch's global generator, like those of any ``nn.Module``: ``torch.manual_seed`` before it
+        makes them the same again. ``fit`` and ``load`` leave that generator as it was.
+        """
         part = copy.deepcopy(self)
         part.build(*args, **kwargs)
         return part

@@ -386,6 +386,12 @@ WRONG = [
     (["fit", "DATA", "--out", "run", "--model", "scvl"], "did you mean 'scvi'?"),
     (["fit", "DATA", "--out", "run", "--model", "mean_field"], "mean_field is no model"),
     (["fit", "DATA", "--out", "run", "--model", "./none.py"], "none.py: there is no such file"),
+    (
+        ["fit", "DATA", "--out", "run", "--model", "./broken.py"],
+        "broken.py cannot be imported: RuntimeError: of the page",
+    ),
+    (["fit", "DATA", "--out", "run", "--model", "./exits.py"], "exits.py cannot be imported: SystemExit: 7"),
+    (["fit", "DATA", "--out", "run", "--model", "./syntax.py"], "syntax.py cannot be imported: SyntaxError"),
     (["fit", "DATA", "--out", "run", "--guide", "scvi"], "scvi is no guide"),
     (["fit", "DATA", "--out", "run", "--prior", "mixtrue:8"], "did you mean 'mixture'?"),
     (["fit", "DATA", "--out", "run", "--model", "ppca", "--likelihood", "nb"], "no field of ppca 'likelihood'"),
@@ -410,6 +416,9 @@ WRONG = [
 def test_an_error_is_one_line(arguments, said, nb, data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("text.h5ad").write_text("not hdf5")
+    Path("broken.py").write_text("raise RuntimeError('of the page')")
+    Path("exits.py").write_text("raise SystemExit(7)")
+    Path("syntax.py").write_text("def (")
     capsys.readouterr()
     given = [{"DATA": str(data), "RUN": str(nb)}.get(argument, argument) for argument in arguments]
     assert main(given) > 0
@@ -417,6 +426,20 @@ def test_an_error_is_one_line(arguments, said, nb, data, tmp_path, monkeypatch, 
     assert line.startswith("pyroscvi: ")
     assert said in line
     assert not Path("run").exists()
+
+
+def test_a_device_that_is_none_is_one_line_too(data, tmp_path, capsys):
+    assert main(["fit", str(data), "--device", "nosuch", "--out", str(tmp_path / "run")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "'nosuch' is no device: this machine has" in line
+
+
+def test_opening_a_run_removes_what_a_killed_one_was_writing(tmp_path):
+    for name in ("fit", "cells"):
+        open_folder(tmp_path / "run", {"a": "run"})
+        (tmp_path / "run" / f".{name}.partial.csv").write_text("half")
+    open_folder(tmp_path / "run", {"a": "run"})
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["configuration.json"]
 
 
 def test_memory_that_runs_out_is_one_line_too(data, tmp_path, capsys):

@@ -64,3 +64,9 @@ def test_pictures_are_drawn_without_pyplot(comparison, tmp_path):
     plots.comparison(comparison).figure.savefig(tmp_path / "comparison.png")
     assert (tmp_path / "comparison.png").stat().st_size > 1000
     assert plt.get_fignums() == before
+
+
+def test_history_of_a_fit_that_diverged_is_drawn():
+    run = history(3)
+    run.loc[2, ["elbo_train", "elbo_held_out"]] = -np.inf
+    assert np.isfinite(plots.history({"nb": run}).get_ylim()).all()

@@ -137,6 +137,12 @@ def test_a_torn_checkpoint_costs_a_step_and_nothing_else(told, tmp_path):
     assert same(straight, resumed)
 
 
+def test_a_fit_removes_what_a_killed_one_was_writing(told, tmp_path):
+    (tmp_path / ".run.partial.safetensors").write_bytes(b"half a checkpoint")
+    quick(SCVI(latent=3), MeanField(), told, epochs=1, folder=tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["fit.safetensors", "run.safetensors"]
+
+
 def test_a_full_disk_does_not_cost_the_fit(told, disk):
     straight = quick(SCVI(latent=3), MeanField(), told)
     disk.fill()

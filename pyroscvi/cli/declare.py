@@ -79,7 +79,9 @@ def _module(file: Path) -> ModuleType:
     module = sys.modules[file.stem] = module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException as error:
         del sys.modules[file.stem]
-        raise
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise ValueError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
     return module

@@ -212,13 +212,18 @@ def _patience(early_stopping: bool | Patience) -> Patience | None:
 
 
 def _device(device: str | torch.device) -> torch.device:
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if str(device) == "auto":
-        return torch.device(next(kind for kind, usable in there.items() if usable))
-    asked = torch.device(device)
-    if not there.get(asked.type, True):
-        usable = ", ".join(kind for kind in there if there[kind])
-        raise ValueError(f"this machine, or its PyTorch, has no {asked.type!r}: there is {usable}; device='auto' picks")
+        return torch.device(next(kind for kind, is_usable in usable.items() if is_usable))
+    kinds = ", ".join(kind for kind in usable if usable[kind])
+    try:
+        asked = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"{str(device)!r} is no device: this machine has {kinds}; 'auto' picks the fastest") from error
+    if not usable.get(asked.type, True):
+        raise ValueError(
+            f"this machine, or its PyTorch, has no {asked.type!r}: it has {kinds}; 'auto' picks the fastest"
+        )
     return asked
 
 

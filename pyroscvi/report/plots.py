@@ -70,7 +70,8 @@ def history(histories: Mapping[str, pd.DataFrame], *, ax: Axes | None = None) ->
         lowest.append(shown.quantile(0.1) if len(shown) > 10 else shown.min())  # not the first epochs
     top = max(max(run["elbo_train"].max(), run["elbo_held_out"].max()) for run in histories.values())
     spread = (top - min(lowest)) or 1.0
-    ax.set_ylim(min(lowest) - 0.1 * spread, top + 0.05 * spread)
+    if np.isfinite([top, spread]).all():
+        ax.set_ylim(min(lowest) - 0.1 * spread, top + 0.05 * spread)
     quiet(ax)
     ax.set_xlabel("epoch", color=INK)
     ax.set_ylabel("ELBO a cell (nats)", color=INK)
