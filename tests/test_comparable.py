@@ -91,7 +91,7 @@ def test_another_estimand(pair, named):
         pair,
         named,
         named,
-        r"'b' with size=LatentSize\(\) \(--size latent\), or with a size factor",
+        r"'b' with size=LatentSize\(\), or with a size factor",
     )
 
 

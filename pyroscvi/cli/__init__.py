@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from pyroscvi.advice import command_line
 from pyroscvi.cli.app import app
+from pyroscvi.cli.terminal import say
 
 __all__ = ["app", "main"]
 
@@ -52,9 +53,9 @@ def _line(error: Exception) -> str:
 
 def _fail(message: str, status: int) -> int:
     if message:  # empty if there was no command: the parser has printed its help
-        print(f"pyroscvi: {' '.join(message.split())}", file=sys.stderr)
+        say(f"pyroscvi: {' '.join(message.split())}", sys.stderr)
     return status
 
 
 def _say(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-    print(f"pyroscvi: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    say(f"pyroscvi: warning: {' '.join(str(message).split())}", sys.stderr)

@@ -9,6 +9,7 @@ from pyroscvi.calibration import Calibration, calibrate, predictive_check
 from pyroscvi.cli.data import read_data
 from pyroscvi.cli.files import draw, free
 from pyroscvi.cli.runs import read_run
+from pyroscvi.cli.terminal import say
 from pyroscvi.fitting.files import write_whole
 
 __all__ = ["calibrate_run"]
@@ -37,14 +38,14 @@ def calibrate_run(
     fitted = read_run(run, pages or ())
     cells = None if data is None else fitted.fields.read(read_data(data), **(reading or {}))
     ranks = calibrate(fitted.fit, cells, simulations, draws=draws, corrected=corrected, seed=seed)
-    print(ranks)
+    say(ranks)
     if out is not None:
         write_whole(out, _table(ranks).to_csv)
     if picture is not None:
         draw(picture, ranks.plot())
     if predictive is not None:
         check = predictive_check(fitted.fit, cells, corrected=corrected, seed=seed)
-        print(f"\n{check}")
+        say(f"\n{check}")
         draw(predictive, check.plot())
 
 

@@ -15,7 +15,7 @@ from pyroscvi.cli.data import read_data
 from pyroscvi.cli.files import draw, free
 from pyroscvi.cli.runs import Run, read_run
 from pyroscvi.cli.sweep import sweep_runs
-from pyroscvi.cli.terminal import terminal
+from pyroscvi.cli.terminal import say, terminal
 from pyroscvi.comparison.compare import compare
 from pyroscvi.comparison.genes import compare_genes, zero_inflation
 from pyroscvi.comparison.result import Comparison
@@ -63,7 +63,7 @@ def compare_sweep(
     evidence = _evidence(evidence, proposal)
     comparison, swept, unseen, how = sweep_runs(data, out, choices, evidence=evidence, **sweep)
     terminal().print(comparison)
-    print(f"{out}: comparison.csv and .png, cells.csv, and a folder for every fit, which runs.csv names")
+    say(f"{out}: comparison.csv and .png, cells.csv, and a folder for every fit, which runs.csv names")
     if report is not None:
         given = dict.fromkeys(swept, unseen)
         _report(report, comparison, swept, given, str(data), how, evidence, swept.failed)
@@ -95,11 +95,11 @@ def compare_runs(
         raise ValueError(
             f"every cell of {data} was fitted on by one of the runs: fit with --held-out, or give other cells"
         )
-    print(f"{unseen.sum():,} of {len(adata):,} cells of {data} that no run was fitted on")
+    say(f"{unseen.sum():,} of {len(adata):,} cells of {data} that no run was fitted on")
     rows = unseen.nonzero()[0]
     if len(rows) > score:
         rows = np.sort(np.random.default_rng(evidence["seed"]).choice(rows, score, replace=False))
-        print(f"{score:,} of them are scored: --score says how many")
+        say(f"{score:,} of them are scored: --score says how many")
 
     def read(run: Run) -> Cells:
         """Unseen cells by name, each with its neighbours in the tissue whether they were seen or not."""
@@ -133,7 +133,7 @@ def _report(
     order, by = {name: fits[name] for name in comparison.table.index}, evidence["by"]
     genes = None
     for two in zero_inflation(order)[:1]:
-        print(f"{two[0]} and {two[1]}, gene by gene")
+        say(f"{two[0]} and {two[1]}, gene by gene")
         chosen = {name: fits[name] for name in two}
         settings = {name: evidence[name] for name in ("particles", "seed", "compile", "dtype")}
         genes = compare_genes(chosen, {name: cells[name] for name in two}, by=by, **settings)
@@ -141,7 +141,7 @@ def _report(
     field = next((name for name in ("label", by, *known) if name in known), None)
     options: dict[str, Any] = {"data": data, "held_out": how, "field": field, "genes": genes, "failed": failed}
     write_whole(file, lambda beside: comparison.report(beside, **options))
-    print(f"{file}: a report to send")
+    say(f"{file}: a report to send")
 
 
 def _evidence(told: Mapping[str, Any], proposal: str | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from anndata import AnnData
 from pyroscvi import __version__, compare, load
 from pyroscvi.cli.files import draw
 from pyroscvi.cli.runs import DONE, carry_out, open_folder, write_run
-from pyroscvi.cli.terminal import terminal
+from pyroscvi.cli.terminal import say, terminal
 from pyroscvi.data.datasets import pbmc68k_reduced
 from pyroscvi.data.fields import Fields
 from pyroscvi.fitting.files import write_whole
@@ -51,11 +51,11 @@ def _demo(out: Path, asked: dict[str, Any], epochs: int, particles: int, seed: i
     adata = pbmc68k_reduced()
     cells = Fields(counts="counts", label=LABEL).read(adata)
     seen, unseen = cells.split(0.1, by="label", seed=seed)
-    print(f"{len(seen)} blood cells to fit and {len(unseen)} to compare on, {len(cells.genes or ())} genes")
+    say(f"{len(seen)} blood cells to fit and {len(unseen)} to compare on, {len(cells.genes or ())} genes")
 
     fits = {}
     for place, (name, (model, guide)) in enumerate(VARIANTS.items(), 1):
-        print(f"{place} of {len(VARIANTS)}  {name}: {model!r}, {guide!r}")
+        say(f"{place} of {len(VARIANTS)}  {name}: {model!r}, {guide!r}")
         folder = out / "runs" / slug(name)
         if (folder / DONE).is_file():
             fits[name] = load(folder)
@@ -74,9 +74,7 @@ def _demo(out: Path, asked: dict[str, Any], epochs: int, particles: int, seed: i
     latents = AnnData(obs=adata.obs, obsm={f"X_{slug(name)}": points for name, points in z.items()})
     write_whole(out / "latents.h5ad", latents.write_h5ad)
     draw(out / "latents.png", draw_latents(z, adata.obs[LABEL]))
-    print(
-        f"\n{out}: comparison.csv and .png, latents.h5ad and .png, history.png, and a folder for every fit under runs/"
-    )
+    say(f"\n{out}: comparison.csv and .png, latents.h5ad and .png, history.png, and a folder for every fit under runs/")
 
 
 @contextmanager

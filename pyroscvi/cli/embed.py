@@ -9,6 +9,7 @@ from anndata import AnnData
 from pyroscvi.cli.data import read_data
 from pyroscvi.cli.files import draw, free
 from pyroscvi.cli.runs import KEY, Run, read_run
+from pyroscvi.cli.terminal import say
 from pyroscvi.fitting.files import write_whole
 from pyroscvi.names import among
 from pyroscvi.report.embedding import embedding, tissue, umap
@@ -44,14 +45,14 @@ def embed_run(
     if picture is not None:
         adata.obsm["X_umap"] = umap(adata.obsm[KEY])
         draw(picture, embedding(adata.obsm["X_umap"], groups))
-        print(f"{picture}: UMAP of {len(adata):,} cells, in obsm['X_umap']")
+        say(f"{picture}: UMAP of {len(adata):,} cells, in obsm['X_umap']")
     if tissue_picture is not None:
         name = fitted.fields.section
         section = None if name is None else adata.obs[name]
         draw(tissue_picture, tissue(_places(fitted, adata, data), groups, section))
-        print(f"{tissue_picture}: {len(adata):,} cells on the tissue")
+        say(f"{tissue_picture}: {len(adata):,} cells on the tissue")
     write_whole(out, adata.write_h5ad)
-    print(f"{out}: {adata.obsm[KEY].shape[1]} dimensions of {len(adata):,} cells in obsm[{KEY!r}]")
+    say(f"{out}: {adata.obsm[KEY].shape[1]} dimensions of {len(adata):,} cells in obsm[{KEY!r}]")
 
 
 def _places(run: Run, adata: AnnData, data: Path) -> np.ndarray:

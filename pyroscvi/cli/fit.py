@@ -8,6 +8,7 @@ from pyroscvi import __version__
 from pyroscvi.cli.data import open_cells, read_cells
 from pyroscvi.cli.declare import declare, own_files
 from pyroscvi.cli.runs import carry_out, open_folder, write_run
+from pyroscvi.cli.terminal import say
 from pyroscvi.inference.distributed import Ranks
 from pyroscvi.program import Guide, Model
 
@@ -61,4 +62,4 @@ def fit_run(
     fitted = carry_out(out, declared_model, declared_guide, seen, **training)
     ranks.from_first(lambda: write_run(out, fitted, cells, obs, unseen))
     if ranks.first:
-        print(f"{out}: {fitted!r}")
+        say(f"{out}: {fitted!r}")

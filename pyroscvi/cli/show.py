@@ -12,7 +12,7 @@ from rich.table import Table
 
 from pyroscvi.catalogue import Page, find, pages
 from pyroscvi.cli.files import free
-from pyroscvi.cli.terminal import terminal
+from pyroscvi.cli.terminal import say, terminal
 from pyroscvi.names import snake
 
 __all__ = ["copy_page", "print_catalogue", "print_page"]
@@ -26,7 +26,7 @@ def print_catalogue() -> None:
         table.add_column()
         for page in pages().values():
             if page.kind == kind:
-                table.add_row(page.name, page.headline)
+                table.add_row(page.name, escape(page.headline))
         console.print(table, "")
     console.print("[dim]pyroscvi show PAGE[/dim] prints one in full.", highlight=False)
 
@@ -51,8 +51,8 @@ def copy_page(name: str, file: Path, force: bool = False) -> None:
     renamed, text = _renamed(page, file.stem)
     free(file, force).write_text(text, "utf-8")
     option = f"--{page.kind.removesuffix('s')} {shlex.quote(str(file))}"
-    print(f"{file}: a copy of {page.name} to edit; its class is called {renamed}.")
-    print(f"Fit it with `pyroscvi fit DATA.h5ad {option} --out RUN`")
+    say(f"{file}: a copy of {page.name} to edit; its class is called {renamed}.")
+    say(f"Fit it with `pyroscvi fit DATA.h5ad {option} --out RUN`")
 
 
 def _renamed(page: Page, stem: str) -> tuple[str, str]:

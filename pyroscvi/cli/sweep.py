@@ -17,6 +17,7 @@ from pyroscvi.cli.data import read_cells
 from pyroscvi.cli.declare import declare, own_files
 from pyroscvi.cli.files import draw
 from pyroscvi.cli.runs import DONE, write_cells
+from pyroscvi.cli.terminal import say
 from pyroscvi.comparison.compare import compare
 from pyroscvi.comparison.result import Comparison
 from pyroscvi.comparison.sweep import Swept, combinations, sweep
@@ -57,9 +58,9 @@ def sweep_runs(
     if len(unseen) > score:
         _, scored = unseen.split(score / len(unseen), by=by, seed=seed)
         how += f"; {len(scored):,} of them were scored"
-    print(f"{len(seen):,} cells to fit and {len(scored):,} to compare on, {cells.counts.shape[1]:,} genes")
+    say(f"{len(seen):,} cells to fit and {len(scored):,} to compare on, {cells.counts.shape[1]:,} genes")
 
-    swept = sweep(declared, seen, folder=out, seeds=range(seed, seed + seeds), tell=print, **training)
+    swept = sweep(declared, seen, folder=out, seeds=range(seed, seed + seeds), tell=say, **training)
     if not swept:
         raise ValueError("none of the models could be fitted: " + "; ".join(swept.failed.values()))
     own = [file.name for file in own_files(*choices.get("model", ()), *choices.get("guide", ()))]

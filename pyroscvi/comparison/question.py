@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from scipy import sparse
 
+from pyroscvi.advice import either
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.stored import Stored
 from pyroscvi.evidence.estimand import estimand
@@ -116,10 +117,11 @@ def _swap(first: str, a: Question, second: str, b: Question) -> str:
         scores = first if "label" in a.estimand else second
         return f"{scores} also predicts labels: give it cells whose labels are unknown, {{{scores}: cells}}"
     given = first if "| l" in a.estimand else second
+    latent, observed = (either(f"size={name}Size()", f"--size {name.lower()}") for name in ("Latent", "Observed"))
     return (
         f"The size of a cell in {given} is its own total, or proportional to it, and p(x | l) is no density over x: "
-        f"declare {given} with size=LatentSize() (--size latent), or with a size factor that was not computed from "
-        "these counts; or declare both with size=ObservedSize() (--size observed)"
+        f"fit {given} with {latent}, or with a size factor that was not computed from these counts; or fit both with "
+        f"{observed}"
     )
 
 

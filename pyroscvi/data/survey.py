@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from pyroscvi.advice import either
@@ -13,6 +14,7 @@ from pyroscvi.data.checks import Tally, remedy, source_of
 from pyroscvi.data.files import Opened
 from pyroscvi.data.matrices import check_indices
 from pyroscvi.data.stored import Source, Stored
+from pyroscvi.names import printable
 
 __all__ = ["end_to_end", "surveyed"]
 
@@ -40,7 +42,7 @@ def surveyed(file: Opened, layer: str | None, columns: np.ndarray, genes: Sequen
     console = Console(stderr=True)
     for block in track(
         counts.blocks(),
-        f"looking at {where}",
+        escape(f"looking at {printable(where)}"),
         total=counts.steps,
         console=console,
         transient=True,

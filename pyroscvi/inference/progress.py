@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeE
 from rich.table import Column
 
 from pyroscvi.inference.run import Run
+from pyroscvi.names import printable
 
 __all__ = ["counted", "watched"]
 
@@ -62,12 +63,12 @@ def _shown(what: str, total: float, wanted: bool, transient: bool = False) -> It
         now = time.monotonic()
         if wanted and not has_bar and now - written >= SECONDS:
             left = f", about {_clock((now - began) * (total - done) / (done - start))} left" if done > start else ""
-            print(f"{what}: {text}, {_clock(now - began)} elapsed{left}", file=sys.stderr, flush=True)
+            print(f"{printable(what)}: {text}, {_clock(now - began)} elapsed{left}", file=sys.stderr, flush=True)
             written = now
 
     options: dict[str, Any] = {"transient": transient, "expand": console.width < BAR_WIDTH}
     with Progress(*_columns(console.width), console=console, disable=not (wanted and has_bar), **options) as bar:
-        task = bar.add_task(what, total=total, text="")
+        task = bar.add_task(printable(what), total=total, text="")
         yield show
 
 
