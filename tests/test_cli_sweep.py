@@ -98,7 +98,7 @@ def test_a_report_says_how_cells_were_held_out(swept, data):
     assert "(30% of every batch, drawn with seed 0)" in text
     assert "predicted better by zinb" in text
     assert "clusters of cells (batch), paired. With so few" in text
-    assert ", by batch, each fit" in text  # nobody named a label: what the errors are clustered by
+    assert "cells, by batch, that each fit" in text  # without a label, the field of the clusters
 
 
 def test_the_folders_of_a_sweep_are_runs(swept, data, capsys):
