@@ -1,4 +1,4 @@
-"""Calibration: it passes what is right, fails what is wrong, and every page of the zoo is right when corrected."""
+"""Calibration: exact posteriors pass, wrong ones fail, and every page of the zoo passes when corrected."""
 
 from dataclasses import replace
 from itertools import product
@@ -40,7 +40,7 @@ QUICK = StudentT(), Adaptive(rounds=4, draws=256), Adaptive(start=Refined())
 
 
 class Given(nn.Module):
-    """A guide of one's own making: a posterior of cells, for a PPCA."""
+    """A guide with a given posterior of the cells, for a PPCA."""
 
     def __init__(self, model, posterior, cells):
         super().__init__()
@@ -67,7 +67,7 @@ def prior(model, cells):
 
 @pytest.fixture
 def ppca(cells):
-    """A PPCA whose latents are correlated in the posterior: both dimensions do nearly the same."""
+    """A PPCA whose latents are correlated in the posterior: both dimensions have nearly the same loadings."""
     model = PPCA(latent=2).sized(cells.dims).requires_grad_(False)
     w, aside = torch.linspace(0.4, 0.8, len(cells.genes)), 0.1 * torch.tensor([1.0, -1.0]).repeat(len(cells.genes) // 2)
     model.W.copy_(torch.stack([w + aside, w - aside], -1))
@@ -154,7 +154,7 @@ def test_a_simulation_draws_every_site_and_observes_none(cells):
     assert torch.equal(torch.get_rng_state(), state)
     assert set(drawn.observed) == {"x", "label"}
     assert not torch.equal(drawn.observed["x"], reader.cells.x)
-    assert set(drawn.latents) == {*guide.sites, "y"}  # and what is enumerated
+    assert set(drawn.latents) == {*guide.sites, "y"}  # y is enumerated
     own, shared = ({n: at for n, at in guide.sites.items() if at.local == local} for local in (True, False))
     for sites, rows in ((own, (60,)), (shared, ())):
         u = drawn.unconstrained(sites)
@@ -164,7 +164,7 @@ def test_a_simulation_draws_every_site_and_observes_none(cells):
     assert drawn.unconstrained({}).shape == (60, 0)
 
 
-# Controls, after a table of known answers: exact, mean field on a correlated posterior, the prior
+# Controls with known answers: the exact posterior, mean field on a correlated posterior, the prior
 
 
 def test_exact_posterior_passes(ppca, cells):
@@ -243,7 +243,7 @@ def test_resampling_follows_the_weights():
 
 
 def test_cells_of_a_tissue_are_taken_once(cells):
-    """A guide that reads neighbours is given the cells that there are; one that does not may have any number."""
+    """A guide that reads neighbours gets each cell once; for other guides cells are repeated."""
     model = ps.create("scvi", latent=2, decoder=SMALL).sized(cells.dims).eval()
     for guide, n in {"spatial_gnn": 60, "mean_field": 90}.items():
         pair = model, ps.create(guide).sized(model, cells).eval()
@@ -329,4 +329,4 @@ def test_calibration_repeats_and_leaves_global_generators_untouched(ppca, cells)
     assert one.corrected.values.equals(two.corrected.values)
     assert torch.equal(before, torch.get_rng_state())
     whole = calibrate(pair, cells, 40, candidates=200, seed=2, batch_size=7)
-    assert whole.corrected.values.equals(one.corrected.values)  # minibatches do not show
+    assert whole.corrected.values.equals(one.corrected.values)  # minibatches do not matter

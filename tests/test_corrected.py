@@ -56,7 +56,7 @@ def test_description_is_that_of_the_exact_posterior(ppca, cells):
 
 
 def test_rates_and_counts_follow_the_posterior(ppca, cells):
-    """With a guide that knows nothing, the denoised cells are all alike; the posterior's follow the cells."""
+    """With a guide that ignores the data all denoised cells are equal; those of the posterior follow the cells."""
     truth = ppca.model.posterior(cells.x).mean @ ppca.model.W.T
 
     def agreement(result):
@@ -81,7 +81,7 @@ def test_inference_data_say_whether_draws_are_corrected(ppca, cells):
 
 
 def test_every_latent_of_a_page_is_drawn_jointly(cells):
-    """The size and the state of a cell, and the levels that weigh them, come from one draw; conditions may be set."""
+    """The size and the state of a cell, and the levels that weight them, come from one draw; conditions may be set."""
     fit = ps.fit(
         ps.create("gmvae", latent=2, kinds=2, size=LatentSize()), ps.create("mean_field"), cells, epochs=2,
         progress=False, early_stopping=False,
@@ -105,7 +105,7 @@ def test_corrected_draws_repeat_and_leave_global_generators_untouched(ppca, cell
 
 def test_uneven_weights_give_a_warning(ppca, cells):
     with torch.no_grad():
-        ppca.model.log_sigma.fill_(-6.0)  # a posterior a thousand times as narrow as what the guide says
+        ppca.model.log_sigma.fill_(-6.0)  # a posterior a thousand times as narrow as the guide's
     from pyroscvi.evidence import StudentT
 
     with pytest.warns(UserWarning, match="60 of 60 cells are too uneven"):

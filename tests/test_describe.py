@@ -1,4 +1,4 @@
-"""What a fit says of itself."""
+"""Descriptions of cells: latents, divergences, likelihood and counts."""
 
 import numpy as np
 import pyro.distributions as dist

@@ -1,4 +1,4 @@
-"""Evidence, held against integrals that are known, and what a value must not depend on."""
+"""Evidence against known integrals, and what a value must not depend on."""
 
 import copy
 import random
@@ -50,7 +50,7 @@ from pyroscvi.program import Model, free_sites
 
 
 def trained(model, guide, cells, steps=400, lr=2e-2):
-    """A pair fitted a little, in plain Pyro."""
+    """A pair after a short training in plain Pyro."""
     model = model.sized(cells.dims)
     guide = guide.sized(model, cells)
     loss = pyro.infer.TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False)
@@ -65,7 +65,7 @@ def trained(model, guide, cells, steps=400, lr=2e-2):
 
 
 class Posterior(nn.Module):
-    """The guide that says the exact posterior of PPCA."""
+    """The guide with the exact posterior of PPCA."""
 
     def __init__(self, model, cells):
         super().__init__()
@@ -99,7 +99,7 @@ def test_a_closed_form_is_used_where_it_holds(cells):
     np.testing.assert_allclose(table["log_evidence"], pair[0].log_evidence(cells.x).detach(), rtol=1e-5)
     few = cells.subset(torch.arange(5))
     assert "exact" not in set(evidence_table(untrained(PPCA(prior=Laplace()), MeanField(), cells), few)["method"])
-    with poutine.mask(mask=torch.tensor(True)):  # under a handler the page is not what it was
+    with poutine.mask(mask=torch.tensor(True)):  # a handler changes the model, so that its closed form no longer holds
         assert "exact" not in set(evidence_table(pair, few, 10)["method"])
 
 
@@ -123,7 +123,7 @@ def test_two_latents_agree_with_quadrature(small, prior):
 
 
 def test_the_state_of_a_logistic_normal_is_scored_where_it_was_sampled(small):
-    """By the density of the Gaussian, and never of its softmax."""
+    """By the density of the Gaussian, not by that of its softmax."""
     model, guide, cells = copied(
         *untrained(SCVI(latent=2, prior=LogisticNormal(), likelihood=Poisson()), MeanField(), small), small
     )
@@ -230,7 +230,7 @@ PAGES = [
 @pytest.mark.parametrize("guide", [MeanField(), LowRank(), SpatialGNN()], ids=repr)
 def test_neither_minibatch_nor_chunk_changes_the_evidence(cells, model, guide):
     pair = untrained(model, guide, cells)
-    pair[0].train()  # as somebody may have left it
+    pair[0].train()  # a user may have left it in training mode
     pair[1].train()
     whole = log_evidence(pair, cells, 25, estimator=Importance(StudentT()), batch_size=60, chunk=25)
     np.testing.assert_allclose(
@@ -283,7 +283,7 @@ def test_poisson_is_a_negative_binomial_without_dispersion(cells):
     assert np.abs(difference).max() < 0.01
 
 
-# What is refused
+# Bad input
 
 
 def test_a_latent_that_cells_share_is_refused(cells):
@@ -307,7 +307,7 @@ def test_a_guide_of_another_model_is_refused(cells):
 def test_parameters_that_are_not_finite_are_refused(cells):
     model, guide = untrained(SCVI(latent=2, likelihood=NB(dispersion=PerBatch())), MeanField(), cells)
     with torch.no_grad():
-        model.likelihood.dispersion.log_theta[1] = torch.nan  # of the second batch, which cell 1 is of
+        model.likelihood.dispersion.log_theta[1] = torch.nan  # of the second batch, to which cell 1 belongs
     with pytest.raises(ValueError, match="not a number for cell 1"):
         log_evidence((model, guide), cells, 5)
     with pytest.raises(ValueError, match="not finite at the guide's mean"):

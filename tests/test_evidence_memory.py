@@ -1,4 +1,4 @@
-"""How an evidence is taken, within what memory, in what precision, by which kernel, does not enter what it is."""
+"""Memory, precision and kernel do not change an evidence, up to rounding."""
 
 import warnings
 from itertools import product
@@ -66,7 +66,7 @@ def test_minibatches_and_chunks_fit_into_the_memory():
         assert draws >= (8 if cells > 1 else 1)
         taken = cells * (8 * itemsize * genes * (levels * draws + 1) + 64 * particles)
         assert taken <= memory
-        # and what there is is used: more cells have no room, or would leave fewer than eight draws each
+        # and the memory is used: more cells do not fit, or would leave fewer than eight draws each
         assert cells == CELLS or (cells + 1) * (8 * itemsize * genes * (levels * 8 + 1) + 64 * particles) > memory
         assert taken + cells * 8 * itemsize * genes * levels > memory
     assert fitted > 50
@@ -155,7 +155,7 @@ def test_compiled_evidence_is_the_same(page, dtype, cells, calls):
     np.testing.assert_allclose(quick, plain, atol=1e-9 if dtype == torch.float64 else 1e-3, rtol=0)
     calls.clear()
     log_evidence(fit, cells, 30, estimator=Importance(StudentT()))
-    assert not calls  # nobody else is affected
+    assert not calls  # other calls are not affected
 
 
 def failing(dtype):

@@ -1,4 +1,4 @@
-"""Early stopping by something else than the ELBO: the evidence of held-out cells, or what one will."""
+"""Early stopping by another value than the ELBO: the evidence of held-out cells, or any function."""
 
 import pytest
 import torch
@@ -18,13 +18,13 @@ QUICK = HeldOutEvidence(cells=20, particles=50)
 
 
 def few():
-    """120 cells to fit to, and 80 others."""
+    """120 cells for training, and 80 others."""
     cells = ps.Fields(counts="counts").read(simulated(cells=200, genes=100, seed=1))
     return cells.split(0.4, seed=0)
 
 
-def learning_by_heart(**options):
-    """A wide encoder without dropout is soon of no use to cells that it has not seen."""
+def overfitting_fit(**options):
+    """A fit whose guide overfits: its encoder is wide and has no dropout."""
     return quick(
         SCVI(latent=4, likelihood=NB(), decoder=Linear()),
         MeanField(encoder=ReadCell(widths=256, dropout=0.0)),
@@ -34,14 +34,14 @@ def learning_by_heart(**options):
 
 
 def test_stopping_by_evidence_gives_a_higher_evidence():
-    by_bound, by_evidence = learning_by_heart(), learning_by_heart(early_stopping=BY_EVIDENCE)
+    by_bound, by_evidence = overfitting_fit(), overfitting_fit(early_stopping=BY_EVIDENCE)
     assert by_evidence.record["best_epoch"] > by_bound.record["best_epoch"] + 10
     more, less = (ps.log_evidence(fit, few()[1], 500, progress=False).mean() for fit in (by_evidence, by_bound))
     assert more > less + 0.2
 
 
 def test_the_state_with_the_best_watched_value_is_kept():
-    fit = learning_by_heart(epochs=60, early_stopping=Patience(12, watch=QUICK, every=4))
+    fit = overfitting_fit(epochs=60, early_stopping=Patience(12, watch=QUICK, every=4))
     history = fit.history.set_index("epoch")["watched"]
     looked = history.dropna()
     assert list(looked.index) == [epoch for epoch in history.index if epoch % 4 == 0 and epoch >= 0.05 * 60]

@@ -92,7 +92,7 @@ def test_a_size_on_the_half_line_brings_its_volume(cells):
 
 @pytest.mark.parametrize("far", [-1e4, 1e4])
 def test_a_size_drawn_out_of_range_has_no_weight(small, far):
-    """A wide proposal may draw a log size whose exponential is 0 or infinity: it is improbable, and nothing else."""
+    """A wide proposal may draw a log size whose exponential is 0 or infinity: its density is tiny, without error."""
     model, guide, cells = copied(*untrained(LDVAE(latent=2), MeanField(), small), small)
     joint = Joint(model, guide.sites, cells)
     u = torch.zeros(2, len(cells), 3, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Posterior predictive checks: they see what a model cannot make, and see nothing where the model is true."""
+"""Posterior predictive checks: they reject a model that cannot produce the data, and accept a true model."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_p_is_the_share_of_data_sets_that_are_as_extreme():
     replicates = np.array([[0.0], [1.0], [-1.0], [2.0]])
     assert Replicated(np.array([10.0]), replicates).p == pytest.approx(1 / 5)
     assert Replicated(np.array([0.4]), replicates).p == 1.0
-    assert Replicated(np.array([3.0]), np.full((4, 1), 3.0)).p == 1.0  # a statistic that is held fixed
+    assert Replicated(np.array([3.0]), np.full((4, 1), 3.0)).p == 1.0  # a constant statistic
 
 
 def test_p_is_uniform_where_data_and_replicates_are_alike():
@@ -54,7 +54,7 @@ def test_p_is_uniform_where_data_and_replicates_are_alike():
     p = [Replicated(x[0], x[1:]).p for x in r.normal(size=(2000, 20, 5))]
     counts = np.bincount((np.array(p) * 20).round().astype(int), minlength=21)[1:]
     assert counts.min() > 60
-    assert counts.max() < 145  # of 100, which vary by 10
+    assert counts.max() < 145  # 100 are expected, with a standard deviation of 10
 
 
 def test_poisson_cannot_make_these_zeros_and_its_own_data_pass(overdispersed):

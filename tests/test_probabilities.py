@@ -1,4 +1,4 @@
-"""Probabilities of components, types and conditions, held against quadrature over the state."""
+"""Probabilities of components, types and conditions, against quadrature over the state."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ def cells(cells):
 
 
 def untrained(model, guide, cells):
-    """A pair whose decoder tells conditions apart, and whose guide knows nothing yet."""
+    """A pair whose decoder depends on conditions, and whose guide is untrained."""
     model = model.sized(cells.dims)
     with torch.no_grad():
         for p in model.decoder.parameters():
@@ -55,7 +55,7 @@ def test_probabilities_of_a_condition_agree_with_quadrature(cells, encoder):
     np.testing.assert_allclose(result, by_hand, atol=0.03)
     np.testing.assert_allclose(result.sum(1), 1)
     assert list(result.columns) == ["control", "x", "y", "z"]
-    assert by_hand.max(1).mean() > 0.4  # that there was something to find
+    assert by_hand.max(1).mean() > 0.4  # the cells do differ
 
 
 def test_recorded_values_of_the_field_are_not_used(cells):
@@ -68,7 +68,7 @@ def test_recorded_values_of_the_field_are_not_used(cells):
 
 
 def test_a_field_that_is_read_in_several_places(cells):
-    """By the design row, by the size and, outside the plate, by the dispersion."""
+    """It is read by the design row, by the size and, outside the plate, by the dispersion."""
     model = SCVI(latent=1, size=LatentSize(), likelihood=NB(dispersion=PerBatch()))
     result = probabilities(untrained(model, MeanField(), cells), cells, "batch", 20)
     assert list(result.columns) == ["a", "b"]
@@ -78,9 +78,9 @@ def test_a_field_that_is_read_in_several_places(cells):
 def test_a_prior_weights_the_levels(cells):
     pair = untrained(CVAE(latent=1, condition=OneHot("drug")), MeanField(), cells)
     flat, weights = probabilities(pair, cells, "drug", 20), np.array([0.7, 0.2, 0.1, 0.0])
-    weighed = flat * weights
+    weighted = flat * weights
     result = probabilities(pair, cells, "drug", 20, prior=weights)
-    np.testing.assert_allclose(result, weighed.div(weighed.sum(1), axis=0))
+    np.testing.assert_allclose(result, weighted.div(weighted.sum(1), axis=0))
 
 
 def test_probabilities_of_types_agree_with_quadrature(cells):

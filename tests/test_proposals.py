@@ -1,4 +1,4 @@
-"""Proposals, the errors of what they estimate, and their random numbers."""
+"""Proposals, standard errors of their estimates, and their random numbers."""
 
 from math import log
 
@@ -77,7 +77,7 @@ def test_a_proposal_for_each_cell_needs_no_good_guide(small, prior):
 
 
 def test_a_mode_that_the_guide_has_missed_is_found():
-    """Two kinds of cell that counts do not tell apart: a guide of one mode misses the other, and k-hat says nothing."""
+    """Two kinds of cell with equal counts: a guide with one mode misses the other, and k-hat does not show it."""
     (model, guide), cells = one_mode(8)
     exact = quadrature((model, guide), cells, points=201)
     missed = evidence_table((model, guide), cells, 1000, estimator=Importance())
@@ -99,7 +99,7 @@ def test_a_normal_posterior_is_found_in_one_step():
 
 
 def test_the_width_of_a_flat_mode_with_an_edge():
-    """As at a mode of a decoder made of ReLUs: no curvature there, or that of an edge, and walls not far away."""
+    """Like a mode of a decoder made of ReLUs: its curvature is zero or that of an edge, and the density ends nearby."""
 
     def box(u):
         return -8 * (u.abs() - torch.tensor([1.0, 0.3, 0.1, 2.0]).to(u)).clamp(min=0).sum(-1)
@@ -122,7 +122,7 @@ def test_draws_of_a_mixture_follow_its_density():
     mixed = Mixed(two, weights)
     draws = mixed.sample(Streams(0, torch.arange(3)), 100_000)
     assert_close(draws.mean(0), weights[1, :, None].expand(3, 2), atol=0.02, rtol=0)
-    # Whatever the proposal, weights of a density average to one.
+    # For any proposal, the weights of a normalised density have mean one.
     ratio = (standard_normal(draws) - mixed.log_prob(draws)).exp().mean(0)
     assert_close(ratio[:2], torch.ones(2).double(), atol=0.02, rtol=0)
 
@@ -147,7 +147,7 @@ def test_k_hat_where_there_is_no_tail():
 
 
 def test_one_dominant_weight_has_a_heavy_tail():
-    """Beside it the others vanish, and used to look as if they did not vary."""
+    """The other weights underflow beside it, and must not be treated as constant."""
     assert (k_hat(200 * torch.randn(1000, 3).double()) > 5).all()
     assert k_hat(torch.tensor([0.0, *[-torch.inf] * 999]).double()[:, None]) > 5
 

@@ -132,7 +132,7 @@ def test_simulated_data_sets_certify():
     problem = SHARED["shared-mean"](0)
     result = data_evidence(problem.pair, problem.cells, 300, certify=True, simulated=4)
     assert result.certificate.words.startswith("certified")
-    assert result.certificate.gap > 0  # less where what is put in place is no draw of the posterior
+    assert result.certificate.gap > 0  # it would be smaller if the inserted draw were not from the posterior
     assert "certified" in str(result)
     assert "4 simulated from the priors" in str(result.certificate)
     problem = SHARED["loadings"](0)
@@ -146,18 +146,18 @@ def test_the_certificate_shows_a_missed_sign(monkeypatch):
     few = problem.cells.subset(torch.arange(8))
     model, guide = problem.pair
     with torch.no_grad():
-        guide.heads["W"].bias[3:] = -6.0  # a guide that is sure
+        guide.heads["W"].bias[3:] = -6.0  # a guide that is too narrow
     monkeypatch.setattr(Search, "starts", lambda self: self.q.loc)
     missed = data_evidence((model, guide), few, 100, inner=8, certify=True, simulated=4)
     assert not missed.certificate.holds
     assert missed.certificate.gap > 0.3
 
 
-# What is compared
+# Comparisons
 
 
 def differences(one, other, n, sets):
-    """Evidence of data sets that the first page makes, less what the other says of them, in nats."""
+    """Evidence of data sets that the first page simulates: the first page's minus the other's, in nats."""
     result = []
     for seed in range(sets):
         page, cells = generated(one, n, seed)
@@ -180,7 +180,7 @@ def test_the_prior_that_loadings_came_from_is_ranked_first():
         assert differences(generator, rival, 8, 2).sum() > 2
 
 
-# Of fits
+# Fits
 
 
 def test_a_fit_whose_cells_share_dispersions_and_loadings(cells):
@@ -241,7 +241,7 @@ def test_loadings_are_drawn_once_a_run_outside_the_plate_and_forgotten(cells):
         page.decoder(torch.zeros(2, 3), torch.zeros(2, 2))
 
 
-# What is refused
+# Bad input
 
 
 def test_models_that_cannot_be_integrated_are_refused(cells):
@@ -267,7 +267,7 @@ def test_models_that_cannot_be_integrated_are_refused(cells):
 
 
 class Kinds(Model):
-    """A kind that is one for the whole data set, and a mean."""
+    """A kind and a mean, both shared by the whole data set."""
 
     def model(self, cells):
         m = pyro.sample("m", dist.Normal(torch.zeros(12, dtype=cells.dtype), 1.0).to_event(1))
@@ -277,7 +277,7 @@ class Kinds(Model):
 
 
 class Narrow(Model):
-    """Its second shared latent adds up what it should not: several draws of the first."""
+    """Its second shared latent wrongly sums over several draws of the first."""
 
     def model(self, cells):
         alpha = pyro.sample("alpha", dist.Normal(torch.zeros(2, dtype=cells.dtype), 1.0).to_event(1))

@@ -6,14 +6,14 @@ The state of the cell is integrated out of p(x_n | c), by importance sampling fr
 cell under each c would be another question, because it is at one state only, the one that the guide gives.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyroscvi.analysis.posterior import Intervention
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.estimator import Importance
 from pyroscvi.evidence.importance import drawn
@@ -104,20 +104,9 @@ def _of_field(reader: Reader, field: str, particles: int, seed: int, estimator: 
 @torch.no_grad()
 def _sites_and_fields(reader: Reader) -> tuple[list[str], set[str]]:
     """The sites that the model enumerates, and the fields that it reads."""
-    with Recorder() as recorder:
+    with Intervention(reader.first.cells, {}) as recorder:
         sites = reader.first.levels()
     return list(sites), recorder.fields & set(reader.cells.levels)
-
-
-class Recorder(Messenger):
-    """Records which fields are read."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fields: set[str] = set()
-
-    def _pyro_read(self, message: Any) -> None:
-        self.fields.add(message["args"][1])
 
 
 def _columns(cells: Cells, site: str, levels: int) -> list[str]:

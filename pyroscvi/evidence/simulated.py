@@ -10,13 +10,12 @@ that is known without any estimate. Certificates and calibration compare with it
         target.truth          # those draws [n, d]
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
-from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyroscvi.data.cells import Cells
@@ -28,7 +27,7 @@ from pyroscvi.inference.seeds import seeded
 from pyroscvi.program import Site
 from pyroscvi.sites import sampled
 
-__all__ = ["ReplayedGuide", "ReplayedModel", "Simulated", "ancestral", "simulate", "spread"]
+__all__ = ["ReplayedGuide", "ReplayedModel", "Simulated", "simulate", "spread"]
 
 
 class Simulated(NamedTuple):
@@ -64,19 +63,15 @@ class Simulated(NamedTuple):
         return reader.of(self.cells.to(dtype=reader.cells.dtype), model, guide, truth)
 
 
+@torch.no_grad()
 def simulate(reader: Reader, seed: int) -> Simulated:
     """A simulated cell for each cell of the reader, under its conditions and its size, in double precision.
 
-    A size that is a cell's observed total stays the total of the reader's cell, whatever the simulated counts add up
-    to: the posterior is then p(z | x, l).
+    Every site is drawn given those before it, with the density that scores it. A size that is a cell's
+    observed total stays the total of the reader's cell: the posterior is then p(z | x, l).
     """
     double = reader.in_double()
-    return ancestral(double.model, double.cells, seed)
-
-
-@torch.no_grad()
-def ancestral(model: Callable[[Cells], Any], cells: Cells, seed: int) -> Simulated:
-    """A run of the model in which every site is drawn given those before it, with the density that scores it."""
+    model, cells = double.model, double.cells
     with seeded(seed, cells.device), as_scored():
         drawn: Any = poutine.trace(poutine.uncondition(model)).get_trace(cells).nodes
         sites = sampled(poutine.trace(model).get_trace(cells).nodes)
@@ -109,20 +104,8 @@ class ReplayedModel(nn.Module):
         self.model, self.observed = model, observed
 
     def forward(self, cells: Cells) -> Any:
-        with Observing({name: value[cells.index] for name, value in self.observed.items()}):
-            return self.model(cells)
-
-
-class Observing(Messenger):
-    """Replace the values of observed sites by these."""
-
-    def __init__(self, values: Mapping[str, Tensor]):
-        super().__init__()
-        self.values = values
-
-    def _pyro_sample(self, message: Any) -> None:
-        if message["is_observed"] and message["name"] in self.values:
-            message["value"] = self.values[message["name"]]
+        values = {name: value[cells.index] for name, value in self.observed.items()}
+        return poutine.condition(poutine.uncondition(self.model), data=values)(cells)
 
 
 class ReplayedGuide(nn.Module):

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["evidence_table", "log_evidence", "note", "table_of"]
 
 
+@alone
 def log_evidence(
     fit: Fitted | Pair,
     cells: "Cells | AnnData",
@@ -64,19 +65,8 @@ def log_evidence(
 
     Raises ValueError where cells share a latent: they have one evidence together, and none each.
     """
-    table = evidence_table(
-        fit,
-        cells,
-        particles,
-        seed,
-        estimator=estimator,
-        batch_size=batch_size,
-        chunk=chunk,
-        memory=memory,
-        compile=compile,
-        dtype=dtype,
-        progress=progress,
-    )
+    reader = Reader(fit, cells, memory=memory, batch_size=batch_size, chunk=chunk, dtype=dtype, compile=compile)
+    table = table_of(reader, particles, seed, estimator=estimator, progress=progress)
     return table["log_evidence"].to_numpy(copy=True)
 
 
