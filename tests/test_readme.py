@@ -7,12 +7,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from test_layering import FLOORS
 
 import pyroscvi as ps
 from pyroscvi.catalogue import pages
 from pyroscvi.cli import main
 from pyroscvi.data.datasets import simulated
-from pyroscvi.report import plots
+from pyroscvi.report import embedding
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -60,7 +61,7 @@ def test_python_blocks_run(cells, capsys):
 
 
 def test_shell_blocks_run(cells, monkeypatch):
-    monkeypatch.setattr(plots, "umap", lambda z, **_: z[:, :2])
+    monkeypatch.setattr(embedding, "umap", lambda z, **_: z[:, :2])
     commands = [line for block in blocks("sh")[2:] for line in small(block).splitlines()]
     assert {shlex.split(command)[1] for command in commands} == {"fit", "compare", "embed"}
     for command in commands:
@@ -110,3 +111,10 @@ def test_the_site_documents_every_public_name():
     assert documented >= {name for name in ps.__all__ if callable(getattr(ps, name))}
     for function in ("latent", "denoise", "generate", "loadings", "describe", "probabilities"):
         assert f"automodule:: pyroscvi.analysis.{function}\n   :members: {function}\n" in site
+
+
+def test_the_architecture_lists_the_floors():
+    """The block of ARCHITECTURE.md below "lowest first" is ``test_layering.FLOORS``."""
+    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8").partition("lowest first:\n\n")[2].partition("\n\n")[0]
+    listed = [set(line.strip().split(", ")) for line in text.splitlines()]
+    assert listed == [floor - {"__main__"} for floor in FLOORS if floor != {"__main__"}]
