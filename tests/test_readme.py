@@ -13,7 +13,6 @@ import pyroscvi as ps
 from pyroscvi.catalogue import pages
 from pyroscvi.cli import main
 from pyroscvi.data.datasets import simulated
-from pyroscvi.report import embedding
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -61,7 +60,7 @@ def test_python_blocks_run(cells, capsys):
 
 
 def test_shell_blocks_run(cells, monkeypatch):
-    monkeypatch.setattr(embedding, "umap", lambda z, **_: z[:, :2])
+    monkeypatch.setattr("pyroscvi.cli.embed.umap", lambda z, **_: z[:, :2])
     commands = [line for block in blocks("sh")[2:] for line in small(block).splitlines()]
     assert {shlex.split(command)[1] for command in commands} == {"fit", "compare", "embed"}
     for command in commands:
