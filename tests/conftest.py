@@ -52,7 +52,7 @@ def named(cells) -> Cells:
 
 
 @pytest.fixture
-def told(cells) -> Cells:
+def with_covariates(cells) -> Cells:
     """The same cells with two covariates, and no tissue."""
     return replace(cells, covariates=torch.arange(120.0).reshape(60, 2) / 60 - 1, graph=None)
 

@@ -1,4 +1,4 @@
-"""Fits on disk: they come back, they are trusted, they are never torn."""
+"""Fits on disk: what is loaded equals what was saved, no file runs code, and a damaged file is an error."""
 
 import errno
 import json
@@ -46,16 +46,16 @@ PAGES = [
 
 
 @pytest.fixture
-def small(told):
-    return quick(SCVI(latent=3), MeanField(), told, epochs=1)
+def small(with_covariates):
+    return quick(SCVI(latent=3), MeanField(), with_covariates, epochs=1)
 
 
 # There and back
 
 
 @pytest.mark.parametrize("model", PAGES, ids=repr)
-def test_a_fit_comes_back_as_it_was(model, told, tmp_path):
-    f = quick(model, FullCovariance(encoder=ReadCell(widths=16, condition=OneHot("batch"))), told)
+def test_a_fit_comes_back_as_it_was(model, with_covariates, tmp_path):
+    f = quick(model, FullCovariance(encoder=ReadCell(widths=16, condition=OneHot("batch"))), with_covariates)
     f.save(tmp_path / "fit")
     again = ps.load(tmp_path / "fit")
     assert repr(again) == repr(f)
@@ -65,22 +65,22 @@ def test_a_fit_comes_back_as_it_was(model, told, tmp_path):
     assert again.dims.levels == f.dims.levels
     assert torch.equal(again.dims.profile, f.dims.profile)
     assert again.levels == {"batch": ("a", "b"), "label": ("B", "NK", "T"), "drug": ("control", "x", "y", "z")}
-    assert again.genes == told.genes
+    assert again.genes == with_covariates.genes
     assert not again.model.training
-    np.testing.assert_array_equal(again.latent(told, samples=2), f.latent(told, samples=2))
+    np.testing.assert_array_equal(again.latent(with_covariates, samples=2), f.latent(with_covariates, samples=2))
     np.testing.assert_array_equal(again.generate(n=5), f.generate(n=5))
 
 
-def test_a_vamp_prior_follows_its_guide_again(told, tmp_path):
-    quick(PAGES[0], MeanField(), told).save(tmp_path / "fit")
+def test_a_vamp_prior_follows_its_guide_again(with_covariates, tmp_path):
+    quick(PAGES[0], MeanField(), with_covariates).save(tmp_path / "fit")
     again = ps.load(tmp_path / "fit")
     assert again.model.prior.guide is again.guide
-    further = quick(again.model, again.guide, told)
+    further = quick(again.model, again.guide, with_covariates)
     assert not torch.equal(further.model.prior.raw_u, again.model.prior.raw_u)
 
 
-def test_double_precision_comes_back_double(told, tmp_path):
-    f = quick(SCVI(latent=3), MeanField(), told.to(dtype=torch.float64))
+def test_double_precision_comes_back_double(with_covariates, tmp_path):
+    f = quick(SCVI(latent=3), MeanField(), with_covariates.to(dtype=torch.float64))
     f.save(tmp_path / "fit")
     assert same(f, ps.load(tmp_path / "fit"))
 
@@ -116,8 +116,8 @@ class MyDecoder(MLP):
     """A part of the user's own."""
 
 
-def test_a_users_own_part_has_to_be_handed_over(told, tmp_path):
-    f = quick(SCVI(latent=3, decoder=MyDecoder(widths=8)), MeanField(), told)
+def test_a_users_own_part_has_to_be_handed_over(with_covariates, tmp_path):
+    f = quick(SCVI(latent=3, decoder=MyDecoder(widths=8)), MeanField(), with_covariates)
     f.save(tmp_path / "fit")
     with pytest.raises(ValueError, match=r"MyDecoder, which pyroscvi does not know: load\(path, parts=\[MyDecoder\]\)"):
         ps.load(tmp_path / "fit")
@@ -126,9 +126,11 @@ def test_a_users_own_part_has_to_be_handed_over(told, tmp_path):
     assert same(f, again)
 
 
-def test_numbers_of_numpy_are_numbers(told, tmp_path):
+def test_numbers_of_numpy_are_numbers(with_covariates, tmp_path):
     three = np.int64(3)
-    f = quick(SCVI(latent=three, decoder=MLP(dropout=np.float32(0.5))), MeanField(), told, seed=three, epochs=three)
+    f = quick(
+        SCVI(latent=three, decoder=MLP(dropout=np.float32(0.5))), MeanField(), with_covariates, seed=three, epochs=three
+    )
     f.save(tmp_path / "fit")
     assert same(f, ps.load(tmp_path / "fit"))
 
@@ -260,8 +262,8 @@ def test_loading_leaves_the_generator_of_torch_alone(small, tmp_path):
 
 
 @pytest.mark.parametrize("left", [0.0, 0.001, 0.3, 0.9, 0.9999])
-def test_a_truncated_file_gives_way_to_the_one_before(left, small, told, tmp_path):
-    other = quick(SCVI(latent=3), MeanField(), told, epochs=1, seed=1)
+def test_a_truncated_file_gives_way_to_the_one_before(left, small, with_covariates, tmp_path):
+    other = quick(SCVI(latent=3), MeanField(), with_covariates, epochs=1, seed=1)
     small.save(tmp_path / "fit")
     other.save(tmp_path / "fit")
     whole = (tmp_path / "fit").read_bytes()
@@ -296,8 +298,8 @@ def test_a_renamed_tensor_is_noticed(small, tmp_path):
 
 
 @pytest.mark.parametrize("breaks", ["fsync", "replace"])
-def test_a_write_that_fails_leaves_what_was_there(breaks, small, told, tmp_path, monkeypatch):
-    other = quick(SCVI(latent=3), MeanField(), told, epochs=1, seed=1)
+def test_a_write_that_fails_leaves_what_was_there(breaks, small, with_covariates, tmp_path, monkeypatch):
+    other = quick(SCVI(latent=3), MeanField(), with_covariates, epochs=1, seed=1)
     small.save(tmp_path / "fit")
 
     def fails(*_, **__):
@@ -311,8 +313,8 @@ def test_a_write_that_fails_leaves_what_was_there(breaks, small, told, tmp_path,
     assert [p.name for p in tmp_path.iterdir()] == ["fit"]
 
 
-def test_a_full_disk_leaves_what_was_there(small, told, disk):
-    other = quick(SCVI(latent=3), MeanField(), told, epochs=1, seed=1)
+def test_a_full_disk_leaves_what_was_there(small, with_covariates, disk):
+    other = quick(SCVI(latent=3), MeanField(), with_covariates, epochs=1, seed=1)
     small.save(disk.path / "fit")
     disk.fill()
     with pytest.raises(OSError, match=r"No space left on device: .*fit"):
@@ -327,9 +329,9 @@ def test_a_file_is_as_readable_as_other_files(small, tmp_path):
     assert (tmp_path / "fit").stat().st_mode == (tmp_path / "text").stat().st_mode
 
 
-def test_the_file_before_the_last_is_kept(small, told, tmp_path):
+def test_the_file_before_the_last_is_kept(small, with_covariates, tmp_path):
     for seed in (1, 2, 3):
-        quick(SCVI(latent=3), MeanField(), told, epochs=1, seed=seed).save(tmp_path / "fit")
+        quick(SCVI(latent=3), MeanField(), with_covariates, epochs=1, seed=seed).save(tmp_path / "fit")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fit", "fit.previous"]
     assert ps.load(tmp_path / "fit").record["seed"] == 3
     assert ps.load(tmp_path / "fit.previous").record["seed"] == 2

@@ -104,8 +104,8 @@ def test_fit_says_the_same_as_python(nb, data):
 
     seen, _ = ps.Fields(counts="counts", batch="batch").read(ad.read_h5ad(data)).split(0.1, seed=0)
     fit = ps.fit(SCVI(latent=3, decoder=MLP(8), likelihood=NB()), MeanField(), seen, epochs=3, progress=False)
-    told = ("epoch", "loss", "elbo_held_out")
-    pd.testing.assert_frame_equal(fit.history[[*told]], ps.load(nb).history[[*told]])
+    columns = ("epoch", "loss", "elbo_held_out")
+    pd.testing.assert_frame_equal(fit.history[[*columns]], ps.load(nb).history[[*columns]])
 
 
 @pytest.mark.parametrize(
@@ -116,18 +116,18 @@ def test_columns_are_named_alike_wherever_data_are_read(command, monkeypatch):
     import pyroscvi.cli.fit
     from pyroscvi.data.fields import Fields
 
-    told = {}
+    options = {}
     for name, module in (("fit_run", pyroscvi.cli.fit), ("compare_sweep", pyroscvi.cli.compare)):
-        monkeypatch.setattr(module, name, lambda *_, **given: told.update(given))
+        monkeypatch.setattr(module, name, lambda *_, **given: options.update(given))
     run(*command, "--out", "o", "--counts", "raw", "--batch", "donor", "--label", "type", "--category", "a", "--hvg", 9,
         "--category", "b", "--covariate", "c", "--size-factor", "s", "--spatial", "xy", "--section", "e")  # fmt: skip
-    assert told["hvg"] == 9
-    assert Fields(**told["fields"]) == Fields(
+    assert options["hvg"] == 9
+    assert Fields(**options["fields"]) == Fields(
         counts="raw", batch="donor", label="type", categories=("a", "b"), covariates=("c",), size_factor="s",
         spatial="xy", section="e",
     )  # fmt: skip
     run(*command, "--out", "o")
-    assert Fields(**told["fields"]) == Fields()
+    assert Fields(**options["fields"]) == Fields()
 
 
 def test_hvg_and_held_out(data, tmp_path):
@@ -273,8 +273,8 @@ def test_an_interrupted_fit_goes_on(nb, data, tmp_path, capsys, monkeypatch):
     assert main(["embed", str(out), str(data), "--out", str(tmp_path / "z.h5ad")]) == 1
     assert "unfinished" in capsys.readouterr().err
     run(*command)
-    told = ["epoch", "loss", "elbo_held_out"]
-    pd.testing.assert_frame_equal(ps.load(out).history[told], ps.load(nb).history[told])
+    columns = ["epoch", "loss", "elbo_held_out"]
+    pd.testing.assert_frame_equal(ps.load(out).history[columns], ps.load(nb).history[columns])
 
 
 def test_embed(nb, data, tmp_path, flat):
@@ -308,16 +308,16 @@ def test_compare_takes_cells_that_no_run_has_seen(nb, poisson, data, tmp_path, c
     run("compare", nb, poisson, *arguments)
     said = capsys.readouterr().out
     assert "6 of 60 cells" in said
-    found = pd.read_csv(table, index_col="fit")
-    assert set(found.index) == {"nb", "poisson"}
-    assert found["verdict"].iloc[0] == "best"
+    written = pd.read_csv(table, index_col="fit")
+    assert set(written.index) == {"nb", "poisson"}
+    assert written["verdict"].iloc[0] == "best"
     assert (tmp_path / "table.png").read_bytes()[:4] == b"\x89PNG"
 
     adata = ad.read_h5ad(data)
     unseen = adata[pd.read_csv(nb / "cells.csv")["held_out"].to_numpy()]
     fits = {"nb": ps.load(nb), "poisson": ps.load(poisson)}
     again = ps.compare(fits, unseen, particles=20).table
-    np.testing.assert_allclose(found["evidence"], again["evidence"])
+    np.testing.assert_allclose(written["evidence"], again["evidence"])
 
     run("compare", nb, poisson, *arguments[:4], "--proposal", "refined", "--out", table, "--force")
     refined = ps.compare(fits, unseen, particles=20, estimator=Importance(Refined())).table
@@ -484,7 +484,7 @@ def test_a_fit_leaves_its_counts_on_disk_if_asked(form, data, tmp_path):
     place, backed = data, ["--backed"]
     adata = ad.read_h5ad(data)
     if form == "folder":
-        place, backed = tmp_path / "files", []  # which is always left there
+        place, backed = tmp_path / "files", []  # counts of a folder are always read from disk
         place.mkdir()
         adata[:35].copy().write_h5ad(place / "a.h5ad")
         adata[35:].copy().write_h5ad(place / "b.h5ad")

@@ -1,4 +1,4 @@
-"""The command line reads the zoo: what there is, and each page."""
+"""``pyroscvi list`` and ``show``, and completion: they know every page and import nothing heavy."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ def test_list_has_every_page(capsys):
     said = capsys.readouterr().out
     for name in [*ps.list_models(), *ps.list_guides()]:
         (line,) = [line for line in said.splitlines() if line.startswith(f"{name} ")]
-        assert catalogue.find(name).load().__module__  # a page that is really there
+        assert catalogue.find(name).load().__module__  # the page can be imported
         assert len(line.split()) > 3
 
 

@@ -217,9 +217,13 @@ def test_no_edges_is_no_graph():
     assert cells.take([1]).halo is None
 
 
-def test_a_guide_that_reads_neighbours_refuses_cells_without_a_graph(told):
-    lonely = replace(told, covariates=None, graph=nearest(np.zeros((len(told), 2)), section=np.arange(len(told))))
-    for cells in (replace(told, covariates=None), lonely):
+def test_a_guide_that_reads_neighbours_refuses_cells_without_a_graph(with_covariates):
+    lonely = replace(
+        with_covariates,
+        covariates=None,
+        graph=nearest(np.zeros((len(with_covariates), 2)), section=np.arange(len(with_covariates))),
+    )
+    for cells in (replace(with_covariates, covariates=None), lonely):
         with pytest.raises(
             ValueError, match=r"SpatialGNN reads a cell with its neighbours, .*Fields\(spatial=\.\.\.\)"
         ):

@@ -22,16 +22,16 @@ PINS = [line for line in (ROOT / "constraints.txt").read_text("utf-8").splitline
 def built(tmp_path_factory) -> dict[str, Path]:
     """The source distribution, and the wheel that is built from it."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    told = subprocess.run(
+    listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True
     )
-    if told.returncode:
+    if listed.returncode:
         pytest.skip("needs a git checkout, to know which files are ours")
-    for name in filter(None, told.stdout.split("\0")):
-        here, there = ROOT / name, source / name
-        if here.exists():
-            there.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(here, there, follow_symlinks=False)
+    for name in filter(None, listed.stdout.split("\0")):
+        original, copied = ROOT / name, source / name
+        if original.exists():
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(original, copied, follow_symlinks=False)
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(source)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -40,9 +40,9 @@ def built(tmp_path_factory) -> dict[str, Path]:
 
 def ours() -> set[str]:
     """Every module and marker of the package, as it is imported, and the source of its kernel."""
-    found = [*ROOT.glob("pyroscvi/**/*.py"), *ROOT.glob("pyroscvi/**/*.cpp"), ROOT / "pyroscvi" / "py.typed"]
+    files = [*ROOT.glob("pyroscvi/**/*.py"), *ROOT.glob("pyroscvi/**/*.cpp"), ROOT / "pyroscvi" / "py.typed"]
     zoo = [ROOT / "pyroscvi" / kind / file.name for kind in ("models", "guides") for file in (ROOT / kind).glob("*.py")]
-    return {str(file.relative_to(ROOT)) for file in [*found, *zoo]}
+    return {str(file.relative_to(ROOT)) for file in [*files, *zoo]}
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(built):

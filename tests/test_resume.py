@@ -1,4 +1,4 @@
-"""Runs that were interrupted go on, bit by bit."""
+"""Runs that were interrupted go on from the last checkpoint, and end with the same bits."""
 
 import json
 import math
@@ -29,8 +29,8 @@ from pyroscvi.parts import (
 
 
 @pytest.fixture
-def small(told):
-    return quick(SCVI(latent=3), MeanField(), told, epochs=1)
+def small(with_covariates):
+    return quick(SCVI(latent=3), MeanField(), with_covariates, epochs=1)
 
 
 STORIES = {
@@ -42,15 +42,15 @@ STORIES = {
 
 @pytest.mark.parametrize("steps", [0, 1, 6, 7, 11])
 @pytest.mark.parametrize("story", STORIES)
-def test_a_run_that_was_interrupted_goes_on_bitwise(story, steps, told, tmp_path):
+def test_a_run_that_was_interrupted_goes_on_bitwise(story, steps, with_covariates, tmp_path):
     model, guide = STORIES[story]
     options = {"epochs": 5, "batch_size": 20, "lr": 1e-2, "early_stopping": Patience(2), "seed": 3}
-    straight = quick(model, guide, told, objectives=[interrupted_after(10**6)], **options)
+    straight = quick(model, guide, with_covariates, objectives=[interrupted_after(10**6)], **options)
     folder = Folder(tmp_path / "run", seconds=0.0)
     with pytest.warns(UserWarning, match="interrupted"):
-        quick(model, guide, told, objectives=[interrupted_after(steps)], folder=folder, **options)
+        quick(model, guide, with_covariates, objectives=[interrupted_after(steps)], folder=folder, **options)
     rest = interrupted_after(10**6)
-    resumed = quick(model, guide, told, objectives=[rest], folder=folder, **options)
+    resumed = quick(model, guide, with_covariates, objectives=[rest], folder=folder, **options)
     assert len(rest.taken) + steps == 3 * len(straight.history)
     assert same(straight, resumed)
     pd.testing.assert_frame_equal(straight.history.drop(columns="seconds"), resumed.history.drop(columns="seconds"))
@@ -58,9 +58,9 @@ def test_a_run_that_was_interrupted_goes_on_bitwise(story, steps, told, tmp_path
     assert same(ps.load(tmp_path / "run"), resumed)
 
 
-def test_the_best_state_outlives_an_interruption(told, tmp_path):
+def test_the_best_state_outlives_an_interruption(with_covariates, tmp_path):
     """The run is interrupted when its best epoch is behind it: nothing that follows is as good."""
-    few = told.subset(torch.arange(30))
+    few = with_covariates.subset(torch.arange(30))
     options = {
         "epochs": 60,
         "batch_size": 10,
@@ -87,17 +87,17 @@ def test_the_best_state_outlives_an_interruption(told, tmp_path):
     assert same(straight, resumed)
 
 
-def test_a_finished_run_is_not_run_again(told, tmp_path):
-    first = quick(SCVI(latent=3), MeanField(), told, folder=tmp_path, objectives=[interrupted_after(10**6)])
+def test_a_finished_run_is_not_run_again(with_covariates, tmp_path):
+    first = quick(SCVI(latent=3), MeanField(), with_covariates, folder=tmp_path, objectives=[interrupted_after(10**6)])
     again = interrupted_after(0)
-    second = quick(SCVI(latent=3), MeanField(), told, folder=tmp_path, objectives=[again])
+    second = quick(SCVI(latent=3), MeanField(), with_covariates, folder=tmp_path, objectives=[again])
     assert again.taken == []
     assert same(first, second)
     pd.testing.assert_frame_equal(first.history, second.history)
 
 
 @pytest.mark.parametrize(
-    ("change", "told_of"),
+    ("change", "difference"),
     [
         ({"lr": 5e-3}, "lr was 0.003 and is 0.005"),
         ({"epochs": 4}, "epochs was 3 and is 4"),
@@ -107,48 +107,53 @@ def test_a_finished_run_is_not_run_again(told, tmp_path):
         ({"guide": FullCovariance()}, "the guide differs"),
     ],
 )
-def test_another_run_in_the_folder_is_an_error(change, told_of, told, tmp_path):
-    quick(SCVI(latent=3), MeanField(), told, folder=tmp_path)
+def test_another_run_in_the_folder_is_an_error(change, difference, with_covariates, tmp_path):
+    quick(SCVI(latent=3), MeanField(), with_covariates, folder=tmp_path)
     model, guide = change.pop("model", SCVI(latent=3)), change.pop("guide", MeanField())
-    with pytest.raises(ValueError, match=told_of):
-        quick(model, guide, told, folder=tmp_path, **change)
+    with pytest.raises(ValueError, match=difference):
+        quick(model, guide, with_covariates, folder=tmp_path, **change)
 
 
-def test_other_cells_are_another_run(told, tmp_path):
-    quick(SCVI(latent=3), MeanField(), told, folder=tmp_path)
-    counts = told.counts.clone()
+def test_other_cells_are_another_run(with_covariates, tmp_path):
+    quick(SCVI(latent=3), MeanField(), with_covariates, folder=tmp_path)
+    counts = with_covariates.counts.clone()
     counts[0, 0] += 1
     with pytest.raises(ValueError, match="the cells differ"):
-        quick(SCVI(latent=3), MeanField(), replace(told, counts=counts), folder=tmp_path)
+        quick(SCVI(latent=3), MeanField(), replace(with_covariates, counts=counts), folder=tmp_path)
 
 
-def test_a_torn_checkpoint_costs_a_step_and_nothing_else(told, tmp_path):
+def test_a_torn_checkpoint_costs_a_step_and_nothing_else(with_covariates, tmp_path):
     options = {"epochs": 4, "lr": 1e-2}
-    straight = quick(SCVI(latent=3), MeanField(), told, objectives=[interrupted_after(10**6)], **options)
+    straight = quick(SCVI(latent=3), MeanField(), with_covariates, objectives=[interrupted_after(10**6)], **options)
     folder = Folder(tmp_path, seconds=0.0)
     with pytest.warns(UserWarning, match="interrupted"):
-        quick(SCVI(latent=3), MeanField(), told, objectives=[interrupted_after(7)], folder=folder, **options)
+        quick(SCVI(latent=3), MeanField(), with_covariates, objectives=[interrupted_after(7)], folder=folder, **options)
     whole = (tmp_path / "run.safetensors").read_bytes()
     (tmp_path / "run.safetensors").write_bytes(whole[:-100])
     with pytest.warns(UserWarning, match="the previous file was read"):
         resumed = quick(
-            SCVI(latent=3), MeanField(), told, objectives=[interrupted_after(10**6)], folder=folder, **options
+            SCVI(latent=3),
+            MeanField(),
+            with_covariates,
+            objectives=[interrupted_after(10**6)],
+            folder=folder,
+            **options,
         )
     assert same(straight, resumed)
 
 
-def test_a_fit_removes_what_a_killed_one_was_writing(told, tmp_path):
+def test_a_fit_removes_what_a_killed_one_was_writing(with_covariates, tmp_path):
     (tmp_path / ".run.partial.safetensors").write_bytes(b"half a checkpoint")
-    quick(SCVI(latent=3), MeanField(), told, epochs=1, folder=tmp_path)
+    quick(SCVI(latent=3), MeanField(), with_covariates, epochs=1, folder=tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["fit.safetensors", "run.safetensors"]
 
 
-def test_a_full_disk_does_not_cost_the_fit(told, disk):
-    straight = quick(SCVI(latent=3), MeanField(), told)
+def test_a_full_disk_does_not_cost_the_fit(with_covariates, disk):
+    straight = quick(SCVI(latent=3), MeanField(), with_covariates)
     disk.fill()
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        fit = quick(SCVI(latent=3), MeanField(), told, folder=Folder(disk.path / "run", seconds=0.0))
+        fit = quick(SCVI(latent=3), MeanField(), with_covariates, folder=Folder(disk.path / "run", seconds=0.0))
     first, last = (str(warned[place].message) for place in (0, -1))
     assert "run.safetensors could not be written: No space left on device. The fit goes on" in first
     assert "fit.safetensors could not be written: No space left on device. The fit is returned" in last
@@ -157,21 +162,21 @@ def test_a_full_disk_does_not_cost_the_fit(told, disk):
     assert list((disk.path / "run").iterdir()) == []
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(told, disk):
-    straight = quick(SCVI(latent=3), MeanField(), told, objectives=[interrupted_after(10**6)])
+def test_a_full_disk_leaves_the_last_checkpoint(with_covariates, disk):
+    straight = quick(SCVI(latent=3), MeanField(), with_covariates, objectives=[interrupted_after(10**6)])
     folder = Folder(disk.path, seconds=0.0)
     with pytest.warns(UserWarning, match="interrupted"):
-        quick(SCVI(latent=3), MeanField(), told, objectives=[interrupted_after(4)], folder=folder)
+        quick(SCVI(latent=3), MeanField(), with_covariates, objectives=[interrupted_after(4)], folder=folder)
     disk.fill()
     for _ in range(2):
         rest = interrupted_after(10**6)
         with pytest.warns(UserWarning, match="No space left"):
-            resumed = quick(SCVI(latent=3), MeanField(), told, objectives=[rest], folder=folder)
+            resumed = quick(SCVI(latent=3), MeanField(), with_covariates, objectives=[rest], folder=folder)
         assert len(rest.taken) == 3 * 3 - 4
         assert same(straight, resumed)
 
 
-def test_the_last_good_state_of_a_fit_that_failed_is_in_its_folder(told, tmp_path):
+def test_the_last_good_state_of_a_fit_that_failed_is_in_its_folder(with_covariates, tmp_path):
     taken = []
 
     def fail(model, guide, minibatch):
@@ -182,9 +187,9 @@ def test_the_last_good_state_of_a_fit_that_failed_is_in_its_folder(told, tmp_pat
         )
 
     with pytest.raises(ValueError, match="the loss became nan at epoch 2, minibatch 2") as caught:
-        quick(SCVI(latent=3), MeanField(), told, objectives=[fail], folder=tmp_path)
+        quick(SCVI(latent=3), MeanField(), with_covariates, objectives=[fail], folder=tmp_path)
     assert same(ps.load(tmp_path), caught.value.fit)
-    assert np.isfinite(ps.load(tmp_path).latent(told)).all()
+    assert np.isfinite(ps.load(tmp_path).latent(with_covariates)).all()
 
 
 RESUME = """
