@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import pyroscvi as ps
-from pyroscvi.comparison.usage import AMONG, information, usage
+from pyroscvi.comparison.usage import MAX_CELLS, information, usage
 from pyroscvi.fitting.resume import Folder
 from pyroscvi.guides import MeanField
 from pyroscvi.inference.objectives import Balance
@@ -211,11 +211,13 @@ def test_information_of_two_gaussians_agrees_with_an_integral():
     """Two cells, z ~ Normal(+-a, 1): I = log 2 - E[H(cell | z)], by the trapezoidal rule."""
     n, a = 20_000, 0.8
     torch.manual_seed(0)
-    loc = a * (1 - 2 * (torch.arange(AMONG) % 2).double())[:, None]
+    loc = a * (1 - 2 * (torch.arange(MAX_CELLS) % 2).double())[:, None]
     t = torch.linspace(-12, 12, 4001, dtype=torch.float64)
     left, right = (dist.Normal(sign * a, 1.0).log_prob(t) for sign in (1.0, -1.0))
     exact = torch.trapezoid(left.exp() * (left - torch.logaddexp(left, right) + log(2)), t).item()
-    estimates = [information(loc + torch.randn_like(loc), loc, torch.ones(AMONG, 1, 1)) for _ in range(n // AMONG)]
+    estimates = [
+        information(loc + torch.randn_like(loc), loc, torch.ones(MAX_CELLS, 1, 1)) for _ in range(n // MAX_CELLS)
+    ]
     assert np.mean(estimates) == pytest.approx(exact, abs=0.01)
 
 
@@ -225,7 +227,7 @@ def test_information_is_zero_for_equal_cells_and_log_n_for_separate_cells():
     apart = torch.arange(14.0).reshape(7, 2)
     assert information(apart, apart, scale) == pytest.approx(log(7))
     many = torch.arange(3000.0)[:, None]
-    assert information(many, many, torch.full((3000, 1, 1), 0.01)) == pytest.approx(log(AMONG), abs=1e-4)
+    assert information(many, many, torch.full((3000, 1, 1), 0.01)) == pytest.approx(log(MAX_CELLS), abs=1e-4)
 
 
 def test_information_of_a_fit(cells):
