@@ -344,20 +344,6 @@ def test_extreme_sizes_are_refused(value):
         Fields(size_factor="size").read(data)
 
 
-@pytest.mark.parametrize("constant", [1.0, 1 / 300])
-def test_a_size_factor_that_is_the_total_of_the_counts_is_refused(constant):
-    """Its evidence would be labelled p(x), and would be compared with that of a latent size."""
-    data = adata(counts())
-    total = np.asarray(data.X.sum(1)).ravel()
-    data.obs["size"], data.obs["other"] = constant * total, total + np.arange(30)
-    message = refusal(data, Fields(size_factor="size"))
-    assert "size factor 'size' is the total of the counts of a cell, times a constant" in message
-    assert "declare size=ObservedSize()" in message
-    with command_line():
-        assert "choose --size observed" in refusal(data, Fields(size_factor="size"))
-    Fields(size_factor="other").read(data)
-
-
 @pytest.mark.parametrize("value", [1e-50, 1e300])
 def test_extreme_beliefs_are_refused(value):
     data = adata(counts())

@@ -244,7 +244,6 @@ def test_equal_dispersions_in_all_batches_are_one_dispersion_per_gene(cells):
 
 
 def test_the_total_as_a_size_factor_is_the_observed_size(cells):
-    """So its evidence is p(x | l) too. The model cannot know this, and ``Fields`` refuses such a size factor."""
     one, guide = sized(cells, SCVI(latent=3, likelihood=ZINB()), MeanField())
     two = SCVI(latent=3, likelihood=ZINB(), size=SizeFactor()).sized(cells.dims).eval()
     two.load_state_dict(one.state_dict())

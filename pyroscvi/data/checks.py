@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from anndata import AnnData
-from torch import Tensor
 
 from pyroscvi.advice import either, field, option
 from pyroscvi.data.matrices import Matrix, blocks, check_indices, gather
@@ -18,7 +17,6 @@ __all__ = [
     "check_counts",
     "check_genes",
     "check_numbers",
-    "check_sizes",
     "counts_of",
     "listed",
     "precision",
@@ -35,18 +33,6 @@ def counts_of(adata: AnnData, layer: str | None, columns: np.ndarray, genes: Seq
     counts = gather(source, columns, place)
     check_counts(counts, adata.obs_names, genes, place, lambda: remedy(adata))
     return counts
-
-
-def check_sizes(sizes: Tensor, totals: Tensor, role: str) -> None:
-    """Raise if size factors [n] are the totals [n] of the counts, times a constant: the evidence would not be p(x)."""
-    full = totals > 0
-    ratio, totals = sizes[full].double() / totals[full], totals[full]
-    if len(ratio) and totals.max() > totals.min() and ratio.max() <= (1 + 1e-5) * ratio.min():
-        instead = either("size_factor and declare size=ObservedSize()", "--size-factor and choose --size observed")
-        raise ValueError(
-            f"{role} is the total of the counts of a cell, times a constant. The evidence would then be p(x | l), not "
-            f"p(x). Leave out {instead}, which uses the total"
-        )
 
 
 def source_of(adata: AnnData, layer: str | None) -> tuple[Any, str]:

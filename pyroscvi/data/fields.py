@@ -12,7 +12,7 @@ from scipy import sparse
 from torch import Tensor
 
 from pyroscvi.data.cells import Cells
-from pyroscvi.data.checks import check_cells, check_genes, check_sizes, counts_of, listed, precision
+from pyroscvi.data.checks import check_cells, check_genes, counts_of, listed, precision
 from pyroscvi.data.columns import codes, column, sizes_of, standardised, table, weights
 from pyroscvi.data.files import Data, Opened, opened
 from pyroscvi.data.genes import match, numbered, unique_cells
@@ -188,8 +188,6 @@ class Fields:
             fields=replace(self, genes=names, levels=levels, moments=moments),
             dtype=dtype,
         )
-        if cells.size_factor is not None and self.levels is None:
-            check_sizes(cells.size_factor, cells.library.squeeze(-1), f"size factor {self.size_factor!r}")
         if belief is None:
             return cells
         weights = torch.from_numpy(belief).to(dtype)

@@ -35,7 +35,7 @@ class ObservedSize(Size):
 
 
 class SizeFactor(Size):
-    """l_n read from a column: spike-ins, or a total over other genes (``Fields`` refuses the total). Evidence: p(x)."""
+    """l_n read from a column: spike-ins, or the total over genes that are not modelled. The evidence is p(x)."""
 
     def forward(self, cells):
         if cells.size_factor is None:
