@@ -29,7 +29,10 @@ def estimand(model: Any, cells: Cells) -> str:
 def _is_own_total(cells: Cells) -> bool:
     if cells.size_factor is None:
         return False
-    factor, total = cells.size_factor.double(), cells.library.squeeze(-1).double()
+    counted = cells.library.squeeze(-1) > 0
+    factor, total = cells.size_factor[counted].double(), cells.library.squeeze(-1)[counted].double()
+    if not len(total):
+        return False
     ratio = factor / total
     proportional = bool(total.max() > total.min() and ratio.max() <= (1 + ROUNDING) * ratio.min())
     return proportional or torch.allclose(factor, total, rtol=ROUNDING)

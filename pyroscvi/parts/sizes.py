@@ -35,7 +35,10 @@ class ObservedSize(Size):
 
 
 class SizeFactor(Size):
-    """l_n read from a column: spike-ins, or the total over genes that are not modelled. The evidence is p(x)."""
+    """l_n read from a column: spike-ins, or the total over genes that are not modelled. The evidence is p(x).
+
+    A column that is proportional to the total of these very counts is an observed size: p(x | l).
+    """
 
     def forward(self, cells):
         if cells.size_factor is None:
