@@ -448,3 +448,13 @@ def test_something_that_is_no_matrix_is_refused():
 
     with pytest.raises(TypeError, match="the matrix of type dict cannot be read"):
         gather({})
+
+
+def test_a_missing_size_factor_names_the_option_of_the_command_line():
+    from pyroscvi.parts import SizeFactor
+
+    cells = Fields().read(adata(counts()))
+    with pytest.raises(ValueError, match=r"name its column, Fields\(size_factor=\.\.\.\)"):
+        SizeFactor()(cells)
+    with command_line(), pytest.raises(ValueError, match=r"name its column, --size-factor \.\.\."):
+        SizeFactor()(cells)

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from scipy import sparse
 
-from pyroscvi.advice import either
+from pyroscvi.advice import either, field
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.stored import Stored
 from pyroscvi.evidence.estimand import estimand
@@ -92,7 +92,7 @@ def _difference(first: str, a: Question, second: str, b: Question) -> str:
     if genes:
         return "the genes come in another order. Read both through the fields of one of them: fit.fields.read(adata)"
     if a.counts != b.counts:
-        return "the counts differ. Read both from one layer: Fields(counts=...)"
+        return f"the counts differ. Read both from one layer: {field('counts')}"
     if a.estimand != b.estimand:
         return f"{first} gives {a.estimand} and {second} gives {b.estimand}. {_swap(first, a, second, b)}"
     if a.labels is not None and b.labels is not None and not np.allclose(*a.labels.align(b.labels, fill_value=0)):

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from pyroscvi.advice import either
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.certificate import certificate_of
 from pyroscvi.evidence.estimator import Estimator
@@ -144,5 +145,5 @@ def note(estimand: str) -> str:
         return f"log {estimand} in nats a cell"
     return (
         f"log {estimand} in nats a cell, conditional on the observed total: no density over x "
-        "(size=LatentSize() gives one)"
+        f"({either('size=LatentSize()', '--size latent')} gives one)"
     )

@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyroscvi.advice import field
 from pyroscvi.data.cells import Cells, Dims
 from pyroscvi.handlers import read
 from pyroscvi.part import Part
@@ -42,7 +43,7 @@ class SizeFactor(Size):
 
     def forward(self, cells):
         if cells.size_factor is None:
-            raise ValueError('no size factor was read: name its column, Fields(size_factor="...")')
+            raise ValueError(f"no size factor was read: name its column, {field('size_factor')}")
         return cells.size_factor.unsqueeze(-1)
 
 
