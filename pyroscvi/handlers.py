@@ -1,12 +1,12 @@
-"""Effect handlers: what is not the model, and so is written beside it rather than into it.
+"""Effect handlers: changes to how a model runs, written beside the model and not in it.
 
     with temper(0.3):                          KL warm-up: log-densities of latents count for 0.3
     with intervene(perturbation=2):            every cell as if its perturbation had been level 2
     with unknown("perturbation", log_prior):   the condition as a latent, summed out exactly
-    with as_scored():                          draws have the density that they are scored by, be they counts or not
+    with as_scored():                          draws follow the density that scores them, even if they are no counts
 
 A condition of a cell (its batch, its perturbation) is not sampled but *read*: ``read(cells, "batch")``. Reading is an
-effect like sampling is, and so a handler can answer it.
+effect, as sampling is, so that a handler can change its result.
 """
 
 from contextlib import nullcontext
@@ -30,16 +30,16 @@ __all__ = ["Tempered", "as_scored", "intervene", "read", "temper", "unknown"]
 
 @effectful(type="read")
 def _read(cells: Any, name: str) -> Tensor:
-    return cells.categories[name] if name in cells.categories else _untold(cells)
+    return cells.categories[name] if name in cells.categories else _unknown_codes(cells)
 
 
-def _untold(cells: Any) -> Tensor:
-    """Codes of cells of which nobody told the level."""
+def _unknown_codes(cells: Any) -> Tensor:
+    """Codes of cells whose level is unknown [n]: -1."""
     return torch.full((len(cells),), -1, device=cells.device)
 
 
 def read(cells: Any, name: str) -> Tensor:
-    """Codes of the cells in the categorical field ``name`` [n], -1 where unknown, as the handlers around us have it."""
+    """Codes of the cells in the field ``name`` [n], -1 where unknown; handlers can change them."""
     return _read(cells, name, name=f"read {name}")
 
 
@@ -60,9 +60,9 @@ class intervene(Messenger):
 class unknown(Messenger):
     """Make a condition a latent, c ~ Categorical(w), enumerated in parallel: its posterior is then Bayes' rule.
 
-    It is one latent of every cell, however often a run of the model reads it, inside the plate and outside: the trace
-    of the run remembers it, and so the next run has a level of its own. Where nothing is traced, as in a guide that is
-    asked for its posteriors, there is no latent to be had, and the level is read as one that nobody told.
+    Each cell has one such latent in a run of the model, however often the condition is read, inside the plate or
+    outside: its value is taken from the trace of the run. Without a trace, as in ``guide.posteriors``, there is no
+    latent, and the level is read as unknown.
     """
 
     def __init__(self, name: str, log_prior: Tensor):
@@ -79,7 +79,7 @@ class unknown(Messenger):
         """Codes of the cells: [n], or [levels, 1, ..] where they are enumerated."""
         run = next((frame.trace for frame in reversed(HANDLERS) if isinstance(frame, TraceMessenger)), None)
         if run is None:
-            return _untold(cells)
+            return _unknown_codes(cells)
         if self.name in run:
             drawn: Any = run.nodes[self.name]
             return drawn["value"]
@@ -89,7 +89,7 @@ class unknown(Messenger):
 
 
 def _plate_of(cells: Any) -> Any:
-    """The plate over cells. The model will enter it under the same name: its own site is hidden here."""
+    """The plate over cells, unless it is open. Its site is hidden, for the model enters a plate of the same name."""
     if any(isinstance(frame, pyro.plate) and frame.name == "cells" for frame in HANDLERS):
         return nullcontext()
     with block(hide=["cells"]):
@@ -97,10 +97,10 @@ def _plate_of(cells: Any) -> Any:
 
 
 class as_scored(Messenger):
-    """Draw what ``log_prob`` is the density of, where ``sample`` makes something nicer of it.
+    """Draw from the density of ``log_prob`` where ``sample`` draws from a more useful one.
 
-    A Gaussian of log counts draws no count below zero, and is a density there all the same: whoever checks a posterior
-    on cells of the model's own making needs those that the density makes.
+    A Gaussian of log counts never samples a count below zero, but its density is positive there. A check of posteriors
+    on simulated cells needs samples of the density itself.
     """
 
     def _pyro_sample(self, message: Any) -> None:

@@ -95,7 +95,7 @@ def test_an_anndata_is_read_through_the_fields(cells):
 
 
 def test_what_the_fit_cannot_read_is_an_error(nb, cells):
-    with pytest.raises(TypeError, match="hand over Cells"):
+    with pytest.raises(TypeError, match="give Cells"):
         nb.latent(np.ones((3, 12)))
     with pytest.raises(ValueError, match="knows 12 genes, and these cells have 5"):
         nb.latent(ps.Cells(torch.ones(3, 5)))

@@ -15,7 +15,7 @@ from pyroscvi.comparison.usage import MAX_CELLS, information, usage
 from pyroscvi.fitting.resume import Folder
 from pyroscvi.guides import MeanField
 from pyroscvi.inference.objectives import Balance
-from pyroscvi.inference.run import placed
+from pyroscvi.inference.run import two_samples
 from pyroscvi.models import GMVAE, SCVI, Annotated
 from pyroscvi.parts import MLP, NB, Mixture, Random, ReadCell
 from pyroscvi.parts.clusters import set_to_clusters
@@ -94,13 +94,13 @@ def places(monkeypatch):
     Recorded.states.clear()
     looks = {"cold": 0, "calls": 0}
 
-    def placed(guide, cells, seed):
+    def two_samples(guide, cells, seed):
         looks["calls"] += 1
         generator = torch.Generator().manual_seed(looks["calls"] if looks["calls"] <= looks["cold"] else 0)
         z = torch.randn(2, len(cells), 3, generator=generator)
         return z if looks["calls"] <= looks["cold"] else z[:1].expand(2, -1, -1)
 
-    monkeypatch.setattr("pyroscvi.inference.run.placed", placed)
+    monkeypatch.setattr("pyroscvi.inference.run.two_samples", two_samples)
     return looks
 
 
@@ -135,7 +135,7 @@ def test_two_samples_of_z_have_the_correlation_that_the_guide_implies(cells, ali
         guide.heads["z"].bias[2:] = torch.expm1(width).log() if alike else width
     many = cells.take(torch.arange(60).repeat(100))
     state = torch.get_rng_state()
-    z = placed(guide, many, seed=0, batch_size=512)
+    z = two_samples(guide, many, seed=0, batch_size=512)
     assert torch.equal(torch.get_rng_state(), state)
     assert z.shape == (2, 6000, 2)
     assert np.corrcoef(z[:, :, 0].numpy())[0, 1] == pytest.approx(alike, abs=0.03)

@@ -152,10 +152,10 @@ def places(n: int, rank: int) -> torch.Tensor:
 
 
 def settled() -> ps.Fit:
-    def placed(guide, cells, seed):
+    def samples(guide, cells, seed):
         return places(len(cells), Ranks.here().rank)
 
-    with patch("pyroscvi.inference.run.placed", placed):
+    with patch("pyroscvi.inference.run.two_samples", samples):
         return fitted(prior=Noted(3))
 
 

@@ -1,4 +1,4 @@
-"""``fit``: a guide is fitted to a model by stochastic variational inference."""
+"""``fit``: fit a guide and a model to cells by stochastic variational inference."""
 
 import copy
 import math
@@ -20,7 +20,7 @@ from pyroscvi.inference.diagnosis import NonFiniteLoss, unfit
 from pyroscvi.inference.distributed import Ranks
 from pyroscvi.inference.loss import Objective
 from pyroscvi.inference.progress import watched
-from pyroscvi.inference.run import ENOUGH, Run
+from pyroscvi.inference.run import MAX_EVALUATED, Run
 from pyroscvi.inference.schedules import LinearWarmup, Patience, Schedule
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.program import Guide, Model, Program
@@ -51,31 +51,30 @@ def fit(
     distributed: bool = True,
     compile: bool = False,
 ) -> Fit:
-    """Fit a guide to a model.
+    """Fit a model and its guide to cells.
 
-    model, guide    declarations, sized here on the cells; or sized ones, which go on in a copy
-    cells           what to fit to
-    epochs          passes over the cells; by default as many as ``default_epochs`` says
-    batch_size      cells in a minibatch, of which processes that share a fit take their parts
+    model, guide    declarations, which are sized on the cells; or sized ones, of which a copy is trained further
+    cells           the cells to fit to
+    epochs          passes over the cells; None is ``default_epochs``
+    batch_size      cells in a minibatch, which processes that share a fit divide among them
     lr              learning rate of Adam
-    scale_lr        lr is that of minibatches of 128: make it larger with them, as ``scaled`` does
-    warmup          KL weight: a fraction of the run over which it rises from 0 to 1, or a ``Schedule``
-    early_stopping  stop, once the warm-up is over, when the held-out ELBO has not improved, and keep the best state;
+    scale_lr        lr is meant for minibatches of 128: scale it to this batch_size, with ``scaled``
+    warmup          the fraction of the run in which the KL weight rises from 0 to 1, or a ``Schedule``
+    early_stopping  after the warm-up, stop when the held-out ELBO no longer improves, and keep the best state;
                     ``Patience(watch=HeldOutEvidence(), every=5)``: when the held-out evidence has not, which is slower
-    validation      fraction of the cells that is held out for that, of every batch where there are batches; but no
-                    more than 10,000
+    validation      fraction of the cells to hold out for early stopping, from every batch; at most 10,000 cells
     clip            largest norm of the gradient of the loss per cell
     objectives      callables (model, guide, cells) -> [n], whose mean is added to the loss
-    seed            of everything random; no global generator is touched
-    device          "cpu", "cuda", "mps", or "auto" for the best there is
-    progress        show a progress bar
-    folder          write checkpoints here, and go on from the one that is there
+    seed            of all random numbers; global generators stay untouched
+    device          "cpu", "cuda", "mps", or "auto" for the fastest available
+    progress        show a progress bar, or a line every half minute where output is not a terminal
+    folder          write checkpoints here, and resume from the one in it
     distributed     under ``torchrun``, share every minibatch with the other processes; all get the same fit
-    compile         capture the training step as one graph and compile it: the same fit to rounding, several times as
-                    fast after half a minute or so; where that cannot be, a warning says why, and the fit goes on
+    compile         compile the training step as one graph: the same fit up to rounding, several times as fast after
+                    half a minute or so; if compiling fails, a warning says why and the fit continues without
 
-    Ctrl-C ends a fit early: what there is by then comes back, with a warning. ``NonFiniteLoss`` (a ValueError) is
-    raised at the step that would spoil the parameters; its ``fit`` is the last good state.
+    Ctrl-C ends a fit early and returns it as it is, with a warning. ``NonFiniteLoss`` (a ValueError) is raised instead
+    of a step that would make parameters NaN; its ``fit`` is the last good state. A second thread waits for the first.
     """
     _check_programs(model, guide)
     _check(cells, guide, epochs, batch_size, lr, validation)
@@ -95,8 +94,8 @@ def fit(
         )  # fmt: skip
         ranks.check_same(lambda: identity(run, cells))
         notes = folder if isinstance(folder, Folder | None) else Folder(folder)
-        if notes is not None and (found := ranks.from_first(lambda: notes.open(run, cells))):
-            run.restore(*found)
+        if notes is not None and (checkpoint := ranks.from_first(lambda: notes.open(run, cells))):
+            run.restore(*checkpoint)
         trouble = _train(run, notes, progress)
         run.finish()
     result = _result(run, cells, interrupted=trouble is not None)
@@ -109,7 +108,7 @@ def fit(
 
 
 def _train(run: Run, notes: Folder | None, progress: bool) -> BaseException | None:
-    """Step by step to the end, or to what came in between, which is handed back."""
+    """Train to the end. Returns the error or the interrupt that ended training early, if any."""
     with run.ranks.listening(), watched(run, progress and run.ranks.first) as look:
         try:
             while not run.done:
@@ -122,7 +121,7 @@ def _train(run: Run, notes: Folder | None, progress: bool) -> BaseException | No
         except KeyboardInterrupt as error:
             if run.ranks.first:
                 warnings.warn(
-                    f"interrupted in epoch {run.epoch + 1} of {run.epochs}: the fit is what it was by then",
+                    f"interrupted in epoch {run.epoch + 1} of {run.epochs}: the fit is the state of that moment",
                     stacklevel=3,
                 )
             return error
@@ -152,8 +151,10 @@ def _check(cells: Cells, guide: Guide, epochs: int | None, batch_size: int, lr: 
             f"{type(guide).__name__} reads a cell with its neighbours, and these cells have no graph of neighbours: "
             f"{read} {advice.field('spatial')}, or choose a guide that reads each cell alone"
         )
-    if found := unfit(cells):
-        raise ValueError(f"nothing can be fitted to these cells: {found}. Read them with Fields(...), which looks")
+    if problem := unfit(cells):
+        raise ValueError(
+            f"nothing can be fitted to these cells: {problem}. Read them with Fields(...), which checks them"
+        )
     if (epochs is not None and epochs < 1) or batch_size < 1 or not 0 < lr < math.inf:
         raise ValueError(f"epochs, batch_size and lr must be positive numbers, not {epochs}, {batch_size} and {lr}")
     if not 0 <= validation < 1:
@@ -161,13 +162,13 @@ def _check(cells: Cells, guide: Guide, epochs: int | None, batch_size: int, lr: 
 
 
 def default_epochs(cells: int, batch_size: int = 128) -> int:
-    """400 epochs up to 20,000 cells, then fewer in proportion; never fewer than it takes for 2,000 steps."""
+    """400 epochs up to 20,000 cells, then fewer in proportion, but at least as many as give 2,000 steps."""
     steps = math.ceil(cells / batch_size)
     return max(min(round(20_000 / cells * 400), 400), math.ceil(2_000 / steps))
 
 
 def scaled(lr: float, batch_size: int, cells: int) -> float:
-    """lr for minibatches of another size than 128: by the square root, up to eight of them; no more was measured.
+    """lr for minibatches of another size than 128: by the square root of the ratio, up to a factor of 8.
 
     Adam divides by the noise of gradients, which falls with the square root [Malladi et al., 2022, arXiv:2205.10287].
     In proportion [Goyal et al., 2017, arXiv:1706.02677] a fit that is cut short gets farther, and one that is not ends
@@ -177,12 +178,12 @@ def scaled(lr: float, batch_size: int, cells: int) -> float:
 
 
 def _sized(model: Model, guide: Guide, cells: Cells, device: torch.device) -> tuple[Model, Guide]:
-    """Both with parameters, on a device, in the precision of the cells; what the user holds is left as it is."""
+    """Copies of both with parameters, on the device, in the precision of the cells."""
     if _is_sized(guide) and not _is_sized(model):
         raise ValueError(
             "this guide was sized on a model that owns parameters: hand over that model, not a declaration"
         )
-    model, guide = copy.deepcopy((model, guide))  # at once: a prior may be made of the guide's posteriors
+    model, guide = copy.deepcopy((model, guide))  # together: a prior may refer to the guide
     cells = cells.to("cpu")
     if not _is_sized(model):
         model = model.sized(cells.dims)
@@ -197,10 +198,12 @@ def _is_sized(program: Program) -> bool:
 
 
 def _split(cells: Cells, validation: float, seed: int) -> tuple[Cells, Cells | None]:
-    """Cells to fit to, and cells to stop by if there are enough of them."""
+    """Cells to fit to, and held-out cells for early stopping if there is at least one."""
     if round(validation * len(cells)) < 1:
         return cells, None
-    return cells.split(min(validation, ENOUGH / len(cells)), by=None if cells.batch is None else "batch", seed=seed)
+    return cells.split(
+        min(validation, MAX_EVALUATED / len(cells)), by=None if cells.batch is None else "batch", seed=seed
+    )
 
 
 def _patience(early_stopping: bool | Patience) -> Patience | None:
@@ -228,7 +231,7 @@ def _device(device: str | torch.device) -> torch.device:
 
 
 def _result(run: Run, cells: Cells, interrupted: bool) -> Fit:
-    """What a finished run has to show."""
+    """The fit that a finished run has made."""
     last = run.history[-1] if run.history else {}
     record = {
         "seed": run.seed,
@@ -257,5 +260,5 @@ def level_counts(cells: Cells) -> dict[str, dict[str, int]]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what made a fit."""
+    """Versions of the packages that make a fit."""
     return {name: version(name) for name in ("pyroscvi", "torch", "pyro-ppl", "numpy")}

@@ -1,13 +1,12 @@
-"""The loss and its gradients as one graph: traced once through Pyro, compiled, and run on every minibatch of one size.
+"""The loss and its gradients as one compiled graph, for all minibatches of one size.
 
-``make_fx`` runs the loss on tensors that only have shapes and writes down every operation that reaches PyTorch, and the
-operations of the backward pass after them. Pyro's handlers, the parts of a page, Python itself: all of it happens while
-the graph is traced, and never again. Inductor then compiles the graph; the likelihood is in it as one operator
-(``distributions.native``). Nothing of this needs a page to be written in another way.
+``make_fx`` runs the loss once on tensors without values and records every operation of PyTorch, those of the backward
+pass included. Pyro's handlers and the Python code of a page run only while the graph is recorded. Inductor compiles the
+graph, in which the likelihood is one operator (``distributions.native``). A page need not be written differently.
 
-What a graph cannot hold: a shape that changes (a minibatch of another size, the edges between cells in a tissue), and a
-decision that depends on a value. Random numbers are those of the eager step, drawn in the same order, so that a fit is
-the same fit with ``compile=True``, to rounding.
+A graph cannot contain a shape that changes (another minibatch size, the edges between cells of a tissue), or a decision
+that depends on a value. Random numbers are drawn in the order of the eager step, so that a fit with ``compile=True`` is
+the same fit up to rounding.
 """
 
 import warnings
@@ -27,7 +26,7 @@ from pyroscvi.torch_internals import compiled, recorded
 
 __all__ = ["Captured", "capture", "decline"]
 
-LOSS, GRADIENT = 1e-5, 1e-3  # how far the compiled step may be from the eager one: float32, summed in another order
+LOSS, GRADIENT = 1e-5, 1e-3  # relative tolerances of the compiled step: float32, summed in another order
 
 
 class Captured:
@@ -49,16 +48,15 @@ class Captured:
 
     @torch.no_grad()
     def __call__(self, cells: Cells, beta: float) -> tuple[Tensor, list[Tensor]]:
-        found = _tensors(cells)
-        loss, *gradients = self.run(*self._arguments(found, beta))
+        loss, *gradients = self.run(*self._arguments(_tensors(cells), beta))
         return loss, gradients
 
     def _arguments(self, cells: Mapping[str, Tensor], beta: float) -> list[Tensor]:
         return [*(t.detach() for t in self.held), *cells.values(), torch.tensor(beta, dtype=self.like.dtype)]
 
     def _step(self, *arguments: Tensor) -> list[Tensor]:
-        held, told, beta = arguments[: len(self.held)], arguments[len(self.held) : -1], arguments[-1]
-        cells = _with_tensors(self.like, dict(zip(self.names, told, strict=True)))
+        held, fields, beta = arguments[: len(self.held)], arguments[len(self.held) : -1], arguments[-1]
+        cells = _with_tensors(self.like, dict(zip(self.names, fields, strict=True)))
         loss = functional_call(self.loss, dict(zip(self.where, held, strict=True)), (cells, beta))
         return [loss.detach(), *torch.autograd.grad(loss, [held[i] for i in self.trained], materialize_grads=True)]
 
@@ -70,7 +68,7 @@ class Captured:
         with native.used():
             graph = recorded(self._step, noise.TABLE, given)
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what compilers tell each other
+            warnings.simplefilter("ignore")  # of compilers, about their own code
             return compiled(graph, [t.detach() for t in given])
 
 
@@ -79,7 +77,7 @@ def decline(reason: str) -> None:
 
 
 def capture(loss: nn.Module, parameters: Sequence[nn.Parameter], first: Cells, beta: float) -> Captured | None:
-    """The compiled step, once it has been seen to do what the eager one does; otherwise None, and one line why."""
+    """The compiled step, if it gives the loss and gradients of the eager one; otherwise None, after a warning."""
     try:
         captured = Captured(loss, parameters, first)
         if wrong := _differs(captured, first, beta, parameters):
@@ -92,7 +90,7 @@ def capture(loss: nn.Module, parameters: Sequence[nn.Parameter], first: Cells, b
 
 
 def _differs(captured: Captured, cells: Cells, beta: float, parameters: Sequence[nn.Parameter]) -> str:
-    """Where the compiled step is not the eager one on these cells, from the same random numbers; "" if nowhere."""
+    """How the compiled step differs from the eager one, on these cells and random numbers; "" if it does not."""
     loss, device = captured.loss, cells.device
     before, buffers = generator_state(device), [b.clone() for b in loss.buffers()]
     eager = loss(cells, beta)
@@ -107,8 +105,8 @@ def _differs(captured: Captured, cells: Cells, beta: float, parameters: Sequence
     if not abs(value - eager) <= LOSS * (1 + abs(eager)):
         return f"the compiled loss is {value.item():.8g}, the eager one {eager.item():.8g}"
     norm = torch.stack([torch.linalg.vector_norm(g) for g in expected]).norm()
-    for (name, _), found, wanted in zip(loss.named_parameters(), gradients, expected, strict=True):
-        if not (found - wanted).norm() <= GRADIENT * norm:
+    for (name, _), compiled_one, eager_one in zip(loss.named_parameters(), gradients, expected, strict=True):
+        if not (compiled_one - eager_one).norm() <= GRADIENT * norm:
             return f"the compiled gradient of {name} is not the eager one"
     return ""
 
@@ -118,9 +116,9 @@ def _differs(captured: Captured, cells: Cells, beta: float, parameters: Sequence
 
 def _tensors(cells: Cells) -> dict[str, Tensor]:
     one = ("x", "library", "covariates", "belief", "size_factor", "index")
-    found = {name: getattr(cells, name) for name in one}
-    found |= {f"categories.{name}": codes for name, codes in cells.categories.items()}
-    return {name: t for name, t in found.items() if t is not None}
+    tensors = {name: getattr(cells, name) for name in one}
+    tensors |= {f"categories.{name}": codes for name, codes in cells.categories.items()}
+    return {name: t for name, t in tensors.items() if t is not None}
 
 
 def _without_tensors(cells: Cells) -> Cells:

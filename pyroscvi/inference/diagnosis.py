@@ -16,20 +16,20 @@ __all__ = ["NonFiniteLoss", "explain", "unfit"]
 
 
 class NonFiniteLoss(ValueError):
-    """Training stopped before the step that would have spoilt the parameters; ``fit`` is the last good state."""
+    """Training stopped before a step that would make parameters NaN; ``fit`` is the last good state."""
 
     fit: Any = None
 
 
 @torch.no_grad()
 def explain(model: Model, guide: Guide, cells: Cells, trained: nn.Module) -> str:
-    """What is not finite in this minibatch: of its data, its sites, and the parameters."""
-    found = [*_sites(model, guide, cells), *_parameters(trained)]
-    return "; ".join(found) or "it did not happen again when looked into"
+    """Which sites of this minibatch and which parameters are not finite, in words."""
+    problems = [*_sites(model, guide, cells), *_parameters(trained)]
+    return "; ".join(problems) or "the same minibatch gave finite values when it was evaluated again"
 
 
 def unfit(cells: Cells) -> str:
-    """What there is among the data of cells that no model can be fitted to; nothing is an empty string."""
+    """The first value in the data of cells that no model can be fitted to, in words; "" if there is none."""
     for n, g, count in _no_count(cells.counts):
         return f"cell {_cell(cells, n)}, gene {_gene(cells, g)} has the count {count}"
     for name, values in {"covariate": cells.covariates, "size factor": cells.size_factor}.items():
@@ -40,7 +40,7 @@ def unfit(cells: Cells) -> str:
 
 
 def _no_count(counts: Any) -> Iterator[tuple[int, int, float]]:
-    """Row, column and value of the first count that is none; those on disk were looked at when they were opened."""
+    """Row, column and value of the first invalid count; counts on disk were checked when they were opened."""
     if isinstance(counts, Tensor):
         wrong = ~(torch.isfinite(counts) & (counts >= 0))
         for n, g in wrong.nonzero()[:1].tolist():
@@ -81,7 +81,7 @@ def _place(site: Any, wrong: Tensor, cells: Cells) -> str:
 
 
 def _parameters(trained: nn.Module) -> Iterator[str]:
-    """Parameters that are not finite; else those whose gradient is not, if some still are; else the largest."""
+    """Parameters that are not finite; else those with such a gradient, unless all have one; and the largest."""
     named = dict(trained.named_parameters())
     spoilt = [name for name, p in named.items() if not torch.isfinite(p).all()]
     steep = [name for name, p in named.items() if p.grad is not None and not torch.isfinite(p.grad).all()]

@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class Ranks:
-    """This process among those that share a fit. One alone shares with nobody: every method hands back what it got."""
+    """This process among those that share a fit. In a fit of one process, methods return their argument unchanged."""
 
     def __init__(self, rank: int = 0, world: int = 1):
         self.rank, self.world = rank, world
@@ -45,7 +45,7 @@ class Ranks:
 
     @classmethod
     def here(cls, wanted: bool = True) -> "Ranks":
-        """The ranks of the process group, which is joined first where torchrun started this process; else one alone."""
+        """The process group, which is joined first if torchrun started this process; otherwise one process alone."""
         if not (wanted and dist.is_available()):
             return cls()
         if not dist.is_initialized():
@@ -61,11 +61,11 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether it is this one that writes and shows."""
+        """Whether this process writes files and shows progress."""
         return self.rank == 0
 
     def device(self, device: torch.device) -> torch.device:
-        """A device for this rank alone: one GPU each."""
+        """The device of this rank: one GPU each."""
         if self.alone or device.type == "cpu" or device.index is not None:
             return device
         if device.type != "cuda":
@@ -77,7 +77,7 @@ class Ranks:
                              "(torchrun --nproc-per-node), or ask for device='cpu'")  # fmt: skip
         return torch.device("cuda", local)
 
-    # The work
+    # Shards and gradients
 
     def size(self, cells: int, size: int) -> int:
         """Cells in a minibatch: at most ``size``, such that the last one has at least two for every rank, too."""
@@ -117,7 +117,7 @@ class Ranks:
         return DistributedDataParallel(loss, find_unused_parameters=any(slope is None for slope in reached))
 
     def unwrap(self, trained: nn.Module) -> None:
-        """What was trained, ready to be used by one process; to the bit the same on all."""
+        """Make the trained module usable by one process alone, with bitwise equal tensors on all ranks."""
         if self.alone:
             return
         across_ranks(trained, False)
@@ -125,13 +125,13 @@ class Ranks:
             dist.broadcast(tensor, 0)
 
     def draw_apart(self, device: torch.device, *where: int) -> None:
-        """Noise differs between ranks: all but the first draw from a seed that is made of where in a run they are.
+        """Reseed all ranks but the first, by rank and by position in the run, so that their noise differs.
 
-        So a run that is taken up draws what it would have drawn, with nothing written down of their generators.
+        A resumed run then draws the same numbers, although the state of these generators is not saved.
         """
         if not self.first:
-            told = hashlib.blake2b(repr((self.rank, *where)).encode(), digest_size=4).digest()
-            reseed(int.from_bytes(told, "big"), device)
+            digest = hashlib.blake2b(repr((self.rank, *where)).encode(), digest_size=4).digest()
+            reseed(int.from_bytes(digest, "big"), device)
 
     # Agreement
 
@@ -139,59 +139,59 @@ class Ranks:
         """The mean over ranks []; KeyboardInterrupt on all of them where any was interrupted."""
         if self.alone:
             return loss
-        told = torch.stack([loss, loss.new_full((), float(self.interrupted))])
-        dist.all_reduce(told)
-        if told[1].item() > 0:
+        sums = torch.stack([loss, loss.new_full((), float(self.interrupted))])
+        dist.all_reduce(sums)
+        if sums[1].item() > 0:
             raise KeyboardInterrupt
-        return told[0] / self.world
+        return sums[0] / self.world
 
     def average(self, value: float, weight: int, device: torch.device) -> float:
         """The weighted mean over ranks."""
         if self.alone:
             return value
         kind = torch.float32 if device.type == "mps" else torch.float64
-        told = torch.tensor([value * weight if weight else 0.0, weight], dtype=kind, device=device)
-        dist.all_reduce(told)
-        return (told[0] / told[1]).item()
+        sums = torch.tensor([value * weight if weight else 0.0, weight], dtype=kind, device=device)
+        dist.all_reduce(sums)
+        return (sums[0] / sums[1]).item()
 
     def gathered(self, value: T) -> list[T]:
-        """What every rank says, in their order."""
+        """The values of all ranks, in their order."""
         if self.alone:
             return [value]
-        said: list[Any] = [None] * self.world
-        dist.all_gather_object(said, value)
-        return said
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
 
     def from_first(self, call: Callable[[], T]) -> T:
-        """What this call gives on the first rank, on all of them; and so with its error."""
+        """The result of this call on the first rank, returned on all ranks; an error is raised on all of them."""
         if self.alone:
             return call()
-        told: list[Any] = [None, None]
+        outcome: list[Any] = [None, None]
         if self.first:
             try:
-                told[0] = call()
+                outcome[0] = call()
             except Exception as error:
-                told[1] = error
-        mine = told[1]
-        dist.broadcast_object_list(told, 0)
-        if told[1] is not None:
-            raise mine or told[1]
-        return told[0]
+                outcome[1] = error
+        mine = outcome[1]
+        dist.broadcast_object_list(outcome, 0)
+        if outcome[1] is not None:
+            raise mine or outcome[1]
+        return outcome[0]
 
     def check_same(self, asked: Callable[[], dict[str, Any]]) -> None:
-        """ValueError, on all ranks, where one was given something else than the others."""
-        said = [{}] if self.alone else self.gathered(asked())
-        for rank, other in enumerate(said):
-            for what in said[0]:
-                if other[what] != said[0][what]:
+        """Raise ValueError on all ranks if one was given other settings than the first."""
+        settings = [{}] if self.alone else self.gathered(asked())
+        for rank, other in enumerate(settings):
+            for name, value in settings[0].items():
+                if other[name] != value:
                     raise ValueError(
-                        f"rank {rank} was given {what} {other[what]}, and rank 0 {said[0][what]}: every process of a "
-                        "fit asks for the same one, unless with distributed=False for one of its own"
+                        f"rank {rank} was given {name} {other[name]}, and rank 0 {value}: every process of a "
+                        "shared fit needs the same settings; for a fit of its own, give distributed=False"
                     )
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Ctrl-C reaches every process at another moment: it is noted here, and all stop at the same step."""
+        """Note Ctrl-C, which reaches every process at another moment, so that all stop at the same step."""
         if self.alone or threading.current_thread() is not threading.main_thread():
             yield
             return

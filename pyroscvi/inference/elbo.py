@@ -2,9 +2,9 @@
 
     ELBO = E_q [ log sum_k p(x, k, z) - log q(z) ]
 
-It is Pyro's ``TraceEnum_ELBO`` on the same draw, restricted to what the zoo is made of (one plate, over cells), and so
-it fits on a page: no contraction of tensor networks, no score functions, and no number leaves the device. Where the
-Kullback-Leibler divergence of a latent from its prior is known in closed form it takes the place of a draw of it.
+It equals Pyro's ``TraceEnum_ELBO`` on the same draw, for models with one plate, over cells. So it is short: no
+contraction of tensor networks, no score functions, and no number leaves the device. Where the Kullback-Leibler
+divergence of a latent from its prior has a closed form, it replaces the Monte Carlo estimate.
 """
 
 from collections.abc import Callable, Sequence

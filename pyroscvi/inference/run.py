@@ -1,4 +1,4 @@
-"""One run of training: all that changes while a guide is fitted, so that it can be written down and taken up again."""
+"""One run of training: all state that changes while a guide is fitted, so that it can be saved and resumed."""
 
 import math
 import time
@@ -23,24 +23,24 @@ from pyroscvi.inference.seeds import generator_state, seeded, set_generator_stat
 from pyroscvi.part import Part
 from pyroscvi.program import Guide, Model
 
-__all__ = ["ENOUGH", "Run", "evaluate"]
+__all__ = ["MAX_EVALUATED", "Run", "evaluate"]
 
-# Adam's steps are of full length however small a gradient is, unless it is small against eps. Genes that are hardly
-# ever counted have such gradients, most of them noise, and would be learnt by heart: with 1e-8 instead, held-out cells
-# of the data sets that this was tried on lose up to four nats.
+# Adam takes full steps along gradients of any size, except those far below eps. Genes that are hardly ever counted have
+# such small gradients, which are mostly noise, and the model would overfit to them: with eps = 1e-8, held-out cells of
+# the data sets that this was tried on lose up to four nats.
 EPS = 0.01
 
-PLACED = 0.8  # a correlation: four fifths of the variance of z are between cells. At half, clusters may still be close
+MIN_CORRELATION = 0.8  # four fifths of the variance of z are between cells; at half, clusters may still be close
 
-ENOUGH = 10_000  # cells to evaluate a bound on: from epoch to epoch they are the same, so that its changes show
+MAX_EVALUATED = 10_000  # cells to evaluate a bound on, the same ones in every epoch, so that its changes show
 
 
 @dataclass(eq=False)
 class Run:
-    """The state of a fit, and how it takes a step. Everything happens inside ``seeded``.
+    """The state of a fit, and how it takes a step. All methods are called inside ``seeded``.
 
-    train, held_out   cells to fit to, and cells to stop by, on the device of model and guide
-    fresh             the model's parameters were drawn for this run, and none is to be kept
+    train, held_out   cells to fit to, and cells for early stopping, on the device of model and guide
+    fresh             the model's parameters were drawn for this run, so that components may be moved
     """
 
     model: Model
@@ -59,14 +59,14 @@ class Run:
     compile: bool = False
     fresh: bool = False
 
-    epoch: int = 0  # epochs behind us
-    step: int = 0  # minibatches behind us in the epoch that is under way
+    epoch: int = 0  # epochs that are finished
+    step: int = 0  # minibatches of the current epoch that are finished
     beta: float = math.nan  # KL weight of the last step
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int | None = None
     stopped_early: bool = False
-    settled: bool = False  # components of mixtures have been laid out
+    settled: bool = False  # components of mixtures have been set to clusters
 
     def __post_init__(self) -> None:
         extra = [objective for objective in self.objectives if isinstance(objective, nn.Module)]
@@ -75,17 +75,19 @@ class Run:
         self.parameters = [p for p in self.trained.parameters() if p.requires_grad]
         self.parts = [part for part in self.model.modules() if isinstance(part, Part)]
         self.settling = [part for part in self.parts if type(part).settle is not Part.settle]
-        few = self.train.take(torch.arange(min(2, len(self.train))), self.guide.encoder.hops)
-        self.loss = self.ranks.wrap(Loss(self.trained, self.objectives, len(self.train)), few)
+        two = self.train.take(torch.arange(min(2, len(self.train))), self.guide.encoder.hops)
+        self.loss = self.ranks.wrap(Loss(self.trained, self.objectives, len(self.train)), two)
         self.optimiser = torch.optim.Adam(self.parameters, lr=self.lr, eps=EPS, fused=True)
         n = len(self.train)
-        size = math.ceil(n / math.ceil(n / self.batch_size))  # of one size, rather than a small one at the end
+        size = math.ceil(n / math.ceil(n / self.batch_size))  # minibatches of one size, without a small one at the end
         self.size = self.ranks.size(n, size)
         self.steps = math.ceil(n / self.size)
         self.shuffle = torch.Generator().manual_seed(self.seed)
-        self.sample = self.train.subset(torch.randperm(n, generator=self.shuffle)[: min(max(n // 10, 1), ENOUGH)])
+        self.sample = self.train.subset(
+            torch.randperm(n, generator=self.shuffle)[: min(max(n // 10, 1), MAX_EVALUATED)]
+        )
         self.evaluated = [self.ranks.part(cells) for cells in (self.sample, self.held_out)]  # the bound is, on these
-        self.summed = torch.zeros((), dtype=self.train.dtype, device=self.train.device)  # loss of the epoch under way
+        self.summed = torch.zeros((), dtype=self.train.dtype, device=self.train.device)  # loss of the current epoch
         self.best: dict[str, Tensor] | None = None
         self.sound = self._copied()  # the last state that is known to have a finite bound
         self.captured: Captured | None = None
@@ -94,7 +96,7 @@ class Run:
             self.compile = False
         self._minibatches: Iterator[Cells] | None = None
         if self.patience is not None and self.patience.watch is not None:
-            self._watched(self.patience.watch)  # what cannot be watched is said now, and not after the warm-up
+            self._watched(self.patience.watch)  # an error is raised now, and not after the warm-up
 
     @property
     def progress(self) -> float:
@@ -105,7 +107,7 @@ class Run:
         return self.epoch >= self.epochs or self.stopped_early
 
     def advance(self) -> None:
-        """One minibatch; with the last of an epoch, what there is to do at its end."""
+        """Train on one minibatch; after the last of an epoch, evaluate the epoch."""
         began = time.monotonic()
         if self._minibatches is None:
             self._begin()
@@ -126,24 +128,24 @@ class Run:
         self._minibatches = self.train.minibatches(self.size, self.shuffle, hops, start=self.step)
 
     def _settle(self) -> bool:
-        """Components of mixtures go where cells are, once cells have places in the latent space and may still move.
+        """Set components of mixtures to clusters of cells, once the latent space separates cells; whether it was done.
 
-        They have them when, in some dimension, two draws from the posterior of a cell are correlated beyond PLACED.
+        It does when, in some dimension, two posterior samples of a cell are correlated by more than MIN_CORRELATION.
         """
         if not max(self.warmup.settled / 2, 0.05) <= self.progress < 0.5:
             return False
-        some = self.train.subset(torch.linspace(0, len(self.train) - 1, min(len(self.train), ENOUGH)).long())
-        z = self.ranks.from_first(lambda: placed(self.guide, some, self.seed).cpu()).to(self.train.device)
-        aside = z - z.mean(1, keepdim=True)
-        shared = (aside[0] * aside[1]).sum(0) / aside.square().sum((0, 1)) * 2  # the correlation of two draws
-        if not shared.max() > PLACED:
+        subset = self.train.subset(torch.linspace(0, len(self.train) - 1, min(len(self.train), MAX_EVALUATED)).long())
+        z = self.ranks.from_first(lambda: two_samples(self.guide, subset, self.seed).cpu()).to(self.train.device)
+        centred = z - z.mean(1, keepdim=True)
+        correlation = (centred[0] * centred[1]).sum(0) / centred.square().sum((0, 1)) * 2  # of the two samples [d]
+        if not correlation.max() > MIN_CORRELATION:
             return False
         for part in self.settling:
             part.settle(z[0])
         return True
 
     def _descend(self, cells: Cells) -> Tensor:
-        """One step of the optimiser on one minibatch; its loss per cell []."""
+        """One step of the optimiser on one minibatch; returns its loss per cell []."""
         self.ranks.draw_apart(self.train.device, self.seed, self.epoch, self.step)
         before = generator_state(self.train.device)
         cells, weight = self.ranks.shard(cells, self.guide.encoder.hops)
@@ -154,14 +156,14 @@ class Run:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         if not torch.isfinite(loss + norm):
-            set_generator_state(self.train.device, before)  # so that what is explained is what happened
-            what = (
+            set_generator_state(self.train.device, before)  # so that the explanation uses the same random numbers
+            problem = (
                 f"the loss became {loss.item()}" if not torch.isfinite(loss) else f"the gradient became {norm.item()}"
             )
-            told = self.ranks.gathered(explain(self.model, self.guide, cells, self.trained))
-            why = max(told, key=len)  # the rank that has the cell has most to say
+            explanations = self.ranks.gathered(explain(self.model, self.guide, cells, self.trained))
+            why = max(explanations, key=len)  # the rank that has the cell has the longest
             raise NonFiniteLoss(
-                f"{what} at epoch {self.epoch + 1}, minibatch {self.step + 1}: {why}. No parameter was changed by it: "
+                f"{problem} at epoch {self.epoch + 1}, minibatch {self.step + 1}: {why}. It changed no parameter: "
                 "the error's .fit is the last good state. Look at the counts of that cell, or lower lr"
             )
         if norm > self.clip:
@@ -170,7 +172,7 @@ class Run:
         return loss
 
     def _differentiate(self, cells: Cells, weight: float) -> Tensor:
-        """The loss [] of this rank's cells, whose gradients are left in the parameters."""
+        """The loss [] of this rank's cells; gradients are stored in the parameters."""
         if self.compile and self.captured is None and len(cells) == self.size:
             self.captured = capture(self.loss, self.parameters, cells, self.beta)
             self.compile = self.captured is not None
@@ -186,7 +188,7 @@ class Run:
         return loss.detach()
 
     def _end(self, seconds: float) -> None:
-        """The end of an epoch: what it did to the bound, un-annealed and without dropout, on cells seen and unseen."""
+        """End an epoch: evaluate the ELBO at KL weight 1, without dropout, on training and held-out cells."""
         loss = self.summed.item() / len(self.train)
         self.epoch, self.step, self._minibatches = self.epoch + 1, 0, None
         self.summed.zero_()
@@ -217,11 +219,11 @@ class Run:
     def _bound(self, part: Cells | None) -> float:
         n, device = 0 if part is None else len(part), self.train.device
         with native.used(self.captured is not None):
-            found = math.nan if part is None else evaluate(self.model, self.guide, part, len(self.train), self.seed)
-        return self.ranks.average(found, n, device)
+            elbo = math.nan if part is None else evaluate(self.model, self.guide, part, len(self.train), self.seed)
+        return self.ranks.average(elbo, n, device)
 
     def _judge(self, patience: Patience) -> None:
-        """Keep the state if it is the best since the warm-up, and see whether waiting any longer is worth it."""
+        """Keep the state if it is the best since the warm-up; stop if the last better one is too long ago."""
         if self.epoch % patience.every:
             return
         watched = "elbo_held_out"
@@ -237,31 +239,31 @@ class Run:
         self.stopped_early = self.epoch - self.best_epoch >= patience.waits(self.epochs) and self.epoch < self.epochs
 
     def _watched(self, watch: Callable[[Model, Guide, Cells], float]) -> float:
-        part, found = self.evaluated[1], math.nan
+        part, value = self.evaluated[1], math.nan
         if part is not None:
             with evaluating(self.model, self.guide, self.seed, part), native.used(self.captured is not None):
-                found = watch(self.model, self.guide, part)
-        return self.ranks.average(found, 0 if part is None else len(part), self.train.device)
+                value = watch(self.model, self.guide, part)
+        return self.ranks.average(value, 0 if part is None else len(part), self.train.device)
 
     def finish(self) -> None:
-        """Take up the best state, if one was kept."""
+        """Go back to the best state, if one was kept."""
         if self.best is not None:
             self.trained.load_state_dict(self.best)
         self.ranks.unwrap(self.trained)
         self.trained.eval()
 
-    # Written down, and taken up again
+    # Saving and resuming
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What was asked for, in plain values."""
+        """The settings of the run, as plain values."""
         asked = ("epochs", "batch_size", "lr", "clip", "seed")
         shown = {name: repr(getattr(self, name)) for name in ("warmup", "patience")}
         names = [getattr(o, "__qualname__", None) or repr(o) for o in self.objectives]
         return {name: getattr(self, name) for name in asked} | shown | {"objectives": names}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and values from which ``restore`` goes on (on a processor: bitwise) as if it had never stopped."""
+        """Tensors and values from which ``restore`` continues (on a CPU: bitwise) as if the run had never stopped."""
         tensors = {f"trained.{name}": t for name, t in self.trained.state_dict().items()}
         tensors |= {f"best.{name}": t for name, t in (self.best or {}).items()}
         for i, moments in self.optimiser.state_dict()["state"].items():
@@ -294,8 +296,8 @@ class Run:
 
 
 @torch.no_grad()
-def placed(guide: Guide, cells: Cells, seed: int, batch_size: int = 1024) -> Tensor:
-    """Two draws of z [2, n, d] of every cell, as the guide reads it by now."""
+def two_samples(guide: Guide, cells: Cells, seed: int, batch_size: int = 1024) -> Tensor:
+    """Two posterior samples of z of every cell [2, n, d], from the guide as it is now."""
     guide.eval()
     with seeded(seed, cells.device), pyro.validation_enabled(False):
         minibatches = cells.minibatches(batch_size, hops=guide.encoder.hops)
@@ -304,7 +306,7 @@ def placed(guide: Guide, cells: Cells, seed: int, batch_size: int = 1024) -> Ten
 
 @torch.no_grad()
 def evaluate(model: Model, guide: Guide, cells: Cells, total: int, seed: int, batch_size: int = 1024) -> float:
-    """The un-annealed ELBO per cell, from the same draws every time, as if the data set were of ``total`` cells."""
+    """The ELBO per cell at KL weight 1, from the same random draws every time, for a data set of ``total`` cells."""
     summed = 0.0
     with evaluating(model, guide, seed, cells):
         for minibatch in replace(cells, total=total).minibatches(batch_size, hops=guide.encoder.hops):
@@ -314,7 +316,7 @@ def evaluate(model: Model, guide: Guide, cells: Cells, total: int, seed: int, ba
 
 @contextmanager
 def evaluating(model: Model, guide: Guide, seed: int, cells: Cells) -> Iterator[None]:
-    """Without dropout, and with random numbers of their own: training goes on as if nobody had looked."""
+    """Evaluate inside: without dropout, and from ``seed``, so that training continues as if nothing was evaluated."""
     programs: tuple[nn.Module, ...] = (model, guide)
     training = [program.training for program in programs]
     for program in programs:

@@ -1,4 +1,4 @@
-"""Random numbers from a seed, behind the user's back: torch's generators are as they were when the block ends."""
+"""Random numbers from a seed, which leave torch's generators as they were."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
