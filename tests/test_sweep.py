@@ -271,5 +271,5 @@ def test_what_cannot_be_swept(plain, tmp_path):
         sweep(declared, plain, seeds=[1, 1])
     with pytest.raises(ValueError, match="one declaration at least"):
         sweep({}, plain)
-    with pytest.raises(ValueError, match=r"objectives=.* is called otherwise in every process: make it a Part"):
+    with pytest.raises(ValueError, match=r"objectives=.* prints differently in every process: make it a Part"):
         sweep(declared, plain, folder=tmp_path, objectives=[lambda *_: 0.0])

@@ -1,6 +1,6 @@
-"""``pyroscvi compare``: which of several models explains cells better that none of them was fitted on.
+"""``pyroscvi compare``: which of several models best explains cells that none of them was fitted on.
 
-The models are run folders that are there already, or a sweep that is declared and fitted first.
+The models are finished run folders, or a sweep, which is declared and fitted first.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ __all__ = ["compare_runs", "compare_sweep", "is_sweep"]
 
 
 def is_sweep(places: Sequence[Path], data: Path | None, choices: Mapping[str, Sequence[str]]) -> bool:
-    """Is it a sweep that is meant, or runs that are there? ValueError where it cannot be told."""
+    """Whether a sweep is meant, and not finished runs. ValueError if it is not clear."""
     if data is not None and choices:
         slot = next(iter(choices))
         raise ValueError(
@@ -87,9 +87,9 @@ def compare_runs(
         if file is not None:
             free(file, force)
     evidence = _evidence(evidence, proposal)
-    found = dict(zip(_names(runs), (read_run(run, pages or ()) for run in runs), strict=True))
+    loaded = dict(zip(_names(runs), (read_run(run, pages or ()) for run in runs), strict=True))
     adata = read_data(data)
-    fitted_on = set().union(*(run.fitted_on for run in found.values()))
+    fitted_on = set().union(*(run.fitted_on for run in loaded.values()))
     unseen = ~(adata.obs_names.isin(fitted_on) | unnumbered(adata.obs_names).isin(fitted_on))
     if not unseen.any():
         raise ValueError(
@@ -107,8 +107,8 @@ def compare_runs(
         present = pd.Index(cells.names).get_indexer(adata.obs_names[rows])  # cells without counts may be left out
         return cells.subset(torch.as_tensor(present[present >= 0]), hops=run.fit.guide.encoder.hops)
 
-    fits = {name: run.fit for name, run in found.items()}
-    given = {name: read(run) for name, run in found.items()}
+    fits = {name: run.fit for name, run in loaded.items()}
+    given = {name: read(run) for name, run in loaded.items()}
     comparison = compare(fits, given, **evidence)
     terminal().print(comparison)
     if out is not None:
@@ -144,9 +144,9 @@ def _report(
     say(f"{file}: a report to send")
 
 
-def _evidence(told: Mapping[str, Any], proposal: str | None) -> dict[str, Any]:
+def _evidence(options: Mapping[str, Any], proposal: str | None) -> dict[str, Any]:
     """The options of the command line, as ``compare`` takes them."""
-    how = dict(told)
+    how = dict(options)
     how["dtype"] = torch.float32 if how.pop("single") else torch.float64
     how["estimator"] = estimator(how.pop("method"), proposal)
     return how

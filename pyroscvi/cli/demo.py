@@ -39,15 +39,15 @@ LABEL = "bulk_labels"
 def demo(out: Path, *, epochs: int = 200, particles: int = 1000, seed: int = 0, force: bool = False) -> None:
     """Fit the variants to nine cells in ten, compare them on the others, and leave everything in a folder.
 
-    What is there already, from a demo of the same settings, is taken up and not fitted again.
+    Fits that a demo with the same settings has left in the folder are used again.
     """
-    asked = {"demo": repr(VARIANTS), "epochs": epochs, "seed": seed, "pyroscvi": __version__}
-    open_folder(out, asked, force, done=None)
+    configuration = {"demo": repr(VARIANTS), "epochs": epochs, "seed": seed, "pyroscvi": __version__}
+    open_folder(out, configuration, force, done=None)
     with one_thread():
-        _demo(out, asked, epochs, particles, seed)
+        _demo(out, configuration, epochs, particles, seed)
 
 
-def _demo(out: Path, asked: dict[str, Any], epochs: int, particles: int, seed: int) -> None:
+def _demo(out: Path, configuration: dict[str, Any], epochs: int, particles: int, seed: int) -> None:
     adata = pbmc68k_reduced()
     cells = Fields(counts="counts", label=LABEL).read(adata)
     seen, unseen = cells.split(0.1, by="label", seed=seed)
@@ -60,7 +60,7 @@ def _demo(out: Path, asked: dict[str, Any], epochs: int, particles: int, seed: i
         if (folder / DONE).is_file():
             fits[name] = load(folder)
             continue
-        open_folder(folder, {"model": repr(model), "guide": repr(guide), **asked})
+        open_folder(folder, {"model": repr(model), "guide": repr(guide), **configuration})
         fits[name] = carry_out(folder, model, guide, seen, epochs=epochs, lr=2e-3, seed=seed)
         write_run(folder, fits[name], cells, adata.obs, unseen)
 
@@ -68,9 +68,9 @@ def _demo(out: Path, asked: dict[str, Any], epochs: int, particles: int, seed: i
     terminal().print("", comparison)
     write_whole(out / "comparison.csv", comparison.table.to_csv)
     draw(out / "comparison.png", comparison.plot())
-    draw(out / "history.png", plots.history({name: found.history for name, found in fits.items()}))
+    draw(out / "history.png", plots.history({name: fit.history for name, fit in fits.items()}))
 
-    z = {name: found.latent(cells) for name, found in fits.items()}
+    z = {name: fit.latent(cells) for name, fit in fits.items()}
     latents = AnnData(obs=adata.obs, obsm={f"X_{slug(name)}": points for name, points in z.items()})
     write_whole(out / "latents.h5ad", latents.write_h5ad)
     draw(out / "latents.png", draw_latents(z, adata.obs[LABEL]))
@@ -79,7 +79,7 @@ def _demo(out: Path, asked: dict[str, Any], epochs: int, particles: int, seed: i
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Several are no faster on so few cells, and wait for each other wherever a machine has something else to do."""
+    """More threads are not faster on so few cells, and wait for each other on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,6 +1,6 @@
-"""``pyroscvi compare DATA.h5ad``: every combination of what is declared, fitted where it is not there yet, compared.
+"""``pyroscvi compare DATA.h5ad``: fit every combination that is declared and not yet fitted, and compare all of them.
 
-OUT/<hash>/          a run folder for each fit, found again by its content
+OUT/<hash>/          a run folder for each fit, named by its content
     runs.csv         which of them is which
     comparison.csv   the table
     comparison.png   differences to the best
@@ -65,10 +65,10 @@ def sweep_runs(
         raise ValueError("none of the models could be fitted: " + "; ".join(swept.failed.values()))
     own = [file.name for file in own_files(*choices.get("model", ()), *choices.get("guide", ()))]
     for name, folders in swept.folders.items():
-        for folder, found in zip(folders, [swept[name], *swept.refits.get(name, ())], strict=True):
+        for folder, fitted in zip(folders, [swept[name], *swept.refits.get(name, ())], strict=True):
             if not (folder / DONE).is_file():  # what makes the folder of a fit that of a run
                 write_json(folder / "configuration.json", {"data": str(data), "name": name, "pages": own})
-                write_cells(folder, found, cells, obs, unseen)
+                write_cells(folder, fitted, cells, obs, unseen)
 
     comparison = compare(swept, scored, **evidence)
     where = [

@@ -50,7 +50,7 @@ def _content(fit: Any, cells: Cells, settings: Mapping[str, Any]) -> str:
     model, guide = pair(fit)
     described = [declaration(model), declaration(guide), digest(cells), cells.levels, sorted(settings.items())]
     tensors = [*model.state_dict().values(), *guide.state_dict().values()]
-    names = [] if cells.names is None else cells.names
+    names = () if cells.names is None else tuple(cells.names)
     content = digested(version("pyroscvi"), *described, *tensors, cells.index, *names)
     return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 

@@ -1,19 +1,21 @@
-"""Genes: which of them a model explains better than another does.
+"""Genes: which genes one model explains better than another.
 
     genes = compare_genes({"zinb": zinb, "nb": nb}, held_out)
-    genes.head(20)                          the genes that want zero inflation most, if any does
+    print(genes)
+    genes.table.head(20)                    the genes for which zero inflation helps most
 
-An evidence is of all counts of a cell at once and has no share that is a gene's. Two things can be said of a gene, both
-of them by weighed draws of the posterior of the cell's latents, so that no guide is to blame:
+An evidence is the probability of all counts of a cell together, and cannot be divided into shares of genes. For a gene
+there are two measures. Both are averages over weighted draws of the posterior of the cell's latents, so that they do
+not depend on the guide:
 
     predicted   log p(x_ng | x_n without g) = -log E[1 / p(x_ng | z)]   how probable a count is, given the other genes
-    expected    E[log p(x_ng | z)]                                      how well it is fitted, by a z that knows of it
+    expected    E[log p(x_ng | z)]                                      how well a z that has seen the count fits it
 
-``predicted`` is a probability of something that was not looked at, and is what verdicts go by; neither of its sums is
-an evidence, for genes are predicted from each other over and over. Where the size of a cell is its observed total, that
-total counts the gene, too. ``expected`` adds up over genes to E[log p(x | z)], which is the evidence and how far the
-posterior is from the prior, log p(x) + KL(p(z | x), p(z)): a model that moves z farther to fit better gains here what
-its evidence pays for.
+``predicted`` is the probability of a count that was left out, and decides the verdicts. Its sum over genes is not an
+evidence, because genes are predicted from each other over and over. If the size of a cell is its observed total, that
+total includes the gene. ``expected`` adds up over genes to E[log p(x | z)] = log p(x) + KL(p(z | x), p(z)): the
+evidence, and how far the posterior is from the prior. A model that moves z farther to fit better gains in
+``expected`` what its evidence loses.
 
 References
     Geisser, S. & Eddy, W. F. (1979) A predictive approach to model selection. J Am Stat Assoc 74, 153-160.
@@ -31,7 +33,7 @@ import pandas as pd
 import torch
 from scipy.stats import false_discovery_control, norm
 
-from pyroscvi.comparison.paired import FEWEST_NATS, clusters, standard_error
+from pyroscvi.comparison.paired import MIN_NATS, clusters, standard_error
 from pyroscvi.comparison.question import question, refuse_unequal
 from pyroscvi.comparison.result import GeneComparison
 from pyroscvi.data.cells import Cells
@@ -43,11 +45,11 @@ from pyroscvi.parts.likelihoods import NB, ZINB, ZIP, Likelihood, Poisson
 __all__ = ["GeneScores", "compare_genes", "gene_scores", "zero_inflation"]
 
 TWINS: dict[Any, type[Likelihood]] = {ZINB: NB, ZIP: Poisson}
-DISCOVERIES = 0.05  # how many of the genes that are told apart may be so by chance
+DISCOVERIES = 0.05  # false discovery rate of the verdicts
 
 
 class GeneScores(NamedTuple):
-    """Of every count, in nats, each [n, g]."""
+    """Both measures of every count, in nats, each [n, g]."""
 
     predicted: np.ndarray
     expected: np.ndarray
@@ -137,9 +139,9 @@ def compare_genes(
         gene_scores(fit, given[name], particles, seed, **how, progress=f"genes of {name}" if progress else False)
         for name, fit in fits.items()
     )
-    here = given[first]
-    cluster = None if by is None else clusters(here, by)
-    counts = here.x.cpu().numpy()
+    reference = given[first]
+    cluster = None if by is None else clusters(reference, by)
+    counts = reference.x.cpu().numpy()
     n = len(counts)
     predicted, expected = one.predicted - other.predicted, one.expected - other.expected
     error = n * standard_error(predicted, cluster)
@@ -156,17 +158,17 @@ def compare_genes(
             "zeros": (counts == 0).mean(0),
             "mean": counts.mean(0),
             "q_value": q,
-            "verdict": np.where((np.abs(total) >= FEWEST_NATS) & (q <= DISCOVERIES), better, "indistinguishable"),
+            "verdict": np.where((np.abs(total) >= MIN_NATS) & (q <= DISCOVERIES), better, "indistinguishable"),
         },
-        index=pd.Index(_genes(here), name="gene"),
+        index=pd.Index(_genes(reference), name="gene"),
     )
     return GeneComparison(table.sort_values("predicted", ascending=False), first, second, n)
 
 
 def zero_inflation(fits: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Pairs of fits that differ by zero inflation and nothing else: (with it, without it), in the order of ``fits``."""
+    """Pairs of fits that differ only by zero inflation: (with it, without it), in the order of ``fits``."""
     plain = {tuple(map(repr, pair(fit))): name for name, fit in fits.items()}
-    found = []
+    pairs = []
     for name, fit in fits.items():
         model: Any
         model, guide = pair(fit)
@@ -175,12 +177,12 @@ def zero_inflation(fits: Mapping[str, Any]) -> list[tuple[str, str]]:
             stated = {f.name: getattr(likelihood, f.name) for f in fields(likelihood)}  # type: ignore[arg-type]
             twin = replace(model, likelihood=TWINS[type(likelihood)](**stated))
             if (repr(twin), repr(guide)) in plain:
-                found.append((name, plain[repr(twin), repr(guide)]))
-    return found
+                pairs.append((name, plain[repr(twin), repr(guide)]))
+    return pairs
 
 
 def _q_values(total: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """Of two-sided tests; a gene that nothing tells of, or whose error is not known, has 1."""
+    """q-values of two-sided tests; 1 for a gene whose standard error is zero or unknown."""
     z = np.divide(np.abs(total), error, out=np.zeros_like(total), where=error > 0)
     return false_discovery_control(2 * norm.sf(z))
 

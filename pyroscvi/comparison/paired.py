@@ -1,8 +1,8 @@
-"""Paired differences: two models on the same cells, the error of the difference, and what it allows to say.
+"""Paired differences: two models on the same cells, the standard error of the difference, and the verdict.
 
-Cells differ among each other by far more than models do; a difference taken cell by cell does not see that. Cells of
-one donor are alike, though: where differences vary from donor to donor, an error over cells is too small by the square
-root of how many cells a donor has, at worst, and whole clusters are what is to be counted.
+Cells differ from each other far more than models do, and a difference that is taken cell by cell does not contain that
+variation. But cells of one donor are alike. If differences vary from donor to donor, a standard error over cells is too
+small, at worst by the square root of the number of cells of a donor, and whole clusters are the independent units.
 
 References
     Cameron, A. C. & Miller, D. L. (2015) A practitioner's guide to cluster-robust inference. Journal of Human Resources
@@ -13,16 +13,16 @@ import numpy as np
 
 from pyroscvi.data.cells import Cells
 
-__all__ = ["FEWEST_ERRORS", "FEWEST_NATS", "clusters", "standard_error", "verdict"]
+__all__ = ["MIN_ERRORS", "MIN_NATS", "clusters", "standard_error", "verdict"]
 
-FEWEST_NATS = 4.0  # in total: a likelihood ratio of 55
-FEWEST_ERRORS = 2.0
+MIN_NATS = 4.0  # in total: a likelihood ratio of 55
+MIN_ERRORS = 2.0
 
 
 def standard_error(difference: np.ndarray, cluster: np.ndarray | None = None) -> np.ndarray:
-    """Of the mean over cells of differences [n, ...], of each column for itself; NaN for one cell or one cluster.
+    """Standard error of the mean over cells of differences [n, ...], for each column; NaN for one cell or one cluster.
 
-    cluster  number of the cluster of every cell [n]: sums of whole clusters are then what varies
+    cluster  number of the cluster of every cell [n]: the error is then that of sums over whole clusters
     """
     residual = difference - difference.mean(0)
     if cluster is None:
@@ -37,17 +37,17 @@ def standard_error(difference: np.ndarray, cluster: np.ndarray | None = None) ->
 
 
 def verdict(mean: float, error: float, cells: int) -> str:
-    """ "told apart", or "indistinguishable": below 4 nats in total, 2 standard errors, or of unknown error.
+    """ "told apart", or "indistinguishable": below 4 nats in total or 2 standard errors, or of unknown error.
 
     >>> verdict(-0.5, 0.1, cells=100), verdict(-0.5, 0.3, cells=100), verdict(-0.5, 0.1, cells=7)
     ('told apart', 'indistinguishable', 'indistinguishable')
     """
-    told = abs(mean) * cells >= FEWEST_NATS and abs(mean) >= FEWEST_ERRORS * error
-    return "told apart" if told else "indistinguishable"
+    apart = abs(mean) * cells >= MIN_NATS and abs(mean) >= MIN_ERRORS * error
+    return "told apart" if apart else "indistinguishable"
 
 
 def clusters(cells: Cells, by: str) -> np.ndarray:
-    """The number of the cluster of every cell [n], 0 and up; those of level -1, which nobody knows, are one cluster."""
+    """The number of the cluster of every cell [n], 0 and up; cells whose level is unknown (-1) are one cluster."""
     if by not in cells.categories:
         raise KeyError(f"no categorical field {by!r} to cluster by; there are {sorted(cells.categories)}")
     _, cluster = np.unique(cells.categories[by].cpu().numpy(), return_inverse=True)

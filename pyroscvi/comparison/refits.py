@@ -1,11 +1,11 @@
-"""Refits: what several fits of one declaration, which differ by their seed alone, say together of the same cells.
+"""Refits: several fits of one declaration that differ only by their seed, and the evidences that they have together.
 
-    log_evidence   1/S sum_s log p_s(x_n), what a fit with some seed may be expected to say of a cell
-    log_mixture    log 1/S sum_s p_s(x_n), what all of them say in equal shares; no less, and a probability of the cell,
-                   which the mean of logarithms is not
+    log_evidence   1/S sum_s log p_s(x_n), the log evidence to expect from a fit with any seed
+    log_mixture    log 1/S sum_s p_s(x_n), the log evidence of the mixture of all seeds in equal shares. It is not
+                   smaller, and it is the logarithm of a probability, which a mean of logarithms is not
 
-The first is what is compared. What another seed would have said is then known by the standard deviation between seeds,
-and what a mean over S of them is off by is that deviation over the root of S.
+``log_evidence`` is compared. The standard deviation between seeds estimates how much another seed would change it, and
+the standard error of a mean over S seeds is that deviation over the square root of S.
 """
 
 from collections.abc import Sequence
@@ -37,12 +37,12 @@ class Refitted:
 
     @cached_property
     def log_evidence(self) -> np.ndarray:
-        """Of every cell [n], in nats: the mean over seeds."""
+        """Log evidence of every cell [n], in nats: the mean over seeds."""
         return self.by_seed.mean(1)
 
     @cached_property
     def monte_carlo_se(self) -> np.ndarray:
-        """Of ``log_evidence`` [n]. Seeds share random numbers and not what becomes of them: errors are independent."""
+        """Standard error of ``log_evidence`` [n]. Errors of seeds are independent."""
         return np.sqrt(sum(table["monte_carlo_se"].to_numpy() ** 2 for table in self.tables)) / self.seeds
 
     @property
@@ -57,12 +57,12 @@ class Refitted:
 
     @property
     def spread(self) -> float:
-        """Standard deviation of the mean over cells, between seeds; NaN where there is but one."""
+        """Standard deviation of the mean over cells, between seeds; NaN with one seed."""
         return float(self.by_seed.mean(0).std(ddof=1)) if self.seeds > 1 else np.nan
 
     @property
     def error(self) -> float:
-        """Standard error of ``evidence`` that is due to the seeds; 0 where there is but one, and nobody knows."""
+        """Standard error of ``evidence`` that is due to the seeds; 0 with one seed, when it is unknown."""
         return self.spread / self.seeds**0.5 if self.seeds > 1 else 0.0
 
     @property
@@ -72,24 +72,24 @@ class Refitted:
 
     @property
     def certificate(self) -> str:
-        """The weakest of all seeds: one that does not hold, if there is any, and else the one with the widest gap."""
+        """The weakest of all seeds: an "uncertified" one if there is any, else the one with the widest gap."""
         return max(map(_certified, self.tables))[-1]
 
 
 def _certified(table: pd.DataFrame) -> tuple[bool, float, str]:
-    """Does a certificate not hold, how wide is its gap, and what does it say? Some cells of a table may be exact."""
+    """Whether a certificate failed, its gap, and its text; some cells of a table may be exact."""
     estimated = table["certificate"][table["certificate"] != "exact"]
     words = "exact" if estimated.empty else str(estimated.iloc[0])
     return words.startswith("uncertified"), table.attrs.get("certificate", {}).get("gap", 0.0), words
 
 
 def usage_of_all(readers: Sequence[Reader], seed: int) -> Usage:
-    """How much is used of a model: the mean over its fits."""
+    """How much of a model is used: the mean over its fits."""
     return Usage(*np.mean([usage_of(reader, seed) for reader in readers], axis=0).tolist())
 
 
 def recorded(fits: Sequence[Any]) -> dict[str, Any]:
-    """What a reader must know of how fits came about: the least KL weight, and the mean of their seconds."""
+    """The smallest KL weight of several fits, their number of parameters, and their mean time in seconds."""
     model, _ = pair(fits[0])
     records = [getattr(fit, "record", {}) for fit in fits]
     return {

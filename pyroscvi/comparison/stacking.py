@@ -2,9 +2,10 @@
 
     w = argmax  1/N sum_n log sum_k w_k p_k(x_n),      w_k >= 0,  sum_k w_k = 1
 
-A weight is no probability that a model is true, and not a measure of its quality: of two models that say the same, one
-may get nothing. It says what a model adds to the others, and so a model that loses on the average but explains some
-cells better has one. The objective is concave, and at its maximum sum_n p_k(x_n) / p_w(x_n) is at most N for every k.
+A weight is neither the probability that a model is true nor a measure of its quality: of two models with the same
+predictions one may have weight zero. It measures what a model adds to the others: a model that is worse on average but
+explains some cells better has a positive weight. The objective is concave, and at its maximum
+sum_n p_k(x_n) / p_w(x_n) is at most N for every k.
 
 References
     Yao, Y., Vehtari, A., Simpson, D. & Gelman, A. (2018) Using stacking to average Bayesian predictive distributions.
@@ -17,8 +18,8 @@ from scipy.special import logsumexp
 
 __all__ = ["stacking_weights"]
 
-LEAST = 1e-10  # a weight of zero has no logarithm
-NOTHING = 1e-6
+MIN_WEIGHT = 1e-10  # a weight of zero has no logarithm
+ZERO_BELOW = 1e-6
 
 
 def stacking_weights(log_p: np.ndarray) -> np.ndarray:
@@ -38,27 +39,27 @@ def stacking_weights(log_p: np.ndarray) -> np.ndarray:
     log_p = log_p - log_p.max(1, keepdims=True)
 
     def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
-        w = np.maximum(w, LEAST)  # a step of the optimiser may leave its bounds by a rounding error
+        w = np.maximum(w, MIN_WEIGHT)  # a step of the optimiser may leave its bounds by a rounding error
         mixed = logsumexp(log_p, axis=1, b=w)
         return -mixed.mean(), -np.exp(log_p - mixed[:, None]).mean(0)
 
-    found = minimize(
+    optimum = minimize(
         loss,
         _start(log_p),
         jac=True,
         method="SLSQP",
-        bounds=[(LEAST, 1.0)] * k,
+        bounds=[(MIN_WEIGHT, 1.0)] * k,
         constraints={"type": "eq", "fun": lambda w: w.sum() - 1.0, "jac": lambda w: np.ones(k)},
         options={"ftol": 1e-13, "maxiter": 500},
     )
-    w = np.where(found.x < NOTHING, 0.0, found.x)
+    w = np.where(optimum.x < ZERO_BELOW, 0.0, optimum.x)
     return w / w.sum()
 
 
 def _start(log_p: np.ndarray, steps: int = 50) -> np.ndarray:
-    """Some steps of EM from equal weights: slow to arrive, and never astray however far apart the models are."""
+    """Some steps of EM from equal weights: slow to arrive, and stable however far apart the models are."""
     w = np.full(log_p.shape[1], 1 / log_p.shape[1])
     for _ in range(steps):
-        joint = log_p + np.log(np.maximum(w, LEAST))
+        joint = log_p + np.log(np.maximum(w, MIN_WEIGHT))
         w = np.exp(joint - logsumexp(joint, axis=1, keepdims=True)).mean(0)
     return w

@@ -2,11 +2,11 @@
 
     declared = grid(SCVI(size=LatentSize()), MeanField(), likelihood=[NB(), ZINB()], latent=[5, 10, 20])
     fits = sweep(declared, train, folder="runs", seeds=3)
-    show(compare(fits, held_out))
+    print(compare(fits, held_out))
 
-A fit is known by its content: the declarations of model and guide, the settings, the seed and the cells. It lies in a
-folder that is named by a hash of these, and a sweep fits what is not there. One that was interrupted goes on from the
-last checkpoint of the fit that it was at; one with another choice added fits that choice alone.
+A fit is identified by its content: the declarations of model and guide, the settings, the seed and the cells. Its
+folder is named by a hash of these, and a sweep fits only what is missing. A sweep that was interrupted continues
+from the last checkpoint of its unfinished fit; if a choice is added, only the new combinations are fitted.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ Declared = Mapping[str, tuple[Model, Guide]]
 T = TypeVar("T")
 SECONDS = 5.0  # between checkpoints, and so the most that an interrupted sweep loses
 ABOUT = "declaration.json"
-ASIDE = ("progress", "device", "compile", "distributed")  # settings that say where and how fast, and not what
+NOT_IDENTITY = ("progress", "device", "compile", "distributed")  # settings that say where and how fast, and not what
 
 
 def grid(model: Model, guide: Guide, /, **choices: Iterable[Any] | Mapping[str, Any]) -> dict[str, tuple[Model, Guide]]:
@@ -46,7 +46,7 @@ def grid(model: Model, guide: Guide, /, **choices: Iterable[Any] | Mapping[str, 
               ``model=[...]`` and ``encoder=[...]`` (of the guide) as well. A mapping {name: choice} gives names of its
               own, and otherwise a choice is called as at the command line: "zinb", "mixture:16", "latent 5"
 
-    Names are made of what varies: "zinb, latent 5". ValueError for a field that there is not.
+    Names are made of what varies: "zinb, latent 5". ValueError if the model has no such field.
     """
     declared = {}
     for name, chosen in combinations({slot: _named(slot, these) for slot, these in choices.items()}).items():
@@ -69,11 +69,11 @@ def combinations(choices: Mapping[str, Mapping[str, T]]) -> dict[str, dict[str, 
         if not these:
             raise ValueError(f"no choice of {slot} is named")
     varied = [slot for slot, these in choices.items() if len(these) > 1] or list(choices)
-    found = {}
+    named = {}
     for combination in product(*(these.items() for these in choices.values())):
         chosen = dict(zip(choices, combination, strict=True))
-        found[", ".join(chosen[slot][0] for slot in varied)] = {slot: value for slot, (_, value) in chosen.items()}
-    return found
+        named[", ".join(chosen[slot][0] for slot in varied)] = {slot: value for slot, (_, value) in chosen.items()}
+    return named
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Swept(Mapping[str, Fit]):
 
     fits     {name: fit with the first seed}
     refits   {name: fits with the other seeds}
-    failed   {name: why there is no fit}: its loss was not finite with one of the seeds
+    failed   {name: why it could not be fitted}: its loss was not finite with one of the seeds
     folders  {name: where its fits lie}, in the order of the seeds; empty where the sweep had no folder
     """
 
@@ -131,23 +131,23 @@ def sweep(
     failed: dict[str, str] = {}
     folders: dict[str, list[Path]] = {}
     many = len(declared) * len(chosen)
-    for place, ((name, (model, guide)), seed) in enumerate(product(declared.items(), chosen), 1):
+    for number, ((name, (model, guide)), seed) in enumerate(product(declared.items(), chosen), 1):
         how = {**settings, "seed": seed}
-        there = None if folder is None else Path(folder) / folder_name(model, guide, content, how)
-        found = None if there is None else _finished(there, model, guide)
+        place = None if folder is None else Path(folder) / folder_name(model, guide, content, how)
+        fitted = None if place is None else _finished(place, model, guide)
         if tell is not None:
-            state = "is there" if found is not None else f"{model!r}, {guide!r}"
-            tell(f"{place} of {many}  {name}{f', seed {seed}' if len(chosen) > 1 else ''}: {state}")
-        if found is None:
+            state = "is there" if fitted is not None else f"{model!r}, {guide!r}"
+            tell(f"{number} of {many}  {name}{f', seed {seed}' if len(chosen) > 1 else ''}: {state}")
+        if fitted is None:
             try:
-                found = _fitted(there, model, guide, cells, content, how)
+                fitted = _fitted(place, model, guide, cells, content, how)
             except NonFiniteLoss as error:
                 failed[name] = str(error)
                 warnings.warn(f"{name!r} could not be fitted with seed {seed}: {error}", stacklevel=2)
                 continue
-        fits.setdefault(name, []).append(found)
-        if there is not None:
-            folders.setdefault(name, []).append(there)
+        fits.setdefault(name, []).append(fitted)
+        if place is not None:
+            folders.setdefault(name, []).append(place)
     whole = {name: several for name, several in fits.items() if name not in failed}
     refits = {name: several[1:] for name, several in whole.items() if len(several) > 1}
     kept = {name: folders[name] for name in whole if name in folders}
@@ -161,13 +161,13 @@ def folder_name(model: Model, guide: Guide, cells: str, settings: Mapping[str, A
 
 
 def _content(model: Model, guide: Guide, cells: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    told = {name: repr(value) for name, value in settings.items() if name not in ASIDE}
-    if nameless := [name for name, value in told.items() if re.search(r" at 0x[0-9a-f]+", value)]:
+    printed = {name: repr(value) for name, value in settings.items() if name not in NOT_IDENTITY}
+    if nameless := [name for name, value in printed.items() if re.search(r" at 0x[0-9a-f]+", value)]:
         raise ValueError(
-            f"a sweep knows a fit by its settings, and {nameless[0]}={told[nameless[0]]} is called otherwise in every "
-            "process: make it a Part or a dataclass, which print as they were typed"
+            f"a sweep identifies a fit by its settings, and {nameless[0]}={printed[nameless[0]]} prints differently in "
+            "every process: make it a Part or a dataclass, which print as they were typed"
         )
-    return {"model": declaration(model), "guide": declaration(guide), "settings": told, "cells": cells}
+    return {"model": declaration(model), "guide": declaration(guide), "settings": printed, "cells": cells}
 
 
 def _finished(folder: Path, model: Model, guide: Guide) -> Fit | None:
@@ -175,8 +175,8 @@ def _finished(folder: Path, model: Model, guide: Guide) -> Fit | None:
     if not exists(folder / "fit.safetensors"):
         return None
     parts = {type(module) for page in (model, guide) for module in page.modules() if isinstance(module, Part)}
-    found = load(folder, parts)
-    return None if found.record["interrupted"] else found
+    fitted = load(folder, parts)
+    return None if fitted.record["interrupted"] else fitted
 
 
 def _fitted(
@@ -188,12 +188,12 @@ def _fitted(
         (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n", "utf-8")  # for people: nothing reads it
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "interrupted in epoch")  # said by the exception
-        found = fit(model, guide, cells, folder=None if folder is None else Folder(folder, SECONDS), **settings)
-    if found.record["interrupted"]:
+        fitted = fit(model, guide, cells, folder=None if folder is None else Folder(folder, SECONDS), **settings)
+    if fitted.record["interrupted"]:
         raise KeyboardInterrupt("interrupted: the same sweep goes on from here")
     for left in [] if folder is None else folder.glob("run.safetensors*"):
-        left.unlink()  # the state of the optimiser, of which a finished fit has no more need
-    return found
+        left.unlink()  # the state of the optimiser, which a finished fit does not need
+    return fitted
 
 
 def _named(slot: str, choices: Iterable[Any] | Mapping[str, Any]) -> dict[str, Any]:
@@ -219,5 +219,5 @@ def _word(slot: str, choice: Any) -> str:
         return repr(choice)
     values = [snake(type(value).__name__) if isinstance(value, Part) else f"{value}" for _, value in stated]
     first = [f.name for f in slots][: len(stated)] == [name for name, _ in stated]
-    told = values if first else [f"{name}={value}" for (name, _), value in zip(stated, values, strict=True)]
-    return ":".join([snake(type(choice).__name__), *told])
+    words = values if first else [f"{name}={value}" for (name, _), value in zip(stated, values, strict=True)]
+    return ":".join([snake(type(choice).__name__), *words])

@@ -1,7 +1,7 @@
 """The two generations of ArviZ: what differs between 0.x and 1.x is known here and nowhere else.
 
 0.x takes one argument a group and gives an InferenceData; 1.x takes one dictionary of groups and gives a DataTree. Both
-answer to ``data["posterior"]``. They are told apart by version, for their names overlap.
+have ``data["posterior"]``. The version decides, because their names overlap.
 """
 
 import warnings
@@ -31,8 +31,8 @@ def inference_data(
             data = arviz().from_dict(**groups, coords=coords, dims=dims)
         else:
             data = arviz().from_dict({group: dict(table) for group, table in groups.items()}, coords=coords, dims=dims)
-    for group, told in attrs.items():
-        (data if group == "/" else data[group]).attrs.update(told)
+    for group, values in attrs.items():
+        (data if group == "/" else data[group]).attrs.update(values)
     return data
 
 

@@ -27,26 +27,26 @@ NAMES = {"guide": "the guide", "corrected": "importance-corrected"}
 COVERAGE = 0.99
 
 
-def ranks(found: "Calibration") -> Figure:
+def ranks(calibration: "Calibration") -> Figure:
     """Share of ranks below each fraction, less that fraction, a panel a quantity.
 
     All of a curve lies in the grey band in 99 of 100 calibrations, if draws are draws of the posterior. Titles of
     quantities that fail, all of them considered, are bold.
     """
-    quantities = list(found.guide.values)
+    quantities = list(calibration.guide.values)
     columns = min(4, len(quantities))
     rows = math.ceil(len(quantities) / columns)
     figure = Figure(figsize=(1.95 * columns + 0.5, 1.55 * rows + 0.7), dpi=200, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True)
-    draws, cells = found.guide.draws, len(found.guide.values)
+    draws, cells = calibration.guide.draws, len(calibration.guide.values)
     at = np.arange(1, draws + 1) / (draws + 1)
-    least, greatest = (edge / cells - at for edge in found.guide.band(COVERAGE))
+    least, greatest = (edge / cells - at for edge in calibration.guide.band(COVERAGE))
     for panel, quantity in zip(panels.flat, quantities, strict=False):
         panel.fill_between(at, least, greatest, color="#e6e6e6", linewidth=0, step="mid")
         panel.axhline(0, color=FAINT, linewidth=0.6)
-        for name, one in found.ranks.items():
+        for name, one in calibration.ranks.items():
             panel.step(at, one.below(quantity) / cells - at, where="mid", **STYLES[name])
-        failed = any(quantity in one.failures for one in found.ranks.values())
+        failed = any(quantity in one.failures for one in calibration.ranks.values())
         panel.set_title(
             label(quantity, 24, 1), fontsize=7.5, color=INK, loc="left", fontweight="bold" if failed else "normal"
         )
@@ -59,7 +59,7 @@ def ranks(found: "Calibration") -> Figure:
         panel.tick_params(labelbottom=True)  # none is below
     figure.supxlabel("rank of the truth among draws, as a fraction", fontsize=8, color=INK)
     figure.supylabel("ECDF less uniform", fontsize=8, color=INK)
-    handles: list[Any] = [Line2D([], [], label=NAMES[name], **STYLES[name]) for name in found.ranks]
+    handles: list[Any] = [Line2D([], [], label=NAMES[name], **STYLES[name]) for name in calibration.ranks]
     handles.append(Patch(color="#e6e6e6", label=f"{COVERAGE:.0%} of calibrated curves"))
     figure.legend(handles=handles, loc="outside upper left", ncols=3, frameon=False, fontsize=8, handlelength=1.4)
     return figure

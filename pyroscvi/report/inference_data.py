@@ -118,18 +118,18 @@ def to_arviz(
         "sample_stats": {"log_p_x_given_latents": dealt(torch.cat(conditional, 1))},
         "observed_data": {"x": _numbers(cells.x, whole).cpu().numpy()},
     }
-    told = {"shared": ", ".join(shared)}
+    names = {"shared": ", ".join(shared)}
     attrs: dict[str, dict[str, str]] = {
         "posterior": {"draws": CORRECTED if corrected else RAW, "model": repr(model)},
         "sample_stats": {"note": CONDITIONAL, "estimand": getattr(model, "estimand", "p(x)")},
-        "/": {"loo": (NOT_ASKED if shared else PLUGGED_IN).format(**told)},
+        "/": {"loo": (NOT_ASKED if shared else PLUGGED_IN).format(**names)},
     }
     if log_likelihood is not None:
-        found = [
+        marginal = [
             log_evidence(held(fit, _at(shared, s)), cells, particles, seed, estimator=estimator) for s in range(samples)
         ]
-        groups["log_likelihood"] = {"x": dealt(torch.as_tensor(np.stack(found)))}
-        attrs["log_likelihood"] = {"note": MARGINAL.format(**told), "estimand": attrs["sample_stats"]["estimand"]}
+        groups["log_likelihood"] = {"x": dealt(torch.as_tensor(np.stack(marginal)))}
+        attrs["log_likelihood"] = {"note": MARGINAL.format(**names), "estimand": attrs["sample_stats"]["estimand"]}
         attrs["/"] = attrs["log_likelihood"]
     return inference_data(
         groups,

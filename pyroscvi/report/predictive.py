@@ -21,25 +21,25 @@ __all__ = ["checks"]
 DATA, MADE = "#e76300", "#3f90da"
 LOG = {"mean of a gene", "variance of a gene", "library size", "maximum of a gene"}
 COLUMNS = 4
-MOST = 400  # entries that are drawn: more would be a cloud
+MAX_MARKS = 400
 CURVE = "mean and variance"
 
 
-def checks(found: "Check", statistic: str | None = None) -> Figure:
+def checks(check: "Check", statistic: str | None = None) -> Figure:
     """Every statistic, or one: of the data above, of a data set of the model's own making below.
 
     A mark is a gene, a cell or a pair of genes: its value in the data, and the central 90% of replicates with their
     mean. Of a right model nine in ten lie on the diagonal.
     """
-    names = [*found.data, CURVE] if statistic is None else [among(statistic, {n: n for n in found.data}, "statistic")]
-    sets: list[tuple[str, Mapping[str, Replicated], str]] = [("the data", found.data, DATA)]
-    sets += [("simulated from the fit", found.simulated[0], MADE)] if found.simulated else []
+    names = [*check.data, CURVE] if statistic is None else [among(statistic, {n: n for n in check.data}, "statistic")]
+    sets: list[tuple[str, Mapping[str, Replicated], str]] = [("the data", check.data, DATA)]
+    sets += [("simulated from the fit", check.simulated[0], MADE)] if check.simulated else []
     columns = min(COLUMNS, len(names))
     blocks = [names[start : start + columns] for start in range(0, len(names), columns)]
     rows = [(block, *one) for block in blocks for one in sets]
     figure = Figure(figsize=(2.2 * columns + 0.5, 2.0 * len(rows) + 0.2), dpi=200, layout="constrained")
     panels = figure.subplots(len(rows), columns, squeeze=False)
-    for (block, told, one, colour), line in zip(rows, panels, strict=True):
+    for (block, source, one, colour), line in zip(rows, panels, strict=True):
         for panel in line[len(block) :]:
             panel.set_axis_off()
         for name, panel in zip(block, line, strict=False):
@@ -50,12 +50,12 @@ def checks(found: "Check", statistic: str | None = None) -> Figure:
             p = "" if name == CURVE else f"   p = {one[name].p:.2g}"
             panel.set_title(f"{name}{p}", fontsize=7.5, color=INK, loc="left")
             quiet(panel, 6)
-        line[0].set_ylabel(f"{told}\nreplicates", fontsize=7.5, color=INK)
+        line[0].set_ylabel(f"{source}\nreplicates", fontsize=7.5, color=INK)
     return figure
 
 
 def _against(ax: Axes, one: "Replicated", colour: str, log: bool) -> None:
-    keep = np.linspace(0, len(one.of_data) - 1, min(MOST, len(one.of_data))).round().astype(int)
+    keep = np.linspace(0, len(one.of_data) - 1, min(MAX_MARKS, len(one.of_data))).round().astype(int)
     x, drawn = one.of_data[keep], one.of_replicates[:, keep]
     low, high = np.quantile(drawn, [0.05, 0.95], axis=0)
     both: Any = [min(x.min(), low.min()), max(x.max(), high.max())]

@@ -21,12 +21,12 @@ __all__ = ["as_text", "comparison", "genes"]
 SHOWN_GENES = 10
 
 
-def comparison(found: "Comparison") -> Table:
+def comparison(result: "Comparison") -> Table:
     """One row for each fit, with the verdicts, and below it how reliable the numbers are."""
-    table = found.table
+    table = result.table
     certified = (table["certificate"] != "uncertified").any()  # if not, a sentence below the table says so
-    title = f"Held-out log {table['estimand'].iloc[0]} of {len(found.by_cell):,} cells, in nats a cell"
-    picture = _table(title, words.doubts(found), "fit")
+    title = f"Held-out log {table['estimand'].iloc[0]} of {len(result.by_cell):,} cells, in nats a cell"
+    picture = _table(title, words.doubts(result), "fit")
     picture.add_column("evidence", justify="right", no_wrap=True)
     picture.add_column("difference", justify="right", no_wrap=True)
     picture.add_column("verdict", no_wrap=True)
@@ -46,11 +46,11 @@ def comparison(found: "Comparison") -> Table:
     return picture
 
 
-def genes(found: "GeneComparison") -> Table:
+def genes(result: "GeneComparison") -> Table:
     """The genes that either fit predicts better, ten at most of each, and below it how many there are."""
-    table = found.table
+    table = result.table
     picture = _table(
-        f"{found.first} against {found.second}, {found.cells:,} cells", [words.genes_answer(found)], "gene"
+        f"{result.first} against {result.second}, {result.cells:,} cells", [words.genes_answer(result)], "gene"
     )
     for heading in ("predicted", "± s.e.", "zeros", "mean", "q value"):
         picture.add_column(heading, justify="right", no_wrap=True)
