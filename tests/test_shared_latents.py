@@ -237,7 +237,7 @@ def test_loadings_are_drawn_once_a_run_outside_the_plate_and_forgotten(cells):
     site = poutine.trace(page).get_trace(cells).nodes["W"]
     assert site["cond_indep_stack"] == ()
     assert site["fn"].base_dist.scale.unique().item() == pytest.approx(0.1)
-    with pytest.raises(RuntimeError, match=r"NormalLoadings\(s=0.1\) has no value outside a run"):
+    with pytest.raises(RuntimeError, match=r"NormalLoadings\(s=0.1\) has a value only while its model runs"):
         page.decoder(torch.zeros(2, 3), torch.zeros(2, 2))
 
 
