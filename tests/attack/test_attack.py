@@ -1,0 +1,28 @@
+"""A quick part of every attack; ``python -m tests.attack`` runs all of them with as many inputs as are asked for."""
+
+import pytest
+
+from .__main__ import ATTACKS
+from .inputs import CHANGES
+from .runner import run
+
+SEEDS = {
+    "reading": range(len(CHANGES) + 200),
+    "bytes": range(6),
+    "runs": range(8),
+    "structure": range(0, 40, 3),
+    "commands": range(0, 120, 9),
+    "fits": range(0, 36, 3),
+    "names": (2, 3, 5, 6),
+    "state": (3, 6, 9, 12),
+    "kills": range(1),
+    "interrupts": range(3),
+    "threads": range(2),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # odd inputs are warned of
+@pytest.mark.parametrize("name", SEEDS)
+def test_no_input_crashes_or_is_accepted_wrongly(name):
+    summary = run([(name, ATTACKS[name][0], SEEDS[name])])
+    assert not summary.defects, str(summary)
