@@ -1,7 +1,6 @@
 """The global random generators and other global state, before and after every public function."""
 
 import hashlib
-import os
 import pickle
 import random
 import tempfile
@@ -75,7 +74,6 @@ def _state() -> dict[str, Any]:
         "gradients": torch.is_grad_enabled(),
         "the parameter store": len(pyro.get_param_store()),
         "numpy's errors": str(np.geterr()),
-        "the environment": dict(os.environ),
         "warning filters": len(warnings.filters),
         "validation": torch.distributions.Distribution._validate_args,
     }

@@ -18,7 +18,7 @@ import pyroscvi as ps
 from pyroscvi.fitting.checkpoints import read, write
 from pyroscvi.guides import MeanField
 from pyroscvi.models import SCVI
-from pyroscvi.report import plots
+from pyroscvi.report import embedding, plots
 
 from .runner import Outcome, isolated, refusal
 
@@ -26,8 +26,10 @@ __all__ = ["hostile_fits", "hostile_names"]
 
 ESCAPE = "\x1b"
 NAMES = (
-    "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "[red]x[/red]", "[/red]", "[link=http://x]y[/link]",
-    "\x1b[31mred\x1b[0m", "$x^$", r"$\bad{$", "$5 and $6", "100% %s {x}", "a\nb", "細胞 \u202e", "", " ", "x" * 500, "_x",
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>', "[red]x[/red]", "[/red]", "[link=http://x]y[/link]",
+    "\x1b[31mred\x1b[0m",
+    "$x^$", r"$\bad{$", "$5 and $6", "100% %s {x}", "a\nb", "細胞 \u202e", "", " ", "x" * 500, "_x",
     "[", "a\\[red]",
 )  # fmt: skip
 
@@ -146,9 +148,9 @@ def hostile_names(seed: int) -> Outcome:
     for page in pages:
         tags.feed(page)
     plots.history({name: fits[0].history}).figure.savefig(io.BytesIO())
-    plots.embedding(fits[0].latent(held_out)[:n], adata.obs["batch"]).figure.savefig(io.BytesIO())
+    embedding.embedding(fits[0].latent(held_out)[:n], adata.obs["batch"]).figure.savefig(io.BytesIO())
     console = Console(file=io.StringIO(), width=800, force_terminal=True, color_system=None)
-    console.print(str(table))
+    console.print(table)
     wrong = [f"a tag {tag!r} in the page" for tag in tags.foreign]
     printed = console.file.getvalue() + str(table)
     if ESCAPE + "[31m" in printed or any(ESCAPE in page for page in pages):

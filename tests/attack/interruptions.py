@@ -1,4 +1,4 @@
-"""Kills, interrupts, a full disk and other threads: a fit goes on to the same bits, and later fits are not disturbed."""
+"""Kills, interrupts, a full disk, other threads: a fit goes on to the same bits, and later fits are as before."""
 
 import contextlib
 import os

@@ -19,20 +19,34 @@ from .runner import Outcome, isolated
 __all__ = ["command_lines"]
 
 TAIL = "--epochs 1 --latent 2 --out run"
-OPTIONS = """--latent 0|--latent -3|--latent 1e3|--epochs 0|--epochs -1|--lr nan|--lr inf|--lr 0|--lr 1e30|--batch-size 0
---batch-size 1|--batch-size 99999999999999999999|--held-out 1|--held-out 0|--held-out nan|--held-out 1e-9|--hvg 0|--hvg 1
---hvg 999|--seed -1|--seed 18446744073709551616|--seed 1.5|--counts nosuch|--batch nosuch|--batch size|--label size
---covariate cell_type|--size-factor cell_type|--spatial nosuch|--guide spatial_gnn|--section cell_type|--likelihood nb:
---likelihood nb:(|--likelihood __import__|--prior mixture:0|--prior mixture:-1|--prior mixture:abc|--prior vamp:0
---decoder mlp:0|--decoder mlp:8:dropout=2|--decoder mlp:8:norm=nosuch|--condition one_hot:nosuch|--encoder read_cell:0
---model nosuch|--model mean_field|--guide scvi|--model ./nosuch.py|--model cells.h5ad|--model annotated|--model gmvae:kinds=0
---dispersion per_label|--dispersion nosuch|--warmup 2|--warmup nan|--device nosuch|--stop-by nosuch|--category cell_type
---model ./broken.py|--model ./exits.py|--model ./syntax.py|--unlabelled type0 --label cell_type|--belief nosuch|--nosuch|extra
---likelihood nb|--batch batch|--prior mixture:2|--hvg 5|--backed""".replace("\n", "|").split("|")
-OTHERS = """embed nosuch cells.h5ad --out e.h5ad|embed broken cells.h5ad --out e.h5ad|embed . cells.h5ad --out e.h5ad
+OPTIONS = (
+    """
+--latent 0|--latent -3|--latent 1e3|--epochs 0|--epochs -1|--lr nan|--lr inf|--lr 0|--lr 1e30|--batch-size 0
+--batch-size 1|--batch-size 99999999999999999999|--held-out 1|--held-out 0|--held-out nan|--held-out 1e-9
+--hvg 0|--hvg 1|--hvg 999|--seed -1|--seed 18446744073709551616|--seed 1.5|--counts nosuch|--batch nosuch
+--batch size|--label size|--covariate cell_type|--size-factor cell_type|--spatial nosuch|--guide spatial_gnn
+--section cell_type|--likelihood nb:|--likelihood nb:(|--likelihood __import__|--prior mixture:0
+--prior mixture:-1|--prior mixture:abc|--prior vamp:0|--decoder mlp:0|--decoder mlp:8:dropout=2
+--decoder mlp:8:norm=nosuch|--condition one_hot:nosuch|--encoder read_cell:0|--model nosuch|--model mean_field
+--guide scvi|--model ./nosuch.py|--model cells.h5ad|--model annotated|--model gmvae:kinds=0
+--dispersion per_label|--dispersion nosuch|--warmup 2|--warmup nan|--device nosuch|--stop-by nosuch
+--category cell_type|--model ./broken.py|--model ./exits.py|--model ./syntax.py
+--unlabelled type0 --label cell_type|--belief nosuch|--nosuch|extra|--likelihood nb|--batch batch
+--prior mixture:2|--hvg 5|--backed
+""".strip()
+    .replace("\n", "|")
+    .split("|")
+)
+OTHERS = (
+    """
+embed nosuch cells.h5ad --out e.h5ad|embed broken cells.h5ad --out e.h5ad|embed . cells.h5ad --out e.h5ad
 compare nosuch --data cells.h5ad|compare broken --data cells.h5ad|compare|compare cells.h5ad|calibrate broken
-calibrate cells.h5ad|show nosuch|show ../../etc/passwd|show|copy scvi broken.py|copy ../x y.py|list x|nosuch|fit
-demo --epochs 0|embed x|compare cells.h5ad --latent 0 --out s""".replace("\n", "|").split("|")
+calibrate cells.h5ad|show nosuch|show ../../etc/passwd|show|copy scvi broken.py|copy ../x y.py|list x|nosuch
+fit|demo --epochs 0|embed x|compare cells.h5ad --latent 0 --out s
+""".strip()
+    .replace("\n", "|")
+    .split("|")
+)
 PAGES = {"broken": "raise RuntimeError('from the page')", "exits": "import sys; sys.exit(7)", "syntax": "def ("}
 
 
@@ -83,6 +97,6 @@ def _command(name: str, line: str) -> Outcome:
     if status == 0:
         return Outcome("accepted wrongly" if name.startswith("with") and "1000" not in name else "right", what)
     inside = "Traceback" in err.getvalue() + out.getvalue() or "PYROSCVI_TRACEBACK" in err.getvalue()
-    if inside or (len(said) != 1 and not line == "show"):
+    if inside or (len(said) != 1 and line != "show"):
         return Outcome("raised from inside", what, err.getvalue()[-300:])
     return Outcome("refused in words", what, said[0] if said else "")
