@@ -41,6 +41,7 @@ from pyroscvi.evidence.reader import MEMORY, Reader, as_cells, pair
 from pyroscvi.evidence.resampling import PROPOSALS, pools
 from pyroscvi.inference.progress import counted
 from pyroscvi.parts.likelihoods import NB, ZINB, ZIP, Likelihood, Poisson
+from pyroscvi.pyro_internals import alone
 
 __all__ = ["GeneScores", "compare_genes", "gene_scores", "zero_inflation"]
 
@@ -56,6 +57,7 @@ class GeneScores(NamedTuple):
 
 
 @torch.no_grad()
+@alone
 def gene_scores(
     fit: Any,
     cells: Any,

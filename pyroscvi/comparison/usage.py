@@ -23,6 +23,7 @@ from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.proposals import Elliptical
 from pyroscvi.evidence.reader import MEMORY, Reader
 from pyroscvi.evidence.target import Target
+from pyroscvi.pyro_internals import alone
 
 __all__ = ["ACTIVE", "Usage", "effective", "information", "usage", "usage_of"]
 
@@ -53,6 +54,7 @@ def usage(fit: Any, cells: Any, seed: int = 0, *, memory: int | str = MEMORY, ba
 
 
 @torch.no_grad()
+@alone
 def usage_of(reader: Reader, seed: int = 0) -> Usage:
     """``usage`` of the fit and the cells of this reader."""
     z, draws, responsibilities = [], [], []
