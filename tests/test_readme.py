@@ -23,8 +23,8 @@ def blocks(language: str) -> list[str]:
 
 
 def small(code: str) -> str:
-    """The same with few epochs, and as many genes as the small file has."""
-    return re.sub(r"(epochs[= ])\d+", r"\g<1>2", code).replace("2000", "12")
+    """The same with few epochs, fewer fits, and as many genes as the small file has."""
+    return re.sub(r"(epochs[= ])\d+", r"\g<1>2", code).replace("2000", "12").replace("--latent 5 10 20", "--latent 5")
 
 
 @pytest.fixture
