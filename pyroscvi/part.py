@@ -1,8 +1,8 @@
 """Parts: the declared pieces that a model or a guide is made of.
 
-A part is written once and used twice. First it is *declared*: ``Mixture(components=8)`` is a small value that prints as
-it was typed and does not depend on any data. Then it is *sized*: ``part.sized(latent=10)`` returns a copy that owns
-parameters. Users swap declarations; the library sizes them when it has seen the cells.
+A part exists in two forms. A *declared* part, such as ``Mixture(components=8)``, is a small value: it prints as it was
+typed and does not depend on data. A *sized* part has parameters: ``part.sized(latent=10)`` returns such a copy. Users
+write declarations, and the library sizes them when it knows the cells.
 
     >>> from pyroscvi.parts import Mixture
     >>> Mixture(components=5)
@@ -30,11 +30,11 @@ P = TypeVar("P", bound="Part")
 class Part(nn.Module):
     """An ``nn.Module`` whose hyperparameters are dataclass fields.
 
-    A subclass annotates its fields, gives them defaults, and creates its parameters in ``build``. The representation of
-    a part is its configuration: there is nothing else to save, to print or to compare.
+    A subclass annotates its fields, gives them defaults, and creates its parameters in ``build``. The ``repr`` of a
+    part is its whole configuration, which is what is saved, printed and compared.
     """
 
-    if TYPE_CHECKING:  # torch says Tensor | Module, of which a checker can call and index neither
+    if TYPE_CHECKING:  # torch declares Tensor | Module, which a type checker can neither call nor index
 
         def __getattr__(self, name: str) -> Any: ...
 
@@ -55,7 +55,7 @@ class Part(nn.Module):
                     )
 
     def __post_init__(self) -> None:
-        """Refuse a number that is out of the range of its field (``ranges``), and what is no part of a slot."""
+        """Raise for a number outside the range of its field (``ranges``), or a value of the wrong type in a slot."""
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             for limit in getattr(field.type, "__metadata__", ()):
@@ -69,25 +69,25 @@ class Part(nn.Module):
                 raise TypeError(f"{type(self).__name__}: {_not_of_slot(field.name, slot, value, field.default)}")
 
     def build(self, *args: Any, **kwargs: Any) -> None:
-        """Create the parameters; the arguments are the sizes that this part needs to know."""
+        """Create the parameters. The arguments are the sizes that this part needs."""
 
-    # Called by the library at certain times; a part that has nothing to do then leaves them as they are
+    # The library calls these three methods at certain times. By default they do nothing.
 
     def follow(self, guide: Any, cells: Any) -> None:
-        """Called when a guide is sized on the model that this part belongs to, with the cells it is sized on."""
+        """Called when a guide is sized for the model of this part, with the cells it is sized on."""
 
     def settle(self, z: Tensor) -> None:
-        """Called at most once in a fit, when the latent space separates cells, with their states z [n, latent]."""
+        """Called at most once in a fit, when the latent space separates cells, with their latents z [n, latent]."""
 
     def held(self, progress: float) -> Sequence[nn.Parameter]:
-        """The parameters that a fit does not change at this progress, which goes from 0 to 1."""
+        """The parameters that the fit keeps constant at this progress (0 at its start, 1 at its end)."""
         return ()
 
     def sized(self, *args: Any, **kwargs: Any) -> Self:
         """A copy of this declaration that owns parameters.
 
-        They are drawn from torch's global generator, like those of any ``nn.Module``: ``torch.manual_seed`` before it
-        makes them the same again. ``fit`` and ``load`` leave that generator as it was.
+        Parameters are drawn from torch's global generator, as for any ``nn.Module``: call ``torch.manual_seed`` first
+        to reproduce them. ``fit`` and ``load`` restore the state of that generator.
         """
         part = copy.deepcopy(self)
         part.build(*args, **kwargs)
@@ -99,13 +99,13 @@ class Part(nn.Module):
 
 
 def kinds(slot: type[P]) -> set[type[P]]:
-    """All parts that fit a slot and are imported by now, those of a user's own file among them."""
+    """All imported subclasses of a slot's type, including those in a user's own file."""
     direct = set(slot.__subclasses__())
     return direct.union(*(kinds(part) for part in direct))
 
 
 def _not_of_slot(name: str, slot: type[Part], value: Any, default: Any) -> str:
-    """What is wrong with a value of a slot, and what to write instead: the part of this name if there is one."""
+    """The error message for a wrong value in a slot. It suggests the part of this name if one exists."""
     asked = letters(getattr(value, "__name__", str(value)))
     part = next((f"{kind.__name__}()" for kind in kinds(slot) if letters(kind.__name__) == asked), None)
     example = f"write {name}={part}" if part else f"for example {name}={default!r}"

@@ -30,7 +30,7 @@ __all__ = ["Fitted", "Guide", "Model", "Pair", "Program", "Site", "free_sites"]
 
 
 class Program(Part):
-    """A part that is a whole Pyro program."""
+    """A part that can be called as a Pyro program. Each call announces its parameters to Pyro."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         for name, parameter in self.named_parameters():
@@ -39,7 +39,7 @@ class Program(Part):
 
 
 def _announce(name: str, parameter: nn.Parameter) -> None:
-    """``pyro.param`` without the store: a message that SVI reads the parameter from."""
+    """Send the message of ``pyro.param``, from which SVI reads the parameter, without using the parameter store."""
 
     def value(*_: Any, **__: Any) -> Tensor:
         seen = parameter.view_as(parameter)
@@ -52,20 +52,20 @@ def _announce(name: str, parameter: nn.Parameter) -> None:
 class Model(Program):
     """A generative process: ``model(cells)`` samples every latent and observes ``cells.x``.
 
-    A page declares slots and tells its story in ``model``. Slots with the usual names (``prior``, ``condition``,
-    ``size``, ``decoder``, ``likelihood``, and ``latent``, the width of z) are sized here.
+    A page declares slots and writes its generative process in ``model``. ``build`` sizes the slots with these names:
+    ``prior``, ``condition``, ``size``, ``decoder`` and ``likelihood``. Its field ``latent`` is the width of z.
     """
 
     observes: ClassVar[str] = "x"
 
     @property
     def estimand(self) -> str:
-        """``p(x)``, or ``p(x | l)`` where the size of a cell is its own observed total: no density over x then."""
+        """``p(x)``, or ``p(x | l)`` where l is a cell's observed total: no density over x, as x determines l."""
         given = "".join(part.given for part in self.children() if isinstance(part, Size))
         return f"p({self.observes}{' | ' + given if given else ''})"
 
     def build(self, dims: Dims) -> None:
-        """Size the slots of this page; a page with parameters of its own adds them after ``super().build(dims)``."""
+        """Size the slots of this page. A page with its own parameters creates them after ``super().build(dims)``."""
         slots: dict[str, Any] = dict(self.named_children())
         for name in ("condition", "size", "likelihood"):
             if name in slots:
@@ -85,18 +85,18 @@ class Model(Program):
     def forward(self, cells: Cells) -> None:
         with ExitStack() as drawn:
             for part in self.modules():
-                if isinstance(part, Loadings):  # a latent that cells share, of a part that is used inside their plate
+                if isinstance(part, Loadings):  # shared by all cells, so drawn outside their plate
                     drawn.enter_context(part.drawn())
             return self.model(cells)
 
 
 class Guide(Program):
-    """An amortised posterior: ``guide(cells)`` samples the latents that a model leaves free.
+    """An amortised posterior: ``guide(cells)`` samples the continuous latents of a model.
 
-    A guide is an encoder, which reads cells, and a family, which a page states by ``head`` (what the family's
-    parameters are) and ``posterior`` (the distribution they make). The sites to cover are found by running the model
-    once, so any guide serves any model. Latents shared by all cells are covered by the same family, amortised over
-    nothing.
+    A guide has an encoder, which reads cells, and a family of distributions. A page defines the family by ``head``
+    (computes its parameters) and ``posterior`` (the distribution with these parameters). The sites are found by running
+    the model once, so any guide can be used with any model. Latents shared by all cells have the same family. Their
+    parameters are learned directly and do not depend on a cell.
     """
 
     encoder: Encoder = ReadCell()
@@ -114,18 +114,18 @@ class Guide(Program):
                 part.follow(self, cells)
 
     def head(self, width: int, size: int) -> nn.Module:
-        """A module from what the encoder read [..., width] to the family's parameters of a site of ``size`` numbers.
+        """A module from the encoder's output [..., width] to the family's parameters for a site of ``size`` numbers.
 
-        Its last linear layer puts out the location first, so that a site can start where its prior is.
+        The location comes first in the output of its last linear layer, so that a site can start at its prior.
         """
         raise NotImplementedError
 
     def posterior(self, parameters: Any) -> dist.TorchDistribution:
-        """The distribution that these parameters make, over unconstrained vectors."""
+        """The distribution with these parameters, over unconstrained vectors."""
         raise NotImplementedError
 
     def posteriors(self, cells: Cells) -> dict[str, dist.TorchDistribution]:
-        """q of every site, over unconstrained vectors; batch shape [n], or [] for a latent that cells share."""
+        """q of every site, over unconstrained vectors. Batch shape: [n], or [] for a latent shared by all cells."""
         nothing = torch.ones(1, dtype=cells.dtype, device=cells.device)
         h = self.encoder(cells)
         return {
@@ -147,7 +147,7 @@ class Guide(Program):
 
 
 class Fitted(Protocol):
-    """The type of a ``Fit`` for all that is computed from one: a trained model and guide, and how to read cells."""
+    """What the rest of the library uses of a ``Fit``: a trained model and guide, and how to read cells."""
 
     model: Model
     guide: Guide
@@ -169,7 +169,13 @@ Pair = tuple[Model, Guide]
 
 
 class Site(NamedTuple):
-    """A continuous latent: its support, how many unconstrained numbers it takes, one a cell or not, where to start."""
+    """A continuous latent site.
+
+    support  the support of its prior
+    size     the number of its unconstrained coordinates
+    local    True if every cell has its own value, False if all cells share one
+    start    the location, in unconstrained space, at which the guide starts [size]
+    """
 
     support: constraints.Constraint
     size: int
@@ -200,7 +206,7 @@ def free_sites(model: Model, cells: Cells) -> dict[str, Site]:
 
 
 def _middle(prior: Any) -> Tensor:
-    """Where a prior is in unconstrained space: zero for a vector that is real already, else the mean of a few draws."""
+    """The centre of a prior in unconstrained space: zero if its support is real, else the mean of 100 draws."""
     if _is_real(prior.support):
         return torch.zeros(prior.event_shape)
     with torch.random.fork_rng(), torch.no_grad():
@@ -210,7 +216,7 @@ def _middle(prior: Any) -> Tensor:
 
 
 def _start_at(head: nn.Module, location: Tensor) -> None:
-    """Begin with a posterior that is about its prior: an exponential link does not forgive a random start."""
+    """Set the head so that the posterior starts near its prior: with an exponential link, a random start diverges."""
     *_, last = (module for module in head.modules() if isinstance(module, nn.Linear))
     with torch.no_grad():
         last.weight *= 0.1
@@ -222,7 +228,7 @@ def _is_real(support: constraints.Constraint) -> bool:
 
 
 def onto(support: constraints.Constraint, q: dist.TorchDistribution) -> dist.TorchDistribution:
-    """Push an unconstrained posterior onto the support of its site."""
+    """The posterior q, transformed from unconstrained space to the support of its site."""
     if _is_real(support):
         return q
     return dist.TransformedDistribution(q, [biject_to(support)])

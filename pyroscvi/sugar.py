@@ -1,4 +1,4 @@
-"""Sugar: short names for declared parts, for the places where an object cannot be typed.
+"""Short names for declared parts, for the command line and other places that take only text.
 
     >>> from pyroscvi.parts import Condition, Decoder, Likelihood, Prior
     >>> parse(Prior, "mixture:12")
@@ -10,9 +10,9 @@
     >>> parse(Condition, "one_hot:batch + embedding:perturbation:16")
     OneHot() + Embedding(field='perturbation', width=16)
 
-A name is the snake case of a class, and the name of its slot may be left off: ``latent`` is ``LatentSize`` where a size
-is asked for. What follows a colon are the fields, in their order or as ``field=value``. A field that is a part is
-written in the same way, in parentheses if it has fields of its own: ``nb:(random:0:0.5)``.
+A name is the snake case of a class. The name of its slot may be left out: for a size, ``latent`` is ``LatentSize``.
+Fields follow after colons, in their order or as ``field=value``. A field that is a part is written in the same way, in
+parentheses if it has fields of its own: ``nb:(random:0:0.5)``.
 """
 
 from dataclasses import fields
@@ -21,7 +21,7 @@ from operator import add
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import pyroscvi.parts  # noqa: F401  # so that every part is known
+import pyroscvi.parts  # noqa: F401  # defines all parts, so that ``kinds`` finds them
 from pyroscvi.evidence import Adaptive, Annealed, Estimator, Importance, Ladder, Proposal, Refined
 from pyroscvi.evidence.held_out_evidence import HeldOutEvidence
 from pyroscvi.inference.schedules import Patience
@@ -39,13 +39,13 @@ ESTIMATORS: dict[str, Estimator] = {
     "refined": Importance(Refined()),
     "annealed": Annealed(),
 }
-ALSO = {"normal": "standard_normal"}  # what people say, where the slot has such a part
+ALSO = {"normal": "standard_normal"}  # other common names of a part, used if the slot has that part
 
 
 def parse(slot: type[P], text: str) -> P:
-    """The part that ``text`` names for a slot of this type, or a sum of them where parts of the slot add up.
+    """The part that ``text`` names for a slot of this type, or a sum of parts if parts of this slot can be added.
 
-    Raises ValueError for a name, a field or a value that is not known, and lists those that are.
+    Raises ValueError for an unknown name, field or value, and lists the known ones.
     """
     terms = split(text, "+")
     if len(terms) > 1 and not hasattr(slot, "__add__"):
@@ -54,7 +54,7 @@ def parse(slot: type[P], text: str) -> P:
 
 
 def estimator(name: str | None = None, proposal: str | None = None) -> Estimator:
-    """The estimator of an evidence from its name, or importance sampling from a named proposal.
+    """The estimator of the evidence with this name, or importance sampling with the proposal of this name.
 
     >>> estimator("refined")
     Importance(proposal=Refined())
@@ -69,16 +69,16 @@ def estimator(name: str | None = None, proposal: str | None = None) -> Estimator
 
 
 def known(slot: type[P]) -> dict[str, type[P]]:
-    """The parts that fit a slot, by name: all that are imported by now, those of a user's own file among them."""
+    """All imported parts for a slot, by name, including those in a user's own file."""
     written = kinds(slot) - {Together}  # a sum is written with +
     return {_short(part, slot): part for part in sorted(written, key=lambda part: part.__name__)}
 
 
 def fill(cls: type[P], arguments: list[str]) -> P:
-    """``cls`` with these fields, each of them ``value`` (in the order of the fields) or ``field=value``."""
+    """An instance of ``cls``. Each argument is ``value`` (in the order of the fields) or ``field=value``."""
     kinds = {field.name: get_type_hints(cls)[field.name] for field in fields(cls)}  # type: ignore[arg-type]
     name = snake(cls.__name__)
-    stated: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for place, argument in enumerate(arguments):
         field, *rest = split(argument, "=")
         if rest:
@@ -87,12 +87,12 @@ def fill(cls: type[P], arguments: list[str]) -> P:
             field, value = list(kinds)[place], argument
         else:
             raise ValueError(f"{argument!r} is one too many: {name} takes {', '.join(kinds) or 'no fields'}")
-        stated[field] = _value(kinds[field], value.strip(), f"{field} of {name}")
-    return cls(**stated)
+        values[field] = _value(kinds[field], value.strip(), f"{field} of {name}")
+    return cls(**values)
 
 
 def split(text: str, by: str) -> list[str]:
-    """Split at a sign that stands outside of parentheses."""
+    """The pieces of ``text`` between the signs ``by``, except those inside parentheses."""
     depth, pieces = 0, [""]
     for letter in text:
         depth += (letter == "(") - (letter == ")")
@@ -108,7 +108,7 @@ def split(text: str, by: str) -> list[str]:
 
 
 def stopping(name: str) -> Patience:
-    """When a fit stops: at the best held-out ``elbo``, or at the best held-out ``evidence``."""
+    """The early stopping with this name: ``elbo`` or ``evidence``, the held-out quantity that is watched."""
     return {"elbo": Patience(), "evidence": Patience(watch=HeldOutEvidence(), every=5)}[name]
 
 
@@ -123,7 +123,7 @@ def _term(slot: type[P], text: str) -> P:
 
 
 def _value(kind: Any, text: str, where: str) -> Any:
-    """``text`` read as a type: a part, numbers, yes or no, or itself."""
+    """``text`` converted to the type ``kind``: a part, a number, a tuple of numbers, a bool or a string."""
     if isinstance(kind, type) and issubclass(kind, Part):
         return parse(kind, text)
     if kind is bool:

@@ -1,10 +1,10 @@
-"""Kullback-Leibler divergences in closed form, where torch has none of its own or falls back to a draw.
+"""Kullback-Leibler divergences in closed form, also where torch has no formula or estimates with a draw.
 
 For a Gaussian q with any covariance and a prior p whose coordinates are independent,
 
     KL(q || p) = sum_j KL(q_j || p_j) + sum_j H[q_j] - H[q]
 
-q_j being the margins of q: what the margins cost, and what is left, the information that they share.
+where q_j are the marginals of q. The last two terms are the total correlation of q, from dependent coordinates.
 """
 
 from typing import Any
@@ -27,7 +27,10 @@ __all__ = ["divergence"]
 
 
 def divergence(q: Any, p: Any) -> Tensor | None:
-    """KL(q || p) in nats over the batch shape of both; None where no closed form is known. Tempered alike, so is it."""
+    """KL(q || p) in nats, with the batch shape of q and p; None where no closed form is known.
+
+    Two distributions tempered by the same beta have beta times the divergence of their bases.
+    """
     if isinstance(q, Tempered) and isinstance(p, Tempered) and (q.beta is p.beta or q.beta == p.beta):
         kl = divergence(q.base, p.base)
         return None if kl is None else q.beta * kl
@@ -36,9 +39,9 @@ def divergence(q: Any, p: Any) -> Tensor | None:
     q, p = _logs(q, p)
     correlated = isinstance(q, dist.MultivariateNormal | dist.LowRankMultivariateNormal)
     if correlated and isinstance(p, dist.Independent) and p.reinterpreted_batch_ndims == 1:
-        margins = dist.Normal(q.mean, q.variance.sqrt()).to_event(1)
-        kl = divergence(margins, p)
-        return None if kl is None else kl + margins.entropy() - q.entropy()
+        marginals = dist.Normal(q.mean, q.variance.sqrt()).to_event(1)
+        kl = divergence(marginals, p)
+        return None if kl is None else kl + marginals.entropy() - q.entropy()
     try:
         return kl_divergence(q, p)
     except NotImplementedError:
@@ -46,7 +49,7 @@ def divergence(q: Any, p: Any) -> Tensor | None:
 
 
 def _logs(q: Any, p: Any) -> tuple[Any, Any]:
-    """A divergence is the same before and after a one-to-one map: log-normals are compared as the normals they are."""
+    """q and p, log-normals replaced by the normals of their logs: a one-to-one map does not change the divergence."""
     inner = p.base_dist if isinstance(p, dist.Independent) else p
     if not isinstance(q, torch.distributions.TransformedDistribution) or not isinstance(inner, LogNormal):
         return q, p
@@ -57,7 +60,7 @@ def _logs(q: Any, p: Any) -> tuple[Any, Any]:
 
 
 def _steps(transform: Transform) -> list[Transform]:
-    """A transform, taken apart."""
+    """The elementary transforms that a transform is composed of, in order."""
     if isinstance(transform, IndependentTransform):
         return _steps(transform.base_transform)
     if isinstance(transform, ComposeTransform):
@@ -66,7 +69,7 @@ def _steps(transform: Transform) -> list[Transform]:
 
 
 def _is_identity(transform: Transform) -> bool:
-    """Of an affine map with numbers for parameters: a tensor is not looked into."""
+    """Whether this is an affine map with loc 0 and scale 1, both plain numbers (the values of tensors are not read)."""
     if not isinstance(transform, AffineTransform) or isinstance(transform.loc, Tensor):
         return False
     return (transform.loc, transform.scale) == (0, 1)

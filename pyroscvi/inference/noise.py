@@ -1,7 +1,7 @@
-"""Random numbers in a captured graph: drawn by PyTorch's own generators, in the order in which the eager step draws.
+"""Random numbers in a captured graph: the same as in the eager step, from the same generators in the same order.
 
-PyTorch fills tensors with noise in place (dropout asks for ``torch.empty_like(h).bernoulli_(p)``). Here each such call
-becomes one operator that hands back a new tensor. Inductor 2.13, left to itself, may read the tensor before it is full.
+PyTorch fills tensors with noise in place (dropout asks for ``torch.empty_like(h).bernoulli_(p)``). Inductor 2.13 may
+read such a tensor before it is filled. So each such call is replaced with one operator that returns a new tensor.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ __all__ = ["TABLE"]
 
 @torch.library.custom_op("pyroscvi::noise", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
 def noise(like: Tensor, kind: str, parameters: list[float]) -> Tensor:
-    """A tensor of this shape, filled by the method ``kind``."""
+    """A new tensor of the shape of ``like``, filled by its in-place method ``kind`` with these parameters."""
     return getattr(torch.empty_like(like), kind)(*parameters)
 
 

@@ -1,6 +1,6 @@
 """Batch norm over the cells of a whole minibatch whose shards lie on several ranks.
 
-torch's ``SyncBatchNorm`` does this on GPUs alone; this does it wherever tensors can be added up.
+torch's ``SyncBatchNorm`` needs GPUs. This version needs only a sum over ranks, so it also works on CPUs.
 """
 
 from typing import Any
@@ -15,46 +15,46 @@ __all__ = ["across_ranks"]
 
 
 class AcrossRanks(nn.BatchNorm1d):
-    """``BatchNorm1d`` of h [rows, units], with the mean and variance of the rows of all ranks."""
+    """``BatchNorm1d`` of h [rows, units], with the mean and variance over the rows of all ranks."""
 
     def forward(self, h: Tensor) -> Tensor:
         if not self.training:
             return super().forward(h)
-        count = Added.apply(h.new_full((1,), len(h)))
-        mean = Added.apply(h.sum(0)) / count
-        variance = Added.apply((h - mean).square().sum(0)) / count
+        count = SumOverRanks.apply(h.new_full((1,), len(h)))
+        mean = SumOverRanks.apply(h.sum(0)) / count
+        variance = SumOverRanks.apply((h - mean).square().sum(0)) / count
         with torch.no_grad():
-            self._follow(mean, variance * count / (count - 1))
+            self._update(mean, variance * count / (count - 1))
         return (h - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias
 
-    def _follow(self, mean: Tensor, variance: Tensor) -> None:
-        """The running moments, by exponential averaging."""
+    def _update(self, mean: Tensor, variance: Tensor) -> None:
+        """Update the running mean and variance by exponential averaging."""
         running: Any = self
         running.num_batches_tracked += 1
         running.running_mean.lerp_(mean, running.momentum)
         running.running_var.lerp_(variance, running.momentum)
 
 
-class Added(torch.autograd.Function):
-    """The sum of a tensor over ranks; every rank's loss depends on it, and so their gradients are added up too."""
+class SumOverRanks(torch.autograd.Function):
+    """The sum of a tensor over ranks. Every rank's loss depends on it, so its gradient is summed over ranks too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _added(x)
+        return _summed(x)
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> Tensor:  # type: ignore[override]
-        return _added(slope)
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return _summed(gradient)
 
 
-def _added(x: Tensor) -> Tensor:
+def _summed(x: Tensor) -> Tensor:
     x = x.clone()
     dist.all_reduce(x)
     return x
 
 
 def across_ranks(module: nn.Module, wanted: bool) -> None:
-    """Have every ``BatchNorm1d`` in the module look at all ranks, or at its own process again; its state is left."""
+    """Switch every ``BatchNorm1d`` of the module to the rows of all ranks, or back; parameters and moments are kept."""
     before, after = (nn.BatchNorm1d, AcrossRanks) if wanted else (AcrossRanks, nn.BatchNorm1d)
     for norm in module.modules():
         if type(norm) is before:
