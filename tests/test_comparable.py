@@ -109,8 +109,8 @@ def test_a_size_factor_that_is_the_total_is_not_compared_with_a_latent_size(name
     factor = untrained(SCVI(latent=2, size=SizeFactor()), GUIDE, totals)
     latent = untrained(SCVI(latent=2, size=LatentSize()), GUIDE, totals)
     refused(factor, latent, totals, totals, r"'a' gives p\(x \| l\) and 'b' gives p\(x\)\. The size of a cell in 'a'")
-    assert evidence_table(factor, totals, 5).attrs["estimand"] == "p(x | l)"
-    assert evidence_table(latent, totals, 5).attrs["estimand"] == "p(x)"
+    assert set(evidence_table(factor, totals, 5)["estimand"]) == {"p(x | l)"}
+    assert set(evidence_table(latent, totals, 5)["estimand"]) == {"p(x)"}
 
 
 def test_a_size_factor_from_elsewhere_is_compared_with_a_latent_size(named):

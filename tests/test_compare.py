@@ -13,8 +13,9 @@ from fits import untrained
 import pyroscvi as ps
 from pyroscvi.comparison.compare import compare
 from pyroscvi.data.cells import Cells
+from pyroscvi.evidence.certificate import Certificate
 from pyroscvi.evidence.estimator import Importance
-from pyroscvi.evidence.table import log_evidence
+from pyroscvi.evidence.table import Evidences, log_evidence
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import SCVI
 from pyroscvi.parts import NB, Linear, Poisson, ReadCell, SizeFactor
@@ -142,7 +143,7 @@ def test_more_seeds_make_the_error_smaller():
 
     def refitted(seeds):
         log_p = rng.normal(0, between, (seeds, 1)) + rng.normal(0, cells, (seeds, n))
-        return Refitted([pd.DataFrame({"log_evidence": row, "monte_carlo_se": 0.0}) for row in log_p])
+        return Refitted([Evidences(pd.DataFrame({"log_evidence": row, "monte_carlo_se": 0.0})) for row in log_p])
 
     for seeds in (3, 12):
         rows = [_against(refitted(seeds), refitted(seeds), None) for _ in range(600)]
@@ -180,9 +181,8 @@ def test_the_weakest_certificate_is_told():
     from pyroscvi.comparison.refits import Refitted
 
     def table(*words, gap=None):
-        found = pd.DataFrame({"log_evidence": 0.0, "certificate": words})
-        found.attrs = {} if gap is None else {"certificate": {"gap": gap}}
-        return found
+        certificate = None if gap is None else Certificate(gap, 0.0, gap, 64, "importance")
+        return Evidences(pd.DataFrame({"log_evidence": 0.0, "certificate": words}), certificate)
 
     narrow, wide = (table("exact", f"certified (gap {gap})", gap=gap) for gap in (0.01, 0.09))
     loose = table("uncertified (gap 0.08)", "exact", gap=0.08)
@@ -326,16 +326,16 @@ def test_settings_are_handed_on(pair, named, monkeypatch):
 
     options, settings = [], []
 
-    def table(reader, *arguments, **others):
+    def evidences(reader, *arguments, **others):
         settings.append(others)
-        return table_of(reader, *arguments, **others)
+        return evidences_of(reader, *arguments, **others)
 
     def reader(fit, cells, **others):
         options.append(others)
         return reader_of(fit, cells, **others)
 
-    table_of, reader_of, estimator = module.table_of, module.Reader, Importance()
-    monkeypatch.setattr(module, "table_of", table)
+    evidences_of, reader_of, estimator = module.evidences, module.Reader, Importance()
+    monkeypatch.setattr(module, "evidences", evidences)
     monkeypatch.setattr(module, "Reader", reader)
     compare({"a": pair}, named, 5, memory="10MB", batch_size=7, dtype=torch.float32, estimator=estimator)
     assert options == [{"memory": "10MB", "batch_size": 7, "dtype": torch.float32, "compile": False}]

@@ -186,12 +186,12 @@ def test_evidences_are_kept_with_their_fits(plain, tmp_path, monkeypatch):
     declared = grid(PAGE, GUIDE, likelihood=[NB(), Poisson()])
     made = []
 
-    def table_of(reader, *arguments, **settings):
+    def evidences(reader, *arguments, **settings):
         made.append(repr(reader.model.likelihood))
         return real(reader, *arguments, **settings)
 
-    real = comparison.table_of
-    monkeypatch.setattr(comparison, "table_of", table_of)
+    real = comparison.evidences
+    monkeypatch.setattr(comparison, "evidences", evidences)
 
     def compared(cells=held_out, particles=20, **settings):
         made.clear()

@@ -10,6 +10,7 @@ comparison that was interrupted, or has one more fit, uses the evidences that ar
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ import pandas as pd
 from pyro.poutine.runtime import am_i_wrapped
 
 from pyroscvi.data.cells import Cells
+from pyroscvi.evidence.certificate import Certificate
 from pyroscvi.evidence.reader import pair
+from pyroscvi.evidence.table import Evidences
 from pyroscvi.fitting.declarations import declaration
 from pyroscvi.fitting.files import DamagedFile, read_json, write_json
 from pyroscvi.fitting.resume import digest, digested
@@ -27,9 +30,9 @@ __all__ = ["kept"]
 
 
 def kept(
-    folder: Path | None, fit: Any, cells: Cells, settings: Mapping[str, Any], compute: Callable[[], pd.DataFrame]
-) -> pd.DataFrame:
-    """The table that ``compute`` returns, or the one that is kept in the folder.
+    folder: Path | None, fit: Any, cells: Cells, settings: Mapping[str, Any], compute: Callable[[], Evidences]
+) -> Evidences:
+    """The evidences that ``compute`` returns, or those that are kept in the folder.
 
     settings   what else the numbers depend on; each prints as what it is
 
@@ -39,11 +42,11 @@ def kept(
     if folder is None or am_i_wrapped():
         return compute()
     file = folder / "evidence" / f"{_content(fit, cells, settings)}.json"
-    table = _read(file)
-    if table is None:
-        table = compute()
-        _write(file, table)
-    return table
+    evidences = _read(file)
+    if evidences is None:
+        evidences = compute()
+        _write(file, evidences)
+    return evidences
 
 
 def _content(fit: Any, cells: Cells, settings: Mapping[str, Any]) -> str:
@@ -55,8 +58,8 @@ def _content(fit: Any, cells: Cells, settings: Mapping[str, Any]) -> str:
     return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
 
-def _read(file: Path) -> pd.DataFrame | None:
-    """A table as it was written, digit for digit; None if there is none, or it was altered."""
+def _read(file: Path) -> Evidences | None:
+    """Evidences as they were written, digit for digit; None if there are none, or the file was altered."""
     try:
         content = read_json(file)
     except FileNotFoundError:
@@ -65,13 +68,14 @@ def _read(file: Path) -> pd.DataFrame | None:
         warnings.warn(f"{error}: this evidence is computed again", stacklevel=4)
         return None
     table = pd.DataFrame(content["columns"], index=pd.Index(content["cells"], name=content["index"]))
-    table.attrs = content["attrs"]
-    return table
+    return Evidences(table, content["certificate"] and Certificate(**content["certificate"]))
 
 
-def _write(file: Path, table: pd.DataFrame) -> None:
-    content: dict[str, Any] = {"index": table.index.name, "cells": table.index.tolist(), "attrs": table.attrs}
+def _write(file: Path, evidences: Evidences) -> None:
+    table, certificate = evidences
+    content: dict[str, Any] = {"index": table.index.name, "cells": table.index.tolist()}
     content["columns"] = {name: table[name].tolist() for name in table}
+    content["certificate"] = None if certificate is None else asdict(certificate)
     try:
         write_json(file, content)
     except OSError as error:  # the comparison goes on without it

@@ -29,7 +29,7 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.estimator import Estimator
 from pyroscvi.evidence.ladder import Ladder
 from pyroscvi.evidence.reader import MEMORY, Reader, as_cells, pair
-from pyroscvi.evidence.table import table_of
+from pyroscvi.evidence.table import Evidences, evidences
 
 __all__ = ["compare"]
 
@@ -113,18 +113,17 @@ def compare(
     }
     folders: Mapping[str, Sequence[Path]] = getattr(fits, "folders", {})
 
-    def table(name: str, place: int) -> pd.DataFrame:
-        fit = several[name][place]
-        told = f"evidence of {_called(name, place)}" if progress else False
+    def evidences_of(name: str, place: int) -> Evidences:
+        label = f"evidence of {_called(name, place)}" if progress else False
 
-        def made() -> pd.DataFrame:
+        def compute() -> Evidences:
             reader = readers[name][place]
-            return table_of(reader, particles, seed, estimator=estimator, certify=certify, progress=told)
+            return evidences(reader, particles, seed, estimator=estimator, certify=certify, progress=label)
 
         folder = next(iter(folders.get(name, ())[place:]), None)
-        return kept(folder, fit, given[name], how, made)
+        return kept(folder, several[name][place], given[name], how, compute)
 
-    scores = {name: Refitted([table(name, place) for place in range(len(all_))]) for name, all_ in several.items()}
+    scores = {name: Refitted([evidences_of(name, at) for at in range(len(all_))]) for name, all_ in several.items()}
     order = sorted(scores, key=lambda name: -scores[name].evidence)
     best = order[0]
     cluster = None if by is None else clusters(given[best], by)

@@ -13,23 +13,24 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from scipy.special import logsumexp
 
 from pyroscvi.comparison.usage import Usage, usage_of
 from pyroscvi.evidence.pareto import MAX_K_HAT
 from pyroscvi.evidence.reader import Reader, pair
+from pyroscvi.evidence.table import Evidences
 
 __all__ = ["Refitted", "recorded", "usage_of_all"]
 
 
 class Refitted:
-    """A table of ``evidence_table`` for every seed, all of the same n cells."""
+    """The evidences of a fit with every seed, all of the same n cells."""
 
-    def __init__(self, tables: Sequence[pd.DataFrame]):
-        self.tables = tables
-        self.cells = tables[0].index
-        self.by_seed = np.column_stack([table["log_evidence"] for table in tables])  # [n, S]
+    def __init__(self, evidences: Sequence[Evidences]):
+        self.evidences = evidences
+        self.tables = [one.table for one in evidences]
+        self.cells = self.tables[0].index
+        self.by_seed = np.column_stack([table["log_evidence"] for table in self.tables])  # [n, S]
 
     @property
     def seeds(self) -> int:
@@ -73,14 +74,15 @@ class Refitted:
     @property
     def certificate(self) -> str:
         """The weakest of all seeds: an "uncertified" one if there is any, else the one with the widest gap."""
-        return max(map(_certified, self.tables))[-1]
+        return max(map(_certified, self.evidences))[-1]
 
 
-def _certified(table: pd.DataFrame) -> tuple[bool, float, str]:
+def _certified(evidences: Evidences) -> tuple[bool, float, str]:
     """Whether a certificate failed, its gap, and its text; some cells of a table may be exact."""
+    table, certificate = evidences
     estimated = table["certificate"][table["certificate"] != "exact"]
     words = "exact" if estimated.empty else str(estimated.iloc[0])
-    return words.startswith("uncertified"), table.attrs.get("certificate", {}).get("gap", 0.0), words
+    return words.startswith("uncertified"), 0.0 if certificate is None else certificate.gap, words
 
 
 def usage_of_all(readers: Sequence[Reader], seed: int) -> Usage:

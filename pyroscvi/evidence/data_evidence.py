@@ -44,7 +44,7 @@ from pyroscvi.evidence.restricted_guide import RestrictedGuide, sites_of
 from pyroscvi.evidence.shared_latents import Shared
 from pyroscvi.evidence.simulated import simulate
 from pyroscvi.evidence.streams import Streams
-from pyroscvi.evidence.table import table_of
+from pyroscvi.evidence.table import evidences
 from pyroscvi.handlers import as_scored
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.program import Fitted, Pair
@@ -231,8 +231,7 @@ def _certified(reader: Reader, seed: int, particles: int, inner: int, simulated:
 
 def _cell_by_cell(reader: Reader, particles: int, seed: int, certify: bool) -> DataEvidence:
     """Where nothing is shared: the sum over cells, whose errors are independent."""
-    table = table_of(reader, particles, seed, estimator=Ladder(), certify=certify)
-    certificate = table.attrs.get("certificate")
+    table, certificate = evidences(reader, particles, seed, estimator=Ladder(), certify=certify)
     return DataEvidence(
         float(table["log_evidence"].sum()),
         float((table["monte_carlo_se"] ** 2).sum() ** 0.5),
@@ -241,5 +240,5 @@ def _cell_by_cell(reader: Reader, particles: int, seed: int, certify: bool) -> D
         "cell by cell",
         reader.estimand,
         len(table),
-        None if certificate is None else Certificate(**certificate),
+        certificate,
     )

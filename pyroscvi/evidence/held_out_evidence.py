@@ -16,7 +16,7 @@ import torch
 from pyroscvi.evidence.adaptive import Adaptive
 from pyroscvi.evidence.estimator import Estimator, Importance
 from pyroscvi.evidence.reader import Reader
-from pyroscvi.evidence.table import table_of
+from pyroscvi.evidence.table import evidences
 from pyroscvi.part import Part
 
 __all__ = ["HeldOutEvidence"]
@@ -36,5 +36,5 @@ class HeldOutEvidence(Part):
     def forward(self, model, guide, cells):
         rows = torch.linspace(0, len(cells) - 1, min(self.cells, len(cells))).round().long()
         reader = Reader((model, guide), cells.subset(rows, hops=guide.encoder.hops), dtype=torch.float32)
-        table = table_of(reader, self.particles, seed=0, estimator=self.estimator, progress=False)
+        table = evidences(reader, self.particles, seed=0, estimator=self.estimator, progress=False).table
         return float(table["log_evidence"].mean())

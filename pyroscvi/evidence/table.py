@@ -7,17 +7,15 @@ Parameters are plugged in, discrete sites are summed exactly, and the model runs
 asked for. An estimate without a certificate is called "uncertified".
 """
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from pyroscvi.advice import either
 from pyroscvi.data.cells import Cells
-from pyroscvi.evidence.certificate import certificate_of
+from pyroscvi.evidence.certificate import Certificate, certificate_of
 from pyroscvi.evidence.estimator import Estimator
 from pyroscvi.evidence.exact import known_exactly
 from pyroscvi.evidence.importance import Estimate
@@ -30,7 +28,14 @@ from pyroscvi.pyro_internals import alone
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["evidence_table", "log_evidence", "note", "table_of"]
+__all__ = ["Evidences", "evidence_table", "evidences", "log_evidence"]
+
+
+class Evidences(NamedTuple):
+    """The table of ``evidence_table``, and the certificate that was computed for it, if any."""
+
+    table: pd.DataFrame
+    certificate: Certificate | None = None
 
 
 @alone
@@ -67,7 +72,7 @@ def log_evidence(
     Raises ValueError where cells share a latent: they have one evidence together, and none each.
     """
     reader = Reader(fit, cells, memory=memory, batch_size=batch_size, chunk=chunk, dtype=dtype, compile=compile)
-    table = table_of(reader, particles, seed, estimator=estimator, progress=progress)
+    table = evidences(reader, particles, seed, estimator=estimator, progress=progress).table
     return table["log_evidence"].to_numpy(copy=True)
 
 
@@ -97,12 +102,13 @@ def evidence_table(
     k_hat                  how heavy the tail of the weights is: above 0.7 the other columns mean little
     method                 "exact", or the estimator of this cell: "importance", "adaptive", "refined", "annealed"
     certificate            "exact", "certified (gap 0.01)", "uncertified (gap 3.2)"; "uncertified" without ``certify``
+    estimand               what it is the logarithm of, such as "p(x)" or "p(x | l)": ``Model.estimand``
     """
     reader = Reader(fit, cells, memory=memory, batch_size=batch_size, chunk=chunk, dtype=dtype, compile=compile)
-    return table_of(reader, particles, seed, estimator=estimator, certify=certify, progress=progress)
+    return evidences(reader, particles, seed, estimator=estimator, certify=certify, progress=progress).table
 
 
-def table_of(
+def evidences(
     reader: Reader,
     particles: int,
     seed: int,
@@ -110,8 +116,8 @@ def table_of(
     estimator: Estimator,
     certify: bool = False,
     progress: bool | str = True,
-) -> pd.DataFrame:
-    """``evidence_table`` of the fit and the cells of this reader."""
+) -> Evidences:
+    """``evidence_table`` of the fit and the cells of this reader, and its certificate."""
     pieces, cells = [], reader.cells
     label = progress if isinstance(progress, str) else f"evidence of {type(reader.model).__name__}"
     with reader.kernel(), counted(label, len(cells), bool(progress)) as done:
@@ -130,20 +136,7 @@ def table_of(
             certificate = certificate_of(reader, particles, seed, estimator=estimator)
     words = "uncertified" if certificate is None else certificate.words
     table["certificate"] = table["method"].where(table["method"] == "exact", words)
+    table["estimand"] = reader.estimand
     if cells.names is not None:
         table.index = pd.Index(cells.names, name="cell")
-    estimand = reader.estimand
-    table.attrs = {"estimand": estimand, "note": note(estimand), "particles": particles, "seed": seed}
-    if certificate is not None:
-        table.attrs["certificate"] = asdict(certificate)
-    return table
-
-
-def note(estimand: str) -> str:
-    """The sentence to print beside an evidence: its unit, and whether it depends on the observed total."""
-    if "| l" not in estimand:
-        return f"log {estimand} in nats a cell"
-    return (
-        f"log {estimand} in nats a cell, conditional on the observed total: no density over x "
-        f"({either('size=LatentSize()', '--size latent')} gives one)"
-    )
+    return Evidences(table, certificate)
