@@ -9,7 +9,6 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
-import scanpy as sc
 import torch
 from anndata import AnnData
 from scipy import sparse
@@ -23,6 +22,8 @@ PACKAGES = ("pyroscvi", "torch", "pyro-ppl", "scvi-tools", "scanpy", "scikit-lea
 
 def read(path: Path, batch: str | None = None, genes: int = 2000) -> AnnData:
     """All cells of an h5ad, at its most variable genes by Pearson residuals (within batches if ``batch`` is given)."""
+    import scanpy as sc  # here, because gpu.py runs where scanpy is not installed
+
     adata = ad.read_h5ad(path)
     if adata.n_vars > genes:
         sc.experimental.pp.highly_variable_genes(adata, n_top_genes=genes, batch_key=batch)
@@ -48,6 +49,8 @@ def drawn(n: int, g: int) -> AnnData:
 
 def clusterings(latent: np.ndarray, kinds: int, seeds: int = 5) -> dict[str, list[np.ndarray]]:
     """k-means with the true number of kinds, and Leiden at resolution 1 on 15 neighbours, with every seed."""
+    import scanpy as sc
+
     points = AnnData(obsm={"latent": latent}, obs=pd.DataFrame(index=map(str, range(len(latent)))))
     threads = torch.get_num_threads()
     sc.pp.neighbors(points, use_rep="latent")

@@ -36,7 +36,7 @@ from scipy import sparse
 
 import pyroscvi as ps
 from pyroscvi.guides import MeanField
-from pyroscvi.inference.run import ENOUGH, Run
+from pyroscvi.inference.run import MAX_EVALUATED, Run
 from pyroscvi.inference.schedules import LinearWarmup
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.models import SCVI
@@ -105,7 +105,7 @@ def loaded(cells: ps.Cells) -> Iterator[int]:
 def trained(cells: ps.Cells) -> Iterator[int]:
     """The steps of ``fit`` on nine tenths of the cells, or all but 10,000."""
     with seeded(0, torch.device("cpu")):
-        train, held_out = cells.split(min(0.1, ENOUGH / len(cells)), by="batch")
+        train, held_out = cells.split(min(0.1, MAX_EVALUATED / len(cells)), by="batch")
         model = SCVI().sized(cells.dims)
         run = Run(
             model,

@@ -24,83 +24,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import anndata as ad
-import lightning
 import numpy as np
 import pandas as pd
 import scvi
 import torch
 from anndata import AnnData
 from common import Peak, drawn, publish, read
-from torch import nn
+from epochs import Ours, Peer
 
 import pyroscvi as ps
 from pyroscvi.guides import FullCovariance, MeanField
-from pyroscvi.inference.run import Run
-from pyroscvi.inference.schedules import LinearWarmup
-from pyroscvi.inference.seeds import seeded
 from pyroscvi.models import GMVAE, SCVI
 from pyroscvi.parts import MLP, NB, ZINB, BatchNorm, ReadCell
 
-CPU = torch.device("cpu")
 LIKELIHOODS = {"nb": NB(), "zinb": ZINB()}
 clock: Callable[[], float] = time.process_time
-
-
-class Peer:
-    """One epoch of scvi-tools per call: the faster of two epochs."""
-
-    def __init__(self, adata: AnnData, cells: ps.Cells, likelihood: str, size: int):
-        self.size, self.seconds = size, []
-        scvi.settings.seed = 0
-        scvi.model.SCVI.setup_anndata(adata, batch_key="batch")
-        self.model = scvi.model.SCVI(adata, n_hidden=128, n_latent=10, n_layers=1, gene_likelihood=likelihood)
-
-    def __call__(self) -> float:
-        self.seconds.clear()
-        quiet = {"enable_progress_bar": False, "logger": False, "accelerator": "cpu", "train_size": 1.0}
-        self.model.train(2, batch_size=self.size, callbacks=[Stopwatch(self.seconds)], **quiet)
-        return min(self.seconds)
-
-
-class Stopwatch(lightning.pytorch.Callback):
-    def __init__(self, seconds: list[float]):
-        self.seconds = seconds
-
-    def on_train_epoch_start(self, *_) -> None:
-        self.began = clock()
-
-    def on_train_epoch_end(self, *_) -> None:
-        self.seconds.append(clock() - self.began)
-
-
-class Ours:
-    """One epoch of ``fit`` per call, without the evaluations at its end."""
-
-    def __init__(self, cells: ps.Cells, model, guide, size: int, compile: bool = False):
-        with seeded(0, CPU):
-            model = model.sized(cells.dims)
-            guide = guide.sized(model, cells)
-            self.run = Run(
-                model, guide, cells, held_out=None, epochs=10**6, batch_size=size, lr=1e-3, warmup=LinearWarmup(0.1),
-                patience=None, clip=100.0, objectives=(), seed=0, compile=compile,
-            )  # fmt: skip
-        self.flops = flops(self.run.trained)
-
-    def __call__(self) -> float:
-        began = clock()
-        with seeded(0, CPU):
-            for _ in range(self.run.steps - self.run.step - 1):  # stops before the end of the epoch, and its evaluation
-                self.run.advance()
-            self.run.step = 0
-            self.run._minibatches = None
-        return (clock() - began) * self.run.steps / (self.run.steps - 1)
-
-
-def flops(trained: nn.ModuleDict) -> int:
-    """Operations of the matrix products of one cell: y = W h, and the gradients in W and in h (not for counts)."""
-    layers = [layer.weight.numel() for layer in trained.modules() if isinstance(layer, nn.Linear)]
-    first = trained["guide"].encoder.layers.linear[0].weight.numel()
-    return 6 * sum(layers) - 2 * first
 
 
 def contestants(adata: AnnData, cells: ps.Cells, likelihood: str, size: int, some: list[str]) -> dict[str, Callable]:
@@ -109,11 +47,13 @@ def contestants(adata: AnnData, cells: ps.Cells, likelihood: str, size: int, som
     model, mixture = SCVI(**slots), GMVAE(**slots)
     mean_field, full = MeanField(encoder=reads), FullCovariance(encoder=reads)
     every = {
-        "scvi-tools": lambda: Peer(adata, cells, likelihood, size),
-        "SCVI, MeanField": lambda: Ours(cells, model, mean_field, size),
-        "SCVI, MeanField, compiled": lambda: Ours(cells, model, mean_field, size, compile=True),
-        "SCVI, FullCovariance, compiled": lambda: Ours(cells, model, full, size, compile=True),
-        "GMVAE (enumerated), FullCovariance, compiled": lambda: Ours(cells, mixture, full, size, compile=True),
+        "scvi-tools": lambda: Peer(adata, likelihood, size, clock=clock),
+        "SCVI, MeanField": lambda: Ours(cells, model, mean_field, size, clock=clock),
+        "SCVI, MeanField, compiled": lambda: Ours(cells, model, mean_field, size, compile=True, clock=clock),
+        "SCVI, FullCovariance, compiled": lambda: Ours(cells, model, full, size, compile=True, clock=clock),
+        "GMVAE (enumerated), FullCovariance, compiled": lambda: Ours(
+            cells, mixture, full, size, compile=True, clock=clock
+        ),
     }
     return {name: make for name, make in every.items() if name in some or not some}
 
