@@ -49,6 +49,14 @@ print("heavy:", sorted({"torch", "numpy", "pandas", "scanpy", "matplotlib", "pyr
     assert done.stdout.splitlines()[-1] == "heavy: []"
 
 
+def test_fit_is_imported_without_pictures_and_statistics():
+    """Each of these takes a second to import, and fitting needs none of them."""
+    slow = {"scipy.stats", "scipy.optimize", "matplotlib", "scanpy", "arviz"}
+    program = f"import sys, pyroscvi; pyroscvi.fit; print(sorted({slow} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_completion_knows_the_pages():
     words = {"COMP_WORDS": "pyroscvi show po", "COMP_CWORD": "2", "_PYROSCVI_COMPLETE": "complete_bash"}
     program = "from pyroscvi.cli import main; main()"

@@ -6,12 +6,16 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from anndata import AnnData
+from fits import quick
 
 from pyroscvi.cli import main
 from pyroscvi.cli.runs import Run
-from pyroscvi.data import simulated
+from pyroscvi.data import Cells, simulated
 from pyroscvi.data.genes import unnumbered
+from pyroscvi.guides import MeanField
+from pyroscvi.models import SCVI
 
 pytestmark = [
     pytest.mark.filterwarnings(f"default:.*{words}")
@@ -97,3 +101,9 @@ def test_cells_of_one_name_are_all_fitted_if_one_of_them_was(tmp_path):
     assert list(unnumbered(names)) == ["A", "B", "B", "C", "C", "D-1"]
     cells = pd.DataFrame({"held_out": [True, True, False, False, True, True]}, index=names)
     assert list(Run(tmp_path, {}, None, cells).fitted_on) == ["B", "B-1", "C"]
+
+
+def test_a_run_without_fields_cannot_read_a_file(tmp_path):
+    fitted = quick(SCVI(latent=2), MeanField(), Cells(torch.ones(4, 3)), epochs=1)
+    with pytest.raises(ValueError, match=r"run: its fit was made without an AnnData and has no fields"):
+        _ = Run(tmp_path / "run", {}, fitted, pd.DataFrame()).fields

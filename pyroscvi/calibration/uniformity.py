@@ -17,8 +17,7 @@ References
 from functools import lru_cache
 
 import numpy as np
-from scipy.special import gammaln
-from scipy.stats import binom
+from scipy.special import bdtr, bdtrc, gammaln  # scipy.stats has these too, but takes a second to import
 
 __all__ = ["band", "below", "holm", "p_value"]
 
@@ -64,7 +63,7 @@ def holm(p: np.ndarray) -> np.ndarray:
 def _tails(simulations: int, draws: int) -> tuple[np.ndarray, np.ndarray]:
     """P(R_i <= r) and P(R_i >= r) for every i and r [L, S + 1]."""
     r, share = np.arange(simulations + 1), np.arange(1, draws + 1)[:, None] / (draws + 1)
-    return binom.cdf(r, simulations, share), binom.sf(r - 1, simulations, share)
+    return bdtr(r, simulations, share), bdtrc(r - 1, simulations, share)
 
 
 def _limits(gamma: float, simulations: int, draws: int) -> tuple[np.ndarray, np.ndarray]:
@@ -79,9 +78,8 @@ def _inside(gamma: float, simulations: int, draws: int) -> float:
     if (least > greatest).any():
         return 0.0
     log_factorial = gammaln(np.arange(simulations + 1) + 1.0)
-    r = np.arange(least[0], greatest[0] + 1)
-    probability = binom.pmf(r, simulations, 1 / (draws + 1))
-    for i in range(1, draws):
+    r, probability = np.zeros(1, dtype=int), np.ones(1)
+    for i in range(draws):
         following = np.arange(least[i], greatest[i] + 1)[:, None]
         more, share = following - r, 1 / (draws + 1 - i)
         log_p = log_factorial[simulations - r] - log_factorial[np.abs(more)] - log_factorial[simulations - following]

@@ -164,8 +164,9 @@ class Run(NamedTuple):
 
     @property
     def fields(self) -> Fields:
-        """The fields through which the command line read the cells."""
-        assert self.fit.fields is not None
+        """The fields with which the command line read the cells of this run."""
+        if self.fit.fields is None:
+            raise ValueError(f"{self.folder}: its fit was made without an AnnData and has no fields to read a file")
         return self.fit.fields
 
     @property

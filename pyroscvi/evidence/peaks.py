@@ -13,7 +13,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 from pyroscvi.evidence.proposals import Elliptical, LogJoint, Mixed, Proposal
@@ -114,6 +113,8 @@ def ascent(log_joint: LogJoint, starts: Tensor) -> tuple[Tensor, Tensor]:
             height = log_joint(u[None]).sum()
             (gradient,) = torch.autograd.grad(height, u)
         return -height.item(), -gradient.flatten().cpu().numpy()
+
+    from scipy.optimize import minimize  # imported when needed: it takes long, and ``fit`` imports this file
 
     optimum = minimize(loss, starts.flatten().cpu().numpy(), jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
     u = torch.as_tensor(optimum.x).to(starts).view_as(starts)

@@ -18,6 +18,7 @@ from pyroscvi.analysis.probabilities import probabilities
 from pyroscvi.calibration.predictive import predictive_check
 from pyroscvi.calibration.simulation_based import calibrate
 from pyroscvi.data.cells import Cells, Dims
+from pyroscvi.data.fields import Fields
 from pyroscvi.evidence.certificate import certify
 from pyroscvi.evidence.data_evidence import data_evidence
 from pyroscvi.evidence.table import log_evidence
@@ -43,7 +44,7 @@ class Fit:
 
     model: Model
     guide: Guide
-    fields: Any
+    fields: Fields | None
     dims: Dims
     history: pd.DataFrame
     record: dict[str, Any] = field(default_factory=dict)
@@ -55,12 +56,12 @@ class Fit:
 
     @property
     def _named(self) -> tuple[str, ...]:
-        return tuple(getattr(self.fields, "genes", None) or self.record.get("genes") or ())
+        return tuple((self.fields and self.fields.genes) or self.record.get("genes") or ())
 
     @property
     def levels(self) -> dict[str, tuple[str, ...]]:
         """Names of the levels of every categorical field, or their numbers if they have no names."""
-        names = getattr(self.fields, "levels", None) or self.record.get("levels", {})
+        names = (self.fields and self.fields.levels) or self.record.get("levels", {})
         return {name: tuple(names.get(name, map(str, range(n)))) for name, n in self.dims.levels.items()}
 
     def read(self, data: Cells | AnnData) -> Cells:
