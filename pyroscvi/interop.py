@@ -22,43 +22,12 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyroscvi import parts
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.fields import Fields
 from pyroscvi.fitting.fit import level_counts
 from pyroscvi.fitting.result import Fit
 from pyroscvi.models import LDVAE, SCVI
-from pyroscvi.parts import (
-    MLP,
-    NB,
-    ZINB,
-    BatchNorm,
-    Condition,
-    Continuous,
-    Counts,
-    Embedding,
-    Encoder,
-    LatentSize,
-    LayerNorm,
-    Linear,
-    Log1p,
-    LogisticNormal,
-    NoNorm,
-    Norm,
-    Nothing,
-    ObservedSize,
-    OneHot,
-    PerBatch,
-    PerCell,
-    PerGene,
-    PerLabel,
-    Poisson,
-    ReadCell,
-    Size,
-    SizeFactor,
-    Softmax,
-    Softplus,
-    StandardNormal,
-)
 from pyroscvi.program import Guide
 
 __all__ = ["ScviMeanField", "from_scvi"]
@@ -67,8 +36,8 @@ __all__ = ["ScviMeanField", "from_scvi"]
 class ScviMeanField(Guide):
     """q(z | x) = Normal(m(h), v(h)) with variance v = exp(.) + 1e-4; a latent size has an encoder of its own."""
 
-    encoder: Encoder = ReadCell(norm=BatchNorm())
-    size_encoder: Encoder = ReadCell(norm=BatchNorm())
+    encoder: parts.Encoder = parts.ReadCell(norm=parts.BatchNorm())
+    size_encoder: parts.Encoder = parts.ReadCell(norm=parts.BatchNorm())
 
     def build(self, model, cells):
         super().build(model, cells)
@@ -101,13 +70,18 @@ def from_scvi(peer: Any) -> Fit:
     fields = None if peer is module else _fields(peer)
     adata = getattr(peer, "adata", None)
     cells = _example(module, fields)
-    page = _declared_model(module, _declared_condition(module, cells))
-    model = page.sized(cells.dims)
-    guide = _declared_guide(module, page.condition).sized(model, cells)
+    condition = _declared_condition(module, cells)
+    model = _declared_model(module, condition).sized(cells.dims)
+    guide = _declared_guide(module, condition).sized(model, cells)
     with torch.no_grad():
         _carry_model(module, model)
         _carry_guide(module, guide)
-    record: dict[str, Any] = {"made_by": "scvi-tools", "kl_weight": _kl_weight(peer), "covariates": None}
+        for part in (*model.modules(), *guide.modules()):
+            if isinstance(part, parts.Embedding):
+                part.table.weight.copy_(module.get_embedding("batch").weight)
+    plan = getattr(getattr(peer, "trainer", None), "lightning_module", None)  # None for a model that was loaded
+    kl_weight = None if plan is None else float(plan.kl_weight)  # the last one of training
+    record: dict[str, Any] = {"made_by": "scvi-tools", "kl_weight": kl_weight, "covariates": None}
     dims = replace(cells.dims, log_size=_moments(module, cells))
     if fields is not None and adata is not None:
         trained_on = fields.read(adata)
@@ -125,18 +99,16 @@ def _check(module: Any) -> None:
     kind = type(module).__name__
     if kind not in ("VAE", "LDVAE"):
         raise TypeError(f"from_scvi: only SCVI and LinearSCVI (modules VAE and LDVAE) are carried over, not {kind}")
-    stacks = [module.z_encoder.encoder, _decoder_layers(module)]
-    known = nn.Linear, nn.BatchNorm1d, nn.LayerNorm, nn.ReLU, nn.Dropout
-    parts = [part for layers in stacks for block in layers.fc_layers for part in block if part is not None]
     encoder = module.z_encoder
+    blocks = [block for stack in (encoder.encoder, _decoder_layers(module)) for block in stack.fc_layers]
+    layers = [layer for block in blocks for layer in block if layer is not None]
+    known = nn.Linear, nn.BatchNorm1d, nn.LayerNorm, nn.ReLU, nn.Dropout
     refused = {
         f"gene_likelihood={module.gene_likelihood!r}": module.gene_likelihood not in ("nb", "zinb", "poisson"),
         "dispersion='gene-cell' with a linear decoder": _is_linear(module) and module.dispersion == "gene-cell",
         "a variance other than exp(.) + 1e-4": encoder.var_activation is not torch.exp or encoder.var_eps != 1e-4,
-        "batch norm and layer norm in one layer": any(
-            len(_norms(block)) > 1 for layers in stacks for block in layers.fc_layers
-        ),
-        **{f"a layer {part}": not isinstance(part, known) for part in parts},
+        "batch norm and layer norm in one layer": any(len(_norms(block)) > 1 for block in blocks),
+        **{f"a layer {layer}": not isinstance(layer, known) for layer in layers},
     }
     for option, is_used in refused.items():
         if is_used:
@@ -187,11 +159,8 @@ def _example(module: Any, fields: Fields | None) -> Cells:
     layers, embedding = _decoder_layers(module), _embedding(module)
     if fields is None:
         others = layers.n_cat_list[0 if embedding else 1 :]
-        counts = {
-            "batch": module.n_batch,
-            "label": module.n_labels,
-            **{f"category_{i}": n for i, n in enumerate(others)},
-        }
+        counts = {"batch": module.n_batch, "label": module.n_labels}
+        counts |= {f"category_{i}": n for i, n in enumerate(others)}
         levels = {field: tuple(map(str, range(max(n, 1)))) for field, n in counts.items()}
     else:
         levels = dict(fields.levels or {})
@@ -213,62 +182,53 @@ def _moments(module: Any, cells: Cells) -> Tensor:
     return torch.stack([module.library_log_means[0], module.library_log_vars[0]], -1).float()
 
 
-def _kl_weight(peer: Any) -> float | None:
-    """The last KL weight of training; None for a model that was loaded."""
-    plan = getattr(getattr(peer, "trainer", None), "lightning_module", None)
-    return None if plan is None else float(plan.kl_weight)
-
-
 # The same architecture, declared
 
 
-def _declared_model(module: Any, condition: Condition) -> SCVI | LDVAE:
+def _declared_model(module: Any, condition: parts.Condition) -> SCVI | LDVAE:
+    size = parts.ObservedSize() if module.use_observed_lib_size else parts.LatentSize()
     slots: dict[str, Any] = {
         "latent": module.n_latent,
-        "prior": LogisticNormal() if module.latent_distribution == "ln" else StandardNormal(),
+        "prior": parts.LogisticNormal() if module.latent_distribution == "ln" else parts.StandardNormal(),
         "condition": condition,
-        "size": _declared_size(module),
+        "size": parts.SizeFactor() if module.use_size_factor_key else size,
         "likelihood": _declared_likelihood(module),
     }
-    if _is_linear(module):
-        return LDVAE(decoder=_declared_linear(module), **slots)
-    return SCVI(decoder=MLP(**_hidden(module.decoder.px_decoder)), **slots)
-
-
-def _declared_size(module: Any) -> Size:
-    if module.use_size_factor_key:
-        return SizeFactor()
-    return ObservedSize() if module.use_observed_lib_size else LatentSize()
-
-
-def _declared_linear(module: Any) -> Linear:
+    if not _is_linear(module):
+        return SCVI(decoder=parts.MLP(**_hidden(module.decoder.px_decoder)), **slots)
     (block,) = module.decoder.factor_regressor.fc_layers
-    return Linear(bias=block[0].bias is not None, norm=_declared_norm(block))
+    return LDVAE(decoder=parts.Linear(bias=block[0].bias is not None, norm=_declared_norm(block)), **slots)
 
 
-def _declared_condition(module: Any, cells: Cells) -> Condition:
+def _declared_condition(module: Any, cells: Cells) -> parts.Condition:
     """The design row in the order of the peer's columns: continuous, batch, other categories."""
     embedding = _embedding(module)
-    batch = Embedding("batch", embedding.embedding_dim) if embedding else OneHot("batch")
-    others = [OneHot(field) for field in cells.categories if field not in ("batch", "label")]
-    return reduce(add, [*([Continuous()] if cells.covariates is not None else []), batch, *others])
+    batch = parts.Embedding("batch", embedding.embedding_dim) if embedding else parts.OneHot("batch")
+    others = [parts.OneHot(field) for field in cells.categories if field not in ("batch", "label")]
+    return reduce(add, [*([parts.Continuous()] if cells.covariates is not None else []), batch, *others])
 
 
-def _declared_likelihood(module: Any) -> Poisson | NB:
-    link = Softplus() if module.use_size_factor_key and not _is_linear(module) else Softmax()
+def _declared_likelihood(module: Any) -> parts.Likelihood:
+    link = parts.Softplus() if module.use_size_factor_key and not _is_linear(module) else parts.Softmax()
     if module.gene_likelihood == "poisson":
-        return Poisson(link=link)
-    dispersions = {"gene": PerGene(), "gene-batch": PerBatch(), "gene-label": PerLabel(), "gene-cell": PerCell()}
-    return {"nb": NB, "zinb": ZINB}[module.gene_likelihood](dispersion=dispersions[module.dispersion], link=link)
+        return parts.Poisson(link=link)
+    kinds = {
+        "gene": parts.PerGene,
+        "gene-batch": parts.PerBatch,
+        "gene-label": parts.PerLabel,
+        "gene-cell": parts.PerCell,
+    }
+    likelihood = parts.NB if module.gene_likelihood == "nb" else parts.ZINB
+    return likelihood(dispersion=kinds[module.dispersion](), link=link)
 
 
-def _declared_guide(module: Any, condition: Condition) -> ScviMeanField:
-    features = Log1p() if module.log_variational else Counts()
+def _declared_guide(module: Any, condition: parts.Condition) -> ScviMeanField:
+    features = parts.Log1p() if module.log_variational else parts.Counts()
     encodes = module.z_encoder.encoder.fc_layers[0][0].in_features > module.n_input  # the design row too
-    rest: dict[str, Any] = {"condition": condition if encodes else Nothing(), "features": features}
-    guide = ScviMeanField(encoder=ReadCell(**_hidden(module.z_encoder.encoder), **rest))
+    rest: dict[str, Any] = {"condition": condition if encodes else parts.Nothing(), "features": features}
+    guide = ScviMeanField(encoder=parts.ReadCell(**_hidden(module.z_encoder.encoder), **rest))
     if not module.use_observed_lib_size:
-        guide.size_encoder = ReadCell(**_hidden(module.l_encoder.encoder), **rest)
+        guide.size_encoder = parts.ReadCell(**_hidden(module.l_encoder.encoder), **rest)
     return guide
 
 
@@ -284,10 +244,12 @@ def _hidden(layers: Any) -> dict[str, Any]:
     }
 
 
-def _declared_norm(block: nn.Sequential) -> Norm:
+def _declared_norm(block: nn.Sequential) -> parts.Norm:
     for norm in _norms(block):
-        return BatchNorm(norm.momentum or 0.0, norm.eps) if isinstance(norm, nn.BatchNorm1d) else LayerNorm()
-    return NoNorm()
+        return (
+            parts.BatchNorm(norm.momentum or 0.0, norm.eps) if isinstance(norm, nn.BatchNorm1d) else parts.LayerNorm()
+        )
+    return parts.NoNorm()
 
 
 # The weights
@@ -309,10 +271,9 @@ def _carry_model(module: Any, model: Any) -> None:
         _carry_layers(module.decoder.px_decoder, model.decoder.layers)
     if hasattr(model.likelihood.dispersion, "log_theta"):
         model.likelihood.dispersion.log_theta.copy_(module.px_r.T if module.px_r.dim() == 2 else module.px_r)
-    if isinstance(model.size, LatentSize):
+    if isinstance(model.size, parts.LatentSize):
         model.size.m.copy_(module.library_log_means[0])
         model.size.s.copy_(module.library_log_vars[0].sqrt())
-    _carry_embedding(module, model)
 
 
 def _carry_guide(module: Any, guide: Any) -> None:
@@ -321,7 +282,6 @@ def _carry_guide(module: Any, guide: Any) -> None:
         _carry_layers(theirs.encoder, ours.layers)
         for name, own in (("weight", head.weight), ("bias", head.bias)):
             own.copy_(torch.cat([getattr(theirs.mean_encoder, name), getattr(theirs.var_encoder, name)]))
-    _carry_embedding(module, guide)
 
 
 def _carry_layers(theirs: Any, ours: Any) -> None:
@@ -339,9 +299,3 @@ def _carry_norm(block: nn.Sequential, ours: Any) -> None:
     for norm in _norms(block):
         if isinstance(norm, nn.BatchNorm1d):  # its layer norm has no weights: ours starts at one and zero
             ours.norm.load_state_dict(norm.state_dict())
-
-
-def _carry_embedding(module: Any, program: nn.Module) -> None:
-    for part in program.modules():
-        if isinstance(part, Embedding):
-            part.table.weight.copy_(module.get_embedding("batch").weight)

@@ -13,18 +13,9 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
-    "Distribution",
-    "TorchDispatchMode",
-    "compiled",
-    "covariance_factors",
-    "recorded",
-    "recording",
-    "set_class",
-    "set_gradients",
-    "shared_library",
-    "standard_gamma",
-    "vector_instructions",
-]
+    "Distribution", "TorchDispatchMode", "compiled", "covariance_factors", "recorded", "recording", "set_class",
+    "set_gradients", "shared_library", "standard_gamma", "vector_instructions",
+]  # fmt: skip
 
 set_gradients = torch._C._set_grad_enabled  # unlike torch.set_grad_enabled a function of C, which Ctrl-C does not enter
 standard_gamma = torch._standard_gamma  # Gamma(theta, 1), without a copy and a check of theta

@@ -5,11 +5,12 @@ import warnings
 
 import pytest
 import torch
+from textbook import negative_binomial_log_pmf, poisson_log_pmf, zero_inflated
 from torch import nn
 
 import pyroscvi as ps
 from pyroscvi.data.cells import Cells
-from pyroscvi.distributions import kernel, native, plain
+from pyroscvi.distributions import kernel, native
 from pyroscvi.guides import FullCovariance, LowRank, MeanField, SpatialGNN
 from pyroscvi.inference import captured
 from pyroscvi.inference.captured import Captured, capture
@@ -87,12 +88,12 @@ def textbook(x, given):
     """log p(x) by the textbook formulas and autograd."""
     log_mu = given.mean if given.size is None else given.mean.log_softmax(-1) + given.size
     if given.dispersion is None:
-        log_p, at_zero = plain.poisson_log_pmf(x, log_mu), plain.poisson_log_pmf(torch.zeros_like(x), log_mu)
+        log_p, at_zero = poisson_log_pmf(x, log_mu), poisson_log_pmf(torch.zeros_like(x), log_mu)
     else:
         log_p, at_zero = (
-            plain.negative_binomial_log_pmf(count, log_mu, given.dispersion) for count in (x, torch.zeros_like(x))
+            negative_binomial_log_pmf(count, log_mu, given.dispersion) for count in (x, torch.zeros_like(x))
         )
-    return (log_p if given.gate is None else plain.zero_inflated(x, log_p, at_zero, given.gate)).sum(-1)
+    return (log_p if given.gate is None else zero_inflated(x, log_p, at_zero, given.gate)).sum(-1)
 
 
 @compiled

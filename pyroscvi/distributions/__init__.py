@@ -5,7 +5,7 @@
     Annotation                                                                      the label of a cell, given its type
 
 ``kernel`` evaluates blocks of cells; it calls ``terms`` for their genes, ``terms`` calls ``deviance`` for counts above
-zero, and ``deviance`` calls ``stirling``. ``native`` does the same in C++. ``plain`` has the textbook formulas.
+zero, and ``deviance`` calls ``stirling``. ``native`` does the same in C++.
 """
 
 from pyroscvi.distributions.annotation import Annotation
@@ -17,12 +17,6 @@ from pyroscvi.distributions.shares import Shares
 from pyroscvi.distributions.zero_inflated import ZeroInflatedNegativeBinomial, ZeroInflatedPoisson
 
 __all__ = [
-    "Annotation",
-    "CountVector",
-    "Log1pNormal",
-    "NegativeBinomial",
-    "Poisson",
-    "Shares",
-    "ZeroInflatedNegativeBinomial",
+    "Annotation", "CountVector", "Log1pNormal", "NegativeBinomial", "Poisson", "Shares", "ZeroInflatedNegativeBinomial",
     "ZeroInflatedPoisson",
-]
+]  # fmt: skip

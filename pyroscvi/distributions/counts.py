@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,32 +14,9 @@ from pyroscvi.torch_internals import recording
 __all__ = ["Counts", "Everywhere", "NonZero", "find"]
 
 
-class Counts(Protocol):
-    """The nonzero counts of a block [..., g]. [k] is the shape of a tensor with one value for each of them."""
-
-    @property
-    def x(self) -> Tensor:
-        """The nonzero counts [k]."""
-
-    def take(self, t: Tensor) -> Tensor:
-        """The values of t [..., g] at the nonzero counts [k]."""
-
-    def take_cell(self, t: Tensor) -> Tensor:
-        """The value of t [..., 1] for the cell of each nonzero count [k]."""
-
-    def take_gene(self, t: Tensor) -> Tensor:
-        """The value of t [g] for the gene of each nonzero count [k]."""
-
-    def put(self, t: Tensor, values: Tensor) -> None:
-        """Write values [k] into t [..., g] at the nonzero counts."""
-
-    def cached(self, theta: Tensor | None, value: Callable[[], Tensor]) -> Tensor:
-        """``value()``, which depends on the counts and theta [..., g] alone; computed again only for another theta."""
-
-
 @dataclass(frozen=True)
 class NonZero:
-    """The k nonzero counts, gathered in a vector."""
+    """The nonzero counts of a block [..., g], as a vector x. [k] has one value for each nonzero count."""
 
     x: Tensor
     at: Tensor  # flat positions in the block  [k]
@@ -49,16 +26,22 @@ class NonZero:
     @classmethod
     def of(cls, x: Tensor) -> "NonZero":
         flat = x.reshape(-1)
-        at = _positions(flat)
+        if x.device.type == "cpu":  # numpy skips eight zeros at once, and is several times as fast as torch
+            at = torch.from_numpy(np.flatnonzero(flat.bool().numpy()))
+        else:
+            at = flat.nonzero().squeeze(-1)
         return cls(flat.index_select(0, at), at, x.shape[-1])
 
     def take(self, t: Tensor) -> Tensor:
+        """The values of t [..., g] at the nonzero counts [k]."""
         return t.reshape(-1).index_select(0, self.at)
 
     def take_cell(self, t: Tensor) -> Tensor:
+        """The value of t [..., 1] for the cell of each nonzero count [k]."""
         return t.reshape(-1).index_select(0, self.at // self.genes)
 
     def take_gene(self, t: Tensor) -> Tensor:
+        """The value of t [g] for the gene of each nonzero count [k]."""
         return t.index_select(0, self.gene)
 
     @cached_property
@@ -66,12 +49,14 @@ class NonZero:
         return self.at % self.genes
 
     def put(self, t: Tensor, values: Tensor) -> None:
+        """Write values [k] into t [..., g] at the nonzero counts."""
         flat = t.reshape(-1)  # a copy if t is transposed, which happens if the predictors are
         flat.scatter_(0, self.at, values)
         if not t.is_contiguous():
             t.copy_(flat.view(t.shape))
 
     def cached(self, theta: Tensor | None, value: Callable[[], Tensor]) -> Tensor:
+        """``value()``, which depends on the counts and theta [..., g] alone; computed again only for another theta."""
         key = None if theta is None else (theta.data_ptr(), theta.stride())
         if key not in self.cache:
             self.cache.clear()  # blocks come in order: an earlier theta is not needed again
@@ -103,13 +88,9 @@ class Everywhere:
         return value()
 
 
+Counts = NonZero | Everywhere
+
+
 def find(x: Tensor) -> Counts:
     """The nonzero counts of a block x [..., g]."""
     return Everywhere.of(x) if recording() else NonZero.of(x)
-
-
-def _positions(x: Tensor) -> Tensor:
-    nonzero = x.bool()
-    if x.device.type == "cpu":  # numpy skips eight zeros at once, and is several times as fast as torch
-        return torch.from_numpy(np.flatnonzero(nonzero.numpy()))
-    return nonzero.nonzero().squeeze(-1)

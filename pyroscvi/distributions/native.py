@@ -50,13 +50,9 @@ def build(dtype: torch.dtype) -> ctypes.CDLL:
         warnings.warn(
             "the C++ kernel will be slow: this processor has no vector instructions that PyTorch knows", stacklevel=2
         )
-    ratios = {"BINET": stirling.BINET_RATIO, "SLOPE": stirling.SLOPE_RATIO}
-    tables = {
-        f"{name}_{part}": row
-        for name, ratio in ratios.items()
-        for part, row in zip(("TOP", "BOTTOM"), ratio, strict=True)
-    }
-    tables["ATANH"] = deviance.ATANH_TAIL[dtype]
+    tables = {"ATANH": deviance.ATANH_TAIL[dtype]}
+    for name, (top, bottom) in {"BINET": stirling.BINET_RATIO, "SLOPE": stirling.SLOPE_RATIO}.items():
+        tables |= {f"{name}_TOP": top, f"{name}_BOTTOM": bottom}
     lines = [f"using T = {'double' if dtype == torch.float64 else 'float'};"]
     lines += [f"constexpr int STEPS = {stirling.STEPS[dtype]};"]
     lines += [f"const T {name}[] = {{{', '.join(map(repr, row))}}};" for name, row in tables.items()]

@@ -38,9 +38,7 @@ class Linear(Decoder):
     def build(self, dims, *, latent, conditions, heads):
         self.loadings = self.loadings.sized(dims.genes, latent, heads)
         inputs = conditions + (latent if isinstance(self.loadings, Learned) else 0)
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # torch warns about a layer with no inputs, which has only a bias
+        with warnings.catch_warnings(action="ignore"):  # of torch, about a layer with no inputs, which is only a bias
             self.heads = nn.ModuleDict({head: nn.Linear(inputs, dims.genes, self.bias) for head in heads})
         self.norms = nn.ModuleDict({head: self.norm.sized(dims.genes) for head in heads})
         if self.bias:

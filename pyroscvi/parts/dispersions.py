@@ -16,15 +16,8 @@ from pyroscvi.part import Part
 from pyroscvi.ranges import Finite, PositiveFloat
 
 __all__ = [
-    "Dispersion",
-    "Equidispersed",
-    "GammaDispersion",
-    "PerBatch",
-    "PerCell",
-    "PerGene",
-    "PerLabel",
-    "RandomDispersion",
-]
+    "Dispersion", "Equidispersed", "GammaDispersion", "PerBatch", "PerCell", "PerGene", "PerLabel", "RandomDispersion",
+]  # fmt: skip
 
 
 class Dispersion(Part):

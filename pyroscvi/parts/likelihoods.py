@@ -29,9 +29,11 @@ class Likelihood(Part):
     ``dispersion`` returns log theta, [g] or [n, g]; or None if there is no dispersion or the decoder predicts it.
     """
 
+    needs: ClassVar[tuple[str, ...]] = ("rho",)  # heads besides those of the dispersion
+
     @property
     def heads(self) -> tuple[str, ...]:
-        return ("rho",)
+        return (*self.needs, *self.dispersion.heads)
 
     def build(self, dims: Dims) -> None: ...
 
@@ -46,17 +48,12 @@ class Poisson(Likelihood):
         return distributions.Poisson(self.link(l.log(), rho))
 
 
-class ZIP(Likelihood):
+class ZIP(Poisson):
     """x_ng = 0 with probability sigmoid(gate_ng), otherwise x_ng ~ Poisson(mu_ng)."""
 
-    dispersion: ClassVar[Dispersion] = Equidispersed()
-    link: Link = Softmax()
+    needs: ClassVar[tuple[str, ...]] = ("rho", "gate")
 
-    @property
-    def heads(self):
-        return ("rho", "gate")
-
-    def forward(self, l, log_theta, *, rho, gate):
+    def forward(self, l, log_theta, *, rho, gate):  # type: ignore[override]
         return distributions.ZeroInflatedPoisson(self.link(l.log(), rho), gate)
 
 
@@ -65,10 +62,6 @@ class NB(Likelihood):
 
     dispersion: Dispersion = PerGene()
     link: Link = Softmax()
-
-    @property
-    def heads(self):
-        return ("rho", *self.dispersion.heads)
 
     def build(self, dims):
         self.dispersion = self.dispersion.sized(dims)
@@ -81,9 +74,7 @@ class NB(Likelihood):
 class ZINB(NB):
     """x_ng = 0 with probability sigmoid(gate_ng), otherwise x_ng ~ NB(mu_ng, theta)."""
 
-    @property
-    def heads(self):
-        return ("rho", "gate", *self.dispersion.heads)
+    needs: ClassVar[tuple[str, ...]] = ("rho", "gate")
 
     def forward(self, l, log_theta, *, rho, gate, theta=None):  # type: ignore[override]
         log_theta = theta if log_theta is None else log_theta

@@ -19,9 +19,10 @@ __all__ = ["Laplace", "LogisticNormal", "Mixture", "Prior", "StandardNormal", "V
 
 
 class Prior(Part):
-    """A slot that samples z [..., latent] inside the plate over cells."""
+    """A slot that samples z [..., latent] inside the plate over cells; ``loc`` is a vector of zeros [latent]."""
 
-    def build(self, latent: int) -> None: ...
+    def build(self, latent: int) -> None:
+        self.register_buffer("loc", torch.zeros(latent))
 
     def forward(self) -> Tensor:
         raise NotImplementedError
@@ -29,9 +30,6 @@ class Prior(Part):
 
 class StandardNormal(Prior):
     """z ~ Normal(0, I)."""
-
-    def build(self, latent):
-        self.register_buffer("loc", torch.zeros(latent))
 
     def forward(self):
         return pyro.sample("z", dist.Normal(self.loc, 1.0).to_event(1))
@@ -42,18 +40,12 @@ class Laplace(Prior):
 
     b: PositiveFloat = 1.0
 
-    def build(self, latent):
-        self.register_buffer("loc", torch.zeros(latent))
-
     def forward(self):
         return pyro.sample("z", dist.Laplace(self.loc, self.b).to_event(1))
 
 
 class LogisticNormal(Prior):
     """z ~ Normal(0, I). The site z is the Gaussian; the decoder gets softmax(z), proportions [Aitchison, 1982]."""
-
-    def build(self, latent):
-        self.register_buffer("loc", torch.zeros(latent))
 
     def forward(self):
         return pyro.sample("z", dist.Normal(self.loc, 1.0).to_event(1)).softmax(-1)
@@ -135,14 +127,10 @@ class VampPrior(Prior):
         return pyro.sample("z", _pick(q, k))
 
 
-def _pick(q: dist.TorchDistribution, k: Tensor) -> dist.TorchDistribution:
+def _pick(q: Any, k: Tensor) -> dist.TorchDistribution:
     """The k-th distribution of a batch: indexes every parameter that has a batch dimension."""
     if isinstance(q, dist.Independent):
-        return dist.Independent(_pick_base(q.base_dist, k), q.reinterpreted_batch_ndims)
-    return _pick_base(q, k)
-
-
-def _pick_base(q: Any, k: Tensor) -> dist.TorchDistribution:
+        return dist.Independent(_pick(q.base_dist, k), q.reinterpreted_batch_ndims)
     if isinstance(q, dist.Normal):
         return dist.Normal(q.loc[k], q.scale[k])
     if isinstance(q, dist.LowRankMultivariateNormal):

@@ -1,17 +1,16 @@
-r"""The textbook formulas, one gene at a time: a reference for tests of the fast path.
+r"""The textbook formulas of count distributions, one gene at a time: a reference for the fast path.
 
     Poisson(x | mu)    = mu^x e^-mu / x!
     NB(x | mu, theta)  = Gamma(x + theta) / (Gamma(theta) x!)  (theta / (theta + mu))^theta  (mu / (theta + mu))^x
 
 They are plain torch, and have derivatives of every order. In float64 and at moderate parameters they are exact to ten
-digits or more; elsewhere log Gamma(x + theta) - log Gamma(theta) loses digits (see ``deviance``).
+digits or more; elsewhere log Gamma(x + theta) - log Gamma(theta) loses digits (see
+``pyroscvi.distributions.deviance``).
 """
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-
-__all__ = ["negative_binomial_log_pmf", "poisson_log_pmf", "zero_inflated"]
 
 
 def poisson_log_pmf(x: Tensor, log_mu: Tensor) -> Tensor:
