@@ -34,7 +34,7 @@ def test_an_option_takes_several_words():
     )
 
 
-def test_words_are_declarations():
+def test_words_of_the_command_line_become_declarations():
     declared = declared_grid({"likelihood": ["nb", "zinb:per_batch"], "prior": ["mixture:4"], "latent": ["5", "10"]})
     assert list(declared) == [
         "nb, latent 5",
@@ -59,7 +59,7 @@ def swept(data):
     return out
 
 
-def test_a_sweep_leaves_runs_and_a_table(swept, data):
+def test_a_sweep_writes_runs_and_a_table(swept, data):
     table = pd.read_csv(swept / "comparison.csv", index_col="fit")
     assert set(table.index) == {"nb", "zinb"}
     assert (table["refits"] > 0).all()
@@ -77,7 +77,7 @@ def test_a_sweep_leaves_runs_and_a_table(swept, data):
     assert set(roles.index[roles["held_out"]]) == set(cells.index)
 
 
-def test_so_many_cells_are_scored(swept, data, capsys):
+def test_score_limits_the_number_of_cells(swept, data, capsys):
     few = data.parent / "few.html"
     run("compare", data, "--likelihood", "nb", "zinb", "--latent", "2", *QUICK, "--by", "batch",
         "--score", 9, "--single", "--category", "cell_type", "--out", data.parent / "few", "--report", few)  # fmt: skip
@@ -150,13 +150,13 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "said"), WRONG, ids=[" ".join(a)[:60] for a, _ in WRONG])
-def test_an_error_is_one_line(arguments, said, data, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[" ".join(a)[:60] for a, _ in WRONG])
+def test_an_error_is_one_line(arguments, message, data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     stand_in = {"DATA": str(data), "RUNS": str(tmp_path / "folder")}
     assert main([stand_in.get(argument, argument) for argument in arguments]) != 0
     err = capsys.readouterr().err
-    assert said in err
+    assert message in err
     assert len(err.splitlines()) == 1
     assert ad.read_h5ad(data).n_obs == 60

@@ -1,4 +1,4 @@
-"""A comparison: verdicts, errors, and what a table tells."""
+"""A comparison: verdicts, standard errors, and the columns of the table."""
 
 from dataclasses import replace
 from math import log
@@ -61,7 +61,7 @@ def fits(overdispersed):
     return {"poisson": fitted(Poisson()), "nb": fitted(NB()), "nb again": fitted(NB(), seed=1)}
 
 
-def test_the_generator_is_found_again(fits, overdispersed):
+def test_the_model_that_generated_the_cells_is_best(fits, overdispersed):
     table = compare(fits, overdispersed[1], 100).table
     assert table.index[0].startswith("nb")
     assert table.loc["poisson", "verdict"] == "told apart"
@@ -85,7 +85,7 @@ def test_differences_are_paired(fits, overdispersed):
     assert table.loc["poisson", "evidence"] == pytest.approx(np.mean(cells["poisson"]))
 
 
-def test_errors_over_clusters(fits, overdispersed):
+def test_standard_errors_over_clusters(fits, overdispersed):
     two, held_out = {name: fits[name] for name in ("poisson", "nb")}, overdispersed[1]
     result = compare(two, held_out, 50, estimator=Importance(), by="batch")
     table, difference = result.table, result.by_cell["log_evidence"].eval("poisson - nb").to_numpy()
@@ -94,11 +94,11 @@ def test_errors_over_clusters(fits, overdispersed):
     assert table.loc["poisson", "standard_error"] == pytest.approx(by_hand)
     # Cells that are copies of each other are worth one: an error over cells would not notice.
     copies = torch.arange(len(held_out)).repeat_interleave(4)
-    told = replace(held_out.subset(copies), categories={"batch": held_out.batch[copies], "copy": copies})
-    model_by_copy = compare(two, told, 50, estimator=Importance(), by="copy").table.loc["poisson", "standard_error"]
+    copied = replace(held_out.subset(copies), categories={"batch": held_out.batch[copies], "copy": copies})
+    model_by_copy = compare(two, copied, 50, estimator=Importance(), by="copy").table.loc["poisson", "standard_error"]
     plain = compare(two, held_out, 50, estimator=Importance()).table.loc["poisson", "standard_error"]
     assert model_by_copy == pytest.approx(plain, rel=0.1)
-    assert compare(two, told, 50, estimator=Importance()).table.loc["poisson", "standard_error"] < 0.6 * plain
+    assert compare(two, copied, 50, estimator=Importance()).table.loc["poisson", "standard_error"] < 0.6 * plain
 
 
 def test_the_evidence_is_a_mean_over_seeds(fits, overdispersed):
@@ -149,11 +149,11 @@ def test_more_seeds_make_the_error_smaller():
         rows = [_against(refitted(seeds), refitted(seeds), None) for _ in range(600)]
         truth = np.std([row["difference"] for row in rows])
         assert truth == pytest.approx((2 * (between**2 + cells**2 / n) / seeds) ** 0.5, rel=0.1)
-        found = np.sqrt(np.mean([row["standard_error"] ** 2 for row in rows]))
-        assert found == pytest.approx(truth, rel=0.12)  # what seeds and cells make together is in both parts
+        error = np.sqrt(np.mean([row["standard_error"] ** 2 for row in rows]))
+        assert error == pytest.approx(truth, rel=0.12)  # what seeds and cells make together is in both parts
 
 
-def test_what_else_a_mean_over_seeds_is_made_of(fits, overdispersed):
+def test_other_columns_are_means_over_seeds_and_weights_are_of_the_mixture(fits, overdispersed):
     from pyroscvi.comparison.stacking import stacking_weights
     from pyroscvi.comparison.usage import usage
     from pyroscvi.evidence.table import evidence_table
@@ -163,13 +163,13 @@ def test_what_else_a_mean_over_seeds_is_made_of(fits, overdispersed):
     result = compare(two, held_out, 30, estimator=Importance(), refits={"nb": [fits["nb again"]]})
     table = result.table
     tables = [evidence_table(fits[name], held_out, 30, estimator=Importance(), progress=False) for name in seeds]
-    noise = np.sqrt(sum(found["monte_carlo_se"] ** 2 for found in tables)) / 2
+    noise = np.sqrt(sum(one["monte_carlo_se"] ** 2 for one in tables)) / 2
     np.testing.assert_allclose(result.by_cell["monte_carlo_se", "nb"], noise)
     assert table.loc["nb", "seconds"] == pytest.approx(np.mean([fits[name].record["seconds"] for name in seeds]))
     used = [usage(fits[name], held_out) for name in seeds]
     assert table.loc["nb", "information"] == pytest.approx(np.mean([one.information for one in used]))
     # Weights are those of a mixture, and a mean of logarithms is the logarithm of none.
-    log_p = [found["log_evidence"].to_numpy() for found in tables]
+    log_p = [one["log_evidence"].to_numpy() for one in tables]
     two = {"both": fits["nb"], "one": fits["nb again"]}
     weights = compare(two, held_out, 30, estimator=Importance(), refits={"both": [fits["nb again"]]}).table["weight"]
     by_hand = stacking_weights(np.column_stack([np.logaddexp(*log_p) - log(2), log_p[1]]))
@@ -177,7 +177,7 @@ def test_what_else_a_mean_over_seeds_is_made_of(fits, overdispersed):
     assert not np.allclose(by_hand, stacking_weights(np.column_stack([np.mean(log_p, 0), log_p[1]])), atol=0.05)
 
 
-def test_the_weakest_certificate_is_told():
+def test_the_weakest_certificate_of_the_seeds_is_shown():
     from pyroscvi.comparison.refits import Refitted
 
     def table(*words, gap=None):
@@ -201,21 +201,21 @@ def test_every_seed_is_certified(fits, overdispersed):
         assert table.loc["nb", "certificate"] == max(certificates)  # "uncertified" comes last, and both gaps are alike
 
 
-def test_refits_are_of_what_is_compared(fits, overdispersed):
+def test_refits_have_the_declaration_of_a_compared_fit(fits, overdispersed):
     with pytest.raises(KeyError, match="refits of 'zinb', which is not compared"):
         compare({"nb": fits["nb"]}, overdispersed[1], 5, refits={"zinb": [fits["nb again"]]})
     with pytest.raises(ValueError, match="a refit of 'nb' differs by its seed alone"):
         compare({"nb": fits["nb"]}, overdispersed[1], 5, refits={"nb": [fits["poisson"]]})
 
 
-def test_a_refit_is_asked_the_same_question(named):
+def test_a_refit_must_have_the_same_estimand(named):
     one, other = (ps.fit(SCVI(latent=2), MeanField(), c, epochs=1, progress=False)
                   for c in (named, replace(named, genes=named.genes[::-1])))  # fmt: skip
     with pytest.raises(ValueError, match="gene 'gene0' where the fit has 'gene11'"):
         compare({"a": one}, named, 5, refits={"a": [other]})
 
 
-def test_an_anndata_is_read_as_each_fit_was(named):
+def test_each_fit_reads_an_anndata_through_its_own_fields(named):
     adata = AnnData(named.counts.numpy(), obs={"donor": np.array(["a", "b"])[named.batch]})
     adata.var_names, adata.obs_names = named.genes, named.names
     kwargs = {"epochs": 1, "progress": False}
@@ -236,7 +236,7 @@ def test_fits_are_read_from_disk(fits, overdispersed, tmp_path):
 # What else a table tells
 
 
-def test_an_error_over_clusters_sees_a_donor_effect():
+def test_an_error_over_clusters_contains_a_donor_effect():
     """Differences of which half of the variance is between six donors, and differences that know of no donor."""
     from pyroscvi.comparison.paired import standard_error
 
@@ -251,14 +251,14 @@ def test_an_error_over_clusters_sees_a_donor_effect():
     assert standard_error(alone, donor) == pytest.approx(standard_error(alone), rel=0.8)
 
 
-def test_an_error_over_one_cell_or_cluster_is_not_known():
+def test_an_error_over_one_cell_or_cluster_is_nan():
     from pyroscvi.comparison.paired import standard_error
 
     assert np.isnan(standard_error(np.array([3.0])))
     assert np.isnan(standard_error(np.arange(4.0), np.zeros(4, dtype=int)))
 
 
-def test_what_is_said_of_a_difference():
+def test_verdicts_of_differences():
     from pyroscvi.comparison.paired import verdict
 
     assert verdict(0.04, 0.019, 100) == "told apart"
@@ -268,7 +268,7 @@ def test_what_is_said_of_a_difference():
     assert verdict(1.0, np.nan, 100) == "indistinguishable"  # nobody knows its error
 
 
-def test_both_paired_errors_are_told(fits, overdispersed):
+def test_the_table_has_errors_over_cells_and_over_clusters(fits, overdispersed):
     two, held_out = {name: fits[name] for name in ("poisson", "nb")}, overdispersed[1]
     result = compare(two, held_out, 50, estimator=Importance(), by="batch")
     table, difference = result.table, result.by_cell["log_evidence"].eval("poisson - nb").to_numpy()
@@ -290,7 +290,7 @@ def test_weights_are_those_of_stacking(fits, overdispersed):
     assert table.loc["poisson", "weight"] < 0.1
 
 
-def test_how_much_of_a_model_is_used(named):
+def test_active_units_components_and_information(named):
     from pyroscvi.comparison.usage import usage
     from pyroscvi.parts import Mixture
 
@@ -299,8 +299,8 @@ def test_how_much_of_a_model_is_used(named):
         last = guide.heads["z"].out
         last.weight[2], last.bias[2] = 0.0, 0.5  # the third dimension is the same for every cell
         model.prior.w.copy_(torch.tensor([500.0, 0.0, 0.0, 0.0]))  # all cells are of the first component
-    found = usage((model, guide), named)
-    assert (found.active_units, found.components) == pytest.approx((2, 1), abs=1e-3)
+    used = usage((model, guide), named)
+    assert (used.active_units, used.components) == pytest.approx((2, 1), abs=1e-3)
     with torch.no_grad():
         model.prior.w.zero_()
         model.prior.m.zero_()
@@ -312,7 +312,7 @@ def test_how_much_of_a_model_is_used(named):
     assert np.isnan(table.loc["normal", "components"])
 
 
-def test_cells_are_laid_out(pair, named):
+def test_the_table_of_cells(pair, named):
     table = compare({"a": pair, "b": pair}, named, 5).by_cell
     assert list(table.index) == list(named.names)
     np.testing.assert_allclose(table["cell", "library_size"], named.counts.sum(1))
@@ -321,7 +321,7 @@ def test_cells_are_laid_out(pair, named):
     assert (table["log_evidence", "a"] == table["log_evidence", "b"]).all()
 
 
-def test_settings_are_handed_on(pair, named, monkeypatch):
+def test_settings_reach_the_reader_and_the_estimator(pair, named, monkeypatch):
     import pyroscvi.comparison.compare as module
 
     options, settings = [], []

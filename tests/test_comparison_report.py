@@ -249,9 +249,9 @@ def test_a_page_needs_nothing_from_elsewhere(comparison, tmp_path):
     text = file.read_text("utf-8")
     assert not re.search(r"""(src|href)=["'](?!data:)""", text)
     assert not re.search(r"<script|@import|url\(", text)
-    found = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
-    assert len(found) == 5
-    assert all(base64.b64decode(picture)[:4] == b"\x89PNG" for picture in found)
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
+    assert len(pictures) == 5
+    assert all(base64.b64decode(picture)[:4] == b"\x89PNG" for picture in pictures)
     assert "&lt;blood&gt;: 4 fits, 120 held-out cells, 2,000 genes" in text
     assert "<blood>" not in text
     assert "zip could not be fitted: not finite" in text

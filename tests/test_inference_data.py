@@ -46,7 +46,7 @@ def test_chains_are_dealt_the_draws_in_order(named):
     pair = untrained(SCVI(latent=2), MeanField(), named)
     one, four = (to_arviz(pair, named, 12, chains=chains) for chains in (1, 4))
     np.testing.assert_array_equal(one["posterior"]["z"].values.reshape(4, 3, 60, 2), four["posterior"]["z"].values)
-    with pytest.raises(ValueError, match=r"samples=10 cannot be dealt out to chains=4.*chains=1"):
+    with pytest.raises(ValueError, match=r"samples=10 cannot be divided into chains=4.*chains=1"):
         to_arviz(pair, named, 10)
 
 
@@ -56,7 +56,7 @@ def test_counts_are_whole_numbers_and_what_is_no_count_stays_as_it_is(named):
         assert data["posterior_predictive"]["x"].dtype.kind == data["observed_data"]["x"].dtype.kind == kind
 
 
-def test_draws_are_of_the_guide_and_likelihoods_of_the_draws(named):
+def test_samples_come_from_the_guide_and_likelihoods_are_those_of_the_samples(named):
     model, guide = untrained(SCVI(latent=2, likelihood=NB()), FullCovariance(), named)
     data = to_arviz((model, guide), named, samples=4000, chains=1)
     q = guide.posteriors(named)["z"]
@@ -65,8 +65,8 @@ def test_draws_are_of_the_guide_and_likelihoods_of_the_draws(named):
     first = z[:5].float()
     log_mu = named.library.log() + model.decoder(first, model.condition(named))["rho"].log_softmax(-1)
     fn = NegativeBinomial(log_mu, model.likelihood.dispersion.log_theta)
-    found = torch.tensor(data["sample_stats"]["log_p_x_given_latents"].values[0, :5]).float()
-    assert_close(found, fn.log_prob(named.x), rtol=1e-4, atol=1e-3)
+    log_p = torch.tensor(data["sample_stats"]["log_p_x_given_latents"].values[0, :5]).float()
+    assert_close(log_p, fn.log_prob(named.x), rtol=1e-4, atol=1e-3)
     predicted = torch.tensor(data["posterior_predictive"]["x"].values[0]).float()
     assert_close(predicted.sum(-1).mean(0) / named.library.squeeze(-1), torch.ones(60), atol=0.05, rtol=0)
 
@@ -182,36 +182,36 @@ def test_marginal_likelihoods_at_draws_of_what_is_shared(located, left_out):
     exact = model.of_m(cells.x)
     assert_close(m.flatten(0, 1).mean(0).float(), exact.mean, atol=4 * exact.stddev.max().item() / 20, rtol=0)
     expected = MultivariateNormal(m.float().unsqueeze(2), model.covariance).log_prob(cells.x)
-    found = torch.tensor(left_out["log_likelihood"]["x"].values)
-    assert (found - expected).abs().mean() < 0.05  # of 100 particles
-    assert (found - expected).mean().abs() < 0.01
+    error = torch.tensor(left_out["log_likelihood"]["x"].values) - expected
+    assert error.abs().mean() < 0.05  # with 100 particles
+    assert error.mean().abs() < 0.01
     assert "m, with the latents of the cell integrated out" in left_out["log_likelihood"].attrs["note"]
 
 
-def test_counts_are_predicted_at_the_draw_that_they_are_of(located, left_out):
-    """Of x - m - w z there is nothing left but noise, if m and z are those of the very draw."""
+def test_counts_are_predicted_from_their_own_sample_of_the_latents(located, left_out):
+    """x - m - w z is the noise only if m and z are from the same sample as x."""
     model, _, cells = located
     m, z, x = (torch.tensor(left_out[group][name].values).float() for group, name in NAMES)
     rest = x - m.unsqueeze(2) - z * model.w
     assert rest.std() == pytest.approx(1.0, abs=0.02)
-    told = torch.tensor(left_out["sample_stats"]["log_p_x_given_latents"].values).float()
+    log_p = torch.tensor(left_out["sample_stats"]["log_p_x_given_latents"].values).float()
     by_hand = dist.Normal(m.unsqueeze(2) + z * model.w, 1.0).log_prob(cells.x).sum(-1)
-    assert_close(told, by_hand, atol=1e-4, rtol=1e-4)
+    assert_close(log_p, by_hand, atol=1e-4, rtol=1e-4)
 
 
 NAMES = ("posterior", "m"), ("posterior", "z"), ("posterior_predictive", "x")
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_leaving_a_cell_out_is_leaving_it_out(located, left_out):
+def test_loo_equals_the_evidence_of_a_cell_given_the_others(located, left_out):
     model, _, cells = located
     exact = []
     for n in range(len(cells)):
         rest = model.of_m(torch.cat([cells.x[:n], cells.x[n + 1 :]]))
         exact.append(MultivariateNormal(rest.mean, model.covariance + rest.covariance_matrix).log_prob(cells.x[n]))
     exact = torch.stack(exact).numpy()
-    found = loo(left_out, pointwise=True)
-    each = found.loo_i if FIRST else found.elpd_i
+    result = loo(left_out, pointwise=True)
+    each = result.loo_i if FIRST else result.elpd_i
     np.testing.assert_allclose(each, exact, atol=0.15)
     assert np.asarray(each).sum() == pytest.approx(exact.sum(), abs=0.5)
     if FIRST:
@@ -229,7 +229,7 @@ def test_where_nothing_can_be_left_out_the_reason_is_told(named):
     with pytest.raises(TypeError, match="log likelihood not found"):
         az.loo(data)
     for ask in (lambda: loo(data), lambda: to_arviz(pair, named, 4, log_likelihood="marginal")):
-        with pytest.raises(ValueError, match=r"goes when the cell is left out.*pyroscvi\.compare"):
+        with pytest.raises(ValueError, match=r"is left out with it.*pyroscvi\.compare"):
             ask()
     with pytest.raises(ValueError, match=r"not 'conditional'.*mean nothing"):
         to_arviz(pair, named, 4, log_likelihood="conditional")

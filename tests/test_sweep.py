@@ -1,4 +1,4 @@
-"""Sweeps: what is declared is fitted, once, and found again."""
+"""Sweeps: every combination is fitted once; a second sweep reads it from its folder."""
 
 import json
 import re
@@ -45,7 +45,7 @@ def counted(monkeypatch):
 # What is declared
 
 
-def test_every_combination():
+def test_a_grid_has_every_combination():
     declared = grid(PAGE, GUIDE, likelihood=[NB(), ZINB()], latent=[2, 3], guide=[MeanField(), FullCovariance()])
     assert len(declared) == 8
     model, guide = declared["zinb, latent 3, full_covariance"]
@@ -54,7 +54,7 @@ def test_every_combination():
     assert repr(declared["nb, latent 2, mean_field"][0]) == "SCVI(latent=2, decoder=MLP(widths=8), likelihood=NB())"
 
 
-def test_what_does_not_vary_is_in_no_name():
+def test_names_contain_only_slots_that_vary():
     assert list(grid(PAGE, GUIDE, likelihood=[NB()], latent=[2, 3])) == ["latent 2", "latent 3"]
     assert list(grid(PAGE, GUIDE, likelihood=[NB()])) == ["nb"]
     assert list(grid(PAGE, GUIDE)) == ["SCVI"]
@@ -77,7 +77,7 @@ def test_models_and_encoders_are_choices_too():
     assert repr(guide) == "MeanField(encoder=ReadCell(widths=4))"
 
 
-def test_declarations_that_cannot_be():
+def test_wrong_grids_are_refused():
     with pytest.raises(ValueError, match="no field of SCVI 'likelyhood'; did you mean 'likelihood'"):
         grid(PAGE, GUIDE, likelyhood=[NB()])
     with pytest.raises(ValueError, match="no field of PPCA 'likelihood'"):
@@ -93,7 +93,7 @@ def test_declarations_that_cannot_be():
 # What is fitted
 
 
-def test_fits_are_those_of_fit(plain):
+def test_a_sweep_gives_the_same_fits_as_fit(plain):
     (swept,) = sweep(grid(PAGE, GUIDE, likelihood=[NB()]), plain, **QUICK).values()
     alone = ps.fit(replace(PAGE, likelihood=NB()), GUIDE, plain, **QUICK)
     np.testing.assert_array_equal(swept.latent(plain), alone.latent(plain))
@@ -112,7 +112,7 @@ def test_nothing_is_fitted_twice(plain, tmp_path, counted):
     assert list(wider) == ["zinb", "nb", "poisson"]
 
 
-def test_other_content_is_fitted_anew(plain, tmp_path, counted):
+def test_other_settings_or_cells_are_fitted_again(plain, tmp_path, counted):
     declared = grid(PAGE, GUIDE, likelihood=[NB()])
     sweep(declared, plain, folder=tmp_path, **QUICK)
     sweep(declared, plain, folder=tmp_path, **QUICK, lr=1e-2)  # other settings
@@ -160,12 +160,12 @@ def test_an_interrupted_sweep_goes_on(plain, tmp_path, monkeypatch, counted):
 
 def test_seeds_give_the_error_over_refits(plain, tmp_path, counted):
     train, held_out = plain.split(0.3, seed=0)
-    told = []
+    lines = []
     swept = sweep(
-        grid(PAGE, GUIDE, likelihood=[NB(), Poisson()]), train, folder=tmp_path, seeds=2, tell=told.append, **QUICK
+        grid(PAGE, GUIDE, likelihood=[NB(), Poisson()]), train, folder=tmp_path, seeds=2, tell=lines.append, **QUICK
     )
     assert {name: len(others) for name, others in swept.refits.items()} == {"nb": 1, "poisson": 1}
-    assert told[1].startswith("2 of 4  nb, seed 1: SCVI(")
+    assert lines[1].startswith("2 of 4  nb, seed 1: SCVI(")
     result = compare(swept, held_out, 20)
     table = result.table
     assert (table["refits"] > 0).all()
@@ -230,7 +230,7 @@ def test_a_damaged_evidence_is_computed_again(plain, tmp_path):
         assert file.read_text() == text
 
 
-def test_a_fit_that_fails_does_not_take_the_others_with_it(plain, monkeypatch):
+def test_a_sweep_continues_after_a_fit_that_fails(plain, monkeypatch):
     from pyroscvi.inference.diagnosis import NonFiniteLoss
 
     def fit(model, guide, cells, **settings):
@@ -245,7 +245,7 @@ def test_a_fit_that_fails_does_not_take_the_others_with_it(plain, monkeypatch):
     assert swept.failed == {"poisson": "the loss is not finite"}
 
 
-def test_a_page_of_ones_own_is_read_again(plain, tmp_path, counted):
+def test_a_page_outside_the_catalogue_is_loaded_again(plain, tmp_path, counted):
     class Mine(NB):
         """A part that the library does not know."""
 
@@ -255,7 +255,7 @@ def test_a_page_of_ones_own_is_read_again(plain, tmp_path, counted):
     assert counted == ["Mine()"]
 
 
-def test_estimands_that_differ_are_fitted_and_not_compared(plain):
+def test_fits_with_other_estimands_are_not_compared(plain):
     from pyroscvi.parts import ObservedSize
 
     swept = sweep(grid(PAGE, GUIDE, size=[ObservedSize(), LatentSize()]), plain, **QUICK)
@@ -263,7 +263,7 @@ def test_estimands_that_differ_are_fitted_and_not_compared(plain):
         compare(swept, plain, 5)
 
 
-def test_what_cannot_be_swept(plain, tmp_path):
+def test_wrong_arguments_of_a_sweep_are_refused(plain, tmp_path):
     declared = grid(PAGE, GUIDE)
     with pytest.raises(ValueError, match="a sweep takes seeds=, how many or which, and not seed="):
         sweep(declared, plain, seed=1)

@@ -1,4 +1,4 @@
-"""Pictures of posterior predictive checks: a statistic of cells beside the same of their replicates.
+"""Pictures of posterior predictive checks: statistics of the cells against those of their replicates.
 
 predictive_check(fit, cells).plot().savefig("predictive.png")
 """
@@ -18,45 +18,50 @@ if TYPE_CHECKING:
 
 __all__ = ["checks"]
 
-DATA, MADE = "#e76300", "#3f90da"
-LOG = {"mean of a gene", "variance of a gene", "library size", "maximum of a gene"}
-COLUMNS = 4
+DATA_COLOUR, SIMULATED_COLOUR = "#e76300", "#3f90da"
+LOG_SCALE = {"mean of a gene", "variance of a gene", "library size", "maximum of a gene"}
+MAX_COLUMNS = 4
 MAX_MARKS = 400
-CURVE = "mean and variance"
+MAX_REPLICATES = 20
+MEAN_VARIANCE = "mean and variance"
 
 
 def checks(check: "Check", statistic: str | None = None) -> Figure:
-    """Every statistic, or one: of the data above, of a data set of the model's own making below.
+    """A panel for every statistic, or for one: of the data above, of a data set simulated from the model below.
 
-    A mark is a gene, a cell or a pair of genes: its value in the data, and the central 90% of replicates with their
-    mean. Of a right model nine in ten lie on the diagonal.
+    A mark is a gene, a cell or a pair of genes: its value in the data, and the mean and central 90% of its replicates.
+    If the model is right, nine in ten intervals cross the diagonal.
     """
-    names = [*check.data, CURVE] if statistic is None else [among(statistic, {n: n for n in check.data}, "statistic")]
-    sets: list[tuple[str, Mapping[str, Replicated], str]] = [("the data", check.data, DATA)]
-    sets += [("simulated from the fit", check.simulated[0], MADE)] if check.simulated else []
-    columns = min(COLUMNS, len(names))
+    names = (
+        [*check.data, MEAN_VARIANCE]
+        if statistic is None
+        else [among(statistic, {n: n for n in check.data}, "statistic")]
+    )
+    sets: list[tuple[str, Mapping[str, Replicated], str]] = [("the data", check.data, DATA_COLOUR)]
+    sets += [("simulated from the fit", check.simulated[0], SIMULATED_COLOUR)] if check.simulated else []
+    columns = min(MAX_COLUMNS, len(names))
     blocks = [names[start : start + columns] for start in range(0, len(names), columns)]
-    rows = [(block, *one) for block in blocks for one in sets]
+    rows = [(block, *shown) for block in blocks for shown in sets]
     figure = Figure(figsize=(2.2 * columns + 0.5, 2.0 * len(rows) + 0.2), dpi=200, layout="constrained")
     panels = figure.subplots(len(rows), columns, squeeze=False)
-    for (block, source, one, colour), line in zip(rows, panels, strict=True):
+    for (block, source, statistics, colour), line in zip(rows, panels, strict=True):
         for panel in line[len(block) :]:
             panel.set_axis_off()
         for name, panel in zip(block, line, strict=False):
-            if name == CURVE:
-                _curve(panel, one["mean of a gene"], one["variance of a gene"], colour)
+            if name == MEAN_VARIANCE:
+                _mean_variance(panel, statistics["mean of a gene"], statistics["variance of a gene"], colour)
             else:
-                _against(panel, one[name], colour, log=name in LOG)
-            p = "" if name == CURVE else f"   p = {one[name].p:.2g}"
+                _replicates(panel, statistics[name], colour, log=name in LOG_SCALE)
+            p = "" if name == MEAN_VARIANCE else f"   p = {statistics[name].p:.2g}"
             panel.set_title(f"{name}{p}", fontsize=7.5, color=INK, loc="left")
             quiet(panel, 6)
         line[0].set_ylabel(f"{source}\nreplicates", fontsize=7.5, color=INK)
     return figure
 
 
-def _against(ax: Axes, one: "Replicated", colour: str, log: bool) -> None:
-    keep = np.linspace(0, len(one.of_data) - 1, min(MAX_MARKS, len(one.of_data))).round().astype(int)
-    x, drawn = one.of_data[keep], one.of_replicates[:, keep]
+def _replicates(ax: Axes, statistic: "Replicated", colour: str, log: bool) -> None:
+    keep = np.linspace(0, len(statistic.of_data) - 1, min(MAX_MARKS, len(statistic.of_data))).round().astype(int)
+    x, drawn = statistic.of_data[keep], statistic.of_replicates[:, keep]
     low, high = np.quantile(drawn, [0.05, 0.95], axis=0)
     both: Any = [min(x.min(), low.min()), max(x.max(), high.max())]
     ax.plot(both, both, color=FAINT, linewidth=0.8, zorder=0)
@@ -69,13 +74,12 @@ def _against(ax: Axes, one: "Replicated", colour: str, log: bool) -> None:
     ax.set_xlabel("observed", fontsize=6.5, color=FAINT)
 
 
-def _curve(ax: Axes, mean: "Replicated", variance: "Replicated", colour: str) -> None:
-    """Variances of genes against their means, of the data and (grey) of every replicate."""
-    few = slice(None, 20)
+def _mean_variance(ax: Axes, mean: "Replicated", variance: "Replicated", colour: str) -> None:
+    """Variances of genes against their means, in the data and (grey) in some replicates."""
     keep = mean.of_data > 0
     ax.plot(
-        mean.of_replicates[few].ravel(), variance.of_replicates[few].ravel(), linestyle="", marker="o", markersize=1.6,
-        markeredgewidth=0, color="#c8c8c8", alpha=0.5,
+        mean.of_replicates[:MAX_REPLICATES].ravel(), variance.of_replicates[:MAX_REPLICATES].ravel(), linestyle="",
+        marker="o", markersize=1.6, markeredgewidth=0, color="#c8c8c8", alpha=0.5,
     )  # fmt: skip
     ax.plot(
         mean.of_data[keep], variance.of_data[keep], linestyle="", marker="o", markersize=1.8, markeredgewidth=0,

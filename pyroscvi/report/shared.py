@@ -1,7 +1,7 @@
-"""Latents that all cells share, drawn from the guide; and a page that has them held at one draw.
+"""Latents that all cells share: samples of them from the guide, and a page whose shared latents have given values.
 
-Given what they share, cells are independent again, and log p(x_n | theta) is a number of every cell, its own latents
-integrated out: what a leave-one-out over cells is made of.
+Given the shared latents theta, cells are independent, and log p(x_n | theta) is a number for every cell, with its own
+latents integrated out. Leave-one-out estimates over cells use these numbers.
 """
 
 from collections.abc import Mapping
@@ -16,13 +16,14 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.reader import pair
 from pyroscvi.evidence.restricted_guide import RestrictedGuide, sites_of
 from pyroscvi.inference.seeds import seeded
+from pyroscvi.program import Fitted, Model, Pair
 
 __all__ = ["Held", "held", "shared_draws"]
 
 
 @torch.no_grad()
-def shared_draws(fit: Any, cells: Cells, samples: int, seed: int = 0) -> dict[str, Tensor]:
-    """Draws of the guide, in double precision, of every latent that cells share {site: [samples, size]}; often none."""
+def shared_draws(fit: Fitted | Pair, cells: Cells, samples: int, seed: int = 0) -> dict[str, Tensor]:
+    """Samples from the guide of every shared latent {site: [samples, size]}, in double precision."""
     _, guide = pair(fit)
     shared = sites_of(guide, local=False)
     if not shared:
@@ -35,19 +36,19 @@ def shared_draws(fit: Any, cells: Cells, samples: int, seed: int = 0) -> dict[st
         }
 
 
-def held(fit: Any, shared: Mapping[str, Tensor]) -> tuple[Any, Any]:
-    """A pair (model, guide) of the latents of single cells, with shared ones held at these values {site: [size]}."""
+def held(fit: Fitted | Pair, shared: Mapping[str, Tensor]) -> Any:
+    """Model and guide, with the shared latents held at these values {site: [size]}."""
     model, guide = pair(fit)
     return (Held(model, shared), RestrictedGuide(guide, local=True)) if shared else (model, guide)
 
 
 class Held(nn.Module):
-    """A page with some of its latents known; nobody outside sees their sites."""
+    """A model whose sites with these names have the given values; handlers outside do not see these sites."""
 
-    def __init__(self, model: Any, values: Mapping[str, Tensor]):
+    def __init__(self, model: Model, values: Mapping[str, Tensor]):
         super().__init__()
         self.model, self.names = model, tuple(values)
-        self.estimand = getattr(model, "estimand", "p(x)")
+        self.estimand = model.estimand
         for name, value in values.items():
             self.register_buffer(f"held_{name}", value)
 
