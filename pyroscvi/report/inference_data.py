@@ -167,7 +167,7 @@ def _check(log_likelihood: str | None, shared: Mapping[str, Tensor], corrected: 
         raise ValueError(NO_SHARED_LATENT)
     if corrected and shared:
         raise ValueError(
-            f"corrected=True: {', '.join(shared)} is shared by all cells, and only latents of single cells can be corrected"
+            f"corrected=True: {', '.join(shared)} is shared by all cells, and cannot be corrected for one cell"
         )
 
 

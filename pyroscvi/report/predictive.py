@@ -32,11 +32,8 @@ def checks(check: "Check", statistic: str | None = None) -> Figure:
     A mark is a gene, a cell or a pair of genes: its value in the data, and the mean and central 90% of its replicates.
     If the model is right, nine in ten intervals cross the diagonal.
     """
-    names = (
-        [*check.data, MEAN_VARIANCE]
-        if statistic is None
-        else [among(statistic, {n: n for n in check.data}, "statistic")]
-    )
+    known = {name: name for name in check.data}
+    names = [*known, MEAN_VARIANCE] if statistic is None else [among(statistic, known, "statistic")]
     sets: list[tuple[str, Mapping[str, Replicated], str]] = [("the data", check.data, DATA_COLOUR)]
     sets += [("simulated from the fit", check.simulated[0], SIMULATED_COLOUR)] if check.simulated else []
     columns = min(MAX_COLUMNS, len(names))
