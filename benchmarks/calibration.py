@@ -5,10 +5,11 @@
 
 The controls are posteriors of a PPCA that need no training: the exact posterior, the best mean field of a correlated
 posterior, and the prior. Then every page is fitted to 400 simulated cells of 30 genes in two batches; some pages are
-fitted again with a latent size or with a mixture as prior. A guide that reads neighbours gets 400 cells of two pieces
-of tissue instead, and 400 simulated cells, each in the place of one of them. A row has the number of quantities that
-fail for the guide and for the importance-corrected draws, the smallest p-value (corrected for the number of
-quantities), the p-value of the likelihood rank, and the coverage of central 90% intervals, averaged over quantities.
+fitted again with a latent size or with a mixture as prior. For a guide that reads neighbours there are 400 cells of
+two pieces of tissue instead, and each of the 400 simulated cells replaces one of them. A row has the number of
+quantities that fail for the guide and for the importance-corrected draws, the smallest p-value (corrected for the
+number of quantities), the p-value of the likelihood rank, and the coverage of central 90% intervals, averaged over
+quantities.
 One correct row in a hundred has a corrected p below 0.01.
 """
 

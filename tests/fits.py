@@ -1,4 +1,4 @@
-"""What tests of fits have in common: pairs nobody trained, fits that are soon made, what makes two of them the same."""
+"""Helpers for tests of fits: untrained pairs, fast fits, and a comparison of two fits."""
 
 import os
 import subprocess

@@ -138,21 +138,21 @@ def test_chosen_genes_by_name(nb, cells):
         nb.denoise(cells, genes=["SOX2"])
 
 
-def test_under_another_condition_as_if_it_had_been_so(cells):
+def test_an_intervention_equals_relabelling_if_the_guide_ignores_the_field(cells):
     """The guide does not look at the batch: intervening is the same as having relabelled the cells."""
     f = quick(CVAE(latent=3, condition=OneHot("drug") + OneHot("batch")), MeanField(), cells, epochs=10, lr=1e-2)
-    there = f.denoise(cells, given={"drug": "y"}, seed=4)
+    intervened = f.denoise(cells, given={"drug": "y"}, seed=4)
     relabelled = replace(cells, categories={**cells.categories, "drug": torch.full((60,), 2)})
-    np.testing.assert_allclose(there, f.denoise(relabelled, seed=4), rtol=1e-5)
-    assert np.abs(there - f.denoise(cells, given={"drug": "control"}, seed=4)).max() > 0.01
+    np.testing.assert_allclose(intervened, f.denoise(relabelled, seed=4), rtol=1e-5)
+    assert np.abs(intervened - f.denoise(cells, given={"drug": "control"}, seed=4)).max() > 0.01
     each = [f.levels["drug"][code] for code in cells.categories["drug"]]
     np.testing.assert_allclose(
         f.denoise(cells, given={"drug": each}, seed=4, batch_size=7), f.denoise(cells, seed=4, batch_size=7), rtol=1e-5
     )
 
 
-def test_the_guide_reads_cells_as_they_are(cells):
-    """An intervention is upon the model; a guide that is told of batches is told the true ones."""
+def test_an_intervention_does_not_change_what_the_guide_reads(cells):
+    """An intervention changes the model. A guide that reads batches reads the recorded ones."""
     f = quick(SCVI(latent=3), MeanField(encoder=ReadCell(condition=OneHot("batch"))), cells, epochs=10, lr=1e-2)
     half = cells.batch.numpy() == 0
     np.testing.assert_allclose(
@@ -190,7 +190,7 @@ def test_an_unknown_field_is_a_named_error(nb, cells):
 
 
 class TwoKinds(Model):
-    """Counts depend on the kind of the cell itself, not by way of z alone."""
+    """Counts depend directly on the kind of the cell, not only through z."""
 
     def build(self, dims):
         self.w = nn.Parameter(torch.tensor([0.3, -0.2]))
@@ -204,7 +204,7 @@ class TwoKinds(Model):
             pyro.sample("x", distributions.Poisson(log_mu), obs=cells.x)
 
 
-def test_kinds_are_weighed_by_their_posterior(cells):
+def test_rates_are_weighted_by_the_posterior_of_the_kinds(cells):
     f = quick(TwoKinds(), MeanField(), cells, epochs=1, lr=1e-6)
     few = cells.subset(torch.arange(5))
     with torch.no_grad():

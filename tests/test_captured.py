@@ -110,8 +110,8 @@ def test_eager_captured_and_textbook_agree(model, guide, beta, alone, monkeypatc
     def afresh(how):
         for buffer, was in zip(loss.buffers(), buffers, strict=True):
             buffer.copy_(was)
-        found = how()
-        return found, [b.clone() for b in loss.buffers()]
+        result = how()
+        return result, [b.clone() for b in loss.buffers()]
 
     def by_graph():
         torch.manual_seed(1)
@@ -163,10 +163,10 @@ def test_compiled_fits_are_the_eager_ones(model, guide, alone):
 @compiled
 def test_one_line_says_why_a_step_is_not_compiled(cells, alone, monkeypatch):
     settings = {"epochs": 1, "batch_size": 30, "progress": False, "compile": True}
-    with pytest.warns(UserWarning, match="compile=True: cells with a graph.*goes on without compiling") as told:
+    with pytest.warns(UserWarning, match="compile=True: cells with a graph.*goes on without compiling") as caught:
         fit = ps.fit(SCVI(latent=2), SpatialGNN(), cells, **settings)
-    assert len(told) == 1
-    assert "\n" not in str(told[0].message)
+    assert len(caught) == 1
+    assert "\n" not in str(caught[0].message)
     assert len(fit.history) == 1
 
     def broken(graph, inputs, **_):
@@ -197,8 +197,8 @@ def test_a_graph_that_does_something_else_is_not_used(wrong, alone, monkeypatch)
 
 
 @compiled
-def test_dropout_in_a_compiled_graph_is_full_of_noise(alone):
-    """Two masks of one shape are two masks, and each is drawn before it is read."""
+def test_dropout_masks_in_a_compiled_graph_are_random_and_independent(alone):
+    """Two masks of the same shape are different, and each is drawn before it is read."""
 
     class Twice(nn.Module):
         def __init__(self):
@@ -217,6 +217,6 @@ def test_dropout_in_a_compiled_graph_is_full_of_noise(alone):
     agree(eager, graph(alone, 0.5), 1e-12, 1e-12)
 
 
-def test_nothing_is_compiled_unasked(alone, monkeypatch):
+def test_fits_are_not_compiled_by_default(alone, monkeypatch):
     monkeypatch.setattr(native, "build", lambda dtype: pytest.fail("built"))
     ps.fit(SCVI(latent=2), MeanField(), alone, epochs=1, progress=False)

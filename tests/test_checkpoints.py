@@ -107,7 +107,7 @@ def test_a_folder_will_do_for_a_path(small, tmp_path):
     assert same(ps.load(tmp_path), small)
 
 
-def test_nothing_there_is_an_error(tmp_path):
+def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no fit at"):
         ps.load(tmp_path / "nothing")
 
@@ -172,7 +172,7 @@ OURS_BUT_NO_PARTS = [
 
 
 @pytest.mark.parametrize("name", OTHERS + OURS_BUT_NO_PARTS)
-def test_a_file_cannot_name_what_is_called(name, small, tmp_path, monkeypatch):
+def test_a_file_cannot_name_a_function_to_call(name, small, tmp_path, monkeypatch):
     (tmp_path / "evil.py").write_text("raise SystemExit('imported')\nclass Model: pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     small.save(tmp_path / "fit")
@@ -262,7 +262,7 @@ def test_loading_leaves_the_generator_of_torch_alone(small, tmp_path):
 
 
 @pytest.mark.parametrize("left", [0.0, 0.001, 0.3, 0.9, 0.9999])
-def test_a_truncated_file_gives_way_to_the_one_before(left, small, with_covariates, tmp_path):
+def test_the_previous_file_is_read_if_the_last_is_truncated(left, small, with_covariates, tmp_path):
     other = quick(SCVI(latent=3), MeanField(), with_covariates, epochs=1, seed=1)
     small.save(tmp_path / "fit")
     other.save(tmp_path / "fit")
@@ -298,7 +298,7 @@ def test_a_renamed_tensor_is_noticed(small, tmp_path):
 
 
 @pytest.mark.parametrize("breaks", ["fsync", "replace"])
-def test_a_write_that_fails_leaves_what_was_there(breaks, small, with_covariates, tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_previous_file(breaks, small, with_covariates, tmp_path, monkeypatch):
     other = quick(SCVI(latent=3), MeanField(), with_covariates, epochs=1, seed=1)
     small.save(tmp_path / "fit")
 
@@ -313,7 +313,7 @@ def test_a_write_that_fails_leaves_what_was_there(breaks, small, with_covariates
     assert [p.name for p in tmp_path.iterdir()] == ["fit"]
 
 
-def test_a_full_disk_leaves_what_was_there(small, with_covariates, disk):
+def test_a_full_disk_keeps_the_previous_file(small, with_covariates, disk):
     other = quick(SCVI(latent=3), MeanField(), with_covariates, epochs=1, seed=1)
     small.save(disk.path / "fit")
     disk.fill()

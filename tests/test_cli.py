@@ -97,7 +97,7 @@ def test_fit_leaves_a_run(nb, data):
     assert not (nb / "checkpoints").exists()
 
 
-def test_fit_says_the_same_as_python(nb, data):
+def test_fit_of_the_command_line_equals_fit_in_python(nb, data):
     from pyroscvi.guides import MeanField
     from pyroscvi.models import SCVI
     from pyroscvi.parts import MLP, NB
@@ -111,7 +111,7 @@ def test_fit_says_the_same_as_python(nb, data):
 @pytest.mark.parametrize(
     "command", [("fit", "d.h5ad"), ("compare", "d.h5ad", "--latent", "2", "3")], ids=lambda c: c[0]
 )
-def test_columns_are_named_alike_wherever_data_are_read(command, monkeypatch):
+def test_all_commands_that_read_data_have_the_same_options_for_columns(command, monkeypatch):
     import pyroscvi.cli.compare
     import pyroscvi.cli.fit
     from pyroscvi.data.fields import Fields
@@ -138,7 +138,7 @@ def test_hvg_and_held_out(data, tmp_path):
     assert not pd.read_csv(tmp_path / "run" / "cells.csv")["held_out"].any()
 
 
-def test_nothing_is_overwritten_unasked(nb, data, tmp_path, capsys):
+def test_existing_files_are_not_overwritten_without_force(nb, data, tmp_path, capsys):
     command = ["fit", str(data), "--likelihood", "nb", *QUICK, "--out", str(nb)]
     before = (nb / "fit.safetensors").stat().st_mtime_ns
     assert main(command) == 1
@@ -171,7 +171,7 @@ def test_force_replaces_a_run(data, tmp_path):
     assert ps.load(out).record["seed"] == 1
 
 
-def test_force_leaves_what_is_not_ours(nb, data, tmp_path, capsys):
+def test_force_keeps_files_that_pyroscvi_did_not_write(nb, data, tmp_path, capsys):
     """A folder with a file called configuration.json may be a project of its own."""
     project, copied = tmp_path / "project", tmp_path / "run"
     project.mkdir()
@@ -191,7 +191,7 @@ def test_force_leaves_what_is_not_ours(nb, data, tmp_path, capsys):
     assert sorted(file.name for file in copied.iterdir()) == ["configuration.json", "notes.txt"]
 
 
-def test_force_leaves_a_file_that_was_exchanged(nb, tmp_path):
+def test_force_keeps_a_file_that_another_program_replaced(nb, tmp_path):
     copied = tmp_path / "run"
     shutil.copytree(nb, copied)
     (copied / "cells.csv").write_text("my own cells")
@@ -219,7 +219,7 @@ def test_a_damaged_file_of_a_run_is_named(name, damage, nb, tmp_path, capsys):
 
 
 @pytest.mark.filterwarnings("default:.*names of several cells")
-def test_names_of_cells_that_repeat_are_told_apart(data, tmp_path, capsys):
+def test_repeated_names_of_cells_are_made_unique(data, tmp_path, capsys):
     adata, file, out = ad.read_h5ad(data), tmp_path / "repeated.h5ad", tmp_path / "run"
     adata.obs_names = ["same"] * 40 + [f"cell{n}" for n in range(20)]
     with warnings.catch_warnings():
@@ -248,14 +248,14 @@ def test_a_full_disk_at_the_end_of_a_run_says_what_to_do(nb, data, disk, monkeyp
     )
 
 
-def test_a_run_that_came_to_nothing_is_in_nobodys_way(data, tmp_path, capsys):
+def test_a_failed_run_does_not_block_the_next_run(data, tmp_path, capsys):
     command = ["fit", str(data), *QUICK, "--out", str(tmp_path / "run"), "--size"]
     assert main([*command, "size_factor"]) == 1  # and no column named
     assert capsys.readouterr().err.count("\n") == 1
     run(*command, "latent")
 
 
-def test_an_interrupted_fit_goes_on(nb, data, tmp_path, capsys, monkeypatch):
+def test_an_interrupted_fit_is_resumed(nb, data, tmp_path, capsys, monkeypatch):
     out, whole_epoch = tmp_path / "run", Run.advance
 
     def until_the_third(state, *arguments, **options):
@@ -413,7 +413,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("arguments", "said"), WRONG, ids=[" ".join(arguments) for arguments, _ in WRONG])
-def test_an_error_is_one_line(arguments, said, nb, data, tmp_path, monkeypatch, capsys):
+def test_an_error_is_printed_on_one_line(arguments, said, nb, data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("text.h5ad").write_text("not hdf5")
     Path("broken.py").write_text("raise RuntimeError('of the page')")
@@ -428,13 +428,13 @@ def test_an_error_is_one_line(arguments, said, nb, data, tmp_path, monkeypatch, 
     assert not Path("run").exists()
 
 
-def test_a_device_that_is_none_is_one_line_too(data, tmp_path, capsys):
+def test_an_unknown_device_is_an_error_of_one_line(data, tmp_path, capsys):
     assert main(["fit", str(data), "--device", "nosuch", "--out", str(tmp_path / "run")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "'nosuch' is no device: this machine has" in line
 
 
-def test_opening_a_run_removes_what_a_killed_one_was_writing(tmp_path):
+def test_opening_a_run_removes_partial_files_of_a_killed_run(tmp_path):
     for name in ("fit", "cells"):
         open_folder(tmp_path / "run", {"a": "run"})
         (tmp_path / "run" / f".{name}.partial.csv").write_text("half")
@@ -442,13 +442,13 @@ def test_opening_a_run_removes_what_a_killed_one_was_writing(tmp_path):
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["configuration.json"]
 
 
-def test_memory_that_runs_out_is_one_line_too(data, tmp_path, capsys):
+def test_running_out_of_memory_is_an_error_of_one_line(data, tmp_path, capsys):
     assert main(["fit", str(data), "--decoder", "mlp:99999999999", "--out", str(tmp_path / "run")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "not enough memory: use a smaller --latent, --decoder or --batch-size" in line
 
 
-def test_a_bug_is_one_line_too(monkeypatch, capsys):
+def test_an_unexpected_exception_is_an_error_of_one_line(monkeypatch, capsys):
     def broken():
         raise RuntimeError("two\nlines")
 
@@ -460,7 +460,7 @@ def test_a_bug_is_one_line_too(monkeypatch, capsys):
         main(["list"])
 
 
-def test_ctrl_c_is_one_line_too(monkeypatch, capsys):
+def test_ctrl_c_is_an_error_of_one_line(monkeypatch, capsys):
     def interrupted():
         raise KeyboardInterrupt
 
@@ -469,7 +469,7 @@ def test_ctrl_c_is_one_line_too(monkeypatch, capsys):
     assert capsys.readouterr().err == "pyroscvi: interrupted\n"
 
 
-def test_a_warning_is_one_line(monkeypatch, capsys):
+def test_a_warning_is_printed_on_one_line(monkeypatch, capsys):
     def warning():
         warnings.simplefilter("always")
         warnings.warn("mind\nthe gap", stacklevel=1)

@@ -82,7 +82,7 @@ def test_embed_reads_what_python_reads(fitted, adata, tmp_path, capsys):
     assert list(anndata.read_h5ad(out).obs_names) == [f"cell{n}" for n in range(30) if n != 4]
 
 
-def test_a_damaged_file_is_one_line(data, tmp_path, capsys):
+def test_a_damaged_file_is_an_error_of_one_line(data, tmp_path, capsys):
     import h5py
 
     file = tmp_path / "damaged.h5ad"

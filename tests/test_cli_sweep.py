@@ -151,7 +151,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[" ".join(a)[:60] for a, _ in WRONG])
-def test_an_error_is_one_line(arguments, message, data, tmp_path, monkeypatch, capsys):
+def test_an_error_is_printed_on_one_line(arguments, message, data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     stand_in = {"DATA": str(data), "RUNS": str(tmp_path / "folder")}

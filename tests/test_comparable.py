@@ -71,7 +71,7 @@ def test_other_counts(pair, named):
     refused(pair, pair, named, replace(named, counts=one_more), r"the counts differ.*Fields\(counts=")
 
 
-def test_what_nobody_named_is_not_held_against_anybody(pair, named):
+def test_missing_names_do_not_prevent_a_comparison(pair, named):
     table = compare({"a": pair, "b": pair}, {"a": named, "b": replace(named, names=None, genes=None)}, 5).table
     assert (table["difference"] == 0).all()
 
@@ -95,7 +95,7 @@ def test_another_estimand(pair, named):
     )
 
 
-def test_labels_that_only_one_is_asked_for(pair, named):
+def test_only_one_of_two_models_predicts_labels(pair, named):
     annotated = untrained(Annotated(latent=2), GUIDE, named)
     refused(pair, annotated, named, named, "'b' also predicts labels.*unknown")
     silent = replace(named, categories={**named.categories, "label": torch.full((60,), -1)})
@@ -187,7 +187,7 @@ def test_nothing_to_compare(named):
         compare({}, named)
 
 
-def test_clusters_that_are_not_there(pair, named):
+def test_clusters_by_a_missing_or_constant_field_are_refused(pair, named):
     with pytest.raises(KeyError, match="no categorical field 'donor' to cluster by"):
         compare({"a": pair}, named, 5, by="donor")
     first = named.subset(named.batch == 0)

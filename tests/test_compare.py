@@ -92,7 +92,7 @@ def test_standard_errors_over_clusters(fits, overdispersed):
     sums = [(difference - difference.mean())[held_out.batch == level].sum() for level in range(8)]
     by_hand = np.sqrt(8 / 7 * np.sum(np.square(sums))) / len(difference)
     assert table.loc["poisson", "standard_error"] == pytest.approx(by_hand)
-    # Cells that are copies of each other are worth one: an error over cells would not notice.
+    # Copies of a cell have the information of one cell. An error over cells would be too small.
     copies = torch.arange(len(held_out)).repeat_interleave(4)
     copied = replace(held_out.subset(copies), categories={"batch": held_out.batch[copies], "copy": copies})
     model_by_copy = compare(two, copied, 50, estimator=Importance(), by="copy").table.loc["poisson", "standard_error"]
@@ -134,7 +134,7 @@ def test_the_evidence_is_a_mean_over_seeds(fits, overdispersed):
 
 
 def test_more_seeds_make_the_error_smaller():
-    """Seeds of known spread: over many comparisons the standard error is what the differences vary by."""
+    """For seeds of known spread, the standard error is the standard deviation of differences over many comparisons."""
     from pyroscvi.comparison.compare import _against
     from pyroscvi.comparison.refits import Refitted
 
@@ -168,7 +168,7 @@ def test_other_columns_are_means_over_seeds_and_weights_are_of_the_mixture(fits,
     assert table.loc["nb", "seconds"] == pytest.approx(np.mean([fits[name].record["seconds"] for name in seeds]))
     used = [usage(fits[name], held_out) for name in seeds]
     assert table.loc["nb", "information"] == pytest.approx(np.mean([one.information for one in used]))
-    # Weights are those of a mixture, and a mean of logarithms is the logarithm of none.
+    # Stacking weights use the mixture over seeds: the log of a mean, not the mean of logs.
     log_p = [one["log_evidence"].to_numpy() for one in tables]
     two = {"both": fits["nb"], "one": fits["nb again"]}
     weights = compare(two, held_out, 30, estimator=Importance(), refits={"both": [fits["nb again"]]}).table["weight"]
@@ -229,15 +229,15 @@ def test_each_fit_reads_an_anndata_through_its_own_fields(named):
 
 def test_fits_are_read_from_disk(fits, overdispersed, tmp_path):
     fits["nb"].save(tmp_path / "nb")
-    table = compare({"here": fits["nb"], "there": tmp_path / "nb"}, overdispersed[1], 20).table
+    table = compare({"in memory": fits["nb"], "on disk": tmp_path / "nb"}, overdispersed[1], 20).table
     assert table["difference"].abs().max() == 0
 
 
-# What else a table tells
+# Other columns of the table
 
 
 def test_an_error_over_clusters_contains_a_donor_effect():
-    """Differences of which half of the variance is between six donors, and differences that know of no donor."""
+    """First with half of the variance between six donors, then with differences that do not depend on the donor."""
     from pyroscvi.comparison.paired import standard_error
 
     rng = np.random.default_rng(0)
@@ -265,7 +265,7 @@ def test_verdicts_of_differences():
     assert verdict(-0.04, 0.019, 100) == "told apart"
     assert verdict(0.0399, 0.001, 100) == "indistinguishable"  # 3.99 nats in total
     assert verdict(0.04, 0.021, 100) == "indistinguishable"  # 1.9 standard errors
-    assert verdict(1.0, np.nan, 100) == "indistinguishable"  # nobody knows its error
+    assert verdict(1.0, np.nan, 100) == "indistinguishable"  # its error is unknown
 
 
 def test_the_table_has_errors_over_cells_and_over_clusters(fits, overdispersed):

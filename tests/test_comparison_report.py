@@ -226,7 +226,7 @@ def test_seeds_are_mentioned(comparison):
     assert "over the 10 seeds of a fit" in " ".join(words.asked(every))
 
 
-def test_a_page_says_which_seed_its_genes_are_of(comparison):
+def test_the_report_names_the_seed_of_its_gene_scores(comparison):
     genes = two_genes_apart()
     assert "first seed" not in html.page(comparison, genes=genes)
     twice = with_seeds(comparison, **dict.fromkeys(NAMES, 2))
@@ -242,7 +242,7 @@ def test_a_page_says_which_seed_its_genes_are_of(comparison):
 # The page
 
 
-def test_a_page_needs_nothing_from_elsewhere(comparison, tmp_path):
+def test_the_report_is_one_file_without_links(comparison, tmp_path):
     file = comparison.report(
         tmp_path / "report.html", data="<blood>", genes=two_genes_apart(), failed={"zip": "not finite"}
     )

@@ -1,4 +1,4 @@
-"""Corrected draws: analyses with draws of the posterior in the place of the guide's."""
+"""Corrected draws: analyses with draws of the posterior instead of the guide's."""
 
 import numpy as np
 import pyro.distributions as dist

@@ -194,7 +194,7 @@ def test_a_split_is_its_seeds():
     assert held(1) != held(2)
 
 
-def test_what_cannot_be_split_says_so():
+def test_splits_that_are_impossible_are_errors():
     with pytest.raises(ValueError, match="between 0 and 1"):
         counted().split(1.0)
     with pytest.raises(ValueError, match="leaves one side empty"):
@@ -218,7 +218,7 @@ def test_the_plate_makes_a_minibatch_stand_for_the_whole():
     assert whole.nodes["cells"]["value"].tolist() == list(range(23))
 
 
-def test_said_is_one_hot_where_a_label_is_known_and_ones_where_not():
+def test_label_weights_are_one_hot_for_known_labels_and_ones_otherwise():
     cells = Cells(torch.ones(3, 2), {"label": torch.tensor([1, -1, 0])})
     assert cells.label_weights(3).tolist() == [[0, 1, 0], [1, 1, 1], [1, 0, 0]]
     assert Cells(torch.ones(2, 2)).label_weights(2).tolist() == [[1, 1], [1, 1]]

@@ -133,7 +133,7 @@ def test_counts_may_be_in_raw():
     assert torch.equal(Fields().read(data.raw.to_adata()).x, torch.from_numpy(x).float())
 
 
-def test_nothing_is_promised_where_nothing_holds_counts():
+def test_no_layer_is_suggested_if_none_holds_counts():
     x = counts()
     almost = x.copy()
     almost[29, 7] = 0.5  # every value of the layer is looked at, too

@@ -156,7 +156,7 @@ def test_an_unusual_csr_is_brought_into_order():
 
 
 @pytest.mark.parametrize("form", ["dense", "fortran", "csr_matrix", "csc_matrix"])
-def test_what_is_done_to_the_adata_later_does_not_reach_the_cells(form):
+def test_later_changes_of_the_adata_do_not_change_the_cells(form):
     adata = data()
     adata.X = FORMS[form](adata.X)
     cells = Fields().read(adata)
@@ -218,7 +218,7 @@ def test_integers_with_missing_values_are_the_same_levels_as_integers():
     assert fields.read(adata).label.tolist() == [1, -1, 0]
 
 
-def test_a_label_may_say_that_nobody_gave_one():
+def test_one_level_can_be_declared_to_mean_unlabelled():
     adata = data()
     adata.obs["type"] = pd.Categorical(["T", "B", "Unknown"] * 4)
     cells = Fields(label="type", unlabelled="Unknown").read(adata)
@@ -256,7 +256,7 @@ def test_beliefs_are_weights_over_named_labels():
     assert cells.take([1, 2]).belief.shape == (2, 3)
 
 
-def test_a_row_of_missing_beliefs_says_what_the_label_says():
+def test_a_row_of_missing_beliefs_is_replaced_by_the_label():
     adata = data()
     adata.obsm["soft"].iloc[[0, 1]] = np.nan
     alone, beside = Fields(belief="soft").read(adata), Fields(belief="soft", label="type").read(adata)
@@ -293,8 +293,8 @@ def test_beliefs_are_matched_to_labels_by_name_at_query_time():
     query.obsm["soft"] = pd.DataFrame(wanted, index=query.obs_names, columns=["T", "B", "monocyte"])
     with pytest.raises(ValueError, match=r"belief .*never seen before: 'monocyte'.*Known are 'T', 'B', 'NK'"):
         fields.read(query)
-    query.obsm["soft"].iloc[0] = [0, 0, 1]  # sure to be what nobody knew of: nothing is said of the labels there are
+    query.obsm["soft"].iloc[0] = [0, 0, 1]  # certain to be of an unknown label: no information about the known labels
     query.obsm["soft"].iloc[1] = [0.5, 0, 0.5]
     assert fields.read(query, unknown="allow").belief[:2].tolist() == [[1, 1, 1], [0.5, 0, 0]]
-    del query.obsm["soft"]  # nobody need have an opinion of new cells
+    del query.obsm["soft"]  # new cells need no beliefs
     assert fields.read(query).belief is None

@@ -110,7 +110,7 @@ def test_repeated_gene_names_are_numbered_with_a_warning_at_every_reading():
     assert torch.equal(again.x, cells.x)
 
 
-def test_genes_chosen_by_name_make_no_noise_about_the_others():
+def test_genes_chosen_by_name_give_no_warning_about_other_genes():
     adata = data()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -146,7 +146,7 @@ def test_cells_remember_their_fields_through_everything():
         assert some.fields is cells.fields
 
 
-def test_a_constant_covariate_says_nothing():
+def test_a_constant_covariate_is_zero():
     adata = data()
     adata.obs["age"] = 0.1
     cells = Fields(covariates="age").read(adata)

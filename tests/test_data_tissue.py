@@ -1,4 +1,4 @@
-"""Coordinates become a graph: cells without coordinates, and sections that nobody named."""
+"""Coordinates become a graph: cells without coordinates, and sections without names."""
 
 import warnings
 

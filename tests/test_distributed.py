@@ -107,13 +107,13 @@ def test_the_command_line_under_torchrun_leaves_one_run(tmp_path):
     ("cells", "size", "world"), [(60, 13, 2), (61, 15, 4), (1001, 126, 3), (7, 128, 2), (97, 8, 2)]
 )
 def test_every_minibatch_has_two_cells_for_every_rank(cells, size, world):
-    found = Ranks(0, world).size(cells, size)
-    assert 0 < found <= size
-    assert cells % found == 0 or cells % found >= 2 * world
+    adjusted = Ranks(0, world).size(cells, size)
+    assert 0 < adjusted <= size
+    assert cells % adjusted == 0 or cells % adjusted >= 2 * world
     assert Ranks().size(cells, size) == size
 
 
-def test_shards_are_the_minibatch_and_weights_say_how_much_of_it(cells):
+def test_shards_make_up_the_minibatch_and_weights_are_their_shares(cells):
     minibatch = cells.take(torch.arange(7))
     shards = [Ranks(rank, 3).shard(minibatch, hops=0) for rank in range(3)]
     assert sorted(int(n) for shard, _ in shards for n in shard.index) == list(range(7))

@@ -84,7 +84,7 @@ def test_a_closed_form_takes_noise_away(cells):
     assert spread[1] < spread[0]
 
 
-def test_cells_and_shared_latents_are_told_apart(cells):
+def test_terms_of_cells_are_scaled_and_terms_of_shared_latents_are_not(cells):
     """Minibatches of a data set of ten times the cells: cells count ten times as much, shared latents once."""
     m, g = moved(
         LDVAE(latent=3, likelihood=NB(dispersion=RandomDispersion())), MeanField(), cells.to(dtype=torch.float64)
@@ -222,6 +222,6 @@ def test_divergence_of_a_tempered_pair_is_tempered():
     assert divergence(q, Tempered(p, 0.3)) is None
 
 
-def test_divergence_that_nobody_knows_is_none():
+def test_a_divergence_without_a_closed_form_is_none():
     q = dist.TransformedDistribution(gaussians()["full"], [dist.transforms.SigmoidTransform()])
     assert divergence(q, dist.Beta(torch.ones(3), 1.0).to_event(1)) is None

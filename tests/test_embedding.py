@@ -1,4 +1,4 @@
-"""Pictures of cells: every cell is there, in the colour of its type, and nothing is cut off."""
+"""Pictures of cells: every cell is drawn in the colour of its type, and nothing is cut off."""
 
 import subprocess
 import sys

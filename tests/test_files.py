@@ -11,7 +11,7 @@ from pyroscvi.fitting.files import DamagedFile, altered, read_json, remove_parti
 CONTENT = {"name": "Müller", "values": [0.1, 1e-300, -3, None, True], "nested": {"a": [], "b": {"c": 2**70}}}
 
 
-def test_json_comes_back_and_can_be_read_by_anybody(tmp_path):
+def test_json_is_read_back_unchanged_and_is_standard_json(tmp_path):
     file = write_json(tmp_path / "new" / "a.json", CONTENT)
     assert read_json(file) == CONTENT
     assert json.loads(file.read_text())["name"] == "Müller"
@@ -52,7 +52,7 @@ def test_checksums_tell_which_file_of_a_folder_was_altered(tmp_path):
         altered(tmp_path)
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path):
+def test_partial_files_of_a_killed_process_are_removed(tmp_path):
     (tmp_path / ".fit.partial.safetensors").write_bytes(b"half")
     (tmp_path / ".hidden").write_text("of somebody else")
     remove_partial(tmp_path)

@@ -74,14 +74,14 @@ def test_the_users_random_state_is_left_alone(cells):
     assert before[2] == random.getstate()
 
 
-def test_what_the_user_drew_before_changes_nothing(cells):
+def test_earlier_random_draws_of_the_user_do_not_change_a_fit(cells):
     torch.manual_seed(1)
     one = quick(SCVI(latent=3), MeanField(), cells)
     torch.manual_seed(2)
     assert same(one, quick(SCVI(latent=3), MeanField(), cells))
 
 
-def test_two_models_in_one_process_are_what_each_is_alone(cells):
+def test_two_models_in_one_process_do_not_affect_each_other(cells):
     alone = quick(SCVI(latent=3), MeanField(), cells)
     between = quick(GMVAE(latent=4), FullCovariance(), cells)
     again = quick(SCVI(latent=3), MeanField(), cells)
@@ -239,7 +239,7 @@ def test_gradients_are_clipped(cells):
 
 @pytest.mark.parametrize("rubbish", [math.nan, math.inf, -1.0])
 @pytest.mark.parametrize("how", [torch.as_tensor, sparse.csr_matrix])
-def test_rubbish_is_not_trained_on(rubbish, how, cells):
+def test_invalid_counts_are_refused_before_training(rubbish, how, cells):
     counts = cells.x.clone()
     counts[17, 3] = rubbish
     bad = Cells(how(counts.numpy()), genes=cells.genes, names=np.array([f"cell{i}" for i in range(60)], dtype=object))
@@ -290,7 +290,7 @@ def test_a_parameter_that_is_not_finite_is_named(cells):
     assert "gene 'gene5'" in str(caught.value)
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run_before_it_does_harm(cells):
+def test_a_gradient_that_is_not_finite_stops_the_run_before_a_parameter_changes(cells):
     steps = []
 
     def steep(model, guide, minibatch):
@@ -325,7 +325,7 @@ def test_the_last_step_is_checked_too(cells):
         (lambda c: ps.fit(SCVI(), c, c), r"a guide such as MeanField\(\), not .*: write fit\(model, guide, cells\)"),
     ],
 )
-def test_the_commonest_slips_say_what_to_write(wrong, advice, cells):
+def test_errors_for_common_mistakes_say_what_to_write(wrong, advice, cells):
     with pytest.raises(TypeError, match=advice):
         wrong(cells)
 

@@ -1,4 +1,4 @@
-"""Genes: their scores against quadrature, and what is said of them."""
+"""Gene scores agree with quadrature, and the report describes them."""
 
 from dataclasses import replace
 
@@ -61,7 +61,7 @@ class TwoRates(Model):
             pyro.sample("x", distributions.Poisson(rate[k].log() + z), obs=cells.x)
 
 
-def test_levels_are_weighed_where_counts_depend_on_them():
+def test_gene_scores_are_weighted_over_levels_that_counts_depend_on():
     few = Cells(torch.tensor([[1.0, 9.0, 2.0], [4.0, 4.0, 3.0], [1.0, 0.0, 2.0]]))
     model, guide = untrained(TwoRates(), few)
     scores = gene_scores((model, guide), few, 10_000)
@@ -88,7 +88,7 @@ def test_expected_adds_up_to_the_likelihood(cells):
 
 @pytest.fixture(scope="module")
 def inflated():
-    """Thirty genes in 300 cells, of which the first three are lost from four cells in ten, whatever they do there."""
+    """Thirty genes in 300 cells. The counts of the first three are set to zero in 40% of cells at random."""
     generator = torch.Generator().manual_seed(5)
     z = torch.randn(600, 1, generator=generator)
     loading = torch.randn(1, 30, generator=generator) * 0.5
@@ -125,7 +125,7 @@ def test_the_genes_that_want_zero_inflation_are_found(both, inflated):
     assert set(turned["verdict"][-3:]) == {"zinb"}
 
 
-def test_single_precision_says_the_same_of_genes(both, inflated):
+def test_gene_scores_agree_in_single_precision(both, inflated):
     few = inflated[1].subset(torch.arange(40))
     double, single = (compare_genes(both, few, 100, dtype=dtype).table for dtype in (torch.float64, torch.float32))
     assert double["predicted"].dtype == single["predicted"].dtype == "float64"
@@ -156,7 +156,7 @@ def test_the_same_fit_has_no_gene_that_it_explains_better(both, inflated):
     assert set(table["verdict"]) == {"indistinguishable"}
 
 
-def test_genes_of_what_cannot_be_compared(cells, both, inflated):
+def test_compare_genes_refuses_fits_that_cannot_be_compared(cells, both, inflated):
     plain = replace(cells, graph=None)
     with pytest.raises(ValueError, match="between two fits, not 1"):
         compare_genes({"nb": both["nb"]}, inflated[1])

@@ -1,4 +1,4 @@
-"""Neighbours: found within a section, and brought along so that a minibatch is read as the whole tissue is."""
+"""Neighbours are of the same section, and minibatches contain them, so a guide reads a cell as in the whole tissue."""
 
 from dataclasses import replace
 
@@ -190,7 +190,7 @@ def test_held_out_cells_see_all_their_neighbours_and_training_cells_none_of_thei
     assert edges_by_name(train) == inside
 
 
-def test_the_halo_goes_where_its_cells_go():
+def test_the_halo_is_moved_and_converted_with_its_cells():
     taken = tissue().take([1, 2]).to("meta", torch.float64)
     assert taken.halo.x.device.type == taken.edges.device.type == taken.distances.device.type == "meta"
     assert taken.distances.dtype == taken.with_halo().x.dtype == torch.float64

@@ -102,7 +102,7 @@ def test_a_watched_value_of_the_wrong_kind_is_refused_before_the_run(cells):
         quick(SCVI(latent=2), MeanField(), cells, early_stopping="evidence")
 
 
-def test_an_interrupted_run_goes_on_bitwise(cells, tmp_path):
+def test_an_interrupted_run_is_resumed_bitwise(cells, tmp_path):
     options = {"epochs": 12, "warmup": 0.2, "early_stopping": Patience(6, watch=QUICK, every=2)}
     model, guide = SCVI(latent=3), MeanField()
     straight = quick(model, guide, cells, objectives=[interrupted_after(10**6)], **options)

@@ -50,7 +50,7 @@ def test_chains_are_dealt_the_draws_in_order(named):
         to_arviz(pair, named, 10)
 
 
-def test_counts_are_whole_numbers_and_what_is_no_count_stays_as_it_is(named):
+def test_counts_are_stored_as_integers_and_other_observations_as_floats(named):
     for likelihood, kind in ((NB(), "i"), (Log1pNormal(), "f")):
         data = to_arviz(untrained(SCVI(latent=2, likelihood=likelihood), MeanField(), named), named, 4)
         assert data["posterior_predictive"]["x"].dtype.kind == data["observed_data"]["x"].dtype.kind == kind
@@ -97,7 +97,7 @@ def test_labels_are_no_part_of_the_likelihood_of_counts(named):
     np.testing.assert_allclose(with_labels["log_p_x_given_latents"], without["log_p_x_given_latents"])
 
 
-def test_it_says_what_draws_and_numbers_are(named):
+def test_attributes_describe_draws_and_log_probabilities(named):
     data = to_arviz(untrained(SCVI(latent=2), MeanField(), named), named, 4)
     assert "loo and waic of these numbers mean nothing" in data["sample_stats"].attrs["note"]
     assert data["sample_stats"].attrs["estimand"] == "p(x | l)"
@@ -115,7 +115,7 @@ def test_the_same_seed_gives_the_same_data_and_touches_nothing(named):
     assert (first["posterior"]["z"] == second["posterior"]["z"]).all()
 
 
-# Leave-one-out, where there is something to leave out
+# Leave-one-out, for models with shared latents
 
 
 class Location(Model):
@@ -175,7 +175,7 @@ def left_out(located):
         return to_arviz((model, guide), cells, 400, log_likelihood="marginal", estimator=Importance())
 
 
-def test_marginal_likelihoods_at_draws_of_what_is_shared(located, left_out):
+def test_marginal_likelihoods_at_draws_of_shared_latents(located, left_out):
     model, _, cells = located
     m = torch.tensor(left_out["posterior"]["m"].values)
     assert m.shape == (4, 100, 3)
@@ -216,14 +216,14 @@ def test_loo_equals_the_evidence_of_a_cell_given_the_others(located, left_out):
     assert np.asarray(each).sum() == pytest.approx(exact.sum(), abs=0.5)
     if FIRST:
         assert az.waic(left_out).elpd_waic == pytest.approx(exact.sum(), abs=0.5)
-    # Of numbers that are given the cell's own latents it is something else, which is why there are none by that name.
+    # loo of log p(x | latents of the cell) is far off, so these are not stored as a log_likelihood.
     groups = {"posterior": {"m": left_out["posterior"]["m"].values}}
     groups["log_likelihood"] = {"x": left_out["sample_stats"]["log_p_x_given_latents"].values}
     wrong = az.loo(arviz_versions.inference_data(groups, coords={}, dims={}, attrs={}))
     assert abs((wrong.elpd_loo if FIRST else wrong.elpd) - exact.sum()) > 50
 
 
-def test_where_nothing_can_be_left_out_the_reason_is_told(named):
+def test_loo_without_shared_latents_is_refused_with_a_reason(named):
     pair = untrained(SCVI(latent=2), MeanField(), named)
     data = to_arviz(pair, named, 4)
     with pytest.raises(TypeError, match="log likelihood not found"):
@@ -244,7 +244,7 @@ SHARING = {
 
 
 @pytest.mark.parametrize("name", SHARING)
-def test_where_something_can_it_is_told_how(named, name):
+def test_the_refusal_of_loo_with_shared_latents_says_what_to_do(named, name):
     page, size = SHARING[name]
     pair = untrained(page, MeanField(), named)
     data = to_arviz(pair, named, 8)
@@ -298,7 +298,7 @@ class Tree(dict):
 
 
 @pytest.mark.skipif(not FIRST, reason="the later generation is installed: all tests are of it")
-def test_the_later_generation_is_given_one_dictionary(named, monkeypatch):
+def test_arviz_1_gets_one_dictionary(named, monkeypatch):
     pair = untrained(SCVI(latent=2), MeanField(), named)
     earlier = to_arviz(pair, named, 4)
     monkeypatch.setattr(arviz_versions, "version", lambda name: "1.2.0")

@@ -1,4 +1,4 @@
-"""The private things of torch and Pyro that the library uses are there, and do what the library expects of them.
+"""The private functions of torch and Pyro that the library uses exist and do what the library expects.
 
 Where a test fails after an upgrade, adapt ``pyroscvi/torch_internals.py`` or ``pyroscvi/pyro_internals.py``.
 """

@@ -1,4 +1,4 @@
-"""A model of scvi-tools carried over has the loss that it had there.
+"""A model converted from scvi-tools has the same loss as in scvi-tools.
 
 ``reference/make_scvi.py`` has saved weights, draws and losses, so that this is seen where scvi-tools is not installed;
 where it is, live modules with more of its options are carried over too.
@@ -47,10 +47,10 @@ def read(x):
 
 def loss(fit, cells, z, log_l, beta):
     """mean_n[-log p(x | z, l) + beta KL(z) + KL(l)] of our model and guide."""
-    told = {"z": z, "l": log_l.exp()}
+    latents = {"z": z, "l": log_l.exp()}
     with torch.no_grad():
         q = {name: posterior.base_dist for name, posterior in fit.guide.posteriors(cells).items()}
-        sites = poutine.trace(poutine.condition(fit.model, told)).get_trace(cells).nodes
+        sites = poutine.trace(poutine.condition(fit.model, latents)).get_trace(cells).nodes
         total = -sites["x"]["fn"].log_prob(cells.x) + beta * kl_divergence(q["z"], sites["z"]["fn"].base_dist).sum(-1)
         if "l" in q:
             prior = sites["l"]["fn"].base_dist

@@ -31,8 +31,8 @@ def test_classifier_is_bayes_rule(cells):
     assert (loss[~labelled] == 0).all()
 
 
-def test_classifier_teaches_labels(cells):
-    def told(f):
+def test_the_classifier_lowers_the_loss_of_labels(cells):
+    def label_loss(f):
         d = f.describe(cells)
         return d.class_loss.nanmean()
 
@@ -40,7 +40,7 @@ def test_classifier_teaches_labels(cells):
     without, with_it = (
         quick(Annotated(latent=3), MeanField(), cells, objectives=o, **options) for o in ([], [Classifier(20.0)])
     )
-    assert told(with_it) < told(without)
+    assert label_loss(with_it) < label_loss(without)
 
 
 def test_classifier_needs_a_page_with_labels(cells):

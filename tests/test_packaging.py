@@ -66,7 +66,7 @@ def test_pages_of_the_wheel_are_files(built):
 
 
 def test_the_wheel_runs_from_elsewhere(built, tmp_path):
-    """Unpacked in a place of its own: the catalogue is found, and no package called models comes along."""
+    """Unpacked in a folder of its own, the wheel has its catalogue, and installs no package called models."""
     with zipfile.ZipFile(built["wheel"]) as wheel:
         wheel.extractall(tmp_path)
     program = f"""

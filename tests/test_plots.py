@@ -1,4 +1,4 @@
-"""Pictures: what is drawn is what was found, and nothing of pyplot is left behind."""
+"""Pictures show the values of the results, and leave the state of pyplot unchanged."""
 
 import numpy as np
 import pandas as pd

@@ -106,6 +106,6 @@ def test_attention_heads_must_divide_the_width_of_the_encoder(cells):
         (lambda: Mixture(start="kmeans"), "Mixture: start must be a Start, not 'kmeans': write start=KMeans()"),
     ],
 )
-def test_what_is_no_part_of_a_slot_is_refused(declare, message):
+def test_a_value_of_the_wrong_type_in_a_slot_is_refused(declare, message):
     with pytest.raises(TypeError, match=re.escape(message).replace(r"\.\*", ".*")):
         declare()

@@ -42,7 +42,7 @@ STORIES = {
 
 @pytest.mark.parametrize("steps", [0, 1, 6, 7, 11])
 @pytest.mark.parametrize("story", STORIES)
-def test_a_run_that_was_interrupted_goes_on_bitwise(story, steps, with_covariates, tmp_path):
+def test_an_interrupted_run_is_resumed_bitwise(story, steps, with_covariates, tmp_path):
     model, guide = STORIES[story]
     options = {"epochs": 5, "batch_size": 20, "lr": 1e-2, "early_stopping": Patience(2), "seed": 3}
     straight = quick(model, guide, with_covariates, objectives=[interrupted_after(10**6)], **options)
@@ -122,7 +122,7 @@ def test_other_cells_are_another_run(with_covariates, tmp_path):
         quick(SCVI(latent=3), MeanField(), replace(with_covariates, counts=counts), folder=tmp_path)
 
 
-def test_a_torn_checkpoint_costs_a_step_and_nothing_else(with_covariates, tmp_path):
+def test_a_truncated_checkpoint_is_replaced_by_the_previous_one(with_covariates, tmp_path):
     options = {"epochs": 4, "lr": 1e-2}
     straight = quick(SCVI(latent=3), MeanField(), with_covariates, objectives=[interrupted_after(10**6)], **options)
     folder = Folder(tmp_path, seconds=0.0)
@@ -228,7 +228,7 @@ RESUME = """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_run_that_is_killed_again_and_again_arrives_where_it_would_have(tmp_path):
+def test_a_run_killed_several_times_equals_an_uninterrupted_run(tmp_path):
     done = run(RESUME, tmp_path / "run")
     assert done.stdout.startswith("killed"), done.stderr
     assert int(done.stdout.split()[1]) >= 1

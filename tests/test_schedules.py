@@ -45,13 +45,13 @@ def test_a_warm_up_that_would_not_end_is_refused(wrong):
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 7])
-def test_however_short_the_run_the_kl_weight_arrives(epochs, cells):
+def test_the_kl_weight_reaches_its_final_value_in_a_short_run(epochs, cells):
     f = quick(SCVI(latent=3), MeanField(), cells, epochs=epochs, warmup=0.6)
     assert f.record["kl_weight"] == f.history["kl_weight"].iloc[-1] == 1
     assert (f.history["kl_weight"].diff().dropna() >= 0).all()
 
 
-def test_the_kl_weight_weighs_the_kl(cells):
+def test_the_kl_weight_multiplies_the_kl(cells):
     """Two runs that go nowhere, with the KL counted once and not at all: their losses differ by the KL."""
     guide = MeanField(encoder=ReadCell(dropout=0.0))
     options = {"epochs": 1, "lr": 1e-12, "validation": 0.0}

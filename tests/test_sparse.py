@@ -92,7 +92,7 @@ def test_latents_of_sparse_cells_are_those_of_dense_ones(sparse_cells):
     np.testing.assert_allclose(result, fit.latent(sparse_cells), atol=1e-6)
 
 
-def test_features_that_say_nothing_of_sparse_counts_see_dense_ones(sparse_cells):
+def test_features_without_a_sparse_method_get_dense_counts(sparse_cells):
     encoder = ReadCell(features=Root()).sized(sparse_cells.dims).eval()
     with torch.no_grad():
         result = encoder(sparse_cells)
@@ -131,7 +131,7 @@ def test_a_count_that_is_stored_in_two_pieces():
     ("of_h", "of_d"),
     [((5,), (5,)), ((4, 5), (5,)), ((5,), (3, 1, 1)), ((4, 5), (3, 1, 1)), ((3, 1, 5), (3, 1, 5)), ((1, 5), (4, 1))],
 )
-def test_what_is_beside_is_multiplied_at_its_own_size(of_h, of_d, bias):
+def test_side_by_side_inputs_are_multiplied_without_being_expanded(of_h, of_d, bias):
     layer = nn.Linear(9, 7, bias)
     h, d = torch.randn(*of_h, 6, requires_grad=True), torch.randn(*of_d, 3, requires_grad=True)
     whole, parts = layer(beside(h, d)), affine(layer, h, d)
@@ -158,7 +158,7 @@ def test_a_level_is_multiplied_without_the_latents():
     assert counter.get_total_flops() == 2 * 7 * (5 * 6 + 100 * 3)
 
 
-def test_an_enumerated_page_is_what_it_is_with_its_inputs_side_by_side(cells, monkeypatch):
+def test_an_enumerated_page_agrees_with_and_without_concatenated_inputs(cells, monkeypatch):
     page = SCVI(condition=OneHot("drug"), decoder=MLP(widths=(16, 16), everywhere=True), likelihood=NB())
     model = page.sized(cells.dims)
     guide = MeanField().sized(model, cells).eval()

@@ -277,7 +277,7 @@ def test_minibatches_in_memory_are_slices_of_one_permutation(adata):
 
 @pytest.mark.parametrize("disk", [True, False])
 @pytest.mark.parametrize("start", [0, 1, 6, 7, 8, 15, 25, 26])
-def test_a_pass_goes_on_where_it_was_without_reading_what_it_skips(disk, start, adata, tmp_path, monkeypatch):
+def test_a_resumed_pass_does_not_read_earlier_minibatches(disk, start, adata, tmp_path, monkeypatch):
     cells = on_disk(adata, tmp_path) if disk else FIELDS.read(adata)
     everything = list(cells.minibatches(8, torch.Generator().manual_seed(5)))
     read = []
@@ -352,7 +352,7 @@ def test_wide_cells_share_a_smaller_buffer(adata, tmp_path, monkeypatch):
     assert counts.buffer == 4
 
 
-def test_an_error_of_the_reader_comes_out_and_no_thread_stays(adata, tmp_path, monkeypatch):
+def test_an_error_of_the_reader_is_raised_and_its_thread_ends(adata, tmp_path, monkeypatch):
     cells = on_disk(adata, tmp_path)
     minibatches = cells.minibatches(8, torch.Generator().manual_seed(0))
     next(minibatches)

@@ -26,7 +26,7 @@ def test_a_fit_from_disk_is_the_fit_from_memory_when_the_order_is(adata, tmp_pat
         assert torch.equal(value, disk.guide.state_dict()[name]), name
 
 
-def test_what_follows_a_fit_takes_cells_on_disk(adata, tmp_path):
+def test_methods_of_a_fit_take_cells_on_disk(adata, tmp_path):
     cells, memory = on_disk(adata, tmp_path), FIELDS.read(adata)
     fit = ps.fit(SCVI(latent=2), MeanField(), cells, epochs=2, progress=False, device="cpu")
     assert fit.record["cells"] == {"train": 182, "held_out": 21}
@@ -40,7 +40,7 @@ def test_what_follows_a_fit_takes_cells_on_disk(adata, tmp_path):
 
 def test_a_block_shuffled_fit_learns_as_well(tmp_path):
     adata = simulated(cells=600, genes=30, seed=2)
-    adata = adata[np.argsort(adata.obs["cell_type"].to_numpy(), kind="stable")].copy()  # the worst order there is
+    adata = adata[np.argsort(adata.obs["cell_type"].to_numpy(), kind="stable")].copy()  # the worst possible order
     bounds = [
         ps.fit(SCVI(latent=2), MeanField(), cells, epochs=15, batch_size=32, progress=False, device="cpu")
         .history["elbo_held_out"]
@@ -50,7 +50,7 @@ def test_a_block_shuffled_fit_learns_as_well(tmp_path):
     assert bounds[0] == pytest.approx(bounds[1], abs=1.0)
 
 
-def test_a_fit_from_disk_goes_on_in_the_middle_of_an_epoch(adata, tmp_path):
+def test_a_fit_from_disk_is_resumed_in_the_middle_of_an_epoch(adata, tmp_path):
     cells = on_disk(adata, tmp_path)
     options = {"epochs": 3, "batch_size": 16, "progress": False, "device": "cpu"}
     seen = []

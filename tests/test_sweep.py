@@ -129,7 +129,7 @@ def test_other_settings_or_cells_are_fitted_again(plain, tmp_path, counted):
     assert len(counted) == 6
 
 
-def test_an_interrupted_sweep_goes_on(plain, tmp_path, monkeypatch, counted):
+def test_an_interrupted_sweep_is_resumed(plain, tmp_path, monkeypatch, counted):
     from pyroscvi.inference.run import Run
 
     declared = grid(PAGE, GUIDE, likelihood=[NB(), Poisson(), ZINB()])

@@ -42,7 +42,7 @@ class Noted(poutine.messenger.Messenger):
         self.codes.append(message["value"])
 
 
-def test_both_readings_are_of_one_level_and_the_next_run_has_its_own(cells):
+def test_both_uses_of_an_unknown_field_have_one_level_and_every_run_draws_its_own(cells):
     model, _ = untrained(READ_TWICE, MeanField(), cells)
     drawn = []
     with unknown("batch", WEIGHTS.log()):
@@ -58,17 +58,17 @@ def test_both_readings_are_of_one_level_and_the_next_run_has_its_own(cells):
     assert not torch.equal(*drawn)
 
 
-def test_every_run_enumerates_anew(cells):
-    """Levels of one run have their dimension from that run: those of the run before would stand in the wrong place."""
+def test_every_run_allocates_its_own_enumeration_dimension(cells):
+    """The dimension of the levels is that of the current run, not that of the run before."""
     model, _ = untrained(READ_TWICE, MeanField(), cells)
     with unknown("batch", WEIGHTS.log()):
         for left in (2, 3):
-            found = poutine.trace(poutine.enum(model, first_available_dim=-left)).get_trace(cells)
-            assert found.nodes["batch"]["value"].shape == (2, *(1,) * (left - 1))
-            assert found.nodes["x"]["fn"].batch_shape == (2, *(1,) * (left - 2), 60)
+            trace = poutine.trace(poutine.enum(model, first_available_dim=-left)).get_trace(cells)
+            assert trace.nodes["batch"]["value"].shape == (2, *(1,) * (left - 1))
+            assert trace.nodes["x"]["fn"].batch_shape == (2, *(1,) * (left - 2), 60)
 
 
-def test_a_minibatch_stands_for_the_whole_in_this_site_too(cells):
+def test_the_site_of_an_unknown_field_is_scaled_in_a_minibatch(cells):
     model, _ = untrained(READ_TWICE, MeanField(), cells)
     some = cells.take(torch.arange(15))
     nodes = poutine.trace(unknown("batch", WEIGHTS.log())(model)).get_trace(some).nodes
@@ -76,7 +76,7 @@ def test_a_minibatch_stands_for_the_whole_in_this_site_too(cells):
 
 
 @pytest.mark.parametrize("loss", [negative_elbo, TraceEnum_ELBO(max_plate_nesting=1).loss], ids=["ours", "pyro"])
-def test_its_levels_are_summed_in_the_bound(cells, loss):
+def test_levels_of_an_unknown_field_are_summed_in_the_elbo(cells, loss):
     model, _ = untrained(READ_TWICE, MeanField(), cells)
     z = torch.randn(len(cells), 2)
 
@@ -90,12 +90,12 @@ def test_its_levels_are_summed_in_the_bound(cells, loss):
             eta, log_theta = model.decoder(z, model.condition(cells)), model.likelihood.dispersion(cells)
         by_level.append(model.likelihood(cells.library, log_theta, **eta).log_prob(cells.x))
     summed = (torch.stack(by_level, -1) + WEIGHTS.log()).logsumexp(-1).sum() + dist.Normal(0.0, 1.0).log_prob(z).sum()
-    found = loss(unknown("batch", WEIGHTS.log())(model), given, cells)
-    assert torch.as_tensor(found).item() == pytest.approx(-summed.item(), rel=1e-5)
+    result = loss(unknown("batch", WEIGHTS.log())(model), given, cells)
+    assert torch.as_tensor(result).item() == pytest.approx(-summed.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("page", [READ_TWICE, READ_THRICE], ids=["twice", "thrice"])
-def test_evidence_is_that_of_the_levels_weighed(cells, page):
+def test_evidence_is_the_weighted_sum_over_levels(cells, page):
     pair = untrained(page, MeanField(), cells)
     with unknown("batch", WEIGHTS.log()):
         mixed = log_evidence(pair, cells, 50, estimator=Importance())
@@ -105,11 +105,11 @@ def test_evidence_is_that_of_the_levels_weighed(cells, page):
             given.append(log_evidence(pair, cells, 50, estimator=Importance()))
     by_hand = np.logaddexp.reduce(WEIGHTS.log().numpy()[:, None] + np.stack(given))
     np.testing.assert_allclose(mixed, by_hand, atol=1e-6)
-    assert np.abs(given[0] - given[1]).min() > 1e-3  # that there was something to weigh
+    assert np.abs(given[0] - given[1]).min() > 1e-3  # the levels differ in evidence, so that weights matter
 
 
-def test_a_guide_that_is_told_the_condition_is_told_that_nobody_knows(cells):
-    """Its posteriors would otherwise be of a level drawn by lot, and the model's of another."""
+def test_a_guide_that_reads_the_field_reads_it_as_unknown(cells):
+    """Otherwise the guide would read one randomly drawn level, and the model another."""
     _, guide = untrained(READ_TWICE, MeanField(encoder=ReadCell(condition=OneHot("batch"))), cells)
     with torch.no_grad():
         expected = guide.posteriors(replace(cells, categories={}))["z"].mean
@@ -119,9 +119,9 @@ def test_a_guide_that_is_told_the_condition_is_told_that_nobody_knows(cells):
 
 @pytest.mark.parametrize("handler", [intervene(batch=1), unknown("batch", WEIGHTS.log())], ids=["set", "unknown"])
 def test_pseudo_cells_keep_their_own_conditions(cells, handler):
-    """The components of a VampPrior are posteriors at cells that are not there: nothing said of cells moves them."""
-    told = MeanField(encoder=ReadCell(condition=OneHot("batch")))
-    model, _ = untrained(SCVI(latent=2, prior=VampPrior(3), likelihood=NB(dispersion=PerBatch())), told, cells)
+    """The components of a VampPrior are posteriors at pseudo-cells: handlers of real cells do not change them."""
+    guide = MeanField(encoder=ReadCell(condition=OneHot("batch")))
+    model, _ = untrained(SCVI(latent=2, prior=VampPrior(3), likelihood=NB(dispersion=PerBatch())), guide, cells)
 
     def components():
         return (

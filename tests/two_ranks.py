@@ -55,17 +55,17 @@ def sixty() -> Cells:
     kind = torch.arange(60) % 3
     rate = torch.rand(3, 12, generator=generator)[kind] * 10
     place = torch.rand(60, 2, generator=generator).numpy()
-    said = torch.where(torch.arange(60) % 4 < 2, kind, -1)
+    labels = torch.where(torch.arange(60) % 4 < 2, kind, -1)
     return Cells(
         torch.poisson(rate, generator=generator),
-        {"batch": torch.arange(60) % 2, "label": said},
+        {"batch": torch.arange(60) % 2, "label": labels},
         graph=nearest(place, neighbours=4),
     )
 
 
 @contextmanager
 def noise_of(index):
-    """Standard normal draws that belong to cells, wherever those are read; one for all that is drawn for no cell."""
+    """Fixed standard normal draws for every cell, the same on all ranks. Shared latents use those of cell 0."""
     table = torch.randn(60, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 
     def drawn(shape, **_):
@@ -85,17 +85,17 @@ def gradients(problem: str, minibatch: str, ranks: Ranks) -> tuple[torch.Tensor,
     model, guide, objectives = PROBLEMS[problem]
     cells = sixty().to(dtype=torch.float64)
     with torch.random.fork_rng():
-        torch.manual_seed(0 if ranks.first else 5)  # the others have other parameters, until these are handed round
+        torch.manual_seed(0 if ranks.first else 5)  # parameters differ until the first rank sends its own
         model = model.sized(cells.dims).double()
         guide = guide.sized(model, cells).double()
     trained = nn.ModuleDict({"model": model, "guide": guide, "objectives": nn.ModuleList()}).train()
     loss = ranks.wrap(Loss(trained, objectives, len(cells)), cells.take(torch.arange(2)))
     shard, weight = ranks.shard(cells.take(MINIBATCHES[minibatch], hops=1), hops=1)
     with noise_of(shard.index):
-        found = loss(shard, BETA, weight)
-    found.backward()
+        value = loss(shard, BETA, weight)
+    value.backward()
     slopes = {name: p.grad for name, p in trained.named_parameters()}
-    return ranks.mean(found.detach()), slopes, dict(trained.named_buffers())
+    return ranks.mean(value.detach()), slopes, dict(trained.named_buffers())
 
 
 def tensors(fit: ps.Fit) -> dict:
@@ -137,17 +137,17 @@ def spoil(cells, nothing):
 
 
 class Noted(Mixture):
-    """A mixture that says where its components began."""
+    """A mixture that records the components with which it starts."""
 
-    said: ClassVar[list] = []
+    starts: ClassVar[list] = []
 
     def settle(self, z):
         super().settle(z)
-        Noted.said.append([p.detach().clone() for p in (self.w, self.m, self.raw_s)])
+        Noted.starts.append([p.detach().clone() for p in (self.w, self.m, self.raw_s)])
 
 
 def places(n: int, rank: int) -> torch.Tensor:
-    """Where n cells are in a latent space, said twice [2, n, 3]; on every rank elsewhere, as if by rounding."""
+    """Latents of n cells, repeated twice [2, n, 3]. Each rank has different ones, as rounding might cause."""
     return torch.randn(1, n, 3, generator=torch.Generator().manual_seed(rank)).expand(2, -1, -1)
 
 
@@ -166,15 +166,15 @@ def fitted(*objectives, norm=None, prior=None, **options) -> ps.Fit:
     return ps.fit(model, guide, sixty(), objectives=objectives, **options)
 
 
-def told(call) -> dict:
-    """What came of a fit, or of its failure."""
-    with warnings.catch_warnings(record=True) as said:
+def outcome(call) -> dict:
+    """The error, warnings, tensors and history of a fit that ``call`` makes."""
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             fit, error = call(), None
         except ValueError as raised:
             fit, error = getattr(raised, "fit", None), f"{type(raised).__name__}: {raised}"
-    about = {"error": error, "warnings": [str(warning.message) for warning in said]}
+    about = {"error": error, "warnings": [str(warning.message) for warning in caught]}
     if fit is None:
         return about
     return about | {"tensors": tensors(fit), "history": history_of(fit), "interrupted": fit.record["interrupted"]}
@@ -183,7 +183,7 @@ def told(call) -> dict:
 def main(out: Path) -> None:
     torch.set_num_threads(1)
     ranks = Ranks.here()
-    found = {"gradients": {(p, m): gradients(p, m, ranks) for p in PROBLEMS for m in MINIBATCHES}}
+    results = {"gradients": {(p, m): gradients(p, m, ranks) for p in PROBLEMS for m in MINIBATCHES}}
     before = torch.get_rng_state()
     at = {
         "plain": lambda: fitted(At(9, 0, draw), folder=Folder(out / "plain", seconds=0.0)),
@@ -198,11 +198,11 @@ def main(out: Path) -> None:
         "too small": lambda: fitted(batch_size=3),
         "alone": lambda: fitted(seed=ranks.rank, distributed=False),
     }
-    found |= {name: told(call) for name, call in at.items()}
-    found["began"] = Noted.said
-    found["generator untouched"] = torch.equal(before, torch.get_rng_state())
-    found["handler"] = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    torch.save(found, out / f"{ranks.rank}.pt")
+    results |= {name: outcome(call) for name, call in at.items()}
+    results["began"] = Noted.starts
+    results["generator untouched"] = torch.equal(before, torch.get_rng_state())
+    results["handler"] = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    torch.save(results, out / f"{ranks.rank}.pt")
 
 
 if __name__ == "__main__":

@@ -9,5 +9,5 @@ The files:
     describe       everything that one pass says, under names
     probabilities  which component, type or condition a cell is of
     posterior      what they have in common
-    corrected      draws of the posterior itself in the place of the guide's, for all of them (``corrected=True``)
+    corrected      draws of the posterior instead of the guide's, for all of these functions (``corrected=True``)
 """

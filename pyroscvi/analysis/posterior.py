@@ -96,7 +96,7 @@ class Expected(NamedTuple):
 def expected(fit: Fitted, cells: Cells, levels: Mapping[str, Tensor], guide: Any = None) -> Expected:
     """One draw of the latents of these cells, under their own conditions, and their counts under these levels [n].
 
-    guide   draws the latents in the place of the fit's guide
+    guide   draws the latents instead of the fit's guide
     """
     p, q = joint(fit.model, guide or fit.guide, cells)
     if not levels:

@@ -131,8 +131,8 @@ def calibrate(
     products     how many products of two coordinates are tested, at most
     level        the significance level, for p-values corrected for the number of quantities
 
-    A guide that is not Gaussian is replaced by the Gaussian with its moments. A guide that reads neighbours gets every
-    simulated cell in the place of a real one, among the neighbours of that one in ``cells``. Raises ValueError where
+    A guide that is not Gaussian is replaced by the Gaussian with its moments. For a guide that reads neighbours,
+    every simulated cell replaces a real cell of ``cells`` and has the neighbours of that cell. Raises ValueError if
     cells share a latent.
     """
     if draws < 1:

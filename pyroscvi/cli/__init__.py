@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail("interrupted", status) if status == 130 else status  # the parser has caught Ctrl-C
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    except BrokenPipeError:  # whoever read our output had enough of it: pyroscvi list | head -1
+    except BrokenPipeError:  # the reader of our output has ended: pyroscvi list | head -1
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:

@@ -3,8 +3,8 @@
     print(certify(fit, held_out))
 
 Cells that the fitted model has simulated come with the latents that they were made from, which are a draw of their
-posterior. The estimator, at the very settings of a table, gives a lower bound. With the posterior draw in the place of
-one of its own draws it gives an upper bound (``estimator``). In expectation the truth lies between them:
+posterior. The estimator, with the same settings as in a table, gives a lower bound. If the posterior draw replaces one
+of its own draws, it gives an upper bound (``estimator``). In expectation the true value lies between them:
 
     gap = mean over cells of (upper - lower)  >=  mean error
 

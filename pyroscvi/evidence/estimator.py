@@ -51,7 +51,7 @@ class Result(NamedTuple):
 class Estimator(Part):
     """A slot that maps a target, and the number of draws that importance sampling makes of a cell, to its evidence.
 
-    closed_forms  where a page has a closed form, it is used in the place of an estimate
+    closed_forms  if a page has a closed form, it is used instead of an estimate
     """
 
     closed_forms: ClassVar[bool] = False

@@ -97,7 +97,7 @@ class Shared:
         return total
 
     def of_cells(self, u: Tensor, truth: Tensor | None = None) -> Tensor:
-        """Estimates of log p(x_n | u_t) [t, n]; with ``truth``, posterior draws z [n, d], in the place of one draw."""
+        """Estimates of log p(x_n | u_t) [t, n]. ``truth``, posterior draws z [n, d], replaces one of the draws."""
         given = Given(self._conditioned, self._values(u), self.own, self.cells)
         t, n = len(u), len(self.cells)
         if not self.own:

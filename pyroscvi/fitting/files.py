@@ -1,6 +1,6 @@
 """Files that are written whole, and that are known to be ours and unaltered when they are read again.
 
-``write_whole``     writes beside the file and renames: whoever finds the file finds all of it
+``write_whole``     writes to a temporary file and renames it, so that the file is always complete
 ``write_json``      a JSON object, with the checksum of its text as the last entry; ``read_json`` looks at it
 ``write_checksums`` FOLDER/checksums.json: the checksums of files that have no place for one; ``altered`` compares them
 
@@ -58,7 +58,7 @@ def write_whole(file: Path, write: Callable[[Path], object], previous: Path | No
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what a killed process was writing in this folder. Call it before writing, where nobody else writes."""
+    """Remove partial files that a killed process left. Call it before writing, when no other process is writing."""
     for partial in folder.glob(".*.partial*"):
         partial.unlink(missing_ok=True)
 

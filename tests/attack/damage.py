@@ -24,7 +24,7 @@ FIELDS = Fields(batch="batch", label="cell_type", size_factor="size")
 
 
 def _replaced(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[h5py.File], None]:
-    """Writes a changed data set in the place of another, with its attributes."""
+    """A damage that replaces a data set of the file with a changed copy; its attributes are kept."""
 
     def damage(file: h5py.File) -> None:
         attributes, values = dict(file[name].attrs), change(file[name][:])

@@ -1,9 +1,9 @@
 """Problems whose evidence is known: to quadrature's precision, in any number of dimensions, for any likelihood.
 
-The trick is a rotation. Let every gene look at one coordinate of a state u, so that the evidence of a cell is a product
-of one-dimensional integrals, and tell the model of z = Q u alone, with Q orthogonal. A standard normal prior stays what
-it was, a mixture of axis-parallel Gaussians becomes one of tilted ones, the decoder becomes dense, the posterior of z
-correlated in all its directions: no estimator can tell that the problem is easy.
+The trick is a rotation. Every gene depends on one coordinate of a state u, so the evidence of a cell is a product of
+one-dimensional integrals. The model has the latent z = Q u, with Q orthogonal. A standard normal prior is unchanged, a
+mixture of axis-parallel Gaussians becomes one of rotated Gaussians, the decoder becomes dense, and the posterior of z
+is correlated in all directions. An estimator sees only z, so the problem is as hard for it as any other.
 
     k ~ Categorical(w),   u ~ Normal(m[k], s[k]),   x_g ~ p(x_g | log l + b_g + v_g f(u_j(g)))
 
@@ -109,8 +109,8 @@ class Rotated(Model):
             return self._given(cells.x, cells.size_factor[:, None].log(), points, reach)
         m, s = self.size.m[0], self.size.s[0]
         log_l = torch.linspace(-6, 6, 121, dtype=torch.float64) * s + m
-        found = [self._given(cells.x, at.expand(len(cells), 1), 401, reach) for at in log_l]
-        return _log_trapezium(torch.stack(found) + _log_normal(log_l[:, None], m, s), float(log_l[1] - log_l[0]))
+        log_p = [self._given(cells.x, at.expand(len(cells), 1), 401, reach) for at in log_l]
+        return _log_trapezium(torch.stack(log_p) + _log_normal(log_l[:, None], m, s), float(log_l[1] - log_l[0]))
 
     def _given(self, x: Tensor, log_l: Tensor, points: int, reach: float) -> Tensor:
         u = torch.linspace(-reach, reach, points, dtype=torch.float64)
@@ -267,7 +267,7 @@ def _ppca(n: int) -> Problem:
 
 
 class WithoutClosedForm(PPCA):
-    log_evidence = property()  # type: ignore[assignment]  # hasattr says that there is none
+    log_evidence = property()  # type: ignore[assignment]  # so that hasattr returns False
 
 
 LIKELIHOODS = {"poisson": Poisson, "zip": ZIP, "nb": NB, "zinb": ZINB, "log1p": Log1pNormal}

@@ -134,13 +134,13 @@ class Loading(Model):
 
 def _log_normal_of(y: Tensor, W: Tensor, sigma: float) -> Tensor:
     """Sum over n of log Normal(y_n; 0, W W' + sigma^2 I), for every W [m, g, k]."""
-    found = []
+    pieces = []
     for piece in W.split(200_000):
         covariance = piece @ piece.mT + sigma**2 * torch.eye(y.shape[1]).to(y)
         S = y.T @ y
         constant = len(y) * (y.shape[1] * log(2 * torch.pi) + torch.logdet(covariance))
-        found.append(-0.5 * (constant + (torch.linalg.inv(covariance) * S).sum((-1, -2))))
-    return torch.cat(found)
+        pieces.append(-0.5 * (constant + (torch.linalg.inv(covariance) * S).sum((-1, -2))))
+    return torch.cat(pieces)
 
 
 # Counts
@@ -192,11 +192,11 @@ class SharedTheta(Model):
         return ((log_p + self.log_prior(t)[:, None]).logsumexp(0) + _log_step(t)).sum()
 
     def log_prior(self, t: Tensor) -> Tensor:
-        """Of log theta."""
-        told = self.dispersion
-        if isinstance(told, RandomDispersion):
-            return dist.Normal(told.m, told.s).log_prob(t)
-        return dist.Gamma(torch.tensor(told.a).double(), told.b).log_prob(t.exp()) + t
+        """Log density of log theta under its prior."""
+        prior = self.dispersion
+        if isinstance(prior, RandomDispersion):
+            return dist.Normal(prior.m, prior.s).log_prob(t)
+        return dist.Gamma(torch.tensor(prior.a).double(), prior.b).log_prob(t.exp()) + t
 
 
 class ThetaAndCells(Model):
