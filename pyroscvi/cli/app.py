@@ -1,20 +1,17 @@
 """The grammar of the command line: every command with its arguments and options."""
 
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from pyroscvi.cli.grouped import Columns, Query, Reading, Training, grouped
+from pyroscvi.cli.grouped import Choices, Columns, Query, Reading, Slots, Training, completing, grouped, panel
 from pyroscvi.cli.several import Several
 
 __all__ = ["app"]
 
 MAX_SEED = 2**32 - 1  # of numpy
-IN_MODEL, IN_DATA, IN_TRAINING, IN_EVIDENCE = (  # options by the panel of their help
-    partial(typer.Option, rich_help_panel=panel) for panel in ("Model", "Data", "Training", "Evidence")
-)
+in_data, in_training, in_evidence, in_choices = map(panel, ("Data", "Training", "Evidence", "Choices of a sweep"))
 
 app = typer.Typer(
     name="pyroscvi",
@@ -26,25 +23,9 @@ app = typer.Typer(
 )
 
 
-def complete_page(incomplete: str) -> list[tuple[str, str]]:
-    return _complete(("models", "guides"), incomplete)
-
-
-def complete_model(incomplete: str) -> list[tuple[str, str]]:
-    return _complete(("models",), incomplete)
-
-
-def complete_guide(incomplete: str) -> list[tuple[str, str]]:
-    return _complete(("guides",), incomplete)
-
-
-def _complete(kinds: tuple[str, ...], incomplete: str) -> list[tuple[str, str]]:
-    from pyroscvi.catalogue import pages
-
-    return [(p.name, p.headline) for p in pages().values() if p.kind in kinds and p.name.startswith(incomplete)]
-
-
-PageName = Annotated[str, typer.Argument(help="A name that `pyroscvi list` prints.", autocompletion=complete_page)]
+PageName = Annotated[
+    str, typer.Argument(help="A name that `pyroscvi list` prints.", autocompletion=completing("models", "guides"))
+]
 Data = Annotated[Path, typer.Argument(help="An h5ad file.", metavar="DATA.h5ad")]
 Run = Annotated[Path, typer.Argument(help="A folder that `pyroscvi fit` wrote.", metavar="RUN")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the files of an earlier run.")]
@@ -54,14 +35,8 @@ OwnPages = Annotated[
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.", min=0, max=MAX_SEED)]
 
 # On which cells a model is trained: of every command that fits.
-Variable = Annotated[
-    int | None,
-    IN_DATA(help="Number of highly variable genes to use, chosen by Pearson residuals.", min=2),
-]
-HeldOut = Annotated[
-    float,
-    IN_DATA(help="Fraction of cells not used in the fit: models are compared on them."),
-]
+Variable = Annotated[int | None, in_data("Number of highly variable genes to use, chosen by Pearson residuals.", min=2)]
+HeldOut = Annotated[float, in_data("Fraction of cells not used in the fit: models are compared on them.")]
 
 
 @app.command("list", rich_help_panel="Read")
@@ -122,54 +97,20 @@ def fit(
     ],
     out: Annotated[Path, typer.Option(help="The folder to write.", metavar="RUN")],
     *,
-    model: Annotated[
-        str,
-        IN_MODEL(help="A model that `pyroscvi list` prints, or the file of your own.", autocompletion=complete_model),
-    ] = "scvi",
-    guide: Annotated[
-        str,
-        IN_MODEL(
-            help="The family of the posterior: a guide that `pyroscvi list` prints.", autocompletion=complete_guide
-        ),
-    ] = "mean_field",
-    latent: Annotated[int | None, IN_MODEL(help="Number of dimensions of the latent space.", min=1)] = None,
-    likelihood: Annotated[
-        str | None,
-        IN_MODEL(help="Distribution of the counts: poisson, nb, zinb, zip, ..."),
-    ] = None,
-    dispersion: Annotated[
-        str | None,
-        IN_MODEL(help="Dispersion of the counts: per_gene, per_batch, per_label, per_cell, random"),
-    ] = None,
-    prior: Annotated[
-        str | None,
-        IN_MODEL(help="Prior of the latents: normal, mixture:8, laplace, vamp:32, ..."),
-    ] = None,
-    decoder: Annotated[str | None, IN_MODEL(help="Decoder: linear, mlp:256,128, ...")] = None,
-    size: Annotated[str | None, IN_MODEL(help="Size of a cell: observed, latent, size_factor")] = None,
-    condition: Annotated[
-        str | None,
-        IN_MODEL(help="Conditions of the decoder: one_hot:batch, embedding:drug:16, ..., or a sum with +"),
-    ] = None,
-    encoder: Annotated[str | None, IN_MODEL(help="Encoder of the guide: read_cell:256,128, ...")] = None,
+    slots: Slots,
     columns: Columns,
     reading: Reading,
     hvg: Variable = None,
     backed: Annotated[
-        bool,
-        IN_DATA("--backed", help="Read counts from disk as they are needed, where they do not fit in memory."),
+        bool, in_data("Read counts from disk as they are needed, where they do not fit in memory.", "--backed")
     ] = False,
     held_out: HeldOut = 0.1,
     training: Training,
-    scale_lr: Annotated[
-        bool,
-        IN_TRAINING("--scale-lr", help="Scale --lr with the square root of --batch-size."),
-    ] = False,
+    scale_lr: Annotated[bool, in_training("Scale --lr with the square root of --batch-size.", "--scale-lr")] = False,
     compile: Annotated[
-        bool,
-        IN_TRAINING("--compile", help="Compile the training step: faster after the first half minute."),
+        bool, in_training("Compile the training step: faster after the first half minute.", "--compile")
     ] = False,
-    seed: Annotated[int, IN_TRAINING(help="Seed of all random numbers.", min=0, max=MAX_SEED)] = 0,
+    seed: Annotated[int, in_training("Seed of all random numbers.", min=0, max=MAX_SEED)] = 0,
     force: Force = False,
 ) -> None:
     """Fit a model to cells, and write a run folder: the fit, its configuration, history and latents.
@@ -179,19 +120,10 @@ def fit(
     """
     from pyroscvi.cli.fit import fit_run
 
-    slots = {
-        "latent": latent,
-        "likelihood": likelihood,
-        "dispersion": dispersion,
-        "prior": prior,
-        "decoder": decoder,
-        "size": size,
-        "condition": condition,
-    }
     settings = {**training.settings(), "scale_lr": scale_lr, "compile": compile, "seed": seed}
     fit_run(
-        data, out, model=model, guide=guide, slots=slots, encoder=encoder, fields=columns.fields(),
-        reading=reading.options(), hvg=hvg, held_out=held_out, training=settings, backed=backed, force=force,
+        data, out, vars(slots), fields=columns.fields(), reading=vars(reading), hvg=hvg, held_out=held_out,
+        training=settings, backed=backed, force=force,
     )  # fmt: skip
 
 
@@ -222,12 +154,8 @@ def embed(
 
     embed_run(
         run, data, out, picture=picture, tissue_picture=tissue, color=color, corrected=corrected,
-        reading=query.options(), pages=page, force=force,
+        reading=vars(query), pages=page, force=force,
     )  # fmt: skip
-
-
-def _choices(help: str) -> Any:
-    return typer.Option(help=help, metavar="CHOICE ...", rich_help_panel="Choices of a sweep")
 
 
 @app.command(cls=Several, rich_help_panel="Run")
@@ -242,26 +170,11 @@ def compare(
         Path | None,
         typer.Option(help="For run folders: the h5ad file with the cells to compare on.", metavar="DATA.h5ad"),
     ] = None,
-    model: Annotated[list[str] | None, _choices("Models that `pyroscvi list` prints, or files of your own.")] = None,
-    guide: Annotated[list[str] | None, _choices("Guides: mean_field, full_covariance, low_rank, ...")] = None,
-    latent: Annotated[list[str] | None, _choices("Numbers of latent dimensions: 5 10 20")] = None,
-    likelihood: Annotated[
-        list[str] | None, _choices("Distributions of the counts: poisson, nb, zinb, zip, ...")
-    ] = None,
-    dispersion: Annotated[
-        list[str] | None, _choices("Dispersions: per_gene, per_batch, per_label, per_cell, ...")
-    ] = None,
-    prior: Annotated[list[str] | None, _choices("Priors: normal, mixture:8, laplace, vamp:32, ...")] = None,
-    decoder: Annotated[list[str] | None, _choices("Decoders: linear, mlp:256,128, ...")] = None,
-    size: Annotated[list[str] | None, _choices("Sizes of a cell: observed, latent, size_factor")] = None,
-    condition: Annotated[list[str] | None, _choices("Conditions: one_hot:batch, embedding:donor:16, ...")] = None,
-    encoder: Annotated[list[str] | None, _choices("Encoders of the guide: read_cell:256,128, ...")] = None,
+    choices: Choices,
     seeds: Annotated[
         int,
-        typer.Option(
-            help="Number of fits of each model, with different seeds: the table has means and standard errors.",
-            min=1,
-            rich_help_panel="Choices of a sweep",
+        in_choices(
+            "Number of fits of each model, with different seeds: the table has means and standard errors.", min=1
         ),
     ] = 1,
     columns: Columns,
@@ -269,27 +182,19 @@ def compare(
     hvg: Variable = None,
     held_out: HeldOut = 0.1,
     training: Training,
-    particles: Annotated[int, IN_EVIDENCE(help="Number of posterior samples a cell.", min=1)] = 1000,
+    particles: Annotated[int, in_evidence("Number of posterior samples a cell.", min=1)] = 1000,
     method: Annotated[
-        str | None,
-        IN_EVIDENCE(help="Estimator of the evidence: auto, importance, adaptive, refined, annealed"),
+        str | None, in_evidence("Estimator of the evidence: auto, importance, adaptive, refined, annealed")
     ] = None,
-    proposal: Annotated[
-        str | None,
-        IN_EVIDENCE(help="Proposal of importance sampling: guide_draws, refined, ..."),
-    ] = None,
-    certify: Annotated[bool, IN_EVIDENCE("--certify", help="Bound the error of each evidence.")] = False,
+    proposal: Annotated[str | None, in_evidence("Proposal of importance sampling: guide_draws, refined, ...")] = None,
+    certify: Annotated[bool, in_evidence("Bound the error of each evidence.", "--certify")] = False,
     by: Annotated[
         str | None,
-        IN_EVIDENCE(help="Field whose levels are independent clusters of cells, for standard errors: batch, ..."),
+        in_evidence("Field whose levels are independent clusters of cells, for standard errors: batch, ..."),
     ] = None,
-    score: Annotated[
-        int,
-        IN_EVIDENCE(help="Number of held-out cells to compare on, of every batch in proportion."),
-    ] = 1000,
+    score: Annotated[int, in_evidence("Number of held-out cells to compare on, of every batch in proportion.")] = 1000,
     single: Annotated[
-        bool,
-        IN_EVIDENCE("--single", help="Compute the evidence in single precision: errors of about 1e-4 nats."),
+        bool, in_evidence("Compute the evidence in single precision: errors of about 1e-4 nats.", "--single")
     ] = False,
     compile: Annotated[
         bool,
@@ -321,23 +226,19 @@ def compare(
     """
     from pyroscvi.cli.compare import compare_runs, compare_sweep, is_sweep
 
-    slots = {
-        "model": model, "guide": guide, "likelihood": likelihood, "dispersion": dispersion, "prior": prior,
-        "decoder": decoder, "size": size, "condition": condition, "encoder": encoder, "latent": latent,
-    }  # fmt: skip
-    choices = {slot: words for slot, words in slots.items() if words}
+    stated = {slot: words for slot, words in vars(choices).items() if words}
     evidence = {"particles": particles, "seed": seed, "method": method, "certify": certify, "by": by}
     evidence |= {"single": single, "compile": compile}
-    if not is_sweep(runs, data, choices):
+    if not is_sweep(runs, data, stated):
         assert data is not None
         compare_runs(
             runs, data, score=score, evidence=evidence, proposal=proposal, out=out, picture=picture, report=report,
-            reading=query.options(), pages=page, force=force,
+            reading=vars(query), pages=page, force=force,
         )  # fmt: skip
         return
     compare_sweep(
-        runs[0], choices, score=score, out=out, report=report, evidence=evidence, proposal=proposal, force=force,
-        fields=columns.fields(), reading=query.options(), hvg=hvg, held_out=held_out, seed=seed, seeds=seeds,
+        runs[0], stated, score=score, out=out, report=report, evidence=evidence, proposal=proposal, force=force,
+        fields=columns.fields(), reading=vars(query), hvg=hvg, held_out=held_out, seed=seed, seeds=seeds,
         training={**training.settings(), "compile": compile},
     )  # fmt: skip
 
@@ -375,5 +276,5 @@ def calibrate(
 
     calibrate_run(
         run, data, simulations=simulations, draws=draws, corrected=not raw, seed=seed,
-        out=out, picture=picture, predictive=predictive, reading=query.options(), pages=page, force=force,
+        out=out, picture=picture, predictive=predictive, reading=vars(query), pages=page, force=force,
     )  # fmt: skip

@@ -7,7 +7,7 @@ import pandas as pd
 
 from pyroscvi.calibration import Calibration, calibrate, predictive_check
 from pyroscvi.cli.data import read_data
-from pyroscvi.cli.files import draw, free
+from pyroscvi.cli.files import check_free, draw
 from pyroscvi.cli.runs import read_run
 from pyroscvi.cli.terminal import say
 from pyroscvi.fitting.files import write_whole
@@ -30,9 +30,7 @@ def calibrate_run(
     pages: list[Path] | None = None,
     force: bool = False,
 ) -> None:
-    for file in (out, picture, predictive):
-        if file is not None:
-            free(file, force)
+    check_free(out, picture, predictive, force=force)
     if predictive is not None and data is None:
         raise ValueError("--predictive compares cells with simulated ones: name the cells with --data DATA.h5ad")
     fitted = read_run(run, pages or ())

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from pyroscvi.cli.data import read_data
-from pyroscvi.cli.files import draw, free
+from pyroscvi.cli.files import check_free, draw
 from pyroscvi.cli.runs import Run, read_run
 from pyroscvi.cli.sweep import sweep_runs
 from pyroscvi.cli.terminal import say, terminal
@@ -58,8 +58,7 @@ def compare_sweep(
 ) -> None:
     if out is None:
         raise ValueError("Missing option '--out': the folder in which the fits of the sweep are kept")
-    if report is not None:
-        free(report, force)
+    check_free(report, force=force)
     evidence = _evidence(evidence, proposal)
     comparison, swept, unseen, how = sweep_runs(data, out, choices, evidence=evidence, **sweep)
     terminal().print(comparison)
@@ -83,9 +82,7 @@ def compare_runs(
     pages: list[Path] | None = None,
     force: bool = False,
 ) -> None:
-    for file in (out, picture, report):
-        if file is not None:
-            free(file, force)
+    check_free(out, picture, report, force=force)
     evidence = _evidence(evidence, proposal)
     loaded = dict(zip(_names(runs), (read_run(run, pages or ()) for run in runs), strict=True))
     adata = read_data(data)

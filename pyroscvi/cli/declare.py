@@ -19,16 +19,10 @@ __all__ = ["declare", "own_files", "own_parts"]
 P = TypeVar("P", Model, Guide)
 
 
-def declare(kind: type[P], text: str, **slots: Any) -> P:
-    """The page that ``text`` names, ``gmvae:kinds=12`` or ``./mine.py``, with these slots; None keeps the default."""
-    name, *arguments = split(text, ":")
-    dispersion = slots.pop("dispersion", None)
-    stated: list[str] = [f"{slot}={value}" for slot, value in slots.items() if value is not None]
-    cls = _public(Path(name)) if _is_file(name) else find(name).load()
-    if not issubclass(cls, kind):
-        raise ValueError(f"{name} is no {kind.__name__.lower()}: `pyroscvi list` prints the models and the guides")
-    program = fill(cls, [*arguments, *stated])
-    return program if dispersion is None else _dispersed(program, dispersion)
+def declare(model: str = "scvi", guide: str = "mean_field", **slots: Any) -> tuple[Model, Guide]:
+    """A model and its guide, with these slots; ``encoder`` is a slot of the guide."""
+    encoder = slots.pop("encoder", None)
+    return _declared(Model, model, **slots), _declared(Guide, guide, encoder=encoder)
 
 
 def own_files(*texts: str) -> list[Path]:
@@ -39,10 +33,21 @@ def own_files(*texts: str) -> list[Path]:
 
 def own_parts(files: Iterable[Path]) -> list[type[Part]]:
     """All parts that these files define."""
-    modules = [_module(file) for file in files]
-    values = [value for module in modules for value in vars(module).values()]
-    named = {module.__name__ for module in modules}
-    return [part for part in values if isinstance(part, type) and issubclass(part, Part) and part.__module__ in named]
+    modules = {module.__name__: module for module in map(_module, files)}
+    values = [value for module in modules.values() for value in vars(module).values()]
+    return [part for part in values if isinstance(part, type) and issubclass(part, Part) and part.__module__ in modules]
+
+
+def _declared(kind: type[P], text: str, **slots: Any) -> P:
+    """The page that ``text`` names, ``gmvae:kinds=12`` or ``./mine.py``, with these slots; None keeps the default."""
+    name, *arguments = split(text, ":")
+    dispersion = slots.pop("dispersion", None)
+    stated: list[str] = [f"{slot}={value}" for slot, value in slots.items() if value is not None]
+    cls = _public(Path(name)) if _is_file(name) else find(name).load()
+    if not issubclass(cls, kind):
+        raise ValueError(f"{name} is no {kind.__name__.lower()}: `pyroscvi list` prints the models and the guides")
+    program = fill(cls, [*arguments, *stated])
+    return program if dispersion is None else _dispersed(program, dispersion)
 
 
 def _dispersed(program: Any, text: str) -> Any:

@@ -1,8 +1,6 @@
 """``pyroscvi demo``: all of it, on real cells. Declare variants of one model, fit them, compare them, look at them."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from pyroscvi.cli.runs import DONE, carry_out, open_folder, write_run
 from pyroscvi.cli.terminal import say, terminal
 from pyroscvi.data.datasets import pbmc68k_reduced
 from pyroscvi.data.fields import Fields
+from pyroscvi.data.process import process_kept
 from pyroscvi.fitting.files import write_whole
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import SCVI
@@ -43,7 +42,8 @@ def demo(out: Path, *, epochs: int = 200, particles: int = 1000, seed: int = 0, 
     """
     configuration = {"demo": repr(VARIANTS), "epochs": epochs, "seed": seed, "pyroscvi": __version__}
     open_folder(out, configuration, force, done=None)
-    with one_thread():
+    with process_kept():
+        torch.set_num_threads(1)  # more are not faster on so few cells, and wait for each other on a busy machine
         _demo(out, configuration, epochs, particles, seed)
 
 
@@ -75,17 +75,6 @@ def _demo(out: Path, configuration: dict[str, Any], epochs: int, particles: int,
     write_whole(out / "latents.h5ad", latents.write_h5ad)
     draw(out / "latents.png", draw_latents(z, adata.obs[LABEL]))
     say(f"\n{out}: comparison.csv and .png, latents.h5ad and .png, history.png, and a folder for every fit under runs/")
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """More threads are not faster on so few cells, and wait for each other on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def slug(name: str) -> str:

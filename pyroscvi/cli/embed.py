@@ -7,7 +7,7 @@ import numpy as np
 from anndata import AnnData
 
 from pyroscvi.cli.data import read_data
-from pyroscvi.cli.files import draw, free
+from pyroscvi.cli.files import check_free, draw
 from pyroscvi.cli.runs import KEY, Run, read_run
 from pyroscvi.cli.terminal import say
 from pyroscvi.fitting.files import write_whole
@@ -30,9 +30,7 @@ def embed_run(
     pages: list[Path] | None = None,
     force: bool = False,
 ) -> None:
-    for file in (out, picture, tissue_picture):
-        if file is not None:
-            free(file, force)
+    check_free(out, picture, tissue_picture, force=force)
     fitted = read_run(run, pages or ())
     adata = read_data(data)
     column = None if color is None else among(color, {name: name for name in adata.obs}, "column of obs")

@@ -9,16 +9,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw", "free"]
+__all__ = ["check_free", "draw"]
 
 
-def free(file: Path, force: bool = False) -> Path:
-    """The file, if it does not exist or may be replaced; otherwise raises ValueError."""
-    if file.is_dir():
-        raise ValueError(f"{file} is a folder: name a file")
-    if file.exists() and not force:
-        raise ValueError(f"{file} exists already: choose another name, or replace it with --force")
-    return file
+def check_free(*files: Path | None, force: bool) -> None:
+    """Raise ValueError unless each of these files does not exist or may be replaced."""
+    for file in files:
+        if file is not None and file.is_dir():
+            raise ValueError(f"{file} is a folder: name a file")
+        if file is not None and file.exists() and not force:
+            raise ValueError(f"{file} exists already: choose another name, or replace it with --force")
 
 
 def draw(file: Path, drawn: "Axes | Figure") -> Path:

@@ -1,6 +1,7 @@
 """``pyroscvi fit``: from an h5ad file to a run folder."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from pyroscvi.cli.declare import declare, own_files
 from pyroscvi.cli.runs import carry_out, open_folder, write_run
 from pyroscvi.cli.terminal import say
 from pyroscvi.inference.distributed import Ranks
-from pyroscvi.program import Guide, Model
 
 __all__ = ["fit_run"]
 
@@ -18,11 +18,8 @@ __all__ = ["fit_run"]
 def fit_run(
     data: Path,
     out: Path,
+    slots: Mapping[str, Any],
     *,
-    model: str,
-    guide: str,
-    slots: dict[str, Any],
-    encoder: str | None,
     fields: dict[str, Any],
     reading: dict[str, Any],
     hvg: int | None,
@@ -31,8 +28,8 @@ def fit_run(
     backed: bool = False,
     force: bool = False,
 ) -> None:
-    declared_model, declared_guide = declare(Model, model, **slots), declare(Guide, guide, encoder=encoder)
-    own = own_files(model, guide)
+    model, guide = declare(**slots)
+    own = own_files(slots["model"], slots["guide"])
     if backed or data.is_dir() or data.suffix in (".h5", ".hdf5"):
         cells, obs = open_cells(data, fields, reading, hvg, training["seed"])
     else:
@@ -41,8 +38,8 @@ def fit_run(
 
     asked = {
         "data": str(data),
-        "model": repr(declared_model),
-        "guide": repr(declared_guide),
+        "model": repr(model),
+        "guide": repr(guide),
         "pages": [file.name for file in own],
         "fields": {name: value for name, value in fields.items() if value},
         "reading": reading,
@@ -59,7 +56,7 @@ def fit_run(
             shutil.copy(file, out / file.name)
 
     ranks.from_first(begin)
-    fitted = carry_out(out, declared_model, declared_guide, seen, **training)
+    fitted = carry_out(out, model, guide, seen, **training)
     ranks.from_first(lambda: write_run(out, fitted, cells, obs, unseen))
     if ranks.first:
         say(f"{out}: {fitted!r}")

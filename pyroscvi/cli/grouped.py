@@ -15,35 +15,94 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
-__all__ = ["Columns", "Query", "Reading", "Training", "grouped"]
+from pyroscvi.catalogue import pages
 
-DATA, TRAINING = "Data", "Training"  # the panels of their help
+__all__ = ["Choices", "Columns", "Query", "Reading", "Slots", "Training", "completing", "grouped", "panel"]
+
+
+def panel(name: str) -> Callable[..., Any]:
+    """``typer.Option``, which takes its help first, for the options in one panel of the help."""
+
+    def option(help: str, *names: str, **settings: Any) -> Any:
+        return typer.Option(*names, help=help, rich_help_panel=name, **settings)
+
+    return option
+
+
+def completing(*kinds: str) -> Callable[[str], list[tuple[str, str]]]:
+    """Completes the name of a page of these kinds, and shows its headline."""
+
+    def complete(incomplete: str) -> list[tuple[str, str]]:
+        return [(p.name, p.headline) for p in pages().values() if p.kind in kinds and p.name.startswith(incomplete)]
+
+    return complete
+
+
+in_model, in_data, in_training, in_choices = map(panel, ("Model", "Data", "Training", "Choices of a sweep"))
+
+
+@dataclass(frozen=True)
+class Slots:
+    """A model and a guide, and the parts in their slots."""
+
+    model: Annotated[
+        str,
+        in_model("A model that `pyroscvi list` prints, or the file of your own.", autocompletion=completing("models")),
+    ] = "scvi"
+    guide: Annotated[
+        str,
+        in_model(
+            "The family of the posterior: a guide that `pyroscvi list` prints.", autocompletion=completing("guides")
+        ),
+    ] = "mean_field"
+    latent: Annotated[int | None, in_model("Number of dimensions of the latent space.", min=1)] = None
+    likelihood: Annotated[str | None, in_model("Distribution of the counts: poisson, nb, zinb, zip, ...")] = None
+    dispersion: Annotated[
+        str | None, in_model("Dispersion of the counts: per_gene, per_batch, per_label, per_cell, random")
+    ] = None
+    prior: Annotated[str | None, in_model("Prior of the latents: normal, mixture:8, laplace, vamp:32, ...")] = None
+    decoder: Annotated[str | None, in_model("Decoder: linear, mlp:256,128, ...")] = None
+    size: Annotated[str | None, in_model("Size of a cell: observed, latent, size_factor")] = None
+    condition: Annotated[
+        str | None, in_model("Conditions of the decoder: one_hot:batch, embedding:drug:16, ..., or a sum with +")
+    ] = None
+    encoder: Annotated[str | None, in_model("Encoder of the guide: read_cell:256,128, ...")] = None
+
+
+def _choices(help: str) -> Any:
+    return in_choices(help, metavar="CHOICE ...")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The same slots, each with several words."""
+
+    model: Annotated[list[str] | None, _choices("Models that `pyroscvi list` prints, or files of your own.")] = None
+    guide: Annotated[list[str] | None, _choices("Guides: mean_field, full_covariance, low_rank, ...")] = None
+    latent: Annotated[list[str] | None, _choices("Numbers of latent dimensions: 5 10 20")] = None
+    likelihood: Annotated[list[str] | None, _choices("Distributions of the counts: poisson, nb, zinb, zip, ...")] = None
+    dispersion: Annotated[list[str] | None, _choices("Dispersions: per_gene, per_batch, per_label, per_cell, ...")] = (
+        None
+    )
+    prior: Annotated[list[str] | None, _choices("Priors: normal, mixture:8, laplace, vamp:32, ...")] = None
+    decoder: Annotated[list[str] | None, _choices("Decoders: linear, mlp:256,128, ...")] = None
+    size: Annotated[list[str] | None, _choices("Sizes of a cell: observed, latent, size_factor")] = None
+    condition: Annotated[list[str] | None, _choices("Conditions: one_hot:batch, embedding:donor:16, ...")] = None
+    encoder: Annotated[list[str] | None, _choices("Encoders of the guide: read_cell:256,128, ...")] = None
 
 
 @dataclass(frozen=True)
 class Columns:
     """Which columns of the data hold what."""
 
-    counts: Annotated[
-        str | None, typer.Option(help="Layer that holds the counts. Default: X.", rich_help_panel=DATA)
-    ] = None
-    batch: Annotated[str | None, typer.Option(help="Column of obs: batch of a cell.", rich_help_panel=DATA)] = None
-    label: Annotated[str | None, typer.Option(help="Column of obs: cell type.", rich_help_panel=DATA)] = None
-    category: Annotated[
-        list[str] | None, typer.Option(help="Another categorical column of obs. May be repeated.", rich_help_panel=DATA)
-    ] = None
-    covariate: Annotated[
-        list[str] | None, typer.Option(help="A continuous column of obs. May be repeated.", rich_help_panel=DATA)
-    ] = None
-    size_factor: Annotated[
-        str | None, typer.Option(help="Column of obs: size factor, for --size size_factor.", rich_help_panel=DATA)
-    ] = None
-    spatial: Annotated[
-        str | None, typer.Option(help="Key of obsm: coordinates on the tissue.", rich_help_panel=DATA)
-    ] = None
-    section: Annotated[
-        str | None, typer.Option(help="Column of obs: tissue section of a cell.", rich_help_panel=DATA)
-    ] = None
+    counts: Annotated[str | None, in_data("Layer that holds the counts. Default: X.")] = None
+    batch: Annotated[str | None, in_data("Column of obs: batch of a cell.")] = None
+    label: Annotated[str | None, in_data("Column of obs: cell type.")] = None
+    category: Annotated[list[str] | None, in_data("Another categorical column of obs. May be repeated.")] = None
+    covariate: Annotated[list[str] | None, in_data("A continuous column of obs. May be repeated.")] = None
+    size_factor: Annotated[str | None, in_data("Column of obs: size factor, for --size size_factor.")] = None
+    spatial: Annotated[str | None, in_data("Key of obsm: coordinates on the tissue.")] = None
+    section: Annotated[str | None, in_data("Column of obs: tissue section of a cell.")] = None
 
     def fields(self) -> dict[str, Any]:
         """The arguments of ``Fields``. ``Fields`` itself is imported later, because its import takes seconds."""
@@ -54,20 +113,12 @@ class Columns:
 
 @dataclass(frozen=True)
 class Reading:
-    """What to do with cells that lack something."""
+    """What to do with cells that lack something: the options of ``Fields.read``."""
 
     unknown: Annotated[
-        Literal["error", "allow"],
-        typer.Option(help="Levels of a column that are missing or new: an error, or unknown.", rich_help_panel=DATA),
+        Literal["error", "allow"], in_data("Levels of a column that are missing or new: an error, or unknown.")
     ] = "error"
-    empty: Annotated[
-        Literal["error", "drop"],
-        typer.Option(help="Cells without counts: an error, or left out.", rich_help_panel=DATA),
-    ] = "error"
-
-    def options(self) -> dict[str, Any]:
-        """The options of ``Fields.read``."""
-        return dict(vars(self))
+    empty: Annotated[Literal["error", "drop"], in_data("Cells without counts: an error, or left out.")] = "error"
 
 
 @dataclass(frozen=True)
@@ -75,8 +126,7 @@ class Query(Reading):
     """The same, for cells that a fit reads: it knows which genes it needs."""
 
     missing: Annotated[
-        Literal["error", "zero"],
-        typer.Option(help="Genes of the fit that the data lack: an error, or zero counts.", rich_help_panel=DATA),
+        Literal["error", "zero"], in_data("Genes of the fit that the data lack: an error, or zero counts.")
     ] = "error"
 
 
@@ -84,20 +134,14 @@ class Query(Reading):
 class Training:
     """How a model is trained."""
 
-    epochs: Annotated[
-        int | None,
-        typer.Option(
-            help="Number of passes over the cells. Default: by their number.", min=1, rich_help_panel=TRAINING
-        ),
-    ] = None
-    batch_size: Annotated[
-        int, typer.Option(help="Number of cells in a minibatch.", min=1, rich_help_panel=TRAINING)
-    ] = 128
-    lr: Annotated[float, typer.Option(help="Learning rate.", min=0, rich_help_panel=TRAINING)] = 3e-3
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps", rich_help_panel=TRAINING)] = "auto"
+    epochs: Annotated[int | None, in_training("Number of passes over the cells. Default: by their number.", min=1)] = (
+        None
+    )
+    batch_size: Annotated[int, in_training("Number of cells in a minibatch.", min=1)] = 128
+    lr: Annotated[float, in_training("Learning rate.", min=0)] = 3e-3
+    device: Annotated[str, in_training("auto, cpu, cuda, mps")] = "auto"
     stop_by: Annotated[
-        Literal["elbo", "evidence"],
-        typer.Option(help="Stop early when this no longer improves on validation cells.", rich_help_panel=TRAINING),
+        Literal["elbo", "evidence"], in_training("Stop early when this no longer improves on validation cells.")
     ] = "elbo"
 
     def settings(self) -> dict[str, Any]:

@@ -1,21 +1,21 @@
 """Options that take several words: ``--likelihood nb zinb poisson`` is ``--likelihood nb --likelihood zinb ...``."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 from typer.core import TyperCommand
+
+from pyroscvi.cli.grouped import Choices
 
 __all__ = ["Several", "spread"]
 
 
 class Several(TyperCommand):
-    """A command whose repeatable options without a metavar of their own take every word up to the next option."""
-
-    greedy: tuple[str, ...] = ("--model", "--guide", "--latent", "--likelihood", "--dispersion", "--prior", "--decoder",
-                               "--size", "--condition", "--encoder")  # fmt: skip
+    """A command whose ``Choices`` take every word up to the next option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, list(spread(args, self.greedy)))
+        return super().parse_args(ctx, list(spread(args, [f"--{slot.name}" for slot in fields(Choices)])))
 
 
 def spread(args: Sequence[str], greedy: Sequence[str]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from pyroscvi.catalogue import Page, find, pages
-from pyroscvi.cli.files import free
+from pyroscvi.cli.files import check_free
 from pyroscvi.cli.terminal import say, terminal
 from pyroscvi.names import snake
 
@@ -49,7 +49,8 @@ def copy_page(name: str, file: Path, force: bool = False) -> None:
     if file.suffix != ".py":
         raise ValueError(f"{file} is no Python file: name it {file.stem}.py")
     renamed, text = _renamed(page, file.stem)
-    free(file, force).write_text(text, "utf-8")
+    check_free(file, force=force)
+    file.write_text(text, "utf-8")
     option = f"--{page.kind.removesuffix('s')} {shlex.quote(str(file))}"
     say(f"{file}: a copy of {page.name} to edit; its class is called {renamed}.")
     say(f"Fit it with `pyroscvi fit DATA.h5ad {option} --out RUN`")

@@ -27,7 +27,6 @@ from pyroscvi.program import Guide, Model
 
 __all__ = ["declared_grid", "sweep_runs"]
 
-PAGES = {"model": "scvi", "guide": "mean_field"}
 NUMBERS = ("latent",)  # choices that say nothing without the name of their slot
 
 
@@ -88,9 +87,4 @@ def declared_grid(choices: Mapping[str, Sequence[str]]) -> dict[str, tuple[Model
         if len(set(words)) < len(words):
             raise ValueError(f"--{slot.replace('_', '-')} names a choice twice: {' '.join(words)}")
     worded = {slot: {f"{slot} {w}" if slot in NUMBERS else w: w for w in words} for slot, words in choices.items()}
-    declared = {}
-    for name, chosen in combinations(worded).items():
-        slots: dict[str, Any] = {**PAGES, **chosen}
-        page, reader, encoder = slots.pop("model"), slots.pop("guide"), slots.pop("encoder", None)
-        declared[name] = declare(Model, page, **slots), declare(Guide, reader, encoder=encoder)
-    return declared
+    return {name: declare(**chosen) for name, chosen in combinations(worded).items()}
