@@ -1,11 +1,11 @@
 """Names as people type them on a command line: compared by their letters; errors suggest the nearest one."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import TypeVar
+from typing import Any, TypeVar
 
-__all__ = ["among", "letters", "printable", "snake"]
+__all__ = ["among", "letters", "listed", "printable", "snake"]
 
 T = TypeVar("T")
 
@@ -31,6 +31,13 @@ def among(name: str, choices: Mapping[str, T], what: str) -> T:
 
 def letters(name: str) -> str:
     return re.sub(r"[\s_-]", "", name).lower()
+
+
+def listed(names: Iterable[Any], most: int = 10) -> str:
+    """The first few names, and how many more there are."""
+    names = [str(name) for name in names]
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
 
 
 def snake(name: str) -> str:

@@ -12,6 +12,7 @@ __all__ = ["app"]
 
 MAX_SEED = 2**32 - 1  # of numpy
 in_data, in_training, in_evidence, in_choices = map(panel, ("Data", "Training", "Evidence", "Choices of a sweep"))
+option, drawn = panel(), panel(metavar="PNG")
 
 app = typer.Typer(
     name="pyroscvi",
@@ -28,11 +29,11 @@ PageName = Annotated[
 ]
 Data = Annotated[Path, typer.Argument(help="An h5ad file.", metavar="DATA.h5ad")]
 Run = Annotated[Path, typer.Argument(help="A folder that `pyroscvi fit` wrote.", metavar="RUN")]
-Force = Annotated[bool, typer.Option("--force", help="Replace the files of an earlier run.")]
+Force = Annotated[bool, option("Replace the files of an earlier run.", "--force")]
 OwnPages = Annotated[
-    list[Path] | None, typer.Option(help="The file of your own page that the run was fitted with.", metavar="FILE.py")
+    list[Path] | None, option("The file of your own page that the run was fitted with.", metavar="FILE.py")
 ]
-Seed = Annotated[int, typer.Option(help="Seed of all random numbers.", min=0, max=MAX_SEED)]
+Seed = Annotated[int, option("Seed of all random numbers.", min=0, max=MAX_SEED)]
 
 # On which cells a model is trained: of every command that fits.
 Variable = Annotated[int | None, in_data("Number of highly variable genes to use, chosen by Pearson residuals.", min=2)]
@@ -50,7 +51,7 @@ def list_pages() -> None:
 @app.command(rich_help_panel="Read")
 def show(
     page: PageName,
-    source: Annotated[bool, typer.Option("--source", help="Print the source code of the page.")] = False,
+    source: Annotated[bool, option("Print the source code of the page.", "--source")] = False,
 ) -> None:
     """Print a page: its generative process, references, and the parts that can be replaced."""
     from pyroscvi.cli.show import print_page
@@ -72,11 +73,9 @@ def copy(
 
 @app.command(rich_help_panel="Run")
 def demo(
-    out: Annotated[Path, typer.Option(help="The folder to write.", metavar="FOLDER")] = Path("pyroscvi-demo"),
-    epochs: Annotated[int, typer.Option(help="Number of passes over the cells, for each variant.", min=1)] = 200,
-    particles: Annotated[
-        int, typer.Option(help="Number of posterior samples for the evidence of a cell.", min=1)
-    ] = 1000,
+    out: Annotated[Path, option("The folder to write.", metavar="FOLDER")] = Path("pyroscvi-demo"),
+    epochs: Annotated[int, option("Number of passes over the cells, for each variant.", min=1)] = 200,
+    particles: Annotated[int, option("Number of posterior samples for the evidence of a cell.", min=1)] = 1000,
     seed: Seed = 0,
     force: Force = False,
 ) -> None:
@@ -95,7 +94,7 @@ def fit(
             help="An h5ad file. Counts of a zarr store, or of a folder of files, stay on disk.", metavar="DATA.h5ad"
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The folder to write.", metavar="RUN")],
+    out: Annotated[Path, option("The folder to write.", metavar="RUN")],
     *,
     slots: Slots,
     columns: Columns,
@@ -132,18 +131,13 @@ def fit(
 def embed(
     run: Run,
     data: Data,
-    out: Annotated[Path, typer.Option(help="The file to write.", metavar="OUT.h5ad")],
+    out: Annotated[Path, option("The file to write.", metavar="OUT.h5ad")],
     *,
-    picture: Annotated[Path | None, typer.Option(help="Draw a UMAP of the latents here.", metavar="PNG")] = None,
-    tissue: Annotated[
-        Path | None, typer.Option(help="Draw the cells on the tissue here, a panel for each section.", metavar="PNG")
-    ] = None,
-    color: Annotated[str | None, typer.Option(help="A column of obs, for the pictures.")] = None,
+    picture: Annotated[Path | None, drawn("Draw a UMAP of the latents here.")] = None,
+    tissue: Annotated[Path | None, drawn("Draw the cells on the tissue here, a panel for each section.")] = None,
+    color: Annotated[str | None, option("A column of obs, for the pictures.")] = None,
     corrected: Annotated[
-        bool,
-        typer.Option(
-            "--corrected", help="Means of the exact posterior, by importance sampling from the guide: slower."
-        ),
+        bool, option("Means of the exact posterior, by importance sampling from the guide: slower.", "--corrected")
     ] = False,
     query: Query,
     page: OwnPages = None,
@@ -162,13 +156,11 @@ def embed(
 @grouped
 def compare(
     runs: Annotated[
-        list[Path],
-        typer.Argument(help="One h5ad file for a sweep, or run folders.", metavar="DATA.h5ad | RUN RUN ..."),
+        list[Path], typer.Argument(help="One h5ad file for a sweep, or run folders.", metavar="DATA.h5ad | RUN RUN ...")
     ],
     *,
     data: Annotated[
-        Path | None,
-        typer.Option(help="For run folders: the h5ad file with the cells to compare on.", metavar="DATA.h5ad"),
+        Path | None, option("For run folders: the h5ad file with the cells to compare on.", metavar="DATA.h5ad")
     ] = None,
     choices: Choices,
     seeds: Annotated[
@@ -189,25 +181,22 @@ def compare(
     proposal: Annotated[str | None, in_evidence("Proposal of importance sampling: guide_draws, refined, ...")] = None,
     certify: Annotated[bool, in_evidence("Bound the error of each evidence.", "--certify")] = False,
     by: Annotated[
-        str | None,
-        in_evidence("Field whose levels are independent clusters of cells, for standard errors: batch, ..."),
+        str | None, in_evidence("Field whose levels are independent clusters of cells, for standard errors: batch, ...")
     ] = None,
     score: Annotated[int, in_evidence("Number of held-out cells to compare on, of every batch in proportion.")] = 1000,
     single: Annotated[
         bool, in_evidence("Compute the evidence in single precision: errors of about 1e-4 nats.", "--single")
     ] = False,
     compile: Annotated[
-        bool,
-        typer.Option("--compile", help="Compile training steps and the evidence: faster after the first half minute."),
+        bool, option("Compile training steps and the evidence: faster after the first half minute.", "--compile")
     ] = False,
     seed: Seed = 0,
     out: Annotated[
-        Path | None,
-        typer.Option(help="Sweep: the folder to write. Run folders: the table to write.", metavar="FOLDER | CSV"),
+        Path | None, option("Sweep: the folder to write. Run folders: the table to write.", metavar="FOLDER | CSV")
     ] = None,
-    picture: Annotated[Path | None, typer.Option(help="Run folders: draw the differences here.", metavar="PNG")] = None,
+    picture: Annotated[Path | None, drawn("Run folders: draw the differences here.")] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Write a report here: text, table and pictures in one file.", metavar="HTML")
+        Path | None, option("Write a report here: text, table and pictures in one file.", metavar="HTML")
     ] = None,
     page: OwnPages = None,
     force: Force = False,
@@ -249,24 +238,18 @@ def calibrate(
     run: Run,
     data: Annotated[
         Path | None,
-        typer.Option(
-            help="Cells whose conditions and sizes are used, in place of those of training.", metavar="DATA.h5ad"
-        ),
+        option("Cells whose conditions and sizes are used, in place of those of training.", metavar="DATA.h5ad"),
     ] = None,
     *,
-    simulations: Annotated[int, typer.Option(help="Number of simulated cells.", min=1)] = 1000,
-    draws: Annotated[int, typer.Option(help="Number of posterior samples for each cell.", min=1)] = 99,
+    simulations: Annotated[int, option("Number of simulated cells.", min=1)] = 1000,
+    draws: Annotated[int, option("Number of posterior samples for each cell.", min=1)] = 99,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Check only the samples of the guide, without importance weights: faster.")
+        bool, option("Check only the samples of the guide, without importance weights: faster.", "--raw")
     ] = False,
     seed: Seed = 0,
-    out: Annotated[Path | None, typer.Option(help="Write the table here.", metavar="CSV")] = None,
-    picture: Annotated[
-        Path | None, typer.Option(help="Draw the ranks of the true values here, with confidence bands.", metavar="PNG")
-    ] = None,
-    predictive: Annotated[
-        Path | None, typer.Option(help="Draw a posterior predictive check of --data here.", metavar="PNG")
-    ] = None,
+    out: Annotated[Path | None, option("Write the table here.", metavar="CSV")] = None,
+    picture: Annotated[Path | None, drawn("Draw the ranks of the true values here, with confidence bands.")] = None,
+    predictive: Annotated[Path | None, drawn("Draw a posterior predictive check of --data here.")] = None,
     query: Query,
     page: OwnPages = None,
     force: Force = False,

@@ -20,11 +20,11 @@ from pyroscvi.catalogue import pages
 __all__ = ["Choices", "Columns", "Query", "Reading", "Slots", "Training", "completing", "grouped", "panel"]
 
 
-def panel(name: str) -> Callable[..., Any]:
+def panel(name: str | None = None, metavar: str | None = None) -> Callable[..., Any]:
     """``typer.Option``, which takes its help first, for the options in one panel of the help."""
 
-    def option(help: str, *names: str, **settings: Any) -> Any:
-        return typer.Option(*names, help=help, rich_help_panel=name, **settings)
+    def option(help: str, *names: str, metavar: str | None = metavar, **settings: Any) -> Any:
+        return typer.Option(*names, help=help, rich_help_panel=name, metavar=metavar, **settings)
 
     return option
 
@@ -38,7 +38,8 @@ def completing(*kinds: str) -> Callable[[str], list[tuple[str, str]]]:
     return complete
 
 
-in_model, in_data, in_training, in_choices = map(panel, ("Model", "Data", "Training", "Choices of a sweep"))
+in_model, in_data, in_training = map(panel, ("Model", "Data", "Training"))
+choices = panel("Choices of a sweep", metavar="CHOICE ...")
 
 
 @dataclass(frozen=True)
@@ -69,26 +70,22 @@ class Slots:
     encoder: Annotated[str | None, in_model("Encoder of the guide: read_cell:256,128, ...")] = None
 
 
-def _choices(help: str) -> Any:
-    return in_choices(help, metavar="CHOICE ...")
-
-
 @dataclass(frozen=True)
 class Choices:
     """The same slots, each with several words."""
 
-    model: Annotated[list[str] | None, _choices("Models that `pyroscvi list` prints, or files of your own.")] = None
-    guide: Annotated[list[str] | None, _choices("Guides: mean_field, full_covariance, low_rank, ...")] = None
-    latent: Annotated[list[str] | None, _choices("Numbers of latent dimensions: 5 10 20")] = None
-    likelihood: Annotated[list[str] | None, _choices("Distributions of the counts: poisson, nb, zinb, zip, ...")] = None
-    dispersion: Annotated[list[str] | None, _choices("Dispersions: per_gene, per_batch, per_label, per_cell, ...")] = (
+    model: Annotated[list[str] | None, choices("Models that `pyroscvi list` prints, or files of your own.")] = None
+    guide: Annotated[list[str] | None, choices("Guides: mean_field, full_covariance, low_rank, ...")] = None
+    latent: Annotated[list[str] | None, choices("Numbers of latent dimensions: 5 10 20")] = None
+    likelihood: Annotated[list[str] | None, choices("Distributions of the counts: poisson, nb, zinb, zip, ...")] = None
+    dispersion: Annotated[list[str] | None, choices("Dispersions: per_gene, per_batch, per_label, per_cell, ...")] = (
         None
     )
-    prior: Annotated[list[str] | None, _choices("Priors: normal, mixture:8, laplace, vamp:32, ...")] = None
-    decoder: Annotated[list[str] | None, _choices("Decoders: linear, mlp:256,128, ...")] = None
-    size: Annotated[list[str] | None, _choices("Sizes of a cell: observed, latent, size_factor")] = None
-    condition: Annotated[list[str] | None, _choices("Conditions: one_hot:batch, embedding:donor:16, ...")] = None
-    encoder: Annotated[list[str] | None, _choices("Encoders of the guide: read_cell:256,128, ...")] = None
+    prior: Annotated[list[str] | None, choices("Priors: normal, mixture:8, laplace, vamp:32, ...")] = None
+    decoder: Annotated[list[str] | None, choices("Decoders: linear, mlp:256,128, ...")] = None
+    size: Annotated[list[str] | None, choices("Sizes of a cell: observed, latent, size_factor")] = None
+    condition: Annotated[list[str] | None, choices("Conditions: one_hot:batch, embedding:donor:16, ...")] = None
+    encoder: Annotated[list[str] | None, choices("Encoders of the guide: read_cell:256,128, ...")] = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Checks of counts: every value is looked at, and an error says which one is wrong and what to do about it."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,19 +11,9 @@ from anndata import AnnData
 from pyroscvi.advice import either, field, option
 from pyroscvi.data.matrices import Matrix, blocks, check_indices, gather
 from pyroscvi.data.stored import Stored
+from pyroscvi.names import listed
 
-__all__ = [
-    "Tally",
-    "check_cells",
-    "check_counts",
-    "check_genes",
-    "check_numbers",
-    "counts_of",
-    "listed",
-    "precision",
-    "remedy",
-    "source_of",
-]
+__all__ = ["Tally", "check_cells", "check_genes", "check_numbers", "counts_of", "precision", "remedy", "source_of"]
 
 BLOCK = 1 << 22  # values looked at at once, so that a scan needs little memory beside the data
 
@@ -31,7 +22,9 @@ def counts_of(adata: AnnData, layer: str | None, columns: np.ndarray, genes: Seq
     """These columns of a layer (None: of X), in memory, every value of them checked."""
     source, place = source_of(adata, layer)
     counts = gather(source, columns, place)
-    check_counts(counts, adata.obs_names, genes, place, lambda: remedy(adata))
+    tally = Tally()
+    tally.look(counts)
+    tally.check(adata.obs_names, genes, place, lambda: remedy(adata))
     return counts
 
 
@@ -48,35 +41,23 @@ def source_of(adata: AnnData, layer: str | None) -> tuple[Any, str]:
     return source, place
 
 
-def check_counts(
-    matrix: Matrix, cells: Sequence[str], genes: Sequence[str], place: str, remedy: Callable[[], str]
-) -> None:
-    """Raise unless every value is a count: finite, whole and not negative.
-
-    place   where the matrix comes from, as the error names it
-    remedy  called for a sentence on what to do instead, once it is needed
-    """
-    tally = Tally()
-    tally.look(matrix)
-    tally.check(cells, genes, place, remedy)
-
-
 class Tally:
     """Counts the wrong values of a matrix, which is looked at block after block."""
 
     def __init__(self) -> None:
-        self.kinds: dict[str, int] = {}
+        self.kinds: Counter[str] = Counter()
         self.first: tuple[Any, int, int] | None = None  # the first wrong value, its row and its column
         self.not_numbers: np.dtype | None = None  # the type of values that are not real numbers
         self.largest = 0
 
     def look(self, matrix: Matrix, row: int = 0) -> None:
         """Look at every value of a block, whose first row is ``row`` of the whole matrix."""
-        values = _values(matrix)
+        values = matrix.reshape(-1) if isinstance(matrix, np.ndarray) else matrix.data
         if values.dtype.kind not in "buif":
             self.not_numbers = values.dtype
             return
-        for start, piece in _pieces(values):
+        for start in range(0, len(values), BLOCK):
+            piece = values[start : start + BLOCK]
             bad = ~_are_counts(piece)
             if not bad.any():
                 self.largest = max(self.largest, int(piece.max(initial=0)))
@@ -85,11 +66,14 @@ class Tally:
                 flat = start + int(bad.argmax())
                 row_in_block, column = _position(matrix, flat)
                 self.first = values[flat], row + row_in_block, column
-            for kind, number in _kinds(piece[bad]).items():
-                self.kinds[kind] = self.kinds.get(kind, 0) + number
+            self.kinds.update(_kinds(piece[bad]))
 
     def check(self, cells: Sequence[str], genes: Sequence[str], place: str, remedy: Callable[[], str]) -> None:
-        """Raise if any value was wrong, with the number of wrong values and the place of the first."""
+        """Raise if any value was wrong, with the number of wrong values and the place of the first.
+
+        place   where the matrix comes from, as the error names it
+        remedy  called for a sentence on what to do instead, once it is needed
+        """
         if self.not_numbers is not None:
             raise TypeError(f"{place} holds values of type {self.not_numbers}, which are not counts. {remedy()}")
         if self.first is not None:
@@ -138,20 +122,10 @@ def check_numbers(values: np.ndarray, cells: Sequence[str], place: str, wanted: 
 
 def precision(matrix: Matrix | Stored) -> type:
     """The floating type that holds these counts exactly: float32 up to 2^24, float64 up to 2^53."""
-    if isinstance(matrix, Stored):
-        largest = int(matrix.largest)
-    else:
-        largest = max((int(values.max()) for _, values in _pieces(_values(matrix))), default=0)
+    largest = int(matrix.largest if isinstance(matrix, Stored) else matrix.max())
     if largest > 2**53:
         raise ValueError(f"a count of {largest} is more than float64 holds exactly (2^53)")
     return np.float32 if largest <= 2**24 else np.float64
-
-
-def listed(names: Iterable[Any], most: int = 10) -> str:
-    """The first few names, and how many more there are."""
-    names = [str(name) for name in names]
-    shown = ", ".join(repr(name) for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
 
 
 def remedy(adata: AnnData) -> str:
@@ -193,24 +167,12 @@ def _holds_counts(adata: AnnData, layer: str | None) -> bool:
 
 def _are_all_counts(source: Any) -> bool:
     """Whether all values are counts, and some are above zero."""
-    if source is None:
-        return False
-    tally, any_above_zero = Tally(), False
-    for block in blocks(source):
+    tally = Tally()
+    for block in () if source is None else blocks(source):
         tally.look(block)
         if tally.first is not None or tally.not_numbers is not None:
             return False
-        any_above_zero = any_above_zero or bool(_values(block).any())
-    return any_above_zero
-
-
-def _values(matrix: Matrix) -> np.ndarray:
-    return matrix.reshape(-1) if isinstance(matrix, np.ndarray) else matrix.data
-
-
-def _pieces(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    for start in range(0, len(values), BLOCK):
-        yield start, values[start : start + BLOCK]
+    return tally.largest > 0
 
 
 def _are_counts(values: np.ndarray) -> np.ndarray:
@@ -240,10 +202,4 @@ def _position(matrix: Matrix, flat: int) -> tuple[int, int]:
 def _any(matrix: Matrix | Stored, axis: int) -> np.ndarray:
     if isinstance(matrix, Stored):
         return (matrix.totals if axis == 1 else matrix.genes) > 0
-    if isinstance(matrix, np.ndarray):
-        return (matrix != 0).any(axis)
-    if axis == 1:
-        return np.diff(matrix.indptr) > 0
-    seen = np.zeros(matrix.shape[1], dtype=bool)
-    seen[matrix.indices] = True
-    return seen
+    return (matrix != 0).any(axis) if isinstance(matrix, np.ndarray) else matrix.getnnz(axis) > 0

@@ -1,6 +1,6 @@
 """Columns of obs and tables of obsm as numbers: levels of a category as codes, covariates and sizes as floats."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,9 +9,10 @@ from anndata import AnnData
 from scipy import sparse
 
 from pyroscvi.advice import either, field, option
-from pyroscvi.data.checks import check_numbers, listed
+from pyroscvi.data.checks import check_numbers
+from pyroscvi.names import listed
 
-__all__ = ["codes", "column", "floats_of", "numbers", "sizes_of", "standardised", "table", "weights"]
+__all__ = ["codes", "column", "floats_of", "sizes_of", "standardised", "table", "weights"]
 
 # Models compute in single precision, which goes from 1.2e-38 to 3.4e38.
 LARGEST = 1e38
@@ -70,17 +71,14 @@ def codes(
     return np.maximum(code, -1).astype(np.int64), levels
 
 
-def numbers(
-    values: pd.Series, role: str, wanted: str = "finite", good: Callable[[np.ndarray], np.ndarray] = np.isfinite
-) -> np.ndarray:
-    """A column as floats [n], all of them ``good``; by default finite, and no more than single precision holds."""
+def numbers(values: pd.Series, role: str) -> np.ndarray:
+    """A column as floats [n], all of them finite, and no more than single precision holds."""
     real = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_complex_dtype(values)
     if not (real or pd.api.types.is_bool_dtype(values)):
         instead = either(f"name it in {field('categories')}", f"name it with {field('categories')}")
         raise TypeError(f"{role} does not hold numbers but {values.dtype}: {instead} if it tells cells apart")
     floats = values.to_numpy(dtype=np.float64, na_value=np.nan, copy=True)  # pandas 3 gives a view that is read-only
     check_numbers(floats, values.index, role, "finite", np.isfinite(floats))
-    check_numbers(floats, values.index, role, wanted, good(floats))
     small = f"between -{LARGEST:g} and {LARGEST:g}, which single precision holds"
     check_numbers(floats, values.index, role, small, np.abs(floats) <= LARGEST)
     return floats
@@ -104,7 +102,8 @@ def standardised(values: pd.Series, role: str, moments: tuple[float, float] | No
 def sizes_of(values: pd.Series, role: str) -> np.ndarray:
     """Size factors as positive floats [n]."""
     smallest, largest = SIZES
-    floats = numbers(values, role, "positive", lambda sizes: sizes > 0)
+    floats = numbers(values, role)
+    check_numbers(floats, values.index, role, "positive", floats > 0)
     moderate = (floats >= smallest) & (floats <= largest)
     check_numbers(floats, values.index, role, f"between {smallest:g} and {largest:g}", moderate)
     return floats
@@ -123,19 +122,15 @@ def floats_of(values: Any, role: str) -> np.ndarray:
         raise TypeError(f"{role} is a sparse matrix: give a dense array, .toarray()")
     array = values.to_numpy() if isinstance(values, pd.DataFrame) else np.asarray(values)
     if array.dtype.kind == "O":  # columns of several types
-        array = _converted(array, role)
+        try:
+            array = np.where(pd.isna(array), np.nan, array).astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{role} does not hold numbers: {error}") from error
     if array.dtype.kind not in "buif":
         raise TypeError(f"{role} does not hold numbers but {array.dtype}")
     if array.ndim != 2 or not array.shape[1]:
         raise ValueError(f"{role} must be a table of cells by columns, not an array of shape {array.shape}")
     return array.astype(np.float64)
-
-
-def _converted(array: np.ndarray, role: str) -> np.ndarray:
-    try:
-        return np.where(pd.isna(array), np.nan, array).astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{role} does not hold numbers: {error}") from error
 
 
 def weights(

@@ -12,7 +12,7 @@ from scipy import sparse
 from torch import Tensor
 
 from pyroscvi.data.cells import Cells
-from pyroscvi.data.checks import check_cells, check_genes, counts_of, listed, precision
+from pyroscvi.data.checks import check_cells, check_genes, counts_of, precision
 from pyroscvi.data.columns import codes, column, sizes_of, standardised, table, weights
 from pyroscvi.data.files import Data, Opened, opened
 from pyroscvi.data.genes import match, numbered, unique_cells
@@ -21,6 +21,7 @@ from pyroscvi.data.merge import merged, outlined
 from pyroscvi.data.stored import Stored
 from pyroscvi.data.survey import end_to_end, surveyed
 from pyroscvi.data.tissue import tissue_graph
+from pyroscvi.names import listed
 
 __all__ = ["Fields"]
 
@@ -115,7 +116,7 @@ class Fields:
         ``UserWarning`` about genes without counts, genes that had to be matched (extra, in another order, repeated),
         and repeated names of cells, which are numbered ("C", "C-1").
         """
-        _check_options(missing, unknown, empty)
+        _check_options(genes, missing, unknown, empty)
         if not isinstance(adata, AnnData):
             adata = merged(adata, self, genes)
         _refuse_empty(adata)
@@ -143,7 +144,7 @@ class Fields:
         when they are needed, and only obs is in memory. ``fit`` and every method of a ``Fit`` take these cells as they
         take others. If no file has a column for the batch, every file is a batch of its own.
         """
-        _check_options(missing, unknown, empty)
+        _check_options(genes, missing, unknown, empty)
         if self.spatial is not None:
             raise ValueError("cells in space are read into memory, for the graph of their neighbours: Fields.read")
         files = opened(data)
@@ -253,11 +254,9 @@ class Fields:
     def _graph(self, adata: AnnData) -> sparse.csr_matrix | None:
         if self.spatial is None:
             return None
-        values, role = table(adata, self.spatial, "coordinates"), f"coordinates (obsm[{self.spatial!r}])"
-        if self.section is None:
-            return tissue_graph(values, self.neighbours, None, adata.obs, role)
-        section = column(adata.obs, self.section, "section")
-        return tissue_graph(values, self.neighbours, section, adata.obs, role)
+        values = table(adata, self.spatial, "coordinates")
+        section = None if self.section is None else column(adata.obs, self.section, "section")
+        return tissue_graph(values, self.neighbours, section, adata.obs, f"coordinates (obsm[{self.spatial!r}])")
 
 
 def _refuse_empty(adata: AnnData) -> None:
@@ -265,7 +264,9 @@ def _refuse_empty(adata: AnnData) -> None:
         raise ValueError(f"nothing to read: {adata.n_obs:,} cells and {adata.n_vars:,} genes")
 
 
-def _check_options(missing: str, unknown: str, empty: str) -> None:
+def _check_options(genes: str, missing: str, unknown: str, empty: str) -> None:
+    if genes not in ("intersection", "union"):
+        raise ValueError(f"genes of several data sets are their 'intersection' or their 'union', not {genes!r}")
     allowed = {"missing": ("zero", missing), "unknown": ("allow", unknown), "empty": ("drop", empty)}
     for name, (value, given) in allowed.items():
         if given not in ("error", value):

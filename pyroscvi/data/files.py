@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from anndata.io import read_elem, sparse_dataset
 
-from pyroscvi.data.checks import listed
+from pyroscvi.names import listed
 
 __all__ = ["Data", "Opened", "opened"]
 
@@ -32,15 +32,11 @@ class Opened(NamedTuple):
     @property
     def rows(self) -> np.ndarray:
         """The row of each cell in the file [n]."""
-        if self.in_memory.n_obs == self.on_disk.n_obs:
-            return np.arange(self.in_memory.n_obs)
         return _places(self.in_memory.obs_names, self.on_disk.obs_names, "cells")
 
     @property
     def columns(self) -> np.ndarray:
         """The column of each gene in the file [g]."""
-        if self.in_memory.n_vars == self.on_disk.n_vars:
-            return np.arange(self.in_memory.n_vars)
         return _places(self.in_memory.var_names, self.on_disk.var_names, "genes")
 
 
@@ -111,7 +107,7 @@ def _of_anndata_store(store: Any) -> AnnData:
         layers={name: _matrix(layers[name]) for name in layers},
         obs=read_elem(store["obs"]),
         var=pd.DataFrame(index=read_elem(store["var"]).index),
-        obsm={name: _array(obsm[name]) for name in obsm},
+        obsm={name: obsm[name] if hasattr(obsm[name], "shape") else read_elem(obsm[name]) for name in obsm},
     )
 
 
@@ -146,11 +142,6 @@ def _matrix(place: Any) -> Any:
     return place if hasattr(place, "shape") else sparse_dataset(place)
 
 
-def _array(place: Any) -> Any:
-    """An array that stays on disk until it is used, or a table."""
-    return place if hasattr(place, "shape") else read_elem(place)
-
-
 def _values(dataset: h5py.Dataset) -> np.ndarray:
     return dataset.asstr()[:].astype(object) if h5py.check_string_dtype(dataset.dtype) else dataset[:]
 
@@ -160,7 +151,9 @@ def _is_zarr(path: Path) -> bool:
 
 
 def _places(names: pd.Index, among: pd.Index, what: str) -> np.ndarray:
-    """The place of each name among all names of the file."""
+    """The place of each name among all names of the file; names are compared only where some were left out."""
+    if len(names) == len(among):
+        return np.arange(len(names))
     if not among.is_unique:
         raise ValueError(f"{what} of the file have repeated names, so they cannot be told apart: open the whole file")
     places = among.get_indexer(names)

@@ -8,7 +8,7 @@ import pandas as pd
 from anndata.utils import make_index_unique
 
 from pyroscvi.advice import option
-from pyroscvi.data.checks import listed
+from pyroscvi.names import listed
 
 __all__ = ["match", "numbered", "unique_cells", "unnumbered"]
 

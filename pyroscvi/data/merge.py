@@ -11,9 +11,10 @@ import pandas as pd
 from anndata import AnnData
 
 from pyroscvi.advice import field
-from pyroscvi.data.checks import counts_of, listed
+from pyroscvi.data.checks import counts_of
 from pyroscvi.data.columns import column, floats_of
 from pyroscvi.data.genes import match, numbered
+from pyroscvi.names import listed
 
 if TYPE_CHECKING:
     from pyroscvi.data.fields import Fields
@@ -38,7 +39,6 @@ def merged(
     for key, adata in by_key.items():
         if not isinstance(adata, AnnData):
             raise TypeError(f"{key}: cells are read from an AnnData, not from {type(adata).__name__}")
-    _refuse(genes)
     if fields.spatial is not None and fields.section is None:
         raise ValueError(
             f"several data sets in space: name their sections, {field('section')}, so that none are joined"
@@ -56,7 +56,6 @@ def merged(
 
 def outlined(several: Mapping[str, AnnData], fields: "Fields", genes: Literal["intersection", "union"]) -> AnnData:
     """The same without counts, of data sets whose counts stay on disk; warns about genes that some files lack."""
-    _refuse(genes)
     for name in fields.columns():
         without = [key for key, adata in several.items() if name not in adata.obs]
         if name != fields.label and without and len(without) < len(several):
@@ -81,14 +80,9 @@ def _warn_of_lacking(several: Mapping[str, pd.Index], wanted: Sequence[str] | No
         warnings.warn(f"genes that some files lack {what}: {shown}", UserWarning, stacklevel=4)
 
 
-def _refuse(genes: str) -> None:
-    if genes not in ("intersection", "union"):
-        raise ValueError(f"genes of several data sets are their 'intersection' or their 'union', not {genes!r}")
-
-
 def _joined(narrow: Mapping[str, AnnData], genes: Literal["intersection", "union"]) -> AnnData:
-    names = reduce(lambda first, second: first.append(second), (adata.obs_names for adata in narrow.values()))
-    apart = sum(adata.obs_names.nunique() for adata in narrow.values()) == names.nunique()
+    names = [adata.obs_names for adata in narrow.values()]
+    apart = sum(own.nunique() for own in names) == names[0].append(names[1:]).nunique()
     join: Literal["inner", "outer"] = "outer" if genes == "union" else "inner"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Observation names are not unique")
@@ -131,12 +125,12 @@ def _columns(key: str, adata: AnnData, fields: "Fields", several: Mapping[str, A
 def _tables(several: Mapping[str, AnnData], name: str) -> dict[str, Any]:
     """The table ``name`` of obsm by data set, NaN where a data set has none; {} if no data set has it."""
     given = {key: adata.obsm[name] for key, adata in several.items() if name in adata.obsm}
-    tables = {
-        key: pd.DataFrame(floats_of(values, f"{key}: obsm[{name!r}]"), columns=_names(values))
-        for key, values in given.items()
-    }
+    tables = {key: pd.DataFrame(floats_of(values, f"{key}: obsm[{name!r}]")) for key, values in given.items()}
     if not tables:
         return {}
+    for key, values in given.items():
+        if isinstance(values, pd.DataFrame):
+            tables[key].columns = values.columns.astype(str)
     (first, one), *others = tables.items()
     for key, other in others:
         if list(other.columns) != list(one.columns):
@@ -149,7 +143,3 @@ def _tables(several: Mapping[str, AnnData], name: str) -> dict[str, Any]:
         tables[key] = pd.DataFrame(values, columns=one.columns, index=adata.obs_names)
     has_names = isinstance(given[first], pd.DataFrame)
     return tables if has_names else {key: one.to_numpy() for key, one in tables.items()}
-
-
-def _names(values: Any) -> list[str] | None:
-    return list(map(str, values.columns)) if isinstance(values, pd.DataFrame) else None

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from pyroscvi.data.matrices import select
 
-__all__ = ["Source", "Stored"]
+__all__ = ["Source", "Stored", "sums"]
 
 ROWS = 4096  # read at once where everything is read
 GAP = 32  # two runs of rows with at most so many between them are read as one: one long read is quicker than two
@@ -143,7 +143,7 @@ class Stored:
         """Total count of each gene [g]; reads all counts unless these are all the cells of the file."""
         if self.per_gene is not None:
             return self.per_gene
-        return sum((_sums(block) for block in self.blocks()), start=np.zeros(self.shape[1]))
+        return sum((sums(block) for block in self.blocks()), start=np.zeros(self.shape[1]))
 
     def __repr__(self) -> str:
         return f"Stored({self.shape[0]:,} x {self.shape[1]:,}, {len(self.sources)} files)"
@@ -164,5 +164,6 @@ def _under(blocks: Sequence[sparse.csr_matrix]) -> sparse.csr_matrix:
     return blocks[0] if len(blocks) == 1 else sparse.vstack(blocks, format="csr")
 
 
-def _sums(block: sparse.csr_matrix) -> np.ndarray:
+def sums(block: sparse.csr_matrix) -> np.ndarray:
+    """Total count of each gene, in double precision [g]."""
     return np.bincount(block.indices, weights=block.data, minlength=block.shape[1])

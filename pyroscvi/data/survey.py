@@ -13,7 +13,7 @@ from pyroscvi.advice import either
 from pyroscvi.data.checks import Tally, remedy, source_of
 from pyroscvi.data.files import Opened
 from pyroscvi.data.matrices import check_indices
-from pyroscvi.data.stored import Source, Stored
+from pyroscvi.data.stored import Source, Stored, sums
 from pyroscvi.names import printable
 
 __all__ = ["end_to_end", "surveyed"]
@@ -51,11 +51,9 @@ def surveyed(file: Opened, layer: str | None, columns: np.ndarray, genes: Sequen
         tally.look(block, start)
         for part in (block.indptr, block.indices, block.data):
             checksum.update(np.ascontiguousarray(part).data)
-        weights = block.data.astype(np.float64, copy=False)
-        row = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
-        totals.append(np.bincount(row, weights, block.shape[0]))
+        totals.append(block @ np.ones(len(columns)))
         filled.append(np.diff(block.indptr))
-        per_gene += np.bincount(block.indices, weights, len(columns))
+        per_gene += sums(block)
         start += block.shape[0]
     tally.check(file.in_memory.obs_names, genes, where, lambda: remedy(file.on_disk))
     return replace(

@@ -1,5 +1,6 @@
 """Coordinates of cells in tissue, checked and made a graph of neighbours."""
 
+import re
 import warnings
 from typing import Any
 
@@ -14,18 +15,7 @@ from pyroscvi.data.graph import nearest
 
 __all__ = ["tissue_graph"]
 
-SECTIONS = (
-    "section",
-    "section_id",
-    "slice",
-    "slice_id",
-    "slide",
-    "slide_id",
-    "sample",
-    "sample_id",
-    "library_id",
-    "fov",
-)
+SECTION = re.compile(r"(section|slice|slide|sample)(_id)?|library_id|fov", re.IGNORECASE)  # columns of sections
 MAX_SECTIONS = 1000  # a column with more levels does not name sections
 
 
@@ -63,7 +53,7 @@ def tissue_graph(
 def _warn_of_sections(coordinates: np.ndarray, obs: pd.DataFrame) -> None:
     """Warn if a column of obs is called like sections, and most cells lie where cells of another section lie too."""
     for name in obs.columns:
-        if str(name).lower() not in SECTIONS:
+        if not SECTION.fullmatch(str(name)):
             continue
         level = pd.factorize(obs[name])[0] if isinstance(obs[name], pd.Series) else np.zeros(len(obs), dtype=int)
         levels = np.unique(level)

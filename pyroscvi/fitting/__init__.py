@@ -3,7 +3,6 @@
 fit           the public function
 result        ``Fit``, and every method on it
 checkpoints   save and load; ``declarations``, models and guides as JSON
-limit         what a file may make ``load`` allocate
 files         files that are written whole and carry checksums
 resume        a run that is written down as it goes, and continued
 """

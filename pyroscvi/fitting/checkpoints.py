@@ -7,6 +7,7 @@ altered; the previous file is read then.
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,9 +24,9 @@ from pyroscvi.data.cells import Cells, Dims
 from pyroscvi.data.fields import Fields
 from pyroscvi.fitting.declarations import declaration, declared
 from pyroscvi.fitting.files import write_whole
-from pyroscvi.fitting.limit import NumbersLimit
 from pyroscvi.fitting.result import Fit
 from pyroscvi.part import Part
+from pyroscvi.torch_internals import TorchDispatchMode
 
 __all__ = ["exists", "load", "read", "save", "write"]
 
@@ -58,11 +59,30 @@ def load(path: str | Path, parts: Iterable[type[Part]] = ()) -> Fit:
     """
     tensors, about = read(path)
     try:
-        with torch.random.fork_rng(devices=[]), NumbersLimit(sum(t.numel() for t in tensors.values())):
+        with torch.random.fork_rng(devices=[]), _NumbersLimit(sum(t.numel() for t in tensors.values())):
             return _made(tensors, about, parts)
     except Exception as error:  # a declaration that is not one of ours fails in many ways
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ValueError(f"{path} holds no fit that can be made again: {reason}") from error
+
+
+class _NumbersLimit(TorchDispatchMode):
+    """Inside, no more numbers are allocated than the tensors of a file can fill, and a million besides.
+
+    A declaration of some bytes may ask for layers of gigabytes: it is refused before the memory is taken.
+    """
+
+    def __init__(self, stored: int) -> None:
+        super().__init__()
+        self.left = 4 * stored + 10**6
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        size = args[0] if args else None
+        if isinstance(size, list | tuple) and all(isinstance(n, int) for n in size):  # of a tensor out of nothing
+            self.left -= math.prod(size)
+            if self.left < 0:
+                raise ValueError(f"it declares tensors of other shapes than the file holds, one of them {tuple(size)}")
+        return func(*args, **(kwargs or {}))
 
 
 def _made(tensors: dict[str, Tensor], about: dict[str, Any], parts: Iterable[type[Part]]) -> Fit:

@@ -14,16 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = [
-    "CHECKSUMS",
-    "DamagedFile",
-    "altered",
-    "read_json",
-    "remove_partial",
-    "write_checksums",
-    "write_json",
-    "write_whole",
-]
+__all__ = ["DamagedFile", "altered", "read_json", "remove_partial", "write_checksums", "write_json", "write_whole"]
 
 CHECKSUMS = "checksums.json"
 

@@ -245,7 +245,7 @@ def _result(run: Run, cells: Cells, interrupted: bool) -> Fit:
         "settings": run.settings,
         "levels": level_counts(cells),
         "genes": None if cells.genes is None else [str(gene) for gene in cells.genes],
-        "versions": versions(),
+        "versions": {name: version(name) for name in ("pyroscvi", "torch", "pyro-ppl", "numpy")},
     }
     return Fit(run.model, run.guide, cells.fields, cells.dims, pd.DataFrame(run.history), record)
 
@@ -257,8 +257,3 @@ def level_counts(cells: Cells) -> dict[str, dict[str, int]]:
         codes = cells.categories.get(field, torch.empty(0))
         counts[field] = {name: int((codes == code).sum()) for code, name in enumerate(names)}
     return counts
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that make a fit."""
-    return {name: version(name) for name in ("pyroscvi", "torch", "pyro-ppl", "numpy")}
