@@ -10,7 +10,7 @@ from test_cli import run
 
 import pyroscvi as ps
 from pyroscvi.cli import main
-from pyroscvi.cli.several import spread
+from pyroscvi.cli.grouped import spread
 from pyroscvi.cli.sweep import declared_grid
 from pyroscvi.comparison import sweep as module
 from pyroscvi.data.datasets import simulated

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from pyroscvi.cli import main
-from pyroscvi.cli.terminal import say
+from pyroscvi.cli.output import say
 from pyroscvi.inference import progress
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from pyroscvi.advice import command_line
 from pyroscvi.cli.app import app
-from pyroscvi.cli.terminal import say
+from pyroscvi.cli.output import say
 
 __all__ = ["app", "main"]
 
@@ -44,9 +44,7 @@ def _line(error: Exception) -> str:
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     text = text.partition("Trace Shapes:")[0]  # Pyro adds them to errors inside of a model
     if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
-        return (
-            "there is not enough memory: use a smaller --latent, --decoder or --batch-size, or fewer genes with --hvg"
-        )
+        return "not enough memory: use a smaller --latent, --decoder or --batch-size, or fewer genes with --hvg"
     expected = text and (isinstance(error, (ValueError, KeyError, TypeError, OSError)) or hasattr(error, "exit_code"))
     return text if expected else f"{type(error).__name__}: {text} (set PYROSCVI_TRACEBACK=1 to see where)"
 

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pyroscvi.cli.grouped import Choices, Columns, Query, Reading, Slots, Training, completing, grouped, panel
-from pyroscvi.cli.several import Several
+from pyroscvi.cli.grouped import Choices, Columns, Query, Reading, Several, Slots, Training, completing, grouped, panel
 
 __all__ = ["app"]
 

@@ -7,9 +7,8 @@ import pandas as pd
 
 from pyroscvi.calibration import Calibration, calibrate, predictive_check
 from pyroscvi.cli.data import read_data
-from pyroscvi.cli.files import check_free, draw
+from pyroscvi.cli.output import check_free, draw, say
 from pyroscvi.cli.runs import read_run
-from pyroscvi.cli.terminal import say
 from pyroscvi.fitting.files import write_whole
 
 __all__ = ["calibrate_run"]

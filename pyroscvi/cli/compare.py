@@ -12,10 +12,9 @@ import pandas as pd
 import torch
 
 from pyroscvi.cli.data import read_data
-from pyroscvi.cli.files import check_free, draw
+from pyroscvi.cli.output import check_free, draw, say, terminal
 from pyroscvi.cli.runs import Run, read_run
 from pyroscvi.cli.sweep import sweep_runs
-from pyroscvi.cli.terminal import say, terminal
 from pyroscvi.comparison.compare import compare
 from pyroscvi.comparison.genes import compare_genes, zero_inflation
 from pyroscvi.comparison.result import Comparison
@@ -89,9 +88,7 @@ def compare_runs(
     fitted_on = set().union(*(run.fitted_on for run in loaded.values()))
     unseen = ~(adata.obs_names.isin(fitted_on) | unnumbered(adata.obs_names).isin(fitted_on))
     if not unseen.any():
-        raise ValueError(
-            f"every cell of {data} was fitted on by one of the runs: fit with --held-out, or give other cells"
-        )
+        raise ValueError(f"every cell of {data} was fitted on by a run: fit with --held-out, or give other cells")
     say(f"{unseen.sum():,} of {len(adata):,} cells of {data} that no run was fitted on")
     rows = unseen.nonzero()[0]
     if len(rows) > score:

@@ -8,9 +8,8 @@ import torch
 from anndata import AnnData
 
 from pyroscvi import __version__, compare, load
-from pyroscvi.cli.files import draw
+from pyroscvi.cli.output import draw, say, terminal
 from pyroscvi.cli.runs import DONE, carry_out, open_folder, write_run
-from pyroscvi.cli.terminal import say, terminal
 from pyroscvi.data.datasets import pbmc68k_reduced
 from pyroscvi.data.fields import Fields
 from pyroscvi.data.process import process_kept

@@ -7,9 +7,8 @@ import numpy as np
 from anndata import AnnData
 
 from pyroscvi.cli.data import read_data
-from pyroscvi.cli.files import check_free, draw
+from pyroscvi.cli.output import check_free, draw, say
 from pyroscvi.cli.runs import KEY, Run, read_run
-from pyroscvi.cli.terminal import say
 from pyroscvi.fitting.files import write_whole
 from pyroscvi.names import among
 from pyroscvi.report.embedding import embedding, tissue, umap

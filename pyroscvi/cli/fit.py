@@ -8,8 +8,8 @@ from typing import Any
 from pyroscvi import __version__
 from pyroscvi.cli.data import open_cells, read_cells
 from pyroscvi.cli.declare import declare, own_files
+from pyroscvi.cli.output import say
 from pyroscvi.cli.runs import carry_out, open_folder, write_run
-from pyroscvi.cli.terminal import say
 from pyroscvi.inference.distributed import Ranks
 
 __all__ = ["fit_run"]

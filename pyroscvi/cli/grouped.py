@@ -5,19 +5,24 @@ A parameter of a command that is such a dataclass is replaced by one option for 
 @app.command()
 @grouped
 def fit(data: Path, *, columns: Columns, seed: int = 0): ...      # --counts, --batch, ..., and then --seed
+
+In a command of the class ``Several``, --likelihood nb zinb poisson is --likelihood nb --likelihood zinb ...
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, signature
 from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from pyroscvi.catalogue import pages
 
-__all__ = ["Choices", "Columns", "Query", "Reading", "Slots", "Training", "completing", "grouped", "panel"]
+__all__ = [
+    "Choices", "Columns", "Query", "Reading", "Several", "Slots", "Training", "completing", "grouped", "panel", "spread"
+]  # fmt: skip
 
 
 def panel(name: str | None = None, metavar: str | None = None) -> Callable[..., Any]:
@@ -173,3 +178,30 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     wrapped.__signature__ = signature(command).replace(parameters=parameters)
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return called
+
+
+class Several(TyperCommand):
+    """A command whose ``Choices`` take every word up to the next option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, list(spread(args, [f"--{slot.name}" for slot in fields(Choices)])))
+
+
+def spread(args: Sequence[str], greedy: Sequence[str]) -> Iterator[str]:
+    """The option once more before every further word that it takes.
+
+    >>> list(spread(["data", "--prior", "normal", "mixture:8", "--seed", "1"], ["--prior"]))
+    ['data', '--prior', 'normal', '--prior', 'mixture:8', '--seed', '1']
+    """
+    option, words = "", 0
+    for place, arg in enumerate(args):
+        if arg == "--":  # after which nothing is an option
+            yield from args[place:]
+            return
+        if arg.startswith("-"):
+            option, words = (arg if arg in greedy else ""), 0
+        elif option:
+            words += 1
+            if words > 1:
+                yield option
+        yield arg

@@ -22,7 +22,7 @@ import pandas as pd
 from anndata import AnnData
 
 from pyroscvi.cli.declare import own_parts
-from pyroscvi.cli.files import draw
+from pyroscvi.cli.output import draw
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.fields import Fields
 from pyroscvi.data.genes import unnumbered

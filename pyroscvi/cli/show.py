@@ -11,8 +11,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from pyroscvi.catalogue import Page, find, pages
-from pyroscvi.cli.files import check_free
-from pyroscvi.cli.terminal import say, terminal
+from pyroscvi.cli.output import check_free, say, terminal
 from pyroscvi.names import snake
 
 __all__ = ["copy_page", "print_catalogue", "print_page"]

@@ -15,9 +15,8 @@ import pandas as pd
 
 from pyroscvi.cli.data import read_cells
 from pyroscvi.cli.declare import declare, own_files
-from pyroscvi.cli.files import draw
+from pyroscvi.cli.output import draw, say
 from pyroscvi.cli.runs import DONE, write_cells
-from pyroscvi.cli.terminal import say
 from pyroscvi.comparison.compare import compare
 from pyroscvi.comparison.result import Comparison
 from pyroscvi.comparison.sweep import Swept, combinations, sweep

@@ -31,9 +31,10 @@ def match(
     else:
         columns = names.get_indexer(pd.Index(wanted))
         absent = np.asarray(wanted, dtype=object)[columns < 0]
+        lacking = f"{len(absent):,} of {len(wanted):,} genes are missing"
         if len(absent) and missing != "zero":
             raise ValueError(
-                f"{len(absent):,} of {len(wanted):,} genes are missing: {listed(absent)}. Give them the names that "
+                f"{lacking}: {listed(absent)}. Give them the names that "
                 f"they had at first, or read with {option('missing', 'zero')} to count them as zero"
             )
         if len(absent) == len(wanted):
@@ -41,14 +42,10 @@ def match(
                 f"none of the {len(wanted):,} genes is here: {listed(absent)} are wanted, {listed(names)} are given"
             )
         if len(absent):
-            notes.append(
-                f"{len(absent):,} of {len(wanted):,} genes are missing and filled with zeros: {listed(absent)}"
-            )
-        others = len(names) - (columns >= 0).sum()
-        if extra and others:
-            notes.append(
-                f"{others:,} other genes are left out: {listed(names.difference(pd.Index(wanted), sort=False))}"
-            )
+            notes.append(f"{lacking} and filled with zeros: {listed(absent)}")
+        others = names.difference(pd.Index(wanted), sort=False)
+        if extra and len(others):
+            notes.append(f"{len(others):,} other genes are left out: {listed(others)}")
         if extra and (np.diff(columns[columns >= 0]) < 0).any():
             notes.append("the genes are in another order: they are matched by name")
     if notes:
@@ -60,11 +57,8 @@ def unique_cells(names: pd.Index) -> pd.Index:
     """Names of cells, each of them once; a warning lists the names that were repeated."""
     names, repeated = numbered(names)
     if repeated:
-        warnings.warn(
-            f"cells: names of several cells are numbered in order of appearance ('C', 'C-1'): {repeated}",
-            UserWarning,
-            stacklevel=4,
-        )
+        message = f"cells: names of several cells are numbered in order of appearance ('C', 'C-1'): {repeated}"
+        warnings.warn(message, UserWarning, stacklevel=4)
     return names
 
 

@@ -34,9 +34,8 @@ def blocks(source: Any, columns: np.ndarray | None = None, place: str = "the mat
         yield select(source, columns, place=place)
         return
     if not hasattr(source, "shape") or not hasattr(source, "__getitem__"):
-        raise TypeError(
-            f"{place} of type {type(source).__name__} cannot be read: give a scipy sparse matrix or an array"
-        )
+        kind = type(source).__name__
+        raise TypeError(f"{place} of type {kind} cannot be read: give a scipy sparse matrix or an array")
     check_indices(source, place)
     if isinstance(source, CSCDataset):  # rows of a csc on disk would be read once for every block
         yield select(source.to_memory(), columns, place=place)

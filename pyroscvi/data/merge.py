@@ -40,9 +40,7 @@ def merged(
         if not isinstance(adata, AnnData):
             raise TypeError(f"{key}: cells are read from an AnnData, not from {type(adata).__name__}")
     if fields.spatial is not None and fields.section is None:
-        raise ValueError(
-            f"several data sets in space: name their sections, {field('section')}, so that none are joined"
-        )
+        raise ValueError(f"several data sets in space: name their sections, {field('section')}, to keep them apart")
     narrow = _narrowed(by_key, fields)
     for key, adata in by_key.items():
         names, columns = match(adata.var_names, None)

@@ -24,9 +24,7 @@ def declaration(value: Any) -> Any:
     if isinstance(value, Part):
         slots = {f.name: declaration(getattr(value, f.name)) for f in fields(value) if f.init}  # type: ignore[arg-type]
         return {"class": _name(type(value)), "fields": slots}
-    raise TypeError(
-        f"{value!r} cannot be saved: a declaration is made of parts, numbers, texts, and tuples and lists of them"
-    )
+    raise TypeError(f"{value!r} cannot be saved: declarations are made of parts, numbers, texts, tuples and lists")
 
 
 def declared(value: Any, parts: Iterable[type] = ()) -> Any:

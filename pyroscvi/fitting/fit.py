@@ -152,9 +152,7 @@ def _check(cells: Cells, guide: Guide, epochs: int | None, batch_size: int, lr: 
             f"{read} {advice.field('spatial')}, or choose a guide that reads each cell alone"
         )
     if problem := unfit(cells):
-        raise ValueError(
-            f"nothing can be fitted to these cells: {problem}. Read them with Fields(...), which checks them"
-        )
+        raise ValueError(f"these cells cannot be fitted: {problem}. Read them with Fields(...), which checks them")
     if (epochs is not None and epochs < 1) or batch_size < 1 or not 0 < lr < math.inf:
         raise ValueError(f"epochs, batch_size and lr must be positive numbers, not {epochs}, {batch_size} and {lr}")
     if not 0 <= validation < 1:
@@ -180,9 +178,7 @@ def scaled(lr: float, batch_size: int, cells: int) -> float:
 def _sized(model: Model, guide: Guide, cells: Cells, device: torch.device) -> tuple[Model, Guide]:
     """Copies of both with parameters, on the device, in the precision of the cells."""
     if _is_sized(guide) and not _is_sized(model):
-        raise ValueError(
-            "this guide was sized on a model that owns parameters: hand over that model, not a declaration"
-        )
+        raise ValueError("this guide was sized on a model with parameters: hand over that model, not a declaration")
     model, guide = copy.deepcopy((model, guide))  # together: a prior may refer to the guide
     cells = cells.to("cpu")
     if not _is_sized(model):
@@ -201,9 +197,8 @@ def _split(cells: Cells, validation: float, seed: int) -> tuple[Cells, Cells | N
     """Cells to fit to, and held-out cells for early stopping if there is at least one."""
     if round(validation * len(cells)) < 1:
         return cells, None
-    return cells.split(
-        min(validation, MAX_EVALUATED / len(cells)), by=None if cells.batch is None else "batch", seed=seed
-    )
+    by = None if cells.batch is None else "batch"
+    return cells.split(min(validation, MAX_EVALUATED / len(cells)), by, seed)
 
 
 def _patience(early_stopping: bool | Patience) -> Patience | None:
@@ -218,15 +213,13 @@ def _device(device: str | torch.device) -> torch.device:
     usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if str(device) == "auto":
         return torch.device(next(kind for kind, is_usable in usable.items() if is_usable))
-    kinds = ", ".join(kind for kind in usable if usable[kind])
+    kinds = f"{', '.join(kind for kind in usable if usable[kind])}; 'auto' picks the fastest"
     try:
         asked = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"{str(device)!r} is no device: this machine has {kinds}; 'auto' picks the fastest") from error
+        raise ValueError(f"{str(device)!r} is no device: this machine has {kinds}") from error
     if not usable.get(asked.type, True):
-        raise ValueError(
-            f"this machine, or its PyTorch, has no {asked.type!r}: it has {kinds}; 'auto' picks the fastest"
-        )
+        raise ValueError(f"this machine, or its PyTorch, has no {asked.type!r}: it has {kinds}")
     return asked
 
 

@@ -78,21 +78,17 @@ class Fit:
 
     def recognise(self, cells: Cells) -> None:
         """Raise ValueError if a gene or a level of these cells has another place than in training."""
-        genes, known = cells.counts.shape[1], self.dims.genes
+        genes, known, remedy = cells.counts.shape[1], self.dims.genes, "read them with fit.read(adata)"
         if genes != known:
-            raise ValueError(
-                f"the fit knows {known} genes, and these cells have {genes}: read them with fit.read(adata)"
-            )
+            raise ValueError(f"the fit knows {known} genes, and these cells have {genes}: {remedy}")
         if cells.genes is not None and self._named and cells.genes != self.genes:
             theirs, ours = next(pair for pair in zip(cells.genes, self.genes, strict=True) if pair[0] != pair[1])
-            raise ValueError(
-                f"these cells have gene {theirs!r} where the fit has {ours!r}: read them with fit.read(adata)"
-            )
+            raise ValueError(f"these cells have gene {theirs!r} where the fit has {ours!r}: {remedy}")
         for name, levels in cells.levels.items():
             mine = self.levels.get(name, levels)
             if levels != mine[: len(levels)]:
                 both = f"these cells have the levels {', '.join(levels)} of {name!r}, the fit {', '.join(mine)}"
-                raise ValueError(f"{both}: read them with fit.read(adata)")
+                raise ValueError(f"{both}: {remedy}")
 
     # What is computed from a fit: each of these functions takes the fit first, and so is a method of it
 

@@ -1,15 +1,28 @@
-"""Files that the command line writes: nothing is overwritten unless it was asked for."""
+"""What the command line prints, and the files that it writes: nothing is overwritten unless it was asked for."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rich.console import Console
 
 from pyroscvi.fitting.files import write_whole
+from pyroscvi.names import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["check_free", "draw"]
+__all__ = ["check_free", "draw", "say", "terminal"]
+
+
+def terminal() -> Console:
+    """As wide as the terminal, and wide enough to keep a row on one line if output goes to a file or a pipe."""
+    return Console() if Console().is_terminal else Console(width=160)
+
+
+def say(text: object, file: TextIO | None = None) -> None:
+    """Print the lines of a text, with control characters written out: file names and cell types may contain some."""
+    print("\n".join(map(printable, str(text).split("\n"))), file=file)
 
 
 def check_free(*files: Path | None, force: bool) -> None:
