@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from pyroscvi.calibration import Calibration, calibrate, predictive_check
+from pyroscvi.calibration import calibrate, predictive_check
 from pyroscvi.cli.data import read_data
 from pyroscvi.cli.output import check_free, draw, say
 from pyroscvi.cli.runs import read_run
@@ -37,15 +37,11 @@ def calibrate_run(
     ranks = calibrate(fitted.fit, cells, simulations, draws=draws, corrected=corrected, seed=seed)
     say(ranks)
     if out is not None:
-        write_whole(out, _table(ranks).to_csv)
+        tables = {name: one.table for name, one in ranks.ranks.items()}  # of each kind of samples, a row a quantity
+        write_whole(out, pd.concat(tables, names=["draws", "quantity"]).to_csv)
     if picture is not None:
         draw(picture, ranks.plot())
     if predictive is not None:
         check = predictive_check(fitted.fit, cells, corrected=corrected, seed=seed)
         say(f"\n{check}")
         draw(predictive, check.plot())
-
-
-def _table(ranks: Calibration) -> pd.DataFrame:
-    """A row for each kind of samples and each quantity."""
-    return pd.concat({name: one.table for name, one in ranks.ranks.items()}, names=["draws", "quantity"])

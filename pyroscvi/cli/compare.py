@@ -63,8 +63,8 @@ def compare_sweep(
     terminal().print(comparison)
     say(f"{out}: comparison.csv and .png, cells.csv, and a folder for every fit, which runs.csv names")
     if report is not None:
-        given = dict.fromkeys(swept, unseen)
-        _report(report, comparison, swept, given, str(data), how, evidence, swept.failed)
+        given, about = dict.fromkeys(swept, unseen), {"data": str(data), "held_out": how, "failed": swept.failed}
+        _report(report, comparison, swept, given, evidence, **about)
 
 
 def compare_runs(
@@ -110,7 +110,8 @@ def compare_runs(
     if picture is not None:
         draw(picture, comparison.plot())
     if report is not None:
-        _report(report, comparison, fits, given, str(data), "those that none was fitted on", evidence)
+        how = "those that none was fitted on"
+        _report(report, comparison, fits, given, evidence, data=str(data), held_out=how)
 
 
 def _report(
@@ -118,10 +119,8 @@ def _report(
     comparison: Comparison,
     fits: Mapping[str, Any],
     cells: Mapping[str, Cells],
-    data: str,
-    how: str,
-    evidence: Mapping[str, Any],
-    failed: Mapping[str, str] | None = None,
+    evidence: dict,
+    **about: Any,
 ) -> None:
     """A page of HTML; with genes, where two of the fits differ by zero inflation alone."""
     order, by = {name: fits[name] for name in comparison.table.index}, evidence["by"]
@@ -133,8 +132,7 @@ def _report(
         genes = compare_genes(chosen, {name: cells[name] for name in two}, by=by, **settings)
     known = list(comparison.by_cell["cell"].columns[1:])
     field = next((name for name in ("label", by, *known) if name in known), None)
-    options: dict[str, Any] = {"data": data, "held_out": how, "field": field, "genes": genes, "failed": failed}
-    write_whole(file, lambda beside: comparison.report(beside, **options))
+    write_whole(file, lambda beside: comparison.report(beside, field=field, genes=genes, **about))
     say(f"{file}: a report to send")
 
 

@@ -28,7 +28,7 @@ def declare(model: str = "scvi", guide: str = "mean_field", **slots: Any) -> tup
 def own_files(*texts: str) -> list[Path]:
     """The paths among these texts, each of which names a page of the catalogue or a file of your own."""
     names = (split(text, ":")[0] for text in texts)
-    return [Path(name) for name in names if _is_file(name)]
+    return [Path(name) for name in names if name.endswith(".py")]
 
 
 def own_parts(files: Iterable[Path]) -> list[type[Part]]:
@@ -43,7 +43,7 @@ def _declared(kind: type[P], text: str, **slots: Any) -> P:
     name, *arguments = split(text, ":")
     dispersion = slots.pop("dispersion", None)
     stated: list[str] = [f"{slot}={value}" for slot, value in slots.items() if value is not None]
-    cls = _public(Path(name)) if _is_file(name) else find(name).load()
+    cls = _public(Path(name)) if name.endswith(".py") else find(name).load()
     if not issubclass(cls, kind):
         raise ValueError(f"{name} is no {kind.__name__.lower()}: `pyroscvi list` prints the models and the guides")
     program = fill(cls, [*arguments, *stated])
@@ -55,10 +55,6 @@ def _dispersed(program: Any, text: str) -> Any:
     if likelihood is None or "dispersion" not in {field.name for field in fields(likelihood)}:
         raise ValueError(f"{likelihood or program} has no dispersion")
     return replace(program, likelihood=replace(likelihood, dispersion=parse(Dispersion, text)))
-
-
-def _is_file(name: str) -> bool:
-    return name.endswith(".py")
 
 
 def _public(file: Path) -> Any:

@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from anndata import AnnData
@@ -34,6 +33,7 @@ VARIANTS = {
 LABEL = "bulk_labels"
 
 
+@process_kept()
 def demo(out: Path, *, epochs: int = 200, particles: int = 1000, seed: int = 0, force: bool = False) -> None:
     """Fit the variants to nine cells in ten, compare them on the others, and leave everything in a folder.
 
@@ -41,12 +41,7 @@ def demo(out: Path, *, epochs: int = 200, particles: int = 1000, seed: int = 0, 
     """
     configuration = {"demo": repr(VARIANTS), "epochs": epochs, "seed": seed, "pyroscvi": __version__}
     open_folder(out, configuration, force, done=None)
-    with process_kept():
-        torch.set_num_threads(1)  # more are not faster on so few cells, and wait for each other on a busy machine
-        _demo(out, configuration, epochs, particles, seed)
-
-
-def _demo(out: Path, configuration: dict[str, Any], epochs: int, particles: int, seed: int) -> None:
+    torch.set_num_threads(1)  # more are not faster on so few cells, and wait for each other on a busy machine
     adata = pbmc68k_reduced()
     cells = Fields(counts="counts", label=LABEL).read(adata)
     seen, unseen = cells.split(0.1, by="label", seed=seed)

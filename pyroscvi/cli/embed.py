@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from anndata import AnnData
 
 from pyroscvi.cli.data import read_data
 from pyroscvi.cli.output import check_free, draw, say
-from pyroscvi.cli.runs import KEY, Run, read_run
+from pyroscvi.cli.runs import KEY, read_run
 from pyroscvi.fitting.files import write_whole
 from pyroscvi.names import among
 from pyroscvi.report.embedding import embedding, tissue, umap
@@ -33,8 +32,9 @@ def embed_run(
     fitted = read_run(run, pages or ())
     adata = read_data(data)
     column = None if color is None else among(color, {name: name for name in adata.obs}, "column of obs")
-    if tissue_picture is not None:
-        _places(fitted, adata, data)  # so that it fails now, if it must
+    key = fitted.fields.spatial or "spatial"
+    if tissue_picture is not None and key not in adata.obsm:
+        raise ValueError(f"--tissue draws cells at their coordinates, and {data} has no obsm {key!r}")
     cells = fitted.fields.read(adata, **(reading or {}))
     adata = adata[cells.names].copy() if len(cells) < len(adata) else adata
     adata.obsm[KEY] = fitted.fit.latent(cells, corrected=corrected)
@@ -46,15 +46,7 @@ def embed_run(
     if tissue_picture is not None:
         name = fitted.fields.section
         section = None if name is None else adata.obs[name]
-        draw(tissue_picture, tissue(_places(fitted, adata, data), groups, section))
+        draw(tissue_picture, tissue(np.asarray(adata.obsm[key])[:, :2], groups, section))
         say(f"{tissue_picture}: {len(adata):,} cells on the tissue")
     write_whole(out, adata.write_h5ad)
     say(f"{out}: {adata.obsm[KEY].shape[1]} dimensions of {len(adata):,} cells in obsm[{KEY!r}]")
-
-
-def _places(run: Run, adata: AnnData, data: Path) -> np.ndarray:
-    """Coordinates [n, 2] of the cells on the tissue: those of the run, or those that spatial data sets have."""
-    key = run.fields.spatial or "spatial"
-    if key not in adata.obsm:
-        raise ValueError(f"--tissue draws cells at their coordinates, and {data} has no obsm {key!r}")
-    return np.asarray(adata.obsm[key])[:, :2]

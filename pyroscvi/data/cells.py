@@ -311,15 +311,12 @@ def _survey(cells: Cells) -> Dims:
     per_gene = _totals(cells.counts, 0).cpu()
     log_total = _totals(cells.counts, 1).cpu().clamp(min=1).log()
     batch = torch.zeros(len(cells), dtype=torch.long) if cells.batch is None else cells.batch.cpu()
-    overall = torch.stack([log_total.mean(), log_total.var(correction=0)])
-    rows = []
-    for level in range(max(levels.get("batch", 1), 1)):
-        own = log_total[batch == level]
-        rows.append(torch.stack([own.mean(), own.var(correction=0)]) if len(own) else overall)
+    by_batch = [log_total[batch == level] for level in range(max(levels.get("batch", 1), 1))]
+    by_batch = [own if len(own) else log_total for own in by_batch]
     return Dims(
         genes=cells.counts.shape[1],
         levels=levels,
         covariates=0 if cells.covariates is None else cells.covariates.shape[-1],
         profile=((per_gene + 1) / (per_gene + 1).sum()).float(),
-        log_size=torch.stack(rows).float(),
+        log_size=torch.stack([torch.stack([own.mean(), own.var(correction=0)]) for own in by_batch]).float(),
     )

@@ -77,9 +77,8 @@ def _of_folder(path: Path) -> dict[str, Opened]:
     files = sorted(file for file in path.iterdir() if file.suffix in KINDS)
     if not files:
         raise ValueError(f"{path} holds no files of cells: {listed(KINDS)} are known")
-    if len({file.stem for file in files}) < len(files):
-        return {file.name: _of_file(file) for file in files}
-    return {file.stem: _of_file(file) for file in files}
+    are_unique = len({file.stem for file in files}) == len(files)
+    return {file.stem if are_unique else file.name: _of_file(file) for file in files}
 
 
 def _of_file(path: Path) -> Opened:

@@ -123,12 +123,8 @@ class Stored:
             block = block[place]
         return block.astype(self.dtype, copy=False)
 
-    @property
-    def steps(self) -> int:
-        return -(-len(self.rows) // ROWS)
-
     def blocks(self) -> Iterator[sparse.csr_matrix]:
-        """All rows, in ``steps`` blocks."""
+        """All rows, in blocks of ``ROWS``."""
         for start in range(0, len(self.rows), ROWS):
             yield self.read(slice(start, start + ROWS))
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from math import ceil
 
 import numpy as np
 from rich.console import Console
@@ -13,7 +14,7 @@ from pyroscvi.advice import either
 from pyroscvi.data.checks import Tally, remedy, source_of
 from pyroscvi.data.files import Opened
 from pyroscvi.data.matrices import check_indices
-from pyroscvi.data.stored import Source, Stored, sums
+from pyroscvi.data.stored import ROWS, Source, Stored, sums
 from pyroscvi.names import printable
 
 __all__ = ["end_to_end", "surveyed"]
@@ -43,7 +44,7 @@ def surveyed(file: Opened, layer: str | None, columns: np.ndarray, genes: Sequen
     for block in track(
         counts.blocks(),
         escape(f"looking at {printable(where)}"),
-        total=counts.steps,
+        total=ceil(len(file.rows) / ROWS),
         console=console,
         transient=True,
         disable=not console.is_terminal,
