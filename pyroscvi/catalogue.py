@@ -107,9 +107,8 @@ def public_class(package: str, name: str) -> Any:
 def modules() -> set[str]:
     """Names of all modules that define parts: those of the library and those of plug-ins. None is imported."""
     plugged = {entry.module for kind in get_args(Kind) for entry in entry_points(group=f"pyroscvi.{kind}")}
-    return plugged | {
-        ".".join(filter(None, ("pyroscvi", home, file.stem))) for home in HOMES for file in (HOUSE / home).glob("*.py")
-    }
+    own = [("pyroscvi", home, file.stem) for home in HOMES for file in (HOUSE / home).glob("*.py")]
+    return plugged | {".".join(filter(None, names)) for names in own}
 
 
 def _of_kind(kind: Kind) -> Iterator[Page]:

@@ -112,12 +112,12 @@ def test_fit_of_the_command_line_equals_fit_in_python(nb, data):
     "command", [("fit", "d.h5ad"), ("compare", "d.h5ad", "--latent", "2", "3")], ids=lambda c: c[0]
 )
 def test_all_commands_that_read_data_have_the_same_options_for_columns(command, monkeypatch):
-    import pyroscvi.cli.compare
     import pyroscvi.cli.fit
+    import pyroscvi.cli.sweep
     from pyroscvi.data.fields import Fields
 
     options = {}
-    for name, module in (("fit_run", pyroscvi.cli.fit), ("compare_sweep", pyroscvi.cli.compare)):
+    for name, module in (("fit_run", pyroscvi.cli.fit), ("compare_sweep", pyroscvi.cli.sweep)):
         monkeypatch.setattr(module, name, lambda *_, **given: options.update(given))
     run(*command, "--out", "o", "--counts", "raw", "--batch", "donor", "--label", "type", "--category", "a", "--hvg", 9,
         "--category", "b", "--covariate", "c", "--size-factor", "s", "--spatial", "xy", "--section", "e")  # fmt: skip

@@ -22,7 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-
 PageName = Annotated[
     str, typer.Argument(help="A name that `pyroscvi list` prints.", autocompletion=completing("models", "guides"))
 ]
@@ -212,21 +211,22 @@ def compare(
 
     Choices are written as for `pyroscvi fit`. The data come first: an option with choices takes all words after it.
     """
-    from pyroscvi.cli.compare import compare_runs, compare_sweep, is_sweep
+    from pyroscvi.cli.compare import compare_runs, is_sweep
+    from pyroscvi.cli.sweep import compare_sweep
 
     stated = {slot: words for slot, words in vars(choices).items() if words}
     evidence = {"particles": particles, "seed": seed, "method": method, "certify": certify, "by": by}
-    evidence |= {"single": single, "compile": compile}
+    evidence |= {"single": single, "compile": compile, "proposal": proposal}
     if not is_sweep(runs, data, stated):
         assert data is not None
         compare_runs(
-            runs, data, score=score, evidence=evidence, proposal=proposal, out=out, picture=picture, report=report,
-            reading=vars(query), pages=page, force=force,
+            runs, data, score=score, evidence=evidence, out=out, picture=picture, report=report, reading=vars(query),
+            pages=page, force=force,
         )  # fmt: skip
         return
     compare_sweep(
-        runs[0], stated, score=score, out=out, report=report, evidence=evidence, proposal=proposal, force=force,
-        fields=columns.fields(), reading=vars(query), hvg=hvg, held_out=held_out, seed=seed, seeds=seeds,
+        runs[0], stated, score=score, out=out, report=report, evidence=evidence, force=force, fields=columns.fields(),
+        reading=vars(query), hvg=hvg, held_out=held_out, seed=seed, seeds=seeds,
         training={**training.settings(), "compile": compile},
     )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """``pyroscvi compare``: which of several models best explains cells that none of them was fitted on.
 
-The models are finished run folders, or a sweep, which is declared and fitted first.
+The models are finished run folders, or a sweep (``cli.sweep``), which is declared and fitted first.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,6 @@ import torch
 from pyroscvi.cli.data import read_data
 from pyroscvi.cli.output import check_free, draw, say, terminal
 from pyroscvi.cli.runs import Run, read_run
-from pyroscvi.cli.sweep import sweep_runs
 from pyroscvi.comparison.compare import compare
 from pyroscvi.comparison.genes import compare_genes, zero_inflation
 from pyroscvi.comparison.result import Comparison
@@ -23,7 +22,7 @@ from pyroscvi.data.genes import unnumbered
 from pyroscvi.fitting.files import write_whole
 from pyroscvi.sugar import estimator
 
-__all__ = ["compare_runs", "compare_sweep", "is_sweep"]
+__all__ = ["compare_runs", "evidence_options", "is_sweep", "write_report"]
 
 
 def is_sweep(places: Sequence[Path], data: Path | None, choices: Mapping[str, Sequence[str]]) -> bool:
@@ -44,36 +43,12 @@ def is_sweep(places: Sequence[Path], data: Path | None, choices: Mapping[str, Se
     return data is None
 
 
-def compare_sweep(
-    data: Path,
-    choices: Mapping[str, Sequence[str]],
-    *,
-    out: Path | None,
-    report: Path | None,
-    evidence: dict[str, Any],
-    proposal: str | None,
-    force: bool,
-    **sweep: Any,
-) -> None:
-    if out is None:
-        raise ValueError("Missing option '--out': the folder in which the fits of the sweep are kept")
-    check_free(report, force=force)
-    evidence = _evidence(evidence, proposal)
-    comparison, swept, unseen, how = sweep_runs(data, out, choices, evidence=evidence, **sweep)
-    terminal().print(comparison)
-    say(f"{out}: comparison.csv and .png, cells.csv, and a folder for every fit, which runs.csv names")
-    if report is not None:
-        given, about = dict.fromkeys(swept, unseen), {"data": str(data), "held_out": how, "failed": swept.failed}
-        _report(report, comparison, swept, given, evidence, **about)
-
-
 def compare_runs(
     runs: list[Path],
     data: Path,
     *,
     score: int,
     evidence: dict[str, Any],
-    proposal: str | None = None,
     reading: dict[str, Any] | None = None,
     out: Path | None = None,
     picture: Path | None = None,
@@ -82,7 +57,7 @@ def compare_runs(
     force: bool = False,
 ) -> None:
     check_free(out, picture, report, force=force)
-    evidence = _evidence(evidence, proposal)
+    evidence = evidence_options(**evidence)
     loaded = dict(zip(_names(runs), (read_run(run, pages or ()) for run in runs), strict=True))
     adata = read_data(data)
     fitted_on = set().union(*(run.fitted_on for run in loaded.values()))
@@ -111,10 +86,10 @@ def compare_runs(
         draw(picture, comparison.plot())
     if report is not None:
         how = "those that none was fitted on"
-        _report(report, comparison, fits, given, evidence, data=str(data), held_out=how)
+        write_report(report, comparison, fits, given, evidence, data=str(data), held_out=how)
 
 
-def _report(
+def write_report(
     file: Path,
     comparison: Comparison,
     fits: Mapping[str, Any],
@@ -136,12 +111,10 @@ def _report(
     say(f"{file}: a report to send")
 
 
-def _evidence(options: Mapping[str, Any], proposal: str | None) -> dict[str, Any]:
+def evidence_options(single: bool, method: str | None, proposal: str | None, **options: Any) -> dict[str, Any]:
     """The options of the command line, as ``compare`` takes them."""
-    how = dict(options)
-    how["dtype"] = torch.float32 if how.pop("single") else torch.float64
-    how["estimator"] = estimator(how.pop("method"), proposal)
-    return how
+    dtype = torch.float32 if single else torch.float64
+    return {**options, "dtype": dtype, "estimator": estimator(method, proposal)}
 
 
 def _names(runs: list[Path]) -> list[str]:

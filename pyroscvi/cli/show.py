@@ -57,9 +57,8 @@ def copy_page(name: str, file: Path, force: bool = False) -> None:
 
 def _renamed(page: Page, stem: str) -> tuple[str, str]:
     """A name for the class of a copy, made of the name of its file, and the copy: two pages must not print alike."""
-    (name,) = (
-        node.name for node in page.tree.body if isinstance(node, ast.ClassDef) and f'["{node.name}"]' in page.text
-    )
+    classes = (node.name for node in page.tree.body if isinstance(node, ast.ClassDef))
+    (name,) = (one for one in classes if f'["{one}"]' in page.text)
     if snake(name) == stem:
         return name, page.text
     renamed = "".join(word[0].upper() + word[1:] for word in re.findall(r"[^\W_]+", stem))

@@ -13,27 +13,28 @@ from typing import Any
 
 import pandas as pd
 
+from pyroscvi.cli.compare import evidence_options, write_report
 from pyroscvi.cli.data import read_cells
 from pyroscvi.cli.declare import declare, own_files
-from pyroscvi.cli.output import draw, say
+from pyroscvi.cli.output import check_free, draw, say, terminal
 from pyroscvi.cli.runs import DONE, write_cells
 from pyroscvi.comparison.compare import compare
-from pyroscvi.comparison.result import Comparison
-from pyroscvi.comparison.sweep import Swept, combinations, sweep
-from pyroscvi.data.cells import Cells
+from pyroscvi.comparison.sweep import combinations, sweep
 from pyroscvi.fitting.files import write_json, write_whole
 from pyroscvi.program import Guide, Model
 
-__all__ = ["declared_grid", "sweep_runs"]
+__all__ = ["compare_sweep", "declared_grid"]
 
 NUMBERS = ("latent",)  # choices that say nothing without the name of their slot
 
 
-def sweep_runs(
+def compare_sweep(
     data: Path,
-    out: Path,
     choices: Mapping[str, Sequence[str]],
     *,
+    out: Path | None,
+    report: Path | None,
+    force: bool,
     fields: dict[str, Any],
     reading: dict[str, Any],
     hvg: int | None,
@@ -42,9 +43,12 @@ def sweep_runs(
     seeds: int,
     score: int,
     training: Mapping[str, Any],
-    evidence: Mapping[str, Any],
-) -> tuple[Comparison, Swept, Cells, str]:
-    """The comparison, its fits, the cells that were scored, and in words how they were held out."""
+    evidence: dict[str, Any],
+) -> None:
+    if out is None:
+        raise ValueError("Missing option '--out': the folder in which the fits of the sweep are kept")
+    check_free(report, force=force)
+    evidence = evidence_options(**evidence)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: a sweep takes a folder, in which every fit has its own")
     declared = declared_grid(choices)
@@ -69,15 +73,17 @@ def sweep_runs(
                 write_cells(folder, fitted, cells, obs, unseen)
 
     comparison = compare(swept, scored, **evidence)
-    where = [
-        (name, seed + place, folder.name) for name, all_ in swept.folders.items() for place, folder in enumerate(all_)
-    ]
-    runs = pd.DataFrame(where, columns=["fit", "seed", "folder"])
+    rows = [(name, seed + n, at.name) for name, folders in swept.folders.items() for n, at in enumerate(folders)]
+    runs = pd.DataFrame(rows, columns=["fit", "seed", "folder"])
     write_whole(out / "runs.csv", lambda file: runs.to_csv(file, index=False))
     write_whole(out / "comparison.csv", comparison.table.to_csv)
     write_whole(out / "cells.csv", comparison.by_cell[["cell", "log_evidence"]].droplevel(0, axis=1).to_csv)
     draw(out / "comparison.png", comparison.plot())
-    return comparison, swept, scored, how
+    terminal().print(comparison)
+    say(f"{out}: comparison.csv and .png, cells.csv, and a folder for every fit, which runs.csv names")
+    if report is not None:
+        given, about = dict.fromkeys(swept, scored), {"data": str(data), "held_out": how, "failed": swept.failed}
+        write_report(report, comparison, swept, given, evidence, **about)
 
 
 def declared_grid(choices: Mapping[str, Sequence[str]]) -> dict[str, tuple[Model, Guide]]:
