@@ -24,7 +24,7 @@ from common import measured_with
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from reference.problems import PROBLEMS, amortised
 
-from pyroscvi.evidence import Adaptive, Annealed, Importance, Ladder, Refined, evidence_table
+from pyroscvi.evidence import Adaptive, Annealed, Importance, Ladder, Reader, Refined, evidences
 
 ESTIMATORS = {
     "screen": (Importance(), 1000),
@@ -41,7 +41,7 @@ def scored(
 ) -> dict[str, pd.DataFrame]:
     """Evidence table of every estimator for the first n cells of a problem, with their errors and the seconds a cell.
 
-    ``room`` has options of ``evidence_table`` for the size of minibatches and chunks.
+    ``room`` has options of ``Reader`` for the size of minibatches and chunks.
     """
     known = PROBLEMS[problem](288)
     pair, unseen = amortised(known, steps=200)
@@ -49,7 +49,7 @@ def scored(
     for estimator in estimators:
         chosen, particles = ESTIMATORS[estimator]
         start = time.process_time()
-        table = evidence_table(pair, cells, particles, seed, estimator=chosen, **room)
+        table = evidences(Reader(pair, cells, **room), particles, seed, estimator=chosen).table
         table["seconds"] = (time.process_time() - start) / n
         table["error"] = table["log_evidence"] - known.exact[:n].numpy()
         tables[estimator] = table

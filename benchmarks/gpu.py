@@ -35,7 +35,7 @@ from torch.utils._pytree import tree_map_only
 import pyroscvi as ps
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.graph import nearest
-from pyroscvi.evidence import evidence_table
+from pyroscvi.evidence import Reader, evidences
 from pyroscvi.guides import MeanField
 from pyroscvi.inference.elbo import negative_elbo
 from pyroscvi.inference.seeds import seeded
@@ -208,11 +208,10 @@ def evidence(device: torch.device, quick: bool) -> Iterator[Line]:
     cells = ps.Fields(batch="batch").read(drawn(500 if quick else 4_000, 200 if quick else 2000))
     train, held_out = cells.split(0.25, seed=0)
     fit = ps.fit(SCVI(likelihood=NB(), size=LatentSize()), MeanField(), train, epochs=5, progress=False, device=device)
-    options = {"progress": False, "dtype": torch.float32}
-    evidence_table(fit, held_out.subset(torch.arange(10)), **options)
+    evidences(Reader(fit, held_out.subset(torch.arange(10)), dtype=torch.float32), progress=False)
     synchronise(device)
     began = time.perf_counter()
-    table = evidence_table(fit, held_out, **options)
+    table = evidences(Reader(fit, held_out, dtype=torch.float32), progress=False).table
     seconds = time.perf_counter() - began
     aim = ("<= 1", seconds <= 1.0) if device.type == "cuda" and not quick else ("", None)
     yield Line(f"evidence of {len(held_out):,} cells: seconds", seconds, *aim)

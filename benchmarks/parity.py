@@ -28,7 +28,7 @@ from torch.distributions import Normal
 
 import pyroscvi as ps
 from pyroscvi.data.datasets import pbmc68k_reduced
-from pyroscvi.evidence import GuideDraws, evidence_table
+from pyroscvi.evidence import GuideDraws, Reader, evidences
 from pyroscvi.evidence.estimator import Importance
 
 PAGES: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -75,8 +75,8 @@ def row(name: str, train: AnnData, held: AnnData, settings: argparse.Namespace) 
     fit = ps.from_scvi(peer)
     cells = fit.read(held)
     value, error = theirs(peer, held, settings.runs, settings.draws)
-    same = evidence_table(fit, cells, settings.runs * settings.draws, estimator=Importance(GuideDraws()))
-    table = evidence_table(fit, cells, settings.particles)
+    same = evidences(Reader(fit, cells), settings.runs * settings.draws, estimator=Importance(GuideDraws())).table
+    table = evidences(Reader(fit, cells), settings.particles).table
     ours = table["log_evidence"].to_numpy()
     apart, error = ours - value, np.hypot(error, table["monte_carlo_se"].to_numpy())
     light = (same["k_hat"] < LIGHT).to_numpy()

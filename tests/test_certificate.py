@@ -16,7 +16,7 @@ from pyroscvi.evidence.estimator import Importance
 from pyroscvi.evidence.ladder import Ladder
 from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.simulated import simulate
-from pyroscvi.evidence.table import evidence_table, evidences
+from pyroscvi.evidence.table import evidences
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import PPCA, SCVI, Annotated
 from pyroscvi.parts import NB, RandomDispersion
@@ -24,7 +24,7 @@ from pyroscvi.parts import NB, RandomDispersion
 
 def test_the_gap_shows_a_missed_mode():
     pair, cells = one_mode(16)
-    assert evidence_table(pair, cells, 1000, estimator=Importance())["k_hat"].max() < 0.7
+    assert evidences(Reader(pair, cells), 1000, estimator=Importance()).table["k_hat"].max() < 0.7
     missed = certify(pair, cells, 1000, estimator=Importance())
     assert missed.gap > 1
     assert not missed.holds
@@ -88,7 +88,7 @@ def test_model_and_cells_are_copied_once(cells, monkeypatch):
     copied = reader_module.copied
     monkeypatch.setattr(reader_module, "copied", counting)
     pair = untrained(SCVI(latent=2, likelihood=NB()), MeanField(), cells)
-    table = evidence_table(pair, cells, 15, certify=True)
+    table = evidences(Reader(pair, cells), 15, certify=True).table
     assert "uncertified" not in set(table["certificate"])
     assert len(copies) == 1
 

@@ -18,7 +18,8 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.as_counts import as_counts
 from pyroscvi.evidence.estimator import Importance
 from pyroscvi.evidence.proposals import GuideDraws
-from pyroscvi.evidence.table import evidence_table, log_evidence
+from pyroscvi.evidence.reader import Reader
+from pyroscvi.evidence.table import evidences, log_evidence
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import LDVAE, PPCA, SCVI, Annotated
 from pyroscvi.parts import NB, LatentSize, Log1pNormal, ReadCell, SizeFactor
@@ -109,8 +110,8 @@ def test_a_size_factor_that_is_the_total_is_not_compared_with_a_latent_size(name
     factor = untrained(SCVI(latent=2, size=SizeFactor()), GUIDE, totals)
     latent = untrained(SCVI(latent=2, size=LatentSize()), GUIDE, totals)
     refused(factor, latent, totals, totals, r"'a' gives p\(x \| l\) and 'b' gives p\(x\)\. The size of a cell in 'a'")
-    assert set(evidence_table(factor, totals, 5)["estimand"]) == {"p(x | l)"}
-    assert set(evidence_table(latent, totals, 5)["estimand"]) == {"p(x)"}
+    assert set(evidences(Reader(factor, totals), 5).table["estimand"]) == {"p(x | l)"}
+    assert set(evidences(Reader(latent, totals), 5).table["estimand"]) == {"p(x)"}
 
 
 def test_a_size_factor_from_elsewhere_is_compared_with_a_latent_size(named):

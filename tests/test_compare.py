@@ -156,13 +156,15 @@ def test_more_seeds_make_the_error_smaller():
 def test_other_columns_are_means_over_seeds_and_weights_are_of_the_mixture(fits, overdispersed):
     from pyroscvi.comparison.stacking import stacking_weights
     from pyroscvi.comparison.usage import usage
-    from pyroscvi.evidence.table import evidence_table
+    from pyroscvi.evidence.reader import Reader
+    from pyroscvi.evidence.table import evidences
 
     held_out = overdispersed[1]
     two, seeds = {name: fits[name] for name in ("nb", "poisson")}, ("nb", "nb again")
     result = compare(two, held_out, 30, estimator=Importance(), refits={"nb": [fits["nb again"]]})
     table = result.table
-    tables = [evidence_table(fits[name], held_out, 30, estimator=Importance(), progress=False) for name in seeds]
+    readers = (Reader(fits[name], held_out) for name in seeds)
+    tables = [evidences(reader, 30, estimator=Importance(), progress=False).table for reader in readers]
     noise = np.sqrt(sum(one["monte_carlo_se"] ** 2 for one in tables)) / 2
     np.testing.assert_allclose(result.by_cell["monte_carlo_se", "nb"], noise)
     assert table.loc["nb", "seconds"] == pytest.approx(np.mean([fits[name].record["seconds"] for name in seeds]))

@@ -13,10 +13,11 @@ from torch.testing import assert_close
 
 from pyroscvi.evidence import Adaptive, Annealed, GuideDraws, Importance, Ladder, Refined, StudentT, ladder
 from pyroscvi.evidence.annealed import Path
+from pyroscvi.evidence.estimator import Target
 from pyroscvi.evidence.proposals import Elliptical, together
+from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.streams import Streams
-from pyroscvi.evidence.table import evidence_table, log_evidence
-from pyroscvi.evidence.target import Target
+from pyroscvi.evidence.table import evidences, log_evidence
 from pyroscvi.guides import MeanField
 from pyroscvi.models import SCVI
 from pyroscvi.parts import NB, Mixture, ReadCell, StandardNormal
@@ -53,7 +54,7 @@ def test_there_are_enough_problems():
 @pytest.mark.parametrize("name", ["zinb-normal-d10", "log1p-mixture-d10", "poisson-normal-d3-size", "nb-softmax-d2"])
 def test_the_ladder_is_within_its_tolerance(name):
     pair, cells, exact = solved(name)
-    table = evidence_table(pair, cells, 2000, estimator=Ladder(tolerance=0.02))
+    table = evidences(Reader(pair, cells), 2000, estimator=Ladder(tolerance=0.02)).table
     error = table["log_evidence"] - exact
     assert abs(error.mean()) < 0.01
     assert error.abs().max() < 0.06
@@ -66,7 +67,7 @@ def test_the_ladder_is_within_its_tolerance(name):
 )
 def test_each_estimator_alone_is_within_its_error(method, estimator):
     pair, cells, exact = solved("log1p-mixture-d10", 8)
-    table = evidence_table(pair, cells, 1000, estimator=estimator)
+    table = evidences(Reader(pair, cells), 1000, estimator=estimator).table
     error = table["log_evidence"] - exact
     assert (error.abs() < 4 * table["monte_carlo_se"]).all()
     assert error.abs().mean() < 0.15
@@ -175,8 +176,8 @@ def test_a_mixture_is_not_screened(cells, monkeypatch):
     for prior, first in ((StandardNormal(), "importance"), (Mixture(2), "adaptive")):
         model = SCVI(latent=2, prior=prior, likelihood=NB()).sized(cells.dims).eval()
         pair = model, MeanField().sized(model, cells).eval()
-        assert set(evidence_table(pair, few, 100, estimator=Ladder(tolerance=1e9))["method"]) == {first}
-        assert set(evidence_table(pair, few, 20)["method"]) == {"importance"}  # too few for a k-hat
+        assert set(evidences(Reader(pair, few), 100, estimator=Ladder(tolerance=1e9)).table["method"]) == {first}
+        assert set(evidences(Reader(pair, few), 20).table["method"]) == {"importance"}  # too few for a k-hat
 
 
 # Guides that are not Gaussian
@@ -198,7 +199,7 @@ def test_a_guide_that_is_not_gaussian_can_be_the_start():
     problem = PROBLEMS["nb-softmax-d2"](160)
     pair, unseen = amortised(problem, Skewed(encoder=ReadCell(widths=16)), steps=30)
     cells, exact = unseen.subset(torch.arange(8)), problem.exact[:8].numpy()
-    table = evidence_table(pair, cells, 1000)
+    table = evidences(Reader(pair, cells), 1000).table
     assert (np.abs(table["log_evidence"] - exact) < 4 * table["monte_carlo_se"]).all()
     one = log_evidence(pair, cells.take(torch.tensor([5])), 1000)
     np.testing.assert_allclose(one, table["log_evidence"][5:6], atol=1e-9)

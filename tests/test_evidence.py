@@ -24,7 +24,7 @@ from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.proposals import GuideDraws, StudentT
 from pyroscvi.evidence.reader import Reader, copied
 from pyroscvi.evidence.refined import Refined
-from pyroscvi.evidence.table import evidence_table, log_evidence
+from pyroscvi.evidence.table import evidences, log_evidence
 from pyroscvi.guides import FullCovariance, LowRank, MeanField, SpatialGNN
 from pyroscvi.models import CVAE, GMVAE, LDVAE, PPCA, SCVI, Annotated, PoissonLognormal
 from pyroscvi.parts import (
@@ -81,7 +81,7 @@ class Posterior(nn.Module):
 def test_ppca_is_exact_where_the_guide_is_the_posterior(cells):
     model = PPCA(latent=3).sized(cells.dims)
     guide = Posterior(model, cells)
-    table = evidence_table((model, guide), cells, particles=100, estimator=Importance(GuideDraws()))
+    table = evidences(Reader((model, guide), cells), particles=100, estimator=Importance(GuideDraws())).table
     wide, _, x = copied(model, guide, cells)
     exact = wide.log_evidence(x.x).detach().numpy()
     np.testing.assert_allclose(table["log_evidence"], exact, atol=1e-6)
@@ -93,14 +93,16 @@ def test_ppca_is_exact_where_the_guide_is_the_posterior(cells):
 
 def test_a_closed_form_is_used_where_it_holds(cells):
     pair = untrained(PPCA(latent=3), MeanField(), cells)
-    table = evidence_table(pair, cells)
+    table = evidences(Reader(pair, cells)).table
     assert set(table["method"]) == set(table["certificate"]) == {"exact"}
     assert (table["monte_carlo_se"] == 0).all()
     np.testing.assert_allclose(table["log_evidence"], pair[0].log_evidence(cells.x).detach(), rtol=1e-5)
     few = cells.subset(torch.arange(5))
-    assert "exact" not in set(evidence_table(untrained(PPCA(prior=Laplace()), MeanField(), cells), few)["method"])
+    assert "exact" not in set(
+        evidences(Reader(untrained(PPCA(prior=Laplace()), MeanField(), cells), few)).table["method"]
+    )
     with poutine.mask(mask=torch.tensor(True)):  # a handler changes the model, so that its closed form no longer holds
-        assert "exact" not in set(evidence_table(pair, few, 10)["method"])
+        assert "exact" not in set(evidences(Reader(pair, few), 10).table["method"])
 
 
 def test_ppca_with_a_trained_guide_is_near_the_exact_evidence(cells):
@@ -208,7 +210,7 @@ def test_a_model_of_discrete_latents_alone_is_exact(cells):
     by_kind = dist.Poisson(pair[0].rates[:, None]).log_prob(cells.x).sum(-1)
     exact = (by_kind + torch.tensor([0.7, 0.3]).log()[:, None]).logsumexp(0)
     for proposal in (None, Refined()):
-        table = evidence_table(pair, cells, estimator=Importance(proposal))
+        table = evidences(Reader(pair, cells), estimator=Importance(proposal)).table
         np.testing.assert_allclose(table["log_evidence"], exact.detach(), rtol=1e-5)
         assert set(table["method"]) == {"exact"}
 

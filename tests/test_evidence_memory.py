@@ -14,7 +14,7 @@ from pyroscvi.evidence.memory import CELLS, Room, in_bytes
 from pyroscvi.evidence.proposals import StudentT
 from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.refined import Refined
-from pyroscvi.evidence.table import evidence_table, log_evidence
+from pyroscvi.evidence.table import evidences, log_evidence
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import GMVAE, LDVAE, PPCA, SCVI, PoissonLognormal
 from pyroscvi.parts import NB, ZINB, Mixture, StandardNormal
@@ -100,7 +100,7 @@ def test_memory_does_not_change_the_evidence(page, cells):
 def test_single_precision_is_close_to_double(page, cells):
     fit = pair(page, cells, FullCovariance())
     double, single = (
-        evidence_table(fit, cells, 100, estimator=Importance(StudentT()), dtype=dtype)
+        evidences(Reader(fit, cells, dtype=dtype), 100, estimator=Importance(StudentT())).table
         for dtype in (torch.float64, torch.float32)
     )
     assert single["log_evidence"].dtype == np.float64

@@ -24,7 +24,7 @@ from pyroscvi.distributions import (
     ZeroInflatedNegativeBinomial,
     ZeroInflatedPoisson,
 )
-from pyroscvi.evidence.estimand import estimand
+from pyroscvi.evidence.table import estimand
 from pyroscvi.guides import FullCovariance, LowRank, MeanField, SpatialGNN
 from pyroscvi.models import CVAE, GMVAE, LDVAE, PPCA, SCVI, Annotated, PoissonLognormal
 from pyroscvi.parts import (

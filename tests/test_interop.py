@@ -18,7 +18,8 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from pyroscvi.data.cells import Cells
-from pyroscvi.evidence.table import evidence_table
+from pyroscvi.evidence.reader import Reader
+from pyroscvi.evidence.table import evidences
 from pyroscvi.fitting.checkpoints import load
 from pyroscvi.interop import from_scvi
 
@@ -327,7 +328,7 @@ def test_the_evidence_is_the_marginal_likelihood_of_scvi_tools(name):
     kind = peers.LDVAE if name.startswith("linear") else peers.VAE
     module = steps_of_training(kind(30, **sizes, **moments, **MARGINAL[name]), x, 400)
     (theirs, error), fit = many(module, x), from_scvi(module)
-    ours = evidence_table(fit, read(x), 4000)
+    ours = evidences(Reader(fit, read(x)), 4000).table
     apart = ours["log_evidence"].to_numpy() - theirs
     if MARGINAL[name].get("latent_distribution") == "ln":
         assert apart.mean() < -1  # theirs is too high

@@ -6,8 +6,7 @@ import torch
 
 import pyroscvi as ps
 from pyroscvi.calibration import predictive_check
-from pyroscvi.calibration.predictive import Check, Replicated
-from pyroscvi.calibration.statistics import statistics
+from pyroscvi.calibration.predictive import Check, Replicated, statistics
 from pyroscvi.data.cells import Cells
 from pyroscvi.models import PPCA
 from pyroscvi.parts import NB, LatentSize, Linear, Poisson

@@ -11,12 +11,12 @@ from quadrature import quadrature
 from torch.testing import assert_close
 
 from pyroscvi.evidence.estimator import Importance
-from pyroscvi.evidence.importance import estimate, log_weights
-from pyroscvi.evidence.pareto import k_hat
+from pyroscvi.evidence.importance import estimate, k_hat, log_weights
 from pyroscvi.evidence.proposals import Elliptical, Mixed, StudentT
+from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.refined import Refined
 from pyroscvi.evidence.streams import Streams
-from pyroscvi.evidence.table import evidence_table, log_evidence
+from pyroscvi.evidence.table import evidences, log_evidence
 from pyroscvi.guides import MeanField
 from pyroscvi.models import SCVI
 from pyroscvi.parts import (
@@ -67,7 +67,7 @@ def test_a_proposal_for_each_cell_needs_no_good_guide(small, prior):
     model = SCVI(latent=2, prior=prior, decoder=Linear(), likelihood=NB(), size=SizeFactor())
     pair = untrained(model, MeanField(), small)
     exact = quadrature(pair, small, points=201)
-    table = evidence_table(pair, small, 5000, estimator=Importance(Refined()))
+    table = evidences(Reader(pair, small), 5000, estimator=Importance(Refined())).table
     pieces = log_evidence(pair, small, 5000, estimator=Importance(Refined()), batch_size=7, chunk=333)
     np.testing.assert_allclose(pieces, table["log_evidence"], atol=1e-9, rtol=0)
     error = (table["log_evidence"] - exact).abs()
@@ -80,7 +80,7 @@ def test_a_mode_that_the_guide_has_missed_is_found():
     """Two kinds of cell with equal counts: a guide with one mode misses the other, and k-hat does not show it."""
     (model, guide), cells = one_mode(8)
     exact = quadrature((model, guide), cells, points=201)
-    missed = evidence_table((model, guide), cells, 1000, estimator=Importance())
+    missed = evidences(Reader((model, guide), cells), 1000, estimator=Importance()).table
     assert_close(missed["log_evidence"].to_numpy(), exact - log(2.0), atol=0.1, rtol=0)
     assert missed["k_hat"].max() < 0.7
     result = log_evidence((model, guide), cells, 5000, estimator=Importance(Refined()))

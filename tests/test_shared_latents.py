@@ -12,8 +12,6 @@ import pyroscvi as ps
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.data_evidence import Search, data_evidence
 from pyroscvi.evidence.peaks import divided
-from pyroscvi.evidence.proposals import together
-from pyroscvi.evidence.restricted_guide import RestrictedGuide
 from pyroscvi.evidence.shared_latents import Noise, Shared
 from pyroscvi.evidence.streams import Streams
 from pyroscvi.guides import FullCovariance, MeanField
@@ -71,8 +69,7 @@ def test_the_estimate_given_shared_latents_is_unbiased():
     page, cells = generated(SharedMean(genes=3, latent=1), 5, 0)
     m = torch.full((600, 3), 0.4, dtype=torch.float64)
     model, guide = read(page, cells)
-    own = together(RestrictedGuide(guide, local=True), cells)
-    density = Shared(model, guide.sites, cells, own, draws=4)
+    density = Shared(model, guide, cells, draws=4)
     exact = dist.MultivariateNormal(m[0], page.W @ page.W.T + page.sigma**2 * torch.eye(3)).log_prob(cells.x.log1p())
     with torch.no_grad():
         weight = (density.of_cells(m) - exact).exp()
@@ -95,9 +92,8 @@ def test_pieces_do_not_change_the_result():
     problem = SHARED["nb-mixture"](2)
     cells = problem.cells.subset(torch.arange(4))
     model, guide = read(problem.model, cells)
-    own = together(RestrictedGuide(guide, local=True), cells)
     u = 0.5 + 0.1 * torch.arange(7.0).double()[:, None]
-    one, two = (Shared(model, guide.sites, cells, own, draws=8, rows=rows) for rows in (8, 24))
+    one, two = (Shared(model, guide, cells, draws=8, rows=rows) for rows in (8, 24))
     assert (one.chunk, two.chunk) == (1, 3)
     with torch.no_grad():
         first = one(u)
@@ -206,7 +202,7 @@ def test_where_nothing_is_shared_it_is_the_sum_over_cells(cells):
     pair = model, MeanField(encoder=ReadCell(widths=8)).sized(model, cells).eval()
     few = cells.subset(torch.arange(6))
     result = data_evidence(pair, few, 200)
-    table = ps.evidence.evidence_table(pair, few, 200)
+    table = ps.evidence.evidences(ps.evidence.Reader(pair, few), 200).table
     assert float(result) == pytest.approx(table["log_evidence"].sum())
     assert result.monte_carlo_se == pytest.approx((table["monte_carlo_se"] ** 2).sum() ** 0.5)
     assert (result.method, result.estimand) == ("cell by cell", "p(x | l)")

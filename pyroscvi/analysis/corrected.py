@@ -19,10 +19,10 @@ from torch import Tensor
 
 from pyroscvi.analysis.posterior import each
 from pyroscvi.data.cells import Cells
+from pyroscvi.evidence.estimator import Target
 from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.resampling import RESAMPLE, Pool, pools
-from pyroscvi.evidence.target import Target
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.program import Fitted
 

@@ -2,8 +2,6 @@
 
 calibrate(fit)                  ranks of the truth among posterior draws, on cells that the fit has simulated
 predictive_check(fit, cells)    statistics of cells and of their replicates
-
-The files: ``simulation_based`` and its quantities, ranks and uniformity tests; ``predictive`` and its statistics.
 """
 
 from pyroscvi.calibration.predictive import Check, predictive_check

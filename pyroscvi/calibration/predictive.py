@@ -15,7 +15,7 @@ References
     discrepancies. Stat Sinica 6, 733-807.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,6 @@ import torch
 
 from pyroscvi.analysis.generate import generate
 from pyroscvi.calibration.simulation_based import CALIBRATION_SEED
-from pyroscvi.calibration.statistics import Statistic, statistics
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.simulated import simulate
@@ -36,10 +35,11 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.figure import Figure
 
+__all__ = ["Check", "Replicated", "predictive_check", "statistics"]
 
-__all__ = ["Check", "Replicated", "predictive_check"]
-
+Statistic = Callable[[np.ndarray], np.ndarray]
 MAX_COUNTS = 2**26  # counts of replicates in memory at once
+GENES = 40  # with the largest variance: their correlations are compared
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _simulated(reader: Reader, cells: Cells, seed: int) -> Cells:
 
 def _replicated(fit: Fitted, cells: Cells, replicates: int, corrected: bool, seed: int) -> dict[str, Replicated]:
     counts = cells.x.cpu().numpy()
-    functions: Mapping[str, Statistic] = statistics(counts)
+    functions = statistics(counts)
     values: dict[str, list[np.ndarray]] = {name: [] for name in functions}
     step = max(1, MAX_COUNTS // counts.size)
     for start in range(0, replicates, step):
@@ -159,3 +159,31 @@ def _replicated(fit: Fitted, cells: Cells, replicates: int, corrected: bool, see
             for name, statistic in functions.items():
                 values[name].append(statistic(x))
     return {name: Replicated(statistic(counts), np.stack(values[name])) for name, statistic in functions.items()}
+
+
+def statistics(counts: np.ndarray) -> Mapping[str, Statistic]:
+    """Functions of counts [n, g] to numbers of every gene [g], cell [n] or pair of genes.
+
+    counts  the observed ones: correlations are between the genes that vary most in them
+    """
+    spread = np.log1p(counts).var(0)
+    genes = np.sort(np.argsort(-spread, kind="stable")[:GENES])
+    functions: dict[str, Statistic] = {
+        "zeros per gene": lambda x: (x < 0.5).mean(0),
+        "zeros per cell": lambda x: (x < 0.5).mean(1),
+        "mean of a gene": lambda x: x.mean(0),
+        "variance of a gene": lambda x: x.var(0),
+        "library size": lambda x: x.sum(1),
+        "maximum of a gene": lambda x: x.max(0),
+    }
+    if len(genes) > 1 and len(counts) > 2:
+        functions["correlation of two genes"] = lambda x: _correlations(np.log1p(x[:, genes]))
+    return functions
+
+
+def _correlations(y: np.ndarray) -> np.ndarray:
+    """Pearson correlations of all pairs of columns; zero where one of the two is constant."""
+    deviation = y - y.mean(0)
+    norm = np.sqrt((deviation**2).sum(0))
+    scaled = deviation / np.where(norm > 0, norm, 1)
+    return (scaled.T @ scaled)[np.triu_indices(y.shape[1], 1)]

@@ -28,12 +28,12 @@ from pyroscvi.analysis.generate import blank
 from pyroscvi.calibration.quantities import drawn_levels, likelihoods, of_latents, pairs
 from pyroscvi.calibration.ranks import Ranks, frame, ranked
 from pyroscvi.data.cells import Cells
+from pyroscvi.evidence.estimator import Target
 from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.proposals import Proposal
 from pyroscvi.evidence.reader import MEMORY, Reader, as_cells, pair
 from pyroscvi.evidence.resampling import CANDIDATES, PROPOSALS, RESAMPLE, pool
 from pyroscvi.evidence.simulated import simulate, spread
-from pyroscvi.evidence.target import Target
 from pyroscvi.program import Fitted, Pair
 from pyroscvi.pyro_internals import alone
 
@@ -45,6 +45,8 @@ __all__ = ["CALIBRATION_SEED", "Calibration", "calibrate", "template"]
 
 CALIBRATION_SEED = 2**32  # added to the seed: certificates use smaller ones
 LEVELS, TIES = 192, 193  # purposes of streams
+FORMATS: Any = dict.fromkeys(("p", "corrected p"), "{:.2g}".format)
+FORMATS |= dict.fromkeys(("coverage of 50%", "coverage of 90%"), "{:.3f}".format)
 TITLES = {"guide": "the guide", "corrected": "importance-corrected"}
 
 
@@ -94,14 +96,6 @@ class Calibration:
         verdicts = (f"{name} {'passes' if ranks.passes else 'fails'}" for name, ranks in self.ranks.items())
         cells, quantities = self.guide.values.shape
         return f"Calibration({cells} cells, {quantities} quantities: {', '.join(verdicts)})"
-
-
-FORMATS: Any = {
-    "p": "{:.2g}".format,
-    "corrected p": "{:.2g}".format,
-    "coverage of 50%": "{:.3f}".format,
-    "coverage of 90%": "{:.3f}".format,
-}
 
 
 @alone

@@ -58,7 +58,7 @@ def compare(
     by         a categorical field ("batch") whose levels are clusters: standard errors are then over clusters
     refits     {name: fits of the same declaration with other seeds}; by default those of the sweep
     certify    simulate cells from every fit and measure the error of its evidence: ``pyroscvi.certify``
-    particles, seed, estimator, batch_size, memory, compile, dtype, progress   as in ``evidence_table``
+    particles, seed, estimator, batch_size, memory, compile, dtype, progress   as in ``log_evidence``
 
     The table of the result has one row for each fit and these columns:
 

@@ -75,7 +75,7 @@ def gene_scores(
     particles   draws for every cell, each with the weight that makes them those of its posterior. A gene is left out by
                 another weight, w / p(x_g | z): a proposal is wider than the posterior, and so has draws where z would
                 be without the gene; draws of the posterior itself have too few
-    memory, batch_size, compile, dtype, progress   as in ``evidence_table``
+    memory, batch_size, compile, dtype, progress   as in ``log_evidence``
     """
     reader = Reader(fit, cells, memory=memory, batch_size=batch_size, dtype=dtype, compile=compile)
     predicted, expected = [], []

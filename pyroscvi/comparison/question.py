@@ -12,8 +12,8 @@ from scipy import sparse
 from pyroscvi.advice import either, field
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.stored import Stored
-from pyroscvi.evidence.estimand import estimand
 from pyroscvi.evidence.reader import Reader
+from pyroscvi.evidence.table import estimand
 
 __all__ = ["Question", "fingerprint", "question", "refuse_unequal"]
 

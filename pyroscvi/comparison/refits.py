@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from pyroscvi.comparison.usage import Usage, usage_of
-from pyroscvi.evidence.pareto import MAX_K_HAT
+from pyroscvi.evidence.importance import MAX_K_HAT
 from pyroscvi.evidence.reader import Reader, pair
 from pyroscvi.evidence.table import Evidences
 

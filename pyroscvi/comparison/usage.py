@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyroscvi.evidence.estimator import Target
 from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.proposals import Elliptical
 from pyroscvi.evidence.reader import MEMORY, Reader
-from pyroscvi.evidence.target import Target
 from pyroscvi.pyro_internals import alone
 
 __all__ = ["ACTIVE", "Usage", "effective", "information", "usage", "usage_of"]

@@ -1,7 +1,6 @@
 """Evidence: how probable cells are under a fitted model.
 
 What is asked for
-
     table              log p(x_n) of every cell, and its error
     certificate        how far off these can be, measured on simulated cells
     data_evidence      log p(x_1 .. x_N) of all cells together, where they share latents
@@ -9,34 +8,26 @@ What is asked for
     as_counts          a density of log counts, scored as a probability of counts
 
 Estimators, from quick to careful
-
     ladder             for every cell the cheapest of those below that can be trusted
-    exact              closed forms, and models whose latents are all discrete
-    estimator          the slot, and importance sampling from a proposal
+    estimator          the slot, what it integrates, closed forms, and importance sampling from a proposal
     annealed           annealed importance sampling
 
 Proposals: where draws of the latents come from
-
     proposals          the slot; the guide's Gaussian, and the same with Student-t tails
     adaptive           moved to where its own weights are large
     refined            about the modes of p(x, u)
     peaks              about the modes of latents that cells share
 
 What they are made of
-
     reader             a fit and cells, copied once, in minibatches that are ready to be integrated
-    target             such a minibatch: density, guide, random numbers
     joint              log p(x_n, u_n), discrete sites summed out
     coordinates        continuous latents, unconstrained and concatenated to one vector u
-    shared_latents     log p(x_1 .. x_N, u) of latents u that cells share
-    restricted_guide   a guide restricted to the latents of single cells, or to shared ones
+    shared_latents     log p(x_1 .. x_N, u) of latents u that cells share; a guide of only these, or of the others
     simulated          cells that the model simulates, and the posterior draws that come with them
-    importance         estimates from log weights
-    pareto             k-hat: how heavy the tail of the weights is
+    importance         estimates from log weights, and k-hat: how heavy the tail of the weights is
     resampling         posterior draws, by importance resampling
     streams            random numbers of each cell
     memory             how many cells and draws fit into memory at once
-    compiled           the kernel in C++
 """
 
 from pyroscvi.evidence.adaptive import Adaptive
@@ -50,25 +41,10 @@ from pyroscvi.evidence.ladder import Ladder
 from pyroscvi.evidence.proposals import GuideDraws, Proposal, StudentT
 from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.refined import Refined
-from pyroscvi.evidence.table import evidence_table, log_evidence
+from pyroscvi.evidence.table import evidences, log_evidence
 
 __all__ = [
-    "Adaptive",
-    "Annealed",
-    "Certificate",
-    "DataEvidence",
-    "Estimator",
-    "GuideDraws",
-    "HeldOutEvidence",
-    "Importance",
-    "Ladder",
-    "Proposal",
-    "Reader",
-    "Refined",
-    "StudentT",
-    "as_counts",
-    "certify",
-    "data_evidence",
-    "evidence_table",
+    "Adaptive", "Annealed", "Certificate", "DataEvidence", "Estimator", "GuideDraws", "HeldOutEvidence", "Importance",
+    "Ladder", "Proposal", "Reader", "Refined", "StudentT", "as_counts", "certify", "data_evidence", "evidences",
     "log_evidence",
-]
+]  # fmt: skip

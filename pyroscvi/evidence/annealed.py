@@ -27,11 +27,10 @@ import torch
 from torch import Tensor
 
 from pyroscvi.evidence.adaptive import Adaptive
-from pyroscvi.evidence.estimator import Estimator, Result, from_weights
+from pyroscvi.evidence.estimator import Estimator, Result, Target, from_weights
 from pyroscvi.evidence.proposals import Draws, LogJoint, Proposal
-from pyroscvi.evidence.refined import Refined
+from pyroscvi.evidence.refined import Refined, with_gradient
 from pyroscvi.evidence.streams import Streams
-from pyroscvi.evidence.target import Target
 
 __all__ = ["Annealed"]
 
@@ -149,13 +148,9 @@ class Path:
 
     def evaluate(self, u: Tensor) -> State:
         """Densities and gradients at u [s, n, d], ``chunk`` draws at a time."""
-        pieces = [self._evaluate(piece) for piece in u.split(self.chunk or len(u))]
-        return pieces[0] if len(pieces) == 1 else State(*(torch.cat(each) for each in zip(*pieces, strict=True)))
-
-    def _evaluate(self, u: Tensor) -> State:
-        u = u.detach().requires_grad_()
-        with torch.enable_grad():
-            log_p, log_q = self.log_joint(u), self.draws.log_prob(u)
-            (gradient_p,) = torch.autograd.grad(log_p.sum(), u)
-            (gradient_q,) = torch.autograd.grad(log_q.sum(), u)
-        return State(u.detach(), log_p.detach(), log_q.detach(), gradient_p, gradient_q)
+        states = []
+        for piece in u.split(self.chunk or len(u)):
+            log_p, gradient_p = with_gradient(self.log_joint, piece)
+            log_q, gradient_q = with_gradient(self.draws.log_prob, piece)
+            states.append(State(piece, log_p, log_q, gradient_p, gradient_q))
+        return State(*(torch.cat(each) for each in zip(*states, strict=True)))

@@ -15,18 +15,16 @@ model makes them, with the conditions and sizes of the given cells. Data that th
 References
     Grosse, R. B., Ghahramani, Z. & Adams, R. P. (2015) Sandwiching the marginal likelihood using bidirectional Monte
     Carlo. arXiv:1511.02543
-    Grosse, R. B., Ancha, S. & Roy, D. M. (2016) Measuring the reliability of MCMC inference with bidirectional Monte
-    Carlo. NeurIPS. arXiv:1606.02275
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
+from torch import Tensor
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.estimator import Estimator
-from pyroscvi.evidence.exact import known_exactly
 from pyroscvi.evidence.ladder import Ladder
 from pyroscvi.evidence.reader import MEMORY, Reader
 from pyroscvi.evidence.simulated import simulate, spread
@@ -53,11 +51,20 @@ class Certificate:
     method          the certified estimator, and its number of draws
     """
 
+    unit: ClassVar[str] = "cell"
+    simulated: ClassVar[str] = "cells simulated from the fit"
+
     gap: float
     standard_error: float
     worst: float
     cells: int
     method: str
+
+    @classmethod
+    def of(cls, gap: Tensor, method: str) -> Self:
+        """The certificate from the gap of every simulated cell [n]."""
+        error = float(gap.std() / len(gap) ** 0.5) if len(gap) > 1 else float("nan")
+        return cls(float(gap.mean()), error, float(gap.max()), len(gap), method)
 
     @property
     def holds(self) -> bool:
@@ -73,8 +80,8 @@ class Certificate:
 
     def __str__(self) -> str:
         return (
-            f"{self.words}: {self.gap:.4f} ± {self.standard_error:.4f} nats a cell between lower and upper bound, "
-            f"{self.worst:.3f} for the worst of {self.cells} cells simulated from the fit; {self.method}"
+            f"{self.words}: {self.gap:.4f} ± {self.standard_error:.4f} nats a {self.unit} between lower and upper "
+            f"bound, {self.worst:.3f} for the worst of {self.cells} {self.simulated}; {self.method}"
         )
 
 
@@ -111,13 +118,11 @@ def certificate_of(
 ) -> Certificate:
     """The certificate of evidences that are computed with this reader."""
     template = reader.of(spread(reader.cells, simulated))
-    if known_exactly(template.first, estimator) is not None:
+    if estimator.exact(template.first) is not None:
         return Certificate(0.0, 0.0, 0.0, 0, "exact")
     made = simulate(template, CERTIFICATE_SEED + seed)
     gaps = []
     for target in made.shown_to(template).targets(seed, particles):
         estimate, _, upper = estimator(target, particles)
         gaps.append(upper - estimate.log_evidence)
-    gap = torch.cat(gaps)
-    error = float(gap.std() / len(gap) ** 0.5) if len(gap) > 1 else float("nan")
-    return Certificate(float(gap.mean()), error, float(gap.max()), len(gap), f"{estimator!r}, {particles:,} particles")
+    return Certificate.of(torch.cat(gaps), f"{estimator!r}, {particles:,} particles")

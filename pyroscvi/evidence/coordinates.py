@@ -1,6 +1,6 @@
 """Coordinates: continuous latents, unconstrained and concatenated to one vector u, whatever their supports."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from math import log
 
 import torch
@@ -41,14 +41,9 @@ class Coordinates:
         """u [..., size] of values, one batch shape for all sites; the inverse of ``values``."""
         return torch.cat([biject_to(site.support).inv(values[name]) for name, site in self.sites.items()], -1)
 
-    def _parts(self, u: Tensor) -> Iterable[tuple[str, Site, Tensor]]:
+    def _parts(self, u: Tensor) -> Iterator[tuple[str, Site, Tensor]]:
         parts = u.split([site.size for site in self.sites.values()], -1) if self.sites else ()
-        sites = zip(self.sites.items(), parts, strict=True)
         limit = MAX_LOG * log(torch.finfo(self.dtype).max)
-        return [(name, site, _clamped(part, site, limit)) for (name, site), part in sites]
-
-
-def _clamped(u: Tensor, site: Site, limit: float) -> Tensor:
-    """u itself on the real line; on other supports within limits, because exp(u) must stay in the range of a float."""
-    real = getattr(site.support, "base_constraint", site.support) is constraints.real
-    return u if real else u.clamp(-limit, limit)
+        for (name, site), part in zip(self.sites.items(), parts, strict=True):
+            real = getattr(site.support, "base_constraint", site.support) is constraints.real
+            yield name, site, part if real else part.clamp(-limit, limit)  # exp(u) must stay in the range of a float

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import log
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pyro import poutine
@@ -33,18 +33,16 @@ from torch import Tensor
 
 from pyroscvi.evidence.adaptive import Adaptive
 from pyroscvi.evidence.certificate import CERTIFICATE_SEED, Certificate
-from pyroscvi.evidence.importance import Estimate, estimate, log_weights
+from pyroscvi.evidence.importance import MAX_K_HAT, estimate, log_weights
 from pyroscvi.evidence.ladder import Ladder
 from pyroscvi.evidence.memory import Room
-from pyroscvi.evidence.pareto import MAX_K_HAT
 from pyroscvi.evidence.peaks import AtPeaks, divided
 from pyroscvi.evidence.proposals import Draws, together
 from pyroscvi.evidence.reader import MEMORY, Reader
-from pyroscvi.evidence.restricted_guide import RestrictedGuide, sites_of
-from pyroscvi.evidence.shared_latents import Shared
+from pyroscvi.evidence.shared_latents import RestrictedGuide, Shared, sites_of
 from pyroscvi.evidence.simulated import simulate
 from pyroscvi.evidence.streams import Streams
-from pyroscvi.evidence.table import evidences
+from pyroscvi.evidence.table import estimand, evidences
 from pyroscvi.handlers import as_scored
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.program import Fitted, Pair
@@ -101,11 +99,8 @@ class DataEvidence:
 class DataCertificate(Certificate):
     """The gap between upper and lower bound, in nats of a whole data set; ``cells`` counts data sets."""
 
-    def __str__(self) -> str:
-        return (
-            f"{self.words}: {self.gap:.4f} ± {self.standard_error:.4f} nats a data set between lower and upper bound, "
-            f"{self.worst:.3f} for the worst of {self.cells} simulated from the priors; {self.method}"
-        )
+    unit: ClassVar[str] = "data set"
+    simulated: ClassVar[str] = "simulated from the priors"
 
 
 @alone
@@ -157,14 +152,13 @@ class Search:
     """Proposals for the latents that cells of a data set share, and the weights of draws from them."""
 
     def __init__(self, reader: Reader, seed: int, particles: int, inner: int):
-        self.estimand, self.seed, self.particles = reader.estimand, seed, particles
+        self.estimand, self.seed, self.particles = estimand(reader.model, reader.cells), seed, particles
         self.model, self.cells = reader.model, reader.cells
         guide, cells = reader.guide, reader.cells
         room = Room(reader.memory, cells.counts.shape[1])
         with torch.no_grad():
-            own = together(RestrictedGuide(guide, local=True), cells)
             self.q = together(RestrictedGuide(guide, local=False), cells.take(torch.arange(1), hops=None))
-        density = Shared(self.model, guide.sites, cells, own, draws=inner, rows=room.draws(len(cells)), seed=seed)
+        density = Shared(self.model, guide, cells, inner, room.draws(len(cells)), seed)
         self.coordinates = density.coordinates
         spread = self.q.scale_tril.norm(dim=-1)[0]
         parts = divided(density.fixed(min(SEARCH_DRAWS, inner)), self.starts(), spread)
@@ -174,16 +168,12 @@ class Search:
 
     def starts(self) -> Tensor:
         """Where the searches start [start, size]: the guide's mean, its mirror image, and draws from the prior."""
-        mean = self.q.loc
-        with seeded(self.seed), torch.no_grad():
-            prior = torch.cat([self.prior() for _ in range(SEARCHES - 2)])
-        return torch.cat([mean, -mean, prior])
-
-    def prior(self) -> Tensor:
-        """A draw of the shared latents from their prior [1, size]."""
-        with as_scored():
-            nodes: Any = poutine.trace(poutine.uncondition(self.model)).get_trace(self.cells).nodes
-        return self.coordinates.of({name: nodes[name]["value"] for name in self.coordinates.sites})[None]
+        prior, traced = [], poutine.trace(poutine.uncondition(self.model))
+        with seeded(self.seed), torch.no_grad(), as_scored():
+            for _ in range(SEARCHES - 2):
+                nodes: Any = traced.get_trace(self.cells).nodes
+                prior.append(self.coordinates.of({name: nodes[name]["value"] for name in self.coordinates.sites}))
+        return torch.cat([self.q.loc, -self.q.loc, torch.stack(prior)])
 
     def log_weights(self, particles: int, purpose: int) -> Tensor:
         """Log weights of new draws [particles, 1]."""
@@ -200,7 +190,7 @@ class Search:
         """From draws about the peaks; where these cannot be trusted, from more draws of adapted proposals."""
         self.log_w, method = self.log_weights(self.particles, PEAKS), AtPeaks.method
         value = estimate(self.log_w)
-        if not self.trusted(value):
+        if not (value.k_hat < MAX_K_HAT and value.effective_sample_size > MIN_EFFECTIVE * self.particles):
             shape = AtPeaks.shape(self.density.size)
             self.draws = Adaptive(rounds=4, draws=256, **shape, start=AtPeaks())(self.q, self.parts)
             self.log_w, method = self.log_weights(MORE_DRAWS * self.particles, PARTS), Adaptive.method
@@ -208,9 +198,6 @@ class Search:
         method = f"nested, {method}" if self.density.own else method
         log_p, error, effective, k_hat = (float(number) for number in value)
         return DataEvidence(log_p, error, effective, k_hat, method, self.estimand, len(self.cells))
-
-    def trusted(self, value: Estimate) -> bool:
-        return bool(value.k_hat < MAX_K_HAT and value.effective_sample_size > MIN_EFFECTIVE * self.particles)
 
 
 def _certified(reader: Reader, seed: int, particles: int, inner: int, simulated: int) -> Certificate:
@@ -224,9 +211,8 @@ def _certified(reader: Reader, seed: int, particles: int, inner: int, simulated:
         known = search.log_weight(made.unconstrained(shared)[None], made.unconstrained(own))
         upper = torch.cat([known, search.log_w[1:, 0]]).logsumexp(0) - log(len(search.log_w))
         gaps.append(float(upper) - result.log_evidence)
-    gap = torch.tensor(gaps, dtype=torch.float64)
     method = f"{particles:,} particles, {inner} of every cell"
-    return DataCertificate(float(gap.mean()), float(gap.std() / simulated**0.5), float(gap.max()), simulated, method)
+    return DataCertificate.of(torch.tensor(gaps, dtype=torch.float64), method)
 
 
 def _cell_by_cell(reader: Reader, particles: int, seed: int, certify: bool) -> DataEvidence:
@@ -238,7 +224,7 @@ def _cell_by_cell(reader: Reader, particles: int, seed: int, certify: bool) -> D
         float(table["effective_sample_size"].min()),
         float(table["k_hat"].max()),
         "cell by cell",
-        reader.estimand,
+        estimand(reader.model, reader.cells),
         len(table),
         certificate,
     )

@@ -19,20 +19,50 @@ References
     Sobolev, A. & Vetrov, D. (2019) Importance weighted hierarchical variational inference. NeurIPS. arXiv:1905.03290
 """
 
+import copy
 from collections.abc import Callable
 from math import log
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
 from pyroscvi.evidence.importance import Estimate, estimate, log_weights
-from pyroscvi.evidence.proposals import Draws, GuideDraws, Proposal, StudentT
-from pyroscvi.evidence.target import Target
+from pyroscvi.evidence.joint import Joint
+from pyroscvi.evidence.proposals import Draws, Elliptical, GuideDraws, LogJoint, Proposal, StudentT
+from pyroscvi.evidence.streams import Streams
 from pyroscvi.part import Part
+from pyroscvi.parts.priors import StandardNormal
 
-__all__ = ["Estimator", "Importance", "Result", "from_draws", "from_weights"]
+__all__ = ["Estimator", "Importance", "Result", "Target", "from_draws", "from_weights"]
+
+
+D = TypeVar("D", bound=LogJoint)
+
+
+class Target(NamedTuple, Generic[D]):
+    """The joint density of every cell of a minibatch, and where to start integrating it over the cell's latents.
+
+    joint    log p(x_n, u_n) [s, n] of latents u [s, n, d]: a ``Joint``, or any function
+    q        the guide's Gaussian over these latents
+    streams  the random numbers of the cells
+    chunk    how many draws fit into memory at once; None: all
+    truth    a draw of every cell's posterior [n, d], known where the cells were simulated
+    """
+
+    joint: D
+    q: Elliptical
+    streams: Streams
+    chunk: int | None = None
+    truth: Tensor | None = None
+
+    def take(self, index: Tensor, purpose: int) -> "Target[D]":
+        """Some of the cells, with unused random numbers."""
+        joint: Any = self.joint
+        truth = None if self.truth is None else self.truth[index]
+        return Target(joint.take(index), self.q.take(index), self.streams.anew(purpose, index), self.chunk, truth)
 
 
 class Result(NamedTuple):
@@ -58,6 +88,18 @@ class Estimator(Part):
 
     def forward(self, target: Target, particles: int = 1000) -> Result:
         raise NotImplementedError
+
+    @torch.no_grad()
+    def exact(self, joint: Joint) -> Tensor | None:
+        """log p(x_n) [n] where it needs no estimate: every latent is discrete, or a closed form is used; or None."""
+        model: Any = joint.model
+        if joint.size == 0:
+            return joint(joint.origin())[0]
+        # A closed form holds for the page as it is written, so under no handler, and for a Gaussian z.
+        has_form = hasattr(model, "log_evidence") and isinstance(model.prior, StandardNormal) and not am_i_wrapped()
+        if has_form and self.closed_forms:
+            return copy.deepcopy(model).double().log_evidence(joint.cells.x.double())
+        return None
 
 
 class Importance(Estimator):

@@ -21,12 +21,10 @@ from torch import Tensor
 
 from pyroscvi.evidence.adaptive import Adaptive
 from pyroscvi.evidence.annealed import Annealed
-from pyroscvi.evidence.estimator import Estimator, Importance, Result, from_draws
-from pyroscvi.evidence.importance import Estimate
-from pyroscvi.evidence.pareto import MAX_K_HAT, NO_K_HAT
+from pyroscvi.evidence.estimator import Estimator, Importance, Result, Target, from_draws
+from pyroscvi.evidence.importance import MAX_K_HAT, NO_K_HAT, Estimate
 from pyroscvi.evidence.proposals import Proposal, StudentT, components
 from pyroscvi.evidence.refined import Refined
-from pyroscvi.evidence.target import Target
 
 __all__ = ["Ladder"]
 
@@ -69,21 +67,15 @@ class Ladder(Estimator):
         if not len(rest):
             return result
         annealed = self.anneal.from_draws(draws.take(rest), target.take(rest, ANNEAL))
-        better = self.better(annealed.estimate, result.estimate, rest)
+        # There are few chains: where draws are not misleading but too few, their error may still be the smaller one.
+        misleading = ~(result.estimate.k_hat[rest] < MAX_K_HAT)
+        better = misleading | (annealed.estimate.monte_carlo_se < result.estimate.monte_carlo_se[rest])
         return replaced(result, rest[better], annealed, better)
 
     def trusted(self, estimate: Estimate, screened: bool = False) -> Tensor:
         """The cells whose estimates can be trusted [n]."""
         k_hat, error = (SCREEN_K_HAT, self.tolerance / 2) if screened else (MAX_K_HAT, self.tolerance)
         return (estimate.k_hat < k_hat) & (estimate.monte_carlo_se < error)
-
-    def better(self, annealed: Estimate, refined: Estimate, index: Tensor) -> Tensor:
-        """The cells for which annealing is better [m]: their draws are misleading, or have the larger error.
-
-        There are few chains: where draws are merely too few, their error may still be the smaller one.
-        """
-        misleading = ~(refined.k_hat[index] < MAX_K_HAT)
-        return misleading | (annealed.monte_carlo_se < refined.monte_carlo_se[index])
 
 
 def climbed(result: Result, trusted: Tensor, target: Target, purpose: int, rung: Callable[[Target], Result]) -> Result:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pyroscvi.evidence.proposals import Elliptical, LogJoint, Mixed, Proposal
-from pyroscvi.evidence.refined import MIN_CURVATURE, surface
+from pyroscvi.evidence.refined import MIN_CURVATURE, surface, with_gradient
 
 __all__ = ["AtPeaks", "Divided", "ascent", "divided"]
 
@@ -87,7 +87,8 @@ def divided(log_joint: LogJoint, starts: Tensor, spread: Tensor) -> Divided:
     high = height > height.max() - MAX_DEFICIT
     u, height = u[high], height[high]
     _, _, curvature = surface(log_joint, u, (0.1 * spread).expand_as(u))
-    scale = covariance(curvature)
+    values, axes = torch.linalg.eigh(curvature)
+    scale = (axes / values.clamp(min=MIN_CURVATURE).unsqueeze(-2)) @ axes.mT
     distinct: list[int] = []
     for i in height.argsort(descending=True).tolist():
         if all(_distance(u[i] - u[j], scale[i], scale[j]) > MIN_DISTANCE for j in distinct):
@@ -108,11 +109,8 @@ def ascent(log_joint: LogJoint, starts: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError("log p(x, u) is not finite at any start of the search: look at counts and parameters")
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        u = torch.as_tensor(flat).to(starts).view_as(starts).requires_grad_()
-        with torch.enable_grad():
-            height = log_joint(u[None]).sum()
-            (gradient,) = torch.autograd.grad(height, u)
-        return -height.item(), -gradient.flatten().cpu().numpy()
+        height, gradient = with_gradient(log_joint, torch.as_tensor(flat).to(starts).view_as(starts)[None])
+        return -height.sum().item(), -gradient.flatten().cpu().numpy()
 
     from scipy.optimize import minimize  # imported when needed: it takes long, and ``fit`` imports this file
 
@@ -121,12 +119,6 @@ def ascent(log_joint: LogJoint, starts: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         height = log_joint(u[None])[0]
     return u[height.isfinite()], height[height.isfinite()]
-
-
-def covariance(curvature: Tensor) -> Tensor:
-    """The inverse of a curvature [n, d, d], whose eigenvalues are raised to ``MIN_CURVATURE`` where they are lower."""
-    values, axes = torch.linalg.eigh(curvature)
-    return (axes / values.clamp(min=MIN_CURVATURE).unsqueeze(-2)) @ axes.mT
 
 
 def _distance(step: Tensor, one: Tensor, other: Tensor) -> float:

@@ -10,8 +10,9 @@ for: a decoder is then twice as fast, and the log-density of one draw wrong by s
 """
 
 import copy
+import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -20,13 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from pyroscvi.data.cells import Cells
-from pyroscvi.evidence.compiled import compiled
-from pyroscvi.evidence.estimand import estimand
+from pyroscvi.distributions import native
+from pyroscvi.evidence.estimator import Target
 from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.memory import Room, in_bytes
 from pyroscvi.evidence.proposals import together
 from pyroscvi.evidence.streams import Streams
-from pyroscvi.evidence.target import Target
 from pyroscvi.program import Fitted, Pair
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ __all__ = ["MEMORY", "Reader", "as_cells", "copied", "pair"]
 
 MEMORY = "256MB"
 COMPARED = 8  # cells on which the kernel in C++ is checked
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}  # relative, of a log-density: a float32 has seven digits
 
 
 class Reader:
@@ -83,19 +84,6 @@ class Reader:
         vars(other).pop("first", None)
         return other
 
-    def in_double(self) -> "Reader":
-        """This reader, or a copy of it in double precision if it is in single."""
-        if self.cells.dtype == torch.float64:
-            return self
-        other = self.of(self.cells)
-        other.model, other.guide, other.cells = copied(*self.source, self.cells, torch.float64)
-        return other
-
-    @property
-    def estimand(self) -> str:
-        """The probability that an evidence is: p(x), or p(x | l)."""
-        return estimand(self.model, self.cells)
-
     @property
     def hops(self) -> int:
         """How far the guide looks from cell to neighbour."""
@@ -106,9 +94,22 @@ class Reader:
         """The joint density of the first cell. Raises ValueError where cells share a latent."""
         return self._joint(1)
 
-    def kernel(self) -> AbstractContextManager[None]:
-        """Counts are scored with the kernel in C++ inside, if that was asked for and it works."""
-        return compiled(self._joint(COMPARED)) if self.compile else nullcontext()
+    @contextmanager
+    def kernel(self) -> Iterator[None]:
+        """Counts are scored with the kernel in C++ inside, if that was asked for.
+
+        Nearly all the time of an evidence goes into the last layer of the decoder, a matrix product, and into the
+        counts after it; the kernel passes over them once. Where it cannot be built, or disagrees with the usual one on
+        a few cells, a warning of one line says why, and the usual kernel is used.
+        """
+        if not self.compile:
+            yield
+            return
+        problem = _kernel_problem(self._joint(COMPARED))
+        if problem is not None:
+            warnings.warn(f"compile=True: {problem}; going on without it", stacklevel=3)
+        with native.used(problem is None):
+            yield
 
     def targets(self, seed: int = 0, particles: int = 1) -> Iterator[Target[Joint]]:
         """Minibatches in the order of the cells, with memory for the weights of so many draws of each cell."""
@@ -133,6 +134,22 @@ class Reader:
         modules = self.model.modules() if isinstance(self.model, nn.Module) else ()
         layers = [module.out_features for module in modules if isinstance(module, nn.Linear)]
         return max(self.cells.counts.shape[1], *layers, 0)
+
+
+@torch.no_grad()
+def _kernel_problem(joint: Joint) -> str | None:
+    """Why the kernel in C++ cannot be used, in a few words; None if it can."""
+    device, dtype = joint.cells.device, joint.cells.dtype
+    if device.type != "cpu":
+        return f"the kernel is for processors, and these cells are on {device}"
+    try:
+        usual = joint(joint.origin())
+        with native.used():
+            fast = joint(joint.origin())
+    except Exception as error:  # a compiler is missing, or fails, in one of many ways
+        return f"the kernel cannot be used ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
+    difference = ((fast - usual).abs() / usual.abs().clamp(min=1)).max().item()
+    return None if difference <= TOLERANCE[dtype] else f"the kernel is off by {difference:.1g} of a log-density"
 
 
 def copied(model: Any, guide: Any, cells: Cells, dtype: torch.dtype = torch.float64) -> tuple[Any, Any, Cells]:
@@ -160,13 +177,10 @@ def pair(fit: Fitted | Pair) -> Pair:
 
 def as_cells(fit: Fitted | Pair, cells: "Cells | AnnData") -> Cells:
     """Cells that a fit can take: as they are if they match what it was trained on, or read from an AnnData."""
-    if isinstance(fit, tuple):
-        if not isinstance(cells, Cells):
-            raise TypeError(
-                f"give Cells, not {type(cells).__name__}: a pair (model, guide) has no fields to read it with"
-            )
+    if isinstance(cells, Cells):
+        if not isinstance(fit, tuple):
+            fit.recognise(cells)
         return cells
-    if not isinstance(cells, Cells):
-        return fit.read(cells)
-    fit.recognise(cells)
-    return cells
+    if isinstance(fit, tuple):
+        raise TypeError(f"give Cells, not {type(cells).__name__}: a pair (model, guide) has no fields to read it with")
+    return fit.read(cells)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyroscvi.evidence.proposals import Elliptical, LogJoint, Mixed, Proposal, components
 
-__all__ = ["Refined"]
+__all__ = ["Refined", "with_gradient"]
 
 PIECE = 8  # draws whose gradients are computed at once
 MIN_CURVATURE = 1e-4  # smaller ones are raised to it, in a Newton step
@@ -118,15 +118,17 @@ def surface(log_joint: LogJoint, u: Tensor, h: Tensor) -> tuple[Tensor, Tensor, 
     d = u.shape[-1]
     step = torch.diag_embed(h).movedim(-2, 0)  # [d, n, d]
     points = torch.cat([u.unsqueeze(0), u + step, u - step])
-    heights, gradients = [], []
-    for piece in points.split(PIECE):
-        with torch.enable_grad():
-            piece = piece.detach().requires_grad_()
-            height = log_joint(piece)
-            (gradient,) = torch.autograd.grad(height.sum(), piece)
-        heights.append(height.detach())
-        gradients.append(gradient)
+    heights, gradients = zip(*(with_gradient(log_joint, piece) for piece in points.split(PIECE)), strict=True)
     height, gradient = torch.cat(heights)[0], torch.cat(gradients)
     difference = (gradient[d + 1 :] - gradient[1 : d + 1]) / (2 * h.T.unsqueeze(-1))  # [d, n, d]
     curvature = difference.movedim(0, 1)
     return height, gradient[0], (curvature + curvature.mT) / 2
+
+
+def with_gradient(log_density: LogJoint, u: Tensor) -> tuple[Tensor, Tensor]:
+    """A log-density [s, n] and its gradient [s, n, d] at u [s, n, d]."""
+    u = u.detach().requires_grad_()
+    with torch.enable_grad():
+        height = log_density(u)
+        (gradient,) = torch.autograd.grad(height.sum(), u)
+    return height.detach(), gradient

@@ -22,15 +22,14 @@ import torch
 from torch import Tensor
 
 from pyroscvi.evidence.adaptive import Adaptive
-from pyroscvi.evidence.importance import drawn
+from pyroscvi.evidence.estimator import Target
+from pyroscvi.evidence.importance import MAX_K_HAT, drawn, k_hat
 from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.memory import WEIGHTS
-from pyroscvi.evidence.pareto import MAX_K_HAT, k_hat
 from pyroscvi.evidence.proposals import Proposal, StudentT, components
 from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.refined import Refined
 from pyroscvi.evidence.streams import Streams
-from pyroscvi.evidence.target import Target
 
 __all__ = ["CANDIDATES", "MIN_EFFECTIVE", "PROPOSALS", "RESAMPLE", "Pool", "pool", "pools"]
 

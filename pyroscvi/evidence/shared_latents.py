@@ -15,7 +15,7 @@ References
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from math import log, prod
 from typing import Any
@@ -23,50 +23,63 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.coordinates import Coordinates
 from pyroscvi.evidence.joint import Joint
-from pyroscvi.evidence.proposals import Elliptical, Proposal
+from pyroscvi.evidence.proposals import Elliptical, Proposal, together
 from pyroscvi.evidence.refined import Refined
 from pyroscvi.evidence.streams import Streams
-from pyroscvi.program import Site
+from pyroscvi.program import Guide, Site
 from pyroscvi.sites import is_local, is_sampled
 
-__all__ = ["Shared"]
+__all__ = ["RestrictedGuide", "Shared", "sites_of"]
 
 INNER, SEARCH = 201, 202  # purposes of streams
 STEPS_FROM_GUIDE, STEPS_FROM_MODE = 12, 4  # Newton steps, from the guide's mean and from the mode at a nearby u
 GRADIENT_ROWS = 8  # draws whose gradients the search for modes computes at once
 
 
+class RestrictedGuide(nn.Module):
+    """A guide with some of its sites: those with one value for each cell (``local``), or the others.
+
+    Posteriors of shared latents get batch shape [1], as if they were the latents of one cell.
+    """
+
+    def __init__(self, guide: Any, *, local: bool):
+        super().__init__()
+        self.guide, self.encoder = guide, getattr(guide, "encoder", None)
+        self.sites, self.local = sites_of(guide, local), local
+
+    def posteriors(self, cells: Cells) -> dict[str, Any]:
+        q = self.guide.posteriors(cells)
+        return {name: q[name] if self.local else q[name].expand((1,)) for name in self.sites}
+
+
+def sites_of(guide: Guide, local: bool) -> dict[str, Site]:
+    """The sites of a guide that have one value for each cell, or those that cells share."""
+    return {name: site for name, site in guide.sites.items() if site.local == local}
+
+
 class Shared:
     """log p(x_1 .. x_N, u) [..., m] of latents u [..., m, size] that cells share; every call is a new estimate.
 
     model  a Pyro program of cells
-    sites  its continuous latents, as in ``Guide.sites``: shared ones and those of single cells
+    guide  of its continuous latents, shared ones and those of single cells
     cells  all of them
-    q      the guide's Gaussian over each cell's own latents, concatenated
-    draws  of those latents, for every cell at every u
+    draws  of each cell's own latents, for every cell at every u
     rows   draws, over all cells, that fit into memory at once
     """
 
-    def __init__(
-        self,
-        model: Callable[[Cells], Any],
-        sites: Mapping[str, Site],
-        cells: Cells,
-        q: Elliptical,
-        *,
-        draws: int = 64,
-        rows: int = 1024,
-        seed: int = 0,
-    ):
+    def __init__(self, model: Any, guide: Guide, cells: Cells, draws: int = 64, rows: int = 1024, seed: int = 0):
+        with torch.no_grad():
+            q = together(RestrictedGuide(guide, local=True), cells)
         self.model, self.cells, self.draws = model, cells, draws
-        self.own = {name: site for name, site in sites.items() if site.local}
-        self.coordinates = Coordinates({n: site for n, site in sites.items() if not site.local}, cells.dtype)
+        self.own = sites_of(guide, local=True)
+        self.coordinates = Coordinates(sites_of(guide, local=False), cells.dtype)
         self.origin = Coordinates(self.own, cells.dtype).values(torch.zeros_like(q.loc[:1]))
+        self.size = self.coordinates.size
         self.visited = torch.zeros(1, self.size).to(q.loc)
         self.q = Elliptical(q.loc[None], q.scale_tril[None])  # [visited u, n, ...]
         self.proposal: Proposal = Refined(steps=STEPS_FROM_GUIDE)
@@ -74,15 +87,10 @@ class Shared:
         self.chunk = max(1, rows // max(draws, GRADIENT_ROWS)) if self.own else rows
         self._check()
 
-    @property
-    def size(self) -> int:
-        return self.coordinates.size
-
     def fixed(self, draws: int) -> "Shared":
         """This density with the same random numbers at every u: smooth, as a search needs, and no longer unbiased."""
         other = copy.copy(self)
         other.draws, other.common = draws, True
-        other.streams = self.streams.anew(SEARCH)
         return other
 
     def __call__(self, u: Tensor) -> Tensor:
@@ -104,7 +112,8 @@ class Shared:
             return given(u.new_zeros(1, t * n, 0)).view(t, n)
         with torch.no_grad():
             draws = self._proposed(u.detach())
-            z = draws.sample(Noise(self._streams(), t, self.common), self.draws)
+            streams = self.streams.anew(SEARCH) if self.common else self.streams
+            z = draws.sample(Noise(streams, t, self.common), self.draws)
             if truth is not None:
                 z[0] = truth.repeat(t, 1)
             log_q = draws.log_prob(z)
@@ -138,9 +147,6 @@ class Shared:
         """This density: there is one data set, so nothing can be selected."""
         return self
 
-    def _streams(self) -> Streams:
-        return self.streams.anew(SEARCH) if self.common else self.streams
-
     def _values(self, u: Tensor) -> dict[str, Tensor]:
         """Values of the shared sites [t, 1, ...], with a dimension for the plate over cells, for the model."""
         return {name: value.to(self.cells.dtype) for name, value in self.coordinates.values(u.unsqueeze(-2)).items()}
@@ -160,17 +166,28 @@ class Shared:
     def _check(self) -> None:
         """Raises ValueError for a model that cannot be integrated here."""
         for name, node in self._outside({}).items():
-            if not node["is_observed"] and name not in self.coordinates.sites:
-                discrete = node["fn"].support.is_discrete
-                raise ValueError(_discrete(name) if discrete else _uncovered(name))
+            if node["is_observed"] or name in self.coordinates.sites:
+                continue
+            if node["fn"].support.is_discrete:
+                raise ValueError(
+                    f"site {name!r} is discrete and shared by all cells: only discrete sites of a cell are summed out. "
+                    "Move it into the plate over cells, or take the evidence given each level k, "
+                    f"poutine.condition(model, {{{name!r}: k}})"
+                )
+            raise ValueError(
+                f"site {name!r} is covered by no site of the guide: size the guide on this model, "
+                "guide.sized(model, cells)"
+            )
         u = torch.linspace(-0.3, 0.3, 2 * self.size).to(self.visited).view(2, -1)
         separate = torch.cat([self._at_origin(one) for one in u.split(1)])
         try:
-            joint = self._at_origin(u)
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(_narrow(self.coordinates.sites)) from error
-        if joint.shape != separate.shape or not torch.allclose(joint, separate, equal_nan=True):
-            raise ValueError(_narrow(self.coordinates.sites))
+            torch.testing.assert_close(self._at_origin(u), separate, rtol=1e-5, atol=1e-8, equal_nan=True)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise ValueError(
+                f"the model does not take several draws of {', '.join(map(repr, self.coordinates.sites))} at once: two "
+                "together give other densities than each alone. Let shared latents have dimensions on their left: "
+                "W.unflatten(-1, (g, d)), not W.view(g, d)"
+            ) from error
 
     @torch.no_grad()
     def _at_origin(self, u: Tensor) -> Tensor:
@@ -243,22 +260,3 @@ def _chosen(k: Tensor, values: list[Tensor]) -> Tensor:
 def _is_outside(message: Any) -> bool:
     """True for a random variable that all cells share."""
     return is_sampled(message) and not is_local(message)
-
-
-def _discrete(name: str) -> str:
-    return (
-        f"site {name!r} is discrete and shared by all cells: only discrete sites of a cell are summed out. Move it "
-        f"into the plate over cells, or take the evidence given each level k, poutine.condition(model, {{{name!r}: k}})"
-    )
-
-
-def _uncovered(name: str) -> str:
-    return f"site {name!r} is covered by no site of the guide: size the guide on this model, guide.sized(model, cells)"
-
-
-def _narrow(names: Iterable[str]) -> str:
-    return (
-        f"the model does not take several draws of {', '.join(map(repr, names))} at once: two together give other "
-        "densities than each alone. Let shared latents have dimensions on their left: W.unflatten(-1, (g, d)), not "
-        "W.view(g, d)"
-    )

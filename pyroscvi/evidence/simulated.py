@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.graph import visited
 from pyroscvi.evidence.coordinates import Coordinates
-from pyroscvi.evidence.reader import Reader
+from pyroscvi.evidence.reader import Reader, copied
 from pyroscvi.handlers import as_scored
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.program import Site
@@ -70,8 +70,9 @@ def simulate(reader: Reader, seed: int) -> Simulated:
     Every site is drawn given those before it, with the density that scores it. A size that is a cell's
     observed total stays the total of the reader's cell: the posterior is then p(z | x, l).
     """
-    double = reader.in_double()
-    model, cells = double.model, double.cells
+    model, cells = reader.model, reader.cells
+    if cells.dtype != torch.float64:
+        model, _, cells = copied(*reader.source, cells, torch.float64)
     with seeded(seed, cells.device), as_scored():
         drawn: Any = poutine.trace(poutine.uncondition(model)).get_trace(cells).nodes
         sites = sampled(poutine.trace(model).get_trace(cells).nodes)
@@ -93,11 +94,7 @@ def spread(cells: Cells, n: int) -> Cells:
 
 
 class ReplayedModel(nn.Module):
-    """A model that observes simulated values, in cells whose conditions and sizes stay as they were.
-
-    A size that is the observed total stays the total of the real cell, because the latents are a posterior draw given
-    that total and no other.
-    """
+    """A model that observes simulated values, in cells whose conditions and sizes stay as they were: ``simulate``."""
 
     def __init__(self, model: Any, observed: Mapping[str, Tensor]):
         super().__init__()

@@ -1,13 +1,13 @@
 """Evidence: log p(x_n) of a fitted model for every cell, its latents integrated out.
 
-    log_evidence(fit, held_out)      one number a cell
-    evidence_table(fit, held_out)    with its Monte Carlo error, effective sample size and k-hat
+    log_evidence(fit, held_out)              one number a cell
+    evidences(Reader(fit, held_out)).table   with its Monte Carlo error, effective sample size and k-hat
 
 Parameters are plugged in, discrete sites are summed exactly, and the model runs in double precision unless single is
 asked for. An estimate without a certificate is called "uncertified".
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,22 +17,24 @@ from numpy.typing import NDArray
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.certificate import Certificate, certificate_of
 from pyroscvi.evidence.estimator import Estimator
-from pyroscvi.evidence.exact import known_exactly
 from pyroscvi.evidence.importance import Estimate
 from pyroscvi.evidence.ladder import Ladder
 from pyroscvi.evidence.reader import MEMORY, Reader
 from pyroscvi.inference.progress import counted
+from pyroscvi.parts.sizes import SizeFactor
 from pyroscvi.program import Fitted, Pair
 from pyroscvi.pyro_internals import alone
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["Evidences", "evidence_table", "evidences", "log_evidence"]
+__all__ = ["Evidences", "estimand", "evidences", "log_evidence"]
+
+ROUNDING = 1e-5  # relative: size factors may have been stored in single precision
 
 
 class Evidences(NamedTuple):
-    """The table of ``evidence_table``, and the certificate that was computed for it, if any."""
+    """The table of ``evidences``, and the certificate that was computed for it, if any."""
 
     table: pd.DataFrame
     certificate: Certificate | None = None
@@ -53,7 +55,7 @@ def log_evidence(
     dtype: torch.dtype = torch.float64,
     progress: bool | str = True,
 ) -> NDArray[np.float64]:
-    """log p(x_n) of every cell in nats [n], float64; ``evidence_table`` names the probability.
+    """log p(x_n) of every cell in nats [n], float64; ``evidences`` names the probability.
 
     fit         a Fit, or a pair (model, guide)
     cells       Cells that the fit has not seen, or an AnnData, which is read through ``fit.fields``
@@ -77,24 +79,20 @@ def log_evidence(
 
 
 @alone
-def evidence_table(
-    fit: Fitted | Pair,
-    cells: "Cells | AnnData",
+def evidences(
+    reader: Reader,
     particles: int = 1000,
     seed: int = 0,
     *,
     estimator: Estimator = Ladder(),
     certify: bool = False,
-    batch_size: int | None = None,
-    chunk: int | None = None,
-    memory: int | str = MEMORY,
-    compile: bool = False,
-    dtype: torch.dtype = torch.float64,
     progress: bool | str = True,
-) -> pd.DataFrame:
-    """The evidence of every cell and its error, one row a cell; arguments as in ``log_evidence``.
+) -> Evidences:
+    """The evidence of every cell of a reader and its error; other arguments as in ``log_evidence``.
 
     certify   simulate 64 cells from the fit and measure how far off an evidence is: ``pyroscvi.certify``
+
+    The table has one row a cell and these columns:
 
     log_evidence           log p(x_n), in nats
     monte_carlo_se         standard error over draws
@@ -104,25 +102,11 @@ def evidence_table(
     certificate            "exact", "certified (gap 0.01)", "uncertified (gap 3.2)"; "uncertified" without ``certify``
     estimand               what it is the logarithm of, such as "p(x)" or "p(x | l)": ``Model.estimand``
     """
-    reader = Reader(fit, cells, memory=memory, batch_size=batch_size, chunk=chunk, dtype=dtype, compile=compile)
-    return evidences(reader, particles, seed, estimator=estimator, certify=certify, progress=progress).table
-
-
-def evidences(
-    reader: Reader,
-    particles: int,
-    seed: int,
-    *,
-    estimator: Estimator,
-    certify: bool = False,
-    progress: bool | str = True,
-) -> Evidences:
-    """``evidence_table`` of the fit and the cells of this reader, and its certificate."""
     pieces, cells = [], reader.cells
     label = progress if isinstance(progress, str) else f"evidence of {type(reader.model).__name__}"
     with reader.kernel(), counted(label, len(cells), bool(progress)) as done:
         for target in reader.targets(seed, particles):
-            known = known_exactly(target.joint, estimator)
+            known = estimator.exact(target.joint)
             if known is None:
                 estimate, method, _ = estimator(target, particles)
             else:
@@ -136,7 +120,33 @@ def evidences(
             certificate = certificate_of(reader, particles, seed, estimator=estimator)
     words = "uncertified" if certificate is None else certificate.words
     table["certificate"] = table["method"].where(table["method"] == "exact", words)
-    table["estimand"] = reader.estimand
+    table["estimand"] = estimand(reader.model, cells)
     if cells.names is not None:
         table.index = pd.Index(cells.names, name="cell")
     return Evidences(table, certificate)
+
+
+def estimand(model: Any, cells: Cells) -> str:
+    """What an evidence of these cells is a probability of: "p(x)", "p(x | l)", "p(x, label | l)", ...
+
+    Labels are part of it if the label of at least one cell is known: a label that is unknown has probability one.
+    It is conditional on l also if the model reads a size factor that is the total of the cell's own counts, or
+    proportional to it. A size factor that was computed from the counts in another way is not noticed.
+    """
+    name = str(getattr(model, "estimand", "p(x)"))
+    if "label" in name and bool((cells.label_weights(len(cells.levels.get("label", (0,)))) == 1).all()):
+        name = name.replace("x, label", "x")
+    sized = any(isinstance(part, SizeFactor) for part in getattr(model, "children", list)())
+    return f"{name[:-1]} | l)" if sized and "| l" not in name and _is_own_total(cells) else name
+
+
+def _is_own_total(cells: Cells) -> bool:
+    if cells.size_factor is None:
+        return False
+    counted = cells.library.squeeze(-1) > 0
+    factor, total = cells.size_factor[counted].double(), cells.library.squeeze(-1)[counted].double()
+    if not len(total):
+        return False
+    ratio = factor / total
+    proportional = bool(total.max() > total.min() and ratio.max() <= (1 + ROUNDING) * ratio.min())
+    return proportional or torch.allclose(factor, total, rtol=ROUNDING)

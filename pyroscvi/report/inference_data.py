@@ -22,12 +22,11 @@ from torch import Tensor
 
 from pyroscvi.analysis.corrected import resampled
 from pyroscvi.data.cells import Cells
-from pyroscvi.evidence.estimator import Estimator
+from pyroscvi.evidence.estimator import Estimator, Target
 from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.ladder import Ladder
 from pyroscvi.evidence.reader import Reader, as_cells, pair
 from pyroscvi.evidence.table import log_evidence
-from pyroscvi.evidence.target import Target
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.program import Fitted, Pair
 from pyroscvi.pyro_internals import alone

@@ -14,7 +14,7 @@ from torch.distributions import biject_to
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.reader import pair
-from pyroscvi.evidence.restricted_guide import RestrictedGuide, sites_of
+from pyroscvi.evidence.shared_latents import RestrictedGuide, sites_of
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.program import Fitted, Model, Pair
 

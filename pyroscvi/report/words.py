@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from pyroscvi.evidence.pareto import MAX_K_HAT
+from pyroscvi.evidence.importance import MAX_K_HAT
 
 if TYPE_CHECKING:
     from pyroscvi.comparison.result import Comparison, GeneComparison
