@@ -15,7 +15,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.distributions import TorchDistribution
+from pyro.distributions import MaskedDistribution
 from pyro.poutine import block
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import effectful
@@ -125,38 +125,18 @@ class temper(Messenger):
             message["fn"] = Tempered(message["fn"], self.beta)
 
 
-class Tempered(TorchDistribution):
-    """``base`` with log-density ``beta * base.log_prob``: a power of a density, left unnormalised."""
+class Tempered(MaskedDistribution):
+    """``base_dist`` with log-density ``beta * base_dist.log_prob``: a power of a density, left unnormalised.
 
-    arg_constraints: dict = {}
+    It masks nothing. Pyro's class is used because it takes samples, levels and the support from its base.
+    """
 
     def __init__(self, base: Any, beta: float | Tensor):
-        self.base, self.beta = base, beta
-        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
-
-    @property
-    def has_rsample(self) -> bool:  # type: ignore[override]
-        return self.base.has_rsample
-
-    @property
-    def has_enumerate_support(self) -> bool:  # type: ignore[override]
-        return self.base.has_enumerate_support
-
-    @property
-    def support(self) -> Any:
-        return self.base.support
+        super().__init__(base, True)
+        self.beta = beta
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Tempered":
-        return Tempered(self.base.expand(batch_shape), self.beta)
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        return self.base.sample(torch.Size(sample_shape))
-
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
-        return self.base.rsample(torch.Size(sample_shape))
-
-    def enumerate_support(self, expand: bool = True) -> Tensor:
-        return self.base.enumerate_support(expand=expand)
+        return Tempered(self.base_dist.expand(batch_shape), self.beta)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return self.beta * self.base.log_prob(value)
+        return self.beta * self.base_dist.log_prob(value)

@@ -13,7 +13,7 @@ write declarations, and the library sizes them when it knows the cells.
 
 import copy
 from collections.abc import Sequence
-from dataclasses import Field, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Self, TypeVar, dataclass_transform
 
 from torch import Tensor, nn
@@ -94,8 +94,9 @@ class Part(nn.Module):
         return part
 
     def __repr__(self) -> str:
-        changed = (field for field in fields(self) if not _is_default(self, field))  # type: ignore[arg-type]
-        return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in changed)})"
+        values = {f.name: repr(getattr(self, f.name)) for f in fields(self)}  # type: ignore[arg-type]
+        changed = (f.name for f in fields(self) if values[f.name] != repr(f.default))  # type: ignore[arg-type]
+        return f"{type(self).__name__}({', '.join(f'{name}={values[name]}' for name in changed)})"
 
 
 def kinds(slot: type[P]) -> set[type[P]]:
@@ -110,7 +111,3 @@ def _not_of_slot(name: str, slot: type[Part], value: Any, default: Any) -> str:
     part = next((f"{kind.__name__}()" for kind in kinds(slot) if letters(kind.__name__) == asked), None)
     example = f"write {name}={part}" if part else f"for example {name}={default!r}"
     return f"{name} must be a {slot.__name__}, not {value!r}: {example}"
-
-
-def _is_default(part: Part, field: Field) -> bool:
-    return repr(getattr(part, field.name)) == repr(field.default)

@@ -76,18 +76,14 @@ def rates(
         total: Any = 0.0
         for guide in guides:
             counts = expected(fit, minibatch, of_minibatch, guide)
-            mu = _rate(counts.counts)
+            x = counts.counts
+            mu = x.mu if hasattr(x, "mu") else x.mean  # without extra zeros [..., n, g]
             if library is not None:
                 mu = mu * (library / mu.sum(-1, keepdim=True))
             total = total + counts.mean(mu)[:, columns]
         return (total / samples).cpu().numpy()
 
     return each_drawn(fit, cells, rate, samples, seed, batch_size, corrected)
-
-
-def _rate(counts: Any) -> Tensor:
-    """The mean of the counts [..., n, g] without extra zeros."""
-    return counts.mu if hasattr(counts, "mu") else counts.mean
 
 
 def _columns(fit: Fitted, genes: Sequence[str]) -> Tensor:

@@ -9,12 +9,15 @@ zero, and ``deviance`` calls ``stirling``. ``native`` does the same in C++.
 """
 
 from pyroscvi.distributions.annotation import Annotation
+from pyroscvi.distributions.count_families import (
+    NegativeBinomial,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+    ZeroInflatedPoisson,
+)
 from pyroscvi.distributions.count_vector import CountVector
 from pyroscvi.distributions.log1p_normal import Log1pNormal
-from pyroscvi.distributions.negative_binomial import NegativeBinomial
-from pyroscvi.distributions.poisson import Poisson
-from pyroscvi.distributions.shares import Shares
-from pyroscvi.distributions.zero_inflated import ZeroInflatedNegativeBinomial, ZeroInflatedPoisson
+from pyroscvi.distributions.parameters import Shares
 
 __all__ = [
     "Annotation", "CountVector", "Log1pNormal", "NegativeBinomial", "Poisson", "Shares", "ZeroInflatedNegativeBinomial",

@@ -9,8 +9,7 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 
 from pyroscvi.distributions import kernel
-from pyroscvi.distributions.parameters import Parameters
-from pyroscvi.distributions.shares import Shares
+from pyroscvi.distributions.parameters import Parameters, Shares
 
 __all__ = ["CountVector"]
 

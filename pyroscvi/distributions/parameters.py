@@ -1,11 +1,12 @@
-"""The parameters of a count distribution."""
+"""The parameters of a count distribution, and a log mean as a size and shares of it."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Size, Tensor
 
-__all__ = ["MU_MAX", "THETA_MAX", "THETA_MIN", "Parameters"]
+__all__ = ["MU_MAX", "THETA_MAX", "THETA_MIN", "Parameters", "Shares"]
 
 # Outside this range the limit is reached in float32 and float64. Both are powers of two, so that dividing by theta and
 # multiplying by it again is exact, and theta = infinity is the Poisson to the last digit.
@@ -35,3 +36,21 @@ class Parameters(NamedTuple):
         """make(parameter, shape) for each parameter; the shape is [..., 1] for the size and [..., g] for the others."""
         one = Size((*shape[:-1], 1))
         return Parameters(*(None if t is None else make(t, one if t is self.size else shape) for t in self))  # type: ignore[arg-type]
+
+
+class Shares(NamedTuple):
+    """log mu_g = log l + log softmax(logits)_g, as its two terms.
+
+    A distribution accepts ``Shares`` in place of ``log_mu``. It then computes the softmax and its gradient in the same
+    pass over the counts as the likelihood.
+
+    logits    linear predictors         [..., g]
+    log_size  log size l of each cell   [..., 1]
+    """
+
+    logits: Tensor
+    log_size: Tensor
+
+    @property
+    def log_mu(self) -> Tensor:
+        return self.log_size + torch.log_softmax(self.logits, -1)

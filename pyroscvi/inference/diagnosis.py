@@ -47,11 +47,8 @@ def _no_count(counts: Any) -> Iterator[tuple[int, int, float]]:
             yield n, g, float(counts[n, g])
     elif not isinstance(counts, Stored):
         for k in np.flatnonzero(~(np.isfinite(counts.data) & (counts.data >= 0)))[:1]:
-            yield (
-                int(np.searchsorted(counts.indptr, k, side="right")) - 1,
-                int(counts.indices[k]),
-                float(counts.data[k]),
-            )
+            row = int(np.searchsorted(counts.indptr, k, side="right")) - 1
+            yield row, int(counts.indices[k]), float(counts.data[k])
 
 
 def _sites(model: Model, guide: Guide, cells: Cells) -> Iterator[str]:
@@ -89,11 +86,10 @@ def _parameters(trained: nn.Module) -> Iterator[str]:
         yield f"not finite themselves: {_several(spoilt)}"
     elif 0 < len(steep) < len(named):
         yield f"gradients are not finite for {_several(steep)}"
-    largest = max(
-        (name for name in named if name not in spoilt), key=lambda name: named[name].abs().max(), default=None
-    )
-    if largest is not None:
-        yield f"the largest parameter is {largest}, {named[largest].abs().max().item():.3g}"
+    sizes = {name: p.abs().max().item() for name, p in named.items() if name not in spoilt}
+    if sizes:
+        largest = max(sizes, key=sizes.__getitem__)
+        yield f"the largest parameter is {largest}, {sizes[largest]:.3g}"
 
 
 def _several(names: list[str]) -> str:

@@ -12,14 +12,8 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import LogNormal, kl_divergence
-from torch.distributions.transforms import (
-    AffineTransform,
-    ComposeTransform,
-    ExpTransform,
-    IndependentTransform,
-    Transform,
-)
+from torch.distributions import LogNormal, Transform, kl_divergence
+from torch.distributions.transforms import AffineTransform, ComposeTransform, ExpTransform, IndependentTransform
 
 from pyroscvi.handlers import Tempered
 
@@ -32,7 +26,7 @@ def divergence(q: Any, p: Any) -> Tensor | None:
     Two distributions tempered by the same beta have beta times the divergence of their bases.
     """
     if isinstance(q, Tempered) and isinstance(p, Tempered) and (q.beta is p.beta or q.beta == p.beta):
-        kl = divergence(q.base, p.base)
+        kl = divergence(q.base_dist, p.base_dist)
         return None if kl is None else q.beta * kl
     if isinstance(q, Tempered) or isinstance(p, Tempered):
         return None

@@ -23,16 +23,12 @@ class AcrossRanks(nn.BatchNorm1d):
         count = SumOverRanks.apply(h.new_full((1,), len(h)))
         mean = SumOverRanks.apply(h.sum(0)) / count
         variance = SumOverRanks.apply((h - mean).square().sum(0)) / count
-        with torch.no_grad():
-            self._update(mean, variance * count / (count - 1))
-        return (h - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias
-
-    def _update(self, mean: Tensor, variance: Tensor) -> None:
-        """Update the running mean and variance by exponential averaging."""
         running: Any = self
-        running.num_batches_tracked += 1
-        running.running_mean.lerp_(mean, running.momentum)
-        running.running_var.lerp_(variance, running.momentum)
+        with torch.no_grad():  # update the running mean and variance by exponential averaging
+            running.num_batches_tracked += 1
+            running.running_mean.lerp_(mean, running.momentum)
+            running.running_var.lerp_(variance * count / (count - 1), running.momentum)
+        return (h - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias
 
 
 class SumOverRanks(torch.autograd.Function):
@@ -40,17 +36,13 @@ class SumOverRanks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _summed(x)
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        return _summed(gradient)
-
-
-def _summed(x: Tensor) -> Tensor:
-    x = x.clone()
-    dist.all_reduce(x)
-    return x
+        return SumOverRanks.apply(gradient)
 
 
 def across_ranks(module: nn.Module, wanted: bool) -> None:

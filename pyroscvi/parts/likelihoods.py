@@ -67,8 +67,7 @@ class NB(Likelihood):
         self.dispersion = self.dispersion.sized(dims)
 
     def forward(self, l, log_theta, *, rho, theta=None):
-        log_theta = theta if log_theta is None else log_theta
-        return distributions.NegativeBinomial(self.link(l.log(), rho), log_theta)
+        return distributions.NegativeBinomial(self.link(l.log(), rho), theta if log_theta is None else log_theta)
 
 
 class ZINB(NB):
