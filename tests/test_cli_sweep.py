@@ -128,17 +128,37 @@ def test_a_second_time_nothing_is_fitted(swept, data, capsys, monkeypatch):
     assert fitted == ["Poisson()"]
 
 
+@pytest.mark.parametrize("name", ["cells.csv", "runs.csv", "comparison.csv", "comparison.png"])
+def test_a_file_that_a_sweep_did_not_write_is_not_replaced(name, data, tmp_path, capsys):
+    (tmp_path / name).write_text("my own")
+    assert main(["compare", str(data), "--likelihood", "nb", "--out", str(tmp_path)]) != 0
+    assert f"{name} is not as a sweep wrote it" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "my own"
+
+
+def test_a_table_that_was_edited_is_not_replaced(swept, data, capsys):
+    table = swept / "comparison.csv"
+    written = table.read_text()
+    table.write_text(written + "my own\n")
+    assert main(["compare", str(data), "--likelihood", "nb", "--out", str(swept)]) != 0
+    assert "comparison.csv is not as a sweep wrote it" in capsys.readouterr().err
+    table.write_text(written)
+
+
 WRONG = [
     (["compare", "DATA", "--likelihood", "nb", "zinb"], "Missing option '--out'"),
-    (["compare", "DATA", "--out", "runs"], "nothing to choose from: name choices, --likelihood nb zinb"),
+    (["compare", "DATA", "--out", "runs"], "nothing to choose from: give choices, --likelihood nb zinb"),
     (["compare", "RUNS", "--likelihood", "nb", "--data", "DATA"], "--likelihood declares new ones"),
     (["compare", "RUNS"], "Missing option '--data'"),
     (
         ["compare", "DATA", "DATA", "--likelihood", "nb", "--out", "runs"],
-        "a sweep is over one data set, and 2 are named",
+        "a sweep takes one data set, not 2",
     ),
     (["compare", "--likelihood", "nb", "DATA", "--out", "runs"], "Missing argument"),
     (["compare", "DATA", "--likelihood", "nb", "zimb", "--out", "runs"], "did you mean 'zinb'?"),
+    (["compare", "DATA", "--likelihood", "nb", "--missing", "zero", "--out", "runs"], "--missing is for run folders"),
+    (["compare", "DATA", "--likelihood", "nb", "--out", "RUN"], "is the folder of a run: choose another folder"),
     (["compare", "DATA", "--likelihood", "nb", "nb", "--out", "runs"], "names a choice twice: nb nb"),
     (["compare", "DATA", "--likelihood", "nb", "--out", "DATA"], "is a file: a sweep takes a folder"),
     (["compare", "nowhere.h5ad", "--likelihood", "nb", "--out", "runs"], "nowhere.h5ad: there is no such file"),
@@ -154,7 +174,9 @@ WRONG = [
 def test_an_error_is_printed_on_one_line(arguments, message, data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
-    stand_in = {"DATA": str(data), "RUNS": str(tmp_path / "folder")}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "configuration.json").write_text("{}")
+    stand_in = {"DATA": str(data), "RUNS": str(tmp_path / "folder"), "RUN": str(tmp_path / "run")}
     assert main([stand_in.get(argument, argument) for argument in arguments]) != 0
     err = capsys.readouterr().err
     assert message in err

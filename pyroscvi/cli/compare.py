@@ -36,10 +36,10 @@ def is_sweep(places: Sequence[Path], data: Path | None, choices: Mapping[str, Se
     if data is None and not choices and all(place.is_dir() for place in places):
         raise ValueError("Missing option '--data': the cells to compare these runs on")
     if data is None and not choices:
-        raise ValueError("nothing to choose from: name choices, --likelihood nb zinb, or runs with --data DATA.h5ad")
+        raise ValueError("nothing to choose from: give choices, --likelihood nb zinb, or runs with --data DATA.h5ad")
     if choices and len(places) != 1:
         named = ", ".join(map(str, places))
-        raise ValueError(f"a sweep is over one data set, and {len(places)} are named: {named}")
+        raise ValueError(f"a sweep takes one data set, not {len(places)}: {named}")
     return data is None
 
 

@@ -43,7 +43,7 @@ from pyroscvi.fitting.resume import Folder
 from pyroscvi.program import Guide, Model
 from pyroscvi.report import plots
 
-__all__ = ["DONE", "KEY", "Run", "carry_out", "open_folder", "read_run", "write_cells", "write_run"]
+__all__ = ["CONFIGURATION", "DONE", "KEY", "Run", "carry_out", "open_folder", "read_run", "write_cells", "write_run"]
 
 KEY = "X_pyroscvi"
 CONFIGURATION = "configuration.json"

@@ -17,15 +17,16 @@ from pyroscvi.cli.compare import evidence_options, write_report
 from pyroscvi.cli.data import read_cells
 from pyroscvi.cli.declare import declare, own_files
 from pyroscvi.cli.output import check_free, draw, say, terminal
-from pyroscvi.cli.runs import DONE, write_cells
+from pyroscvi.cli.runs import CONFIGURATION, DONE, write_cells
 from pyroscvi.comparison.compare import compare
 from pyroscvi.comparison.sweep import combinations, sweep
-from pyroscvi.fitting.files import write_json, write_whole
+from pyroscvi.fitting.files import CHECKSUMS, altered, write_checksums, write_json, write_whole
 from pyroscvi.program import Guide, Model
 
 __all__ = ["compare_sweep", "declared_grid"]
 
-NUMBERS = ("latent",)  # choices that say nothing without the name of their slot
+WRITTEN = ("runs.csv", "comparison.csv", "comparison.png", "cells.csv")
+NUMBERED = ("latent",)  # slots whose name is part of the name of a choice: "latent 5"
 
 
 def compare_sweep(
@@ -49,8 +50,9 @@ def compare_sweep(
         raise ValueError("Missing option '--out': the folder in which the fits of the sweep are kept")
     check_free(report, force=force)
     evidence = evidence_options(**evidence)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file: a sweep takes a folder, in which every fit has its own")
+    if reading["missing"] != "error":
+        raise ValueError("--missing is for run folders: the models of a sweep are fitted to the genes of their data")
+    _refuse_foreign(out)
     declared = declared_grid(choices)
     cells, obs = read_cells(data, fields, reading, hvg)
     by = None if cells.batch is None else "batch"
@@ -79,6 +81,7 @@ def compare_sweep(
     write_whole(out / "comparison.csv", comparison.table.to_csv)
     write_whole(out / "cells.csv", comparison.by_cell[["cell", "log_evidence"]].droplevel(0, axis=1).to_csv)
     draw(out / "comparison.png", comparison.plot())
+    write_checksums(out, WRITTEN)
     terminal().print(comparison)
     say(f"{out}: comparison.csv and .png, cells.csv, and a folder for every fit, which runs.csv names")
     if report is not None:
@@ -86,10 +89,21 @@ def compare_sweep(
         write_report(report, comparison, swept, given, evidence, **about)
 
 
+def _refuse_foreign(out: Path) -> None:
+    """Raises ValueError if a sweep cannot write into this folder without replacing what a sweep did not write."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file: a sweep takes a folder, in which every fit has its own")
+    if (out / CONFIGURATION).exists():
+        raise ValueError(f"{out} is the folder of a run: choose another folder for the sweep")
+    changed = altered(out) if (out / CHECKSUMS).exists() else [out / name for name in WRITTEN]
+    if foreign := [file for file in changed if file.exists()]:
+        raise ValueError(f"{foreign[0]} is not as a sweep wrote it: move it elsewhere, or choose another folder")
+
+
 def declared_grid(choices: Mapping[str, Sequence[str]]) -> dict[str, tuple[Model, Guide]]:
     """Models and guides from the words of the command line, called by those words."""
     for slot, words in choices.items():
         if len(set(words)) < len(words):
             raise ValueError(f"--{slot.replace('_', '-')} names a choice twice: {' '.join(words)}")
-    worded = {slot: {f"{slot} {w}" if slot in NUMBERS else w: w for w in words} for slot, words in choices.items()}
+    worded = {slot: {f"{slot} {w}" if slot in NUMBERED else w: w for w in words} for slot, words in choices.items()}
     return {name: declare(**chosen) for name, chosen in combinations(worded).items()}

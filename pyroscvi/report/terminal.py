@@ -2,7 +2,7 @@
 
 from io import StringIO
 from shutil import get_terminal_size
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich import box
@@ -65,10 +65,10 @@ def genes(result: "GeneComparison") -> Table:
     return picture
 
 
-def as_text(picture: Any) -> str:
+def as_text(table: Table) -> str:
     """A table without colours, as wide as the terminal; 80 columns where there is none."""
     console = Console(file=StringIO(), width=max(get_terminal_size().columns, 80), color_system=None)
-    console.print(picture)
+    console.print(table)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in lines).strip("\n")
 
