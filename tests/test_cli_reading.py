@@ -68,6 +68,22 @@ def test_an_error_names_the_option_that_helps(data, backed, tmp_path, capsys):
     assert latents.obs["size"]["cell5"] == simulated(cells=30, genes=9, seed=0).obs["size"]["cell5"]
 
 
+@pytest.mark.parametrize(
+    ("slip", "remedy"),
+    [
+        (("--held-out", "1.5"), "--held-out must lie between 0 and 1, not 1.5"),
+        (("--counts", "logs"), "counts in 'X', 'counts': read them without --counts or with --counts counts."),
+        (("--guide", "spatial_gnn"), "read their coordinates with --spatial ..., or choose a guide"),
+    ],
+)
+def test_a_slip_is_answered_with_an_option(slip, remedy, tmp_path, capsys):
+    adata, file = simulated(cells=30, genes=9, seed=0), tmp_path / "cells.h5ad"
+    adata.layers["logs"] = adata.X.log1p()
+    adata.write_h5ad(file)
+    assert main(["fit", str(file), *QUICK, "--out", str(tmp_path / "run"), *slip]) == 1
+    assert remedy in capsys.readouterr().err
+
+
 def test_embed_reads_what_python_reads(fitted, adata, tmp_path, capsys):
     file, out = tmp_path / "query.h5ad", tmp_path / "out.h5ad"
     query = adata[:, 2:].copy()

@@ -108,7 +108,7 @@ def test_normalised_x_names_the_layers_that_hold_counts(form):
     data = adata(np.log1p(x), form, counts=x, spliced=sparse.csr_matrix(x), scaled=x - x.mean(0))
     said = refusal(data)
     assert "fractional" in said
-    assert "There are counts in 'counts', 'spliced': say Fields(counts='counts') or Fields(counts='spliced')." in said
+    assert "There are counts in 'counts', 'spliced': read them with Fields(counts='counts') or with" in said
 
 
 def test_scaled_x_is_negative_and_fractional():
@@ -121,7 +121,9 @@ def test_scaled_x_is_negative_and_fractional():
 
 def test_a_normalised_layer_is_sent_back_to_x():
     x = counts()
-    assert "There are counts in 'X': say Fields(counts=None)." in refusal(adata(x, logs=np.log1p(x)), Fields("logs"))
+    assert "There are counts in 'X': read them with Fields(counts=None)." in refusal(
+        adata(x, logs=np.log1p(x)), Fields("logs")
+    )
 
 
 def test_counts_may_be_in_raw():
@@ -145,7 +147,7 @@ def test_no_layer_is_suggested_if_none_holds_counts():
 def test_an_empty_x_names_the_layers_that_hold_counts():
     x = counts()
     data = AnnData(layers={"counts": x}, obs=pd.DataFrame(index=[str(i) for i in range(30)]))
-    assert "X is empty. There are counts in 'counts': say Fields(counts='counts')" in refusal(data)
+    assert "X is empty. There are counts in 'counts': read them with Fields(counts='counts')" in refusal(data)
     assert Fields("counts").read(data).x.sum() == x.sum()
 
 

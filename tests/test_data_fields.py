@@ -239,7 +239,7 @@ def test_columns_of_the_wrong_kind_are_refused():
     adata.obs["type"] = None
     with pytest.raises(ValueError, match=r"label .* every value is missing"):
         Fields(label="type").read(adata)
-    with pytest.raises(ValueError, match=r"say batch=\.\.\. or label=\.\.\."):
+    with pytest.raises(ValueError, match=r"write batch=\.\.\. or label=\.\.\."):
         Fields(categories=("batch",))
 
 

@@ -108,7 +108,7 @@ def write_report(
     known = list(comparison.by_cell["cell"].columns[1:])
     field = next((name for name in ("label", by, *known) if name in known), None)
     write_whole(file, lambda beside: comparison.report(beside, field=field, genes=genes, **about))
-    say(f"{file}: a report to send")
+    say(f"{file}: the report, in one file")
 
 
 def evidence_options(single: bool, method: str | None, proposal: str | None, **options: Any) -> dict[str, Any]:

@@ -235,7 +235,7 @@ class Cells:
         the guide uses them: they do not enter the probability of its counts.
         """
         if not 0 < fraction < 1:
-            raise ValueError(f"fraction must lie between 0 and 1, not {fraction}")
+            raise ValueError(f"{either('fraction', '--held-out')} must lie between 0 and 1, not {fraction}")
         if by is not None and by not in self.categories:
             raise KeyError(f"cells have no categorical field {by!r} to split by; there are {sorted(self.categories)}")
         group = torch.zeros(len(self), dtype=torch.long) if by is None else self.categories[by].cpu()

@@ -131,11 +131,11 @@ def precision(matrix: Matrix | Stored) -> type:
 def remedy(adata: AnnData) -> str:
     """Where else in this AnnData counts are: every layer, X and raw are scanned in full."""
     layers = [name for name in _layers(adata) if _holds_counts(adata, name)]
-    fields = [field("counts", name) for name in layers]
+    fields = [f"with {field('counts', name)}" for name in layers]
     if _holds_counts(adata, None):
-        layers, fields = ["X", *layers], [either("Fields(counts=None)", "no --counts"), *fields]
+        layers, fields = ["X", *layers], [either("with Fields(counts=None)", "without --counts"), *fields]
     if fields:
-        return f"There are counts in {listed(layers)}: say {' or '.join(fields)}."
+        return f"There are counts in {listed(layers)}: read them {' or '.join(fields)}."
     if adata.raw is not None and _are_all_counts(adata.raw.X):
         instead = either("read adata.raw.to_adata()", "give a file of adata.raw.to_adata()")
         return f"There are counts in raw: {instead} instead."

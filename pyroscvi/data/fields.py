@@ -89,7 +89,7 @@ class Fields:
         if self.genes is not None and len(set(self.genes)) < len(self.genes):
             raise ValueError(f"genes name {listed(pd.Index(self.genes)[pd.Index(self.genes).duplicated()])} twice")
         if clash := {"batch", "label"} & set(self.categories):
-            raise ValueError(f"categories hold {listed(sorted(clash))}: say batch=... or label=... instead")
+            raise ValueError(f"categories hold {listed(sorted(clash))}: write batch=... or label=... instead")
         whole = isinstance(self.neighbours, int | np.integer) and not isinstance(self.neighbours, bool)
         if not whole or self.neighbours < 1:
             raise ValueError(f"neighbours is a whole number, at least 1, not {self.neighbours!r}")

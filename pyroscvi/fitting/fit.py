@@ -146,10 +146,9 @@ def _check(cells: Cells, guide: Guide, epochs: int | None, batch_size: int, lr: 
     if not len(cells):
         raise ValueError("there are no cells to fit to")
     if guide.encoder.hops and (cells.graph is None or not cells.graph.nnz):
-        read = advice.either("read them with", "name them with")
         raise ValueError(
             f"{type(guide).__name__} reads a cell with its neighbours, and these cells have no graph of neighbours: "
-            f"{read} {advice.field('spatial')}, or choose a guide that reads each cell alone"
+            f"read their coordinates with {advice.field('spatial')}, or choose a guide that reads each cell alone"
         )
     if problem := unfit(cells):
         raise ValueError(f"these cells cannot be fitted: {problem}. Read them with Fields(...), which checks them")
