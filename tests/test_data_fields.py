@@ -266,6 +266,13 @@ def test_a_row_of_missing_beliefs_is_replaced_by_the_label():
     assert torch.equal(alone.label_weights(3)[2:], beside.label_weights(3)[2:])
 
 
+def test_labels_without_a_column_of_belief_are_refused():
+    adata = data()
+    adata.obsm["soft"] = adata.obsm["soft"].to_numpy()  # its columns are called 0, 1, 2
+    with pytest.raises(ValueError, match=r"belief .* has no column: 'B', 'T'\. Its columns are '0', '1', '2'.*DataFrame"):
+        Fields(belief="soft", label="type").read(adata)
+
+
 def test_beliefs_that_are_no_weights_are_refused():
     adata = data()
     adata.obsm["soft"].iloc[3, 1] = -0.5

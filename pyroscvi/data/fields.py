@@ -226,8 +226,19 @@ class Fields:
             if is_label and self.unlabelled is not None:
                 values = values.mask(values.astype(str) == self.unlabelled)
             role = f"{name} (obs[{key!r}])"
+            if is_label and labels is not None and self.levels is None and unknown != "allow":
+                self._refuse_labels(values, role, labels)
             categories[name], levels[name] = codes(values, role, known.get(name), unknown, missing=is_label)
         return categories, levels
+
+    def _refuse_labels(self, values: pd.Series, role: str, labels: tuple[str, ...]) -> None:
+        """ValueError if a column has labels for which belief has no column."""
+        own = codes(values, role, None, "allow", missing=True)[1] if values.notna().any() else ()
+        if unmatched := [label for label in own if label not in labels]:
+            raise ValueError(
+                f"{role} has labels for which belief (obsm[{self.belief!r}]) has no column: {listed(unmatched)}. Its "
+                f"columns are {listed(labels)}. Give belief as a DataFrame with a column for each label"
+            )
 
     def _belief(self, adata: AnnData, unknown: str) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
         """Weights over labels, and the labels' names in the order of the columns."""
