@@ -134,6 +134,41 @@ def test_a_layer_is_read_and_another_place_is_suggested(adata, tmp_path):
         Fields("raw").open(path)
 
 
+@pytest.mark.parametrize("dtype", ["f2", ">f4", ">i4", "u2"])
+def test_counts_of_every_type_of_number_are_read(dtype, adata, tmp_path):
+    path = dense(adata, tmp_path / "cells.h5ad")
+    with h5py.File(path, "r+") as file:
+        counts, attributes = file["X"][:], dict(file["X"].attrs)
+        del file["X"]
+        file["X"] = counts.astype(dtype)
+        file["X"].attrs.update(attributes)
+    x = FIELDS.open(path).subset(slice(None)).x
+    assert x.dtype == torch.float32
+    assert np.array_equal(x.numpy(), counts)
+
+
+def test_text_in_the_place_of_counts_is_refused(adata, tmp_path):
+    path = dense(adata, tmp_path / "cells.h5ad")
+    with h5py.File(path, "r+") as file:
+        attributes, shape = dict(file["X"].attrs), file["X"].shape
+        del file["X"]
+        file.create_dataset("X", data=np.full(shape, "1", dtype=object), dtype=h5py.string_dtype())
+        file["X"].attrs.update(attributes)
+    with pytest.raises(TypeError, match="X holds values of type object, which are not counts"):
+        FIELDS.open(path)
+
+
+def test_counts_that_cannot_be_unpacked_name_their_file(adata, tmp_path):
+    path = h5ad(adata, tmp_path / "cells.h5ad", compression="gzip")
+    with h5py.File(path, "r") as file:
+        place = file["X/data"].id.get_chunk_info(0).byte_offset
+    content = bytearray(path.read_bytes())
+    content[place : place + 8] = bytes(8)
+    path.write_bytes(content)
+    with pytest.raises(OSError, match=r"X of .*cells\.h5ad cannot be read: .*The file is damaged: write it anew"):
+        FIELDS.open(path)
+
+
 def test_the_bad_count_is_named_wherever_it_lies(adata, tmp_path):
     adata.X.data[[40, -1]] = [-1, 0.5]
     row, gene = adata.obs_names[np.searchsorted(adata.X.indptr, 40, "right") - 1], adata.var_names[adata.X.indices[40]]

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from pyroscvi.data.matrices import select
 
-__all__ = ["Source", "Stored", "sums"]
+__all__ = ["Source", "Stored", "native", "sums"]
 
 ROWS = 4096  # read at once where everything is read
 GAP = 32  # two runs of rows with at most so many between them are read as one: one long read is quicker than two
@@ -20,6 +20,11 @@ MAX_SLICES = 4  # runs that are read one by one; more of them are read by a mask
 BLOCK = 128  # consecutive cells that are read together
 BUFFER = 16_384  # cells that are shuffled together: those of 128 blocks
 VALUES = 2**25  # counts above zero in such a buffer, at most: 256 MB
+
+
+def native(dtype: np.dtype) -> np.dtype:
+    """The smallest type that holds the same numbers and is one of scipy's: no half precision, bytes in our order."""
+    return np.promote_types(dtype, np.float32 if dtype.kind == "f" else np.bool_)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +49,12 @@ class Source:
         runs = np.split(rows, np.flatnonzero(breaks) + 1)
         part = np.cumsum([run[-1] - run[0] + 1 for run in runs]) // (2 * BUFFER)
         _, firsts, lengths = np.unique(part, return_index=True, return_counts=True)
-        return _under([self._runs(runs[i : i + n]) for i, n in zip(firsts, lengths, strict=True)])
+        try:
+            return _under([self._runs(runs[i : i + n]) for i, n in zip(firsts, lengths, strict=True)])
+        except OSError as error:  # of HDF5, which names no file
+            file = getattr(getattr(self.matrix, "group", self.matrix), "file", None)
+            whose = f"{self.place} of {file.filename}" if file else self.place
+            raise OSError(f"{whose} cannot be read: {error}. The file is damaged: write it anew") from error
 
     def _runs(self, runs: Sequence[np.ndarray]) -> sparse.csr_matrix:
         """The rows of these runs; a run may have gaps, whose rows are read and then left out."""
@@ -52,6 +62,7 @@ class Source:
         if len(spans) <= MAX_SLICES or not hasattr(self.matrix, "format"):
             pieces = [self.matrix[a:b] for a, b in spans]
             block = _under(pieces) if sparse.issparse(pieces[0]) else np.concatenate(pieces)
+            block = block.astype(native(block.dtype), copy=False)
         else:  # anndata reads all spans of a sparse matrix at a time, by a mask
             covered = np.zeros(len(self), dtype=bool)
             for a, b in spans:
