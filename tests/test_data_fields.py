@@ -269,7 +269,9 @@ def test_a_row_of_missing_beliefs_is_replaced_by_the_label():
 def test_labels_without_a_column_of_belief_are_refused():
     adata = data()
     adata.obsm["soft"] = adata.obsm["soft"].to_numpy()  # its columns are called 0, 1, 2
-    with pytest.raises(ValueError, match=r"belief .* has no column: 'B', 'T'\. Its columns are '0', '1', '2'.*DataFrame"):
+    with pytest.raises(
+        ValueError, match=r"belief .* has no column: 'B', 'T'\. Its columns are '0', '1', '2'.*DataFrame"
+    ):
         Fields(belief="soft", label="type").read(adata)
 
 

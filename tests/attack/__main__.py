@@ -3,15 +3,18 @@
 import argparse
 import sys
 
-from . import damage, generators, hostile, interruptions, words
-from .reading import reading
+from . import damage, generators, hostile, interruptions, resuming, words
+from .reading import reading, several
 from .runner import run
 
 # Name: (the attack, its share of the inputs). Slow attacks have few.
 ATTACKS = {
     "reading": (reading, 0.8),
+    "several": (several, 0.06),
     "bytes": (damage.damaged_bytes, 0.06),
     "runs": (damage.altered_runs, 0.06),
+    "evidences": (resuming.altered_evidence, 0.02),
+    "resumed": (resuming.other_runs, 2 * len(resuming.CHANGES)),
     "structure": (damage.damaged_structure, 2 * len(damage.STRUCTURE)),
     "commands": (words.command_lines, len(words.LINES)),
     "fits": (hostile.hostile_fits, len(hostile.FITS)),
@@ -19,6 +22,7 @@ ATTACKS = {
     "state": (generators.global_state, len(generators.CALLS)),
     "kills": (interruptions.kills, 0.01),
     "interrupts": (interruptions.interrupts, 0.02),
+    "interrupted commands": (interruptions.interrupted_commands, 0.005),
     "threads": (interruptions.threads, 8),
     "disks": (interruptions.full_disks, 4),
 }

@@ -1,6 +1,7 @@
 """The global random generators and other global state, before and after every public function."""
 
 import hashlib
+import os
 import pickle
 import random
 import tempfile
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyro
+import sklearn  # noqa: F401  # its import sets KMP_INIT_AT_FORK and KMP_DUPLICATE_LIB_OK for its own OpenMP, on purpose
 import torch
 
 import pyroscvi as ps
@@ -35,6 +37,11 @@ def _fit(cells: ps.Cells, guide: Any = None, **options: Any) -> Any:
     return ps.fit(SCVI(latent=2, **options), guide or MeanField(), cells, epochs=1, progress=False)
 
 
+def _sized(cells: ps.Cells) -> None:
+    with torch.random.fork_rng(devices=[]):  # parameters come from torch's generator: the docstring of sized says so
+        MeanField().sized(SCVI(latent=2).sized(cells.dims), cells)
+
+
 def _file(fitted: Any) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         fitted.save(f"{folder}/fit")
@@ -47,7 +54,7 @@ CALLS: dict[str, Callable[[Any, ps.Cells, Any], Any]] = {
     "read": lambda adata, cells, fitted: ps.Fields(batch="batch").read(adata),
     "split": lambda adata, cells, fitted: cells.split(0.2, by="batch"),
     "minibatches": lambda adata, cells, fitted: list(cells.minibatches(32)),
-    "sized": lambda adata, cells, fitted: MeanField().sized(SCVI(latent=2).sized(cells.dims), cells),
+    "sized": lambda adata, cells, fitted: _sized(cells),
     "fit": lambda adata, cells, fitted: _fit(cells, likelihood=ZINB()),
     "fit of a mixture": lambda adata, cells, fitted: _fit(cells, FullCovariance(), prior=Mixture(components=2)),
     "fit of a VampPrior": lambda adata, cells, fitted: _fit(cells, prior=VampPrior(components=3)),
@@ -69,6 +76,7 @@ def _state() -> dict[str, Any]:
         "torch's generator": hashlib.sha256(torch.get_rng_state().numpy().tobytes()).hexdigest(),
         "numpy's generator": pickle.dumps(np.random.get_state()),  # noqa: NPY002
         "Python's generator": random.getstate(),
+        "the environment": dict(os.environ),
         "threads": torch.get_num_threads(),
         "default type": torch.get_default_dtype(),
         "gradients": torch.is_grad_enabled(),

@@ -60,10 +60,10 @@ def _value(value: float, dtype: str = "f8") -> Callable[[Input], None]:
     return change
 
 
-def _form(form: str, dtype: str = "f4") -> Callable[[Input], None]:
+def _form(form: str, dtype: str | None = None) -> Callable[[Input], None]:
     def change(made: Input) -> None:
-        made.form, made.dtype = form, dtype
-        if np.dtype(dtype).kind in "bui":
+        made.form, made.dtype = form, dtype or made.dtype
+        if np.dtype(made.dtype).kind in "bui":
             made.counts = np.where(np.isfinite(made.counts), np.clip(made.counts, 0, 100), 0)
 
     return change
@@ -119,7 +119,7 @@ def _wanted(**fields: Any) -> Callable[[Input], None]:
     return lambda made: made.fields.update(fields)
 
 
-# Name: (kind, what is expected, the change). Of one kind, an input has one change.
+# Name: (kinds, what is expected, the change). Of one kind, an input has one change.
 CHANGES: dict[str, tuple[str, str, Callable[[Input], None]]] = {
     **{f"a count of {v}": ("value", "reject", _value(v)) for v in (-1.0, np.nan, np.inf, -np.inf, 0.5, 1e-300, 1e300)},
     **{f"a count of {v:g}": ("value", "accept", _value(v)) for v in (-0.0, 2.0**24 + 1, 2.0**31 + 1, 2.0**53)},
@@ -137,8 +137,11 @@ CHANGES: dict[str, tuple[str, str, Callable[[Input], None]]] = {
         f"as {form}": ("form", "either", _form(form))
         for form in ("coo_matrix", "lil_matrix", "bsr_matrix", "dia_matrix")
     },
-    **{f"of type {t}": ("value", "either", _form("asarray", t)) for t in ("f2", "i1", "u8", "?", ">f4", "longdouble")},
-    **{f"of type {t}": ("value", "reject", _form("asarray", t)) for t in ("U8", "c16")},
+    **{
+        f"of type {t}": ("value form", "either", _form("asarray", t))
+        for t in ("f2", "i1", "u8", "?", ">f4", "longdouble")
+    },
+    **{f"of type {t}": ("value form", "reject", _form("asarray", t)) for t in ("U8", "c16")},
     "unsorted indices": ("form", "accept", _broken(_reversed, "csr_matrix")),
     **{
         f"{array}[{place}] = {value} in {form}": ("form", "reject", _broken(_at(array, place, value), form))
@@ -179,10 +182,12 @@ def made(seed: int) -> Input:
     kinds: set[str] = set()
     for name in sorted(chosen, key=lambda name: CHANGES[name][0] != "shape"):  # the number of cells comes first
         kind, expected, change = CHANGES[name]
-        if kind in kinds or (kinds and not one.counts.size):
+        if kinds & {*kind.split()} or (kinds and not one.counts.size):
             continue
-        kinds.add(kind)
+        kinds.update(kind.split())
         change(one)
         one.changes.append(str(name))
-        one.expected = max(one.expected, expected, key=("accept", "either", "reject").index)
+        if {"label", "belief"} <= one.fields.keys():  # the columns of belief must be the labels
+            expected = max("either", expected)
+        one.expected = max(one.expected, expected)  # "accept" < "either" < "reject", as in the alphabet
     return one

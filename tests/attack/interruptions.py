@@ -1,6 +1,7 @@
 """Kills, interrupts, a full disk, other threads: a fit goes on to the same bits, and later fits are as before."""
 
 import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -16,6 +17,8 @@ import torch
 from pyro.poutine.runtime import _PYRO_STACK
 
 import pyroscvi as ps
+from pyroscvi.cli import main
+from pyroscvi.cli.runs import read_run
 from pyroscvi.fitting.resume import Folder
 from pyroscvi.guides import MeanField
 from pyroscvi.models import SCVI
@@ -23,7 +26,7 @@ from pyroscvi.parts import Mixture
 
 from .runner import Outcome, isolated, same
 
-__all__ = ["full_disks", "interrupts", "kills", "threads"]
+__all__ = ["full_disks", "interrupted_commands", "interrupts", "kills", "threads"]
 
 
 @cache
@@ -98,6 +101,44 @@ def _traces(generator: torch.Tensor) -> list[str]:
         "the next fit is another one": same(_undisturbed()[0], _fit()),
     }
     return [wrong for wrong, right in checks.items() if not right]
+
+
+OPTIONS = ("--batch", "batch", "--latent", "2", "--epochs", "4", "--batch-size", "32")
+
+
+@cache
+def _command() -> tuple[list[str], Any, float]:
+    """A command, the fit that it writes, and how long it takes."""
+    folder = tempfile.mkdtemp()
+    ps.data.simulated(120, 20, seed=1).write_h5ad(f"{folder}/cells.h5ad")
+    command = ["fit", f"{folder}/cells.h5ad", *OPTIONS, "--out"]
+    main([*command, f"{folder}/first"])
+    start = time.monotonic()
+    main([*command, f"{folder}/second"])
+    return command, read_run(Path(folder) / "second").fit, time.monotonic() - start
+
+
+def interrupted_commands(seed: int) -> Outcome:
+    """Ctrl-C at a random time of ``pyroscvi fit``: one line says so, and the same command then gives the same bits."""
+    command, whole, seconds = _command()
+    after = float(np.random.default_rng(seed).uniform(0.01, seconds))
+
+    def attack() -> Outcome:
+        said = io.StringIO()
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(said):
+            signal.signal(signal.SIGALRM, signal.default_int_handler)
+            signal.setitimer(signal.ITIMER_REAL, after)
+            status = main([*command, f"{folder}/run"])
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            last = said.getvalue().strip().rpartition("\n")[2]
+            again = main([*command, f"{folder}/run"]) if status else 0
+            alike = not again and same(whole, read_run(Path(folder) / "run").fit)
+        right = alike and (status == 0 or (status == 130 and last.startswith("pyroscvi: interrupted")))
+        return Outcome(
+            "right" if right else "accepted wrongly", f"status {status}, then {again}", said.getvalue()[-300:]
+        )
+
+    return isolated(attack, "pyroscvi fit")
 
 
 def threads(seed: int) -> Outcome:

@@ -1,11 +1,13 @@
 """Fields.read against an oracle that uses none of the library: odd inputs are read right, or refused in words."""
 
+import tempfile
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from anndata import AnnData
+from anndata import AnnData, read_h5ad
 from scipy import sparse
 
 from pyroscvi import Cells, Fields
@@ -13,7 +15,7 @@ from pyroscvi import Cells, Fields
 from .inputs import Input, made
 from .runner import Outcome, isolated, refusal
 
-__all__ = ["reading", "wrongs"]
+__all__ = ["reading", "several", "wrongs"]
 
 
 def reading(seed: int) -> Outcome:
@@ -32,13 +34,57 @@ def _read(one: Input, what: str) -> Outcome:
     try:
         cells = Fields(**one.fields).read(adata, **one.options)
     except Exception as error:
-        outcome = refusal(error, what)
-        wrongly = outcome.good and expected == "accept"
-        return Outcome("refused wrongly", what, outcome.detail) if wrongly else outcome
+        return _refused(error, what, expected)
     if expected == "reject":
         return Outcome("accepted wrongly", what, "it should have been refused")
     wrong = wrongs(adata, cells, one.fields)
     return Outcome("accepted wrongly" if wrong else "right", what, "; ".join(wrong))
+
+
+def several(seed: int) -> Outcome:
+    """The outcome of opening the input of a seed as one to three files, whose genes differ in order and in number."""
+    one = made(seed)
+    what = " + ".join(one.changes)
+    return isolated(lambda: _opened(one, what), what)
+
+
+def _opened(one: Input, what: str) -> Outcome:
+    rng, genes = one.rng, str(one.rng.choice(["intersection", "union"]))
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            whole = one.adata()
+            if one.fragile:  # scipy may crash when it cuts this matrix
+                return Outcome("impossible", what)
+            ends = np.unique([0, *rng.integers(0, whole.n_obs, 2), whole.n_obs])
+            paths, tables = [], []
+            for start, end in pairwise(ends):
+                some = rng.permutation(whole.n_vars)[: whole.n_vars - int(one.expected == "accept" and rng.integers(2))]
+                part = whole[start:end, some].copy()
+                paths.append(f"{folder}/{start}.h5ad")
+                tables.append(part.to_df())
+                part.write_h5ad(paths[-1])
+            table = pd.concat(tables, join="inner" if genes == "intersection" else "outer").fillna(0)
+            obs = pd.concat([read_h5ad(path).obs for path in paths])  # HDF5 turns bytes into text
+        except Exception as error:
+            return Outcome("impossible", what, f"{type(error).__name__}: {error}"[:200])
+        what = f"{what}, {len(paths)} files, {genes}"
+        possible = one.form in ("csr_matrix", "asarray") and table.size and table.sum(1).all()
+        expected = one.expected if possible or one.expected == "reject" else "either"
+        try:
+            cells = Fields(**one.fields).open(paths, genes=genes, **one.options)
+        except Exception as error:
+            return _refused(error, what, expected)
+        if expected == "reject" or {*cells.genes} != {*table.columns}:
+            return Outcome("accepted wrongly", what, "it should have been refused, or has other genes")
+        expected_cells = AnnData(table[list(cells.genes)], obs=obs)
+        wrong = wrongs(expected_cells, cells.subset(slice(None)), one.fields)
+    return Outcome("accepted wrongly" if wrong else "right", what, "; ".join(wrong))
+
+
+def _refused(error: Exception, what: str, expected: str) -> Outcome:
+    outcome = refusal(error, what)
+    wrongly = outcome.good and expected == "accept"
+    return Outcome("refused wrongly", what, outcome.detail) if wrongly else outcome
 
 
 def wrongs(adata: AnnData, cells: Cells, fields: dict[str, Any]) -> list[str]:

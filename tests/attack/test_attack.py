@@ -7,17 +7,22 @@ from .inputs import CHANGES
 from .runner import run
 
 SEEDS = {
-    "reading": range(len(CHANGES) + 200),
+    "reading": range(len(CHANGES) + 150),
+    "several": range(1, 150, 10),
     "bytes": range(6),
     "runs": range(8),
+    "evidences": range(4),
+    "resumed": (0, 1, 4, 5, 22, 25, 26),
     "structure": range(0, 40, 3),
     "commands": range(0, 120, 17),
     "fits": range(0, 36, 3),
-    "names": (3, 5),
-    "state": (3, 6, 9, 12),
+    "names": (0, 3, 5, 8, 11, 14),
+    "state": (1, 3, 5, 6, 9, 12),
     "kills": range(1),
     "interrupts": range(3),
+    "interrupted commands": range(1),
     "threads": range(2),
+    "disks": range(2),
 }
 
 
