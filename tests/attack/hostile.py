@@ -155,6 +155,6 @@ def hostile_names(seed: int) -> Outcome:
     printed = console.file.getvalue() + str(table)
     if ESCAPE + "[31m" in printed or any(ESCAPE in page for page in pages):
         wrong.append("an escape sequence reaches the terminal or the page")
-    if name.strip() and name.isprintable() and len(name) < 40 and name not in str(table):
-        wrong.append("the name is printed as another one")
+    if name.strip() and name.isprintable() and len(name) < 40 and not all(word in str(table) for word in name.split()):
+        wrong.append("the name is printed as another one")  # a long one is wrapped between words
     return Outcome("accepted wrongly" if wrong else "right", repr(name[:30]), "; ".join(wrong))
