@@ -8,8 +8,10 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from command_line import QUICK, run
 
 from pyroscvi.data.cells import Cells
+from pyroscvi.data.datasets import simulated
 from pyroscvi.data.graph import nearest
 
 collect_ignore_glob = ["reference/*"]  # scripts that made the reference values
@@ -101,3 +103,18 @@ def comparison():
     from comparisons import four_fits
 
     return four_fits()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A file of 60 cells, for commands."""
+    file = tmp_path_factory.mktemp("data") / "cells.h5ad"
+    simulated(cells=60, genes=12, seed=0).write_h5ad(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def nb(data) -> Path:
+    """The run of a small fit to that file."""
+    run("fit", data, "--likelihood", "nb", *QUICK, "--out", data.parent / "nb")
+    return data.parent / "nb"

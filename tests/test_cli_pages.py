@@ -6,7 +6,7 @@ import sys
 from dataclasses import fields
 
 import pytest
-from test_cli import run
+from command_line import run
 
 import pyroscvi as ps
 from pyroscvi import catalogue

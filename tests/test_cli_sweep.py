@@ -6,7 +6,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from test_cli import run
+from command_line import run
 
 import pyroscvi as ps
 from pyroscvi.cli import main

@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 import pytest
 from anndata import AnnData
+from files_on_disk import zarr as write_zarr
 from scipy import sparse
-from test_stream import zarr as write_zarr
 
 from pyroscvi.data import Fields
 from pyroscvi.data.matrices import select
