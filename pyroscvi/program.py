@@ -5,11 +5,12 @@ global parameter store alone: two programs in one session never share, freeze or
 """
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import pyro
 import pyro.distributions as dist
 import torch
+from anndata import AnnData
 from pyro import poutine
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
@@ -22,9 +23,6 @@ from pyroscvi.parts.loadings import Loadings
 from pyroscvi.parts.sizes import Size
 from pyroscvi.pyro_internals import alone
 from pyroscvi.sites import is_latent, is_local
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 __all__ = ["Fitted", "Guide", "Model", "Pair", "Program", "Site", "free_sites"]
 
@@ -160,7 +158,7 @@ class Fitted(Protocol):
     @property
     def levels(self) -> dict[str, tuple[str, ...]]: ...
 
-    def read(self, data: "Cells | AnnData") -> Cells: ...
+    def read(self, data: Cells | AnnData) -> Cells: ...
 
     def recognise(self, cells: Cells) -> None: ...
 

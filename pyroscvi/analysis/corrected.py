@@ -4,8 +4,6 @@ Analyses of posterior draws run the model on a guide, once for each draw. The gu
 already: ``Given`` samples the latents of these cells from their pools (``evidence.resampling``).
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass

@@ -1,12 +1,11 @@
 """Denoising: the expected count of every gene in place of the observed one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from anndata import AnnData
 from torch import Tensor
 
 from pyroscvi.analysis.corrected import each_drawn
@@ -14,9 +13,6 @@ from pyroscvi.analysis.posterior import Level, codes, expected
 from pyroscvi.data.cells import Cells
 from pyroscvi.program import Fitted
 from pyroscvi.pyro_internals import alone
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 __all__ = ["denoise", "rates"]
 

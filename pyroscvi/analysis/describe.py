@@ -1,13 +1,12 @@
 """Everything that one pass through model and guide computes for cells, by name."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from math import log
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import torch
+from anndata import AnnData
 from torch import Tensor
 
 from pyroscvi.analysis.corrected import Given, resampled
@@ -19,9 +18,6 @@ from pyroscvi.inference.objectives import log_levels
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.program import Fitted
 from pyroscvi.pyro_internals import alone, enumerated_dim
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 __all__ = ["Description", "describe"]
 

@@ -1,12 +1,11 @@
 """Generation: counts drawn from the observation model, of given cells or of new ones."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from anndata import AnnData
 from numpy.typing import ArrayLike
 from pyro import poutine
 from torch import Tensor
@@ -16,9 +15,6 @@ from pyroscvi.analysis.posterior import Intervention, Level, codes, expected
 from pyroscvi.data.cells import Cells
 from pyroscvi.program import Fitted, onto
 from pyroscvi.pyro_internals import alone
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 __all__ = ["blank", "generate"]
 

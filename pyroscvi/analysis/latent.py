@@ -1,11 +1,10 @@
 """The latent states of cells."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from anndata import AnnData
 from torch import Tensor
 
 from pyroscvi.analysis.corrected import resampled
@@ -14,9 +13,6 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.reader import Reader
 from pyroscvi.program import Fitted, onto
 from pyroscvi.pyro_internals import alone
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 __all__ = ["latent"]
 

@@ -1,7 +1,5 @@
 """Loadings: the effect of every latent dimension on every gene, where the decoder is linear."""
 
-from __future__ import annotations
-
 import pandas as pd
 import torch
 from torch import Tensor

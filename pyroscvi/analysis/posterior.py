@@ -1,7 +1,5 @@
 """Functions that analyses share: cells in minibatches, and the distribution of their counts under a model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 

@@ -6,10 +6,9 @@ The state of the cell is integrated out of p(x_n | c), by importance sampling fr
 cell under each c would be another question, because it is at one state only, the one that the guide gives.
 """
 
-from typing import TYPE_CHECKING
-
 import pandas as pd
 import torch
+from anndata import AnnData
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -23,16 +22,13 @@ from pyroscvi.handlers import intervene
 from pyroscvi.program import Fitted, Pair
 from pyroscvi.pyro_internals import alone
 
-if TYPE_CHECKING:
-    from anndata import AnnData
-
 __all__ = ["probabilities"]
 
 
 @alone
 def probabilities(
     fit: Fitted | Pair,
-    cells: "Cells | AnnData",
+    cells: Cells | AnnData,
     site: str,
     particles: int = 200,
     seed: int = 0,

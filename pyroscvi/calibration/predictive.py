@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+from anndata import AnnData
 
 from pyroscvi.analysis.generate import generate
 from pyroscvi.calibration.simulation_based import CALIBRATION_SEED
@@ -32,7 +33,6 @@ from pyroscvi.program import Fitted
 from pyroscvi.pyro_internals import alone
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from matplotlib.figure import Figure
 
 __all__ = ["Check", "Replicated", "predictive_check", "statistics"]
@@ -107,7 +107,7 @@ class Check:
 @alone
 def predictive_check(
     fit: Fitted,
-    cells: "Cells | AnnData",
+    cells: Cells | AnnData,
     replicates: int = 99,
     simulations: int = 3,
     *,

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from anndata import AnnData
 from torch import Tensor
 
 from pyroscvi.analysis.generate import blank
@@ -38,7 +39,6 @@ from pyroscvi.program import Fitted, Pair
 from pyroscvi.pyro_internals import alone
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from matplotlib.figure import Figure
 
 __all__ = ["CALIBRATION_SEED", "Calibration", "calibrate", "template"]
@@ -101,7 +101,7 @@ class Calibration:
 @alone
 def calibrate(
     fit: Fitted | Pair,
-    cells: "Cells | AnnData | None" = None,
+    cells: Cells | AnnData | None = None,
     simulations: int = 1000,
     *,
     draws: int = 99,
@@ -154,7 +154,7 @@ def calibrate(
     )
 
 
-def template(fit: Fitted | Pair, cells: "Cells | AnnData | None", n: int, seed: int = 0) -> Cells:
+def template(fit: Fitted | Pair, cells: Cells | AnnData | None, n: int, seed: int = 0) -> Cells:
     """n cells that give simulated cells their conditions and sizes.
 
     They come from all over the given cells, several times where there are fewer. For a guide that reads neighbours,

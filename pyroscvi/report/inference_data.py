@@ -14,10 +14,11 @@ References
 """
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from anndata import AnnData
 from torch import Tensor
 
 from pyroscvi.analysis.corrected import resampled
@@ -32,9 +33,6 @@ from pyroscvi.program import Fitted, Pair
 from pyroscvi.pyro_internals import alone
 from pyroscvi.report.arviz_versions import arviz, inference_data
 from pyroscvi.report.shared import Held, held, shared_draws
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 __all__ = ["loo", "to_arviz"]
 
@@ -65,7 +63,7 @@ CORRECTED_NOTE = "of the posterior p(z | x), by importance resampling from the g
 @alone
 def to_arviz(
     fit: Fitted | Pair,
-    cells: "Cells | AnnData",
+    cells: Cells | AnnData,
     samples: int = 100,
     seed: int = 0,
     *,
