@@ -31,7 +31,7 @@ def poisson(data) -> Path:
 def flat(monkeypatch):
     """UMAP compiles for seconds; test_plots has it."""
     monkeypatch.setattr("pyroscvi.report.embedding.umap", lambda z, **_: z[:, :2])
-    monkeypatch.setattr("pyroscvi.cli.embed.umap", lambda z, **_: z[:, :2])
+    monkeypatch.setattr("pyroscvi.report.embedding.umap", lambda z, **_: z[:, :2])
 
 
 # Runs
@@ -92,22 +92,39 @@ def test_fit_of_the_command_line_equals_fit_in_python(nb, data):
     "command", [("fit", "d.h5ad"), ("compare", "d.h5ad", "--latent", "2", "3")], ids=lambda c: c[0]
 )
 def test_all_commands_that_read_data_have_the_same_options_for_columns(command, monkeypatch):
-    import pyroscvi.cli.fit
+    import pyroscvi.cli.data
     import pyroscvi.cli.sweep
     from pyroscvi.data.fields import Fields
 
     options = {}
-    for name, module in (("fit_run", pyroscvi.cli.fit), ("compare_sweep", pyroscvi.cli.sweep)):
-        monkeypatch.setattr(module, name, lambda *_, **given: options.update(given))
-    run(*command, "--out", "o", "--counts", "raw", "--batch", "donor", "--label", "type", "--category", "a", "--hvg", 9,
-        "--category", "b", "--covariate", "c", "--size-factor", "s", "--spatial", "xy", "--section", "e")  # fmt: skip
+
+    def noted(data, fields, reading, hvg):
+        options.update(fields=fields, hvg=hvg)
+        raise ValueError("noted")
+
+    for module in (pyroscvi.cli.data, pyroscvi.cli.sweep):
+        monkeypatch.setattr(module, "read_cells", noted)
+    words = [*command, "--out", "o"]
+    columns = ["--counts", "raw", "--batch", "donor", "--label", "type", "--category", "a", "--hvg", "9", "--category",
+               "b", "--covariate", "c", "--size-factor", "s", "--spatial", "xy", "--section", "e"]  # fmt: skip
+    assert main([*words, *columns]) == 1
     assert options["hvg"] == 9
     assert Fields(**options["fields"]) == Fields(
         counts="raw", batch="donor", label="type", categories=("a", "b"), covariates=("c",), size_factor="s",
         spatial="xy", section="e",
     )  # fmt: skip
-    run(*command, "--out", "o")
+    assert main(words) == 1
     assert Fields(**options["fields"]) == Fields()
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_the_folder_is_looked_at_before_the_data_are_read(force, tmp_path, capsys):
+    """Choosing genes takes minutes: a folder that is not free is refused at once."""
+    (tmp_path / "broken.h5ad").write_text("not read")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    assert main(["fit", str(tmp_path / "broken.h5ad"), "--hvg", "5", "--out", str(tmp_path / "thesis"), *force]) == 1
+    assert "holds something else already" in capsys.readouterr().err
 
 
 def test_hvg_and_held_out(data, tmp_path):
@@ -122,7 +139,7 @@ def test_existing_files_are_not_overwritten_without_force(nb, data, tmp_path, ca
     command = ["fit", str(data), "--likelihood", "nb", *QUICK, "--out", str(nb)]
     before = (nb / "fit.safetensors").stat().st_mtime_ns
     assert main(command) == 1
-    assert "finished: replace it with --force" in capsys.readouterr().err
+    assert "finished: nothing is left to do. To repeat it, add --force" in capsys.readouterr().err
     assert main([*command, "--seed", "1"]) == 1
     assert "holds another run already" in capsys.readouterr().err
     assert (nb / "fit.safetensors").stat().st_mtime_ns == before
@@ -217,7 +234,7 @@ def test_repeated_names_of_cells_are_made_unique(data, tmp_path, capsys):
 def test_a_full_disk_at_the_end_of_a_run_says_what_to_do(nb, data, disk, monkeypatch, capsys):
     out, command = disk.path / "run", ["fit", str(data), "--likelihood", "nb", *QUICK, "--out", str(disk.path / "run")]
     with monkeypatch.context() as patched:
-        patched.setattr("pyroscvi.cli.fit.write_run", lambda *_: disk.fill() or write_run(*_))
+        patched.setattr("pyroscvi.cli.runs.write_run", lambda *_: disk.fill() or write_run(*_))
         assert main(command) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "fit.safetensors could not be written: No space left on device. Free some space: the same command" in line
@@ -340,6 +357,7 @@ def test_calibrate_prints_a_table_and_draws(nb, data, tmp_path, capsys):
         "--predictive", check)  # fmt: skip
     said = capsys.readouterr().out
     assert "20 simulated cells, 19 draws of each" in said
+    assert "quantity" in said[: said.index("\u2500\u2500\u2500")].splitlines()[-1]  # a table like that of compare
     assert "Posterior predictive check: 99 replicates" in said
     rows = pd.read_csv(table, index_col=["draws", "quantity"])
     assert set(rows.index.get_level_values("draws")) == {"guide", "corrected"}

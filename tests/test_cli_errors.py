@@ -80,7 +80,7 @@ def test_an_unexpected_exception_is_an_error_of_one_line(monkeypatch, capsys):
     def broken():
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr("pyroscvi.cli.show.print_catalogue", broken)
+    monkeypatch.setattr("pyroscvi.cli.show.pages", broken)
     assert main(["list"]) == 1
     assert capsys.readouterr().err == "pyroscvi: RuntimeError: two lines (set PYROSCVI_TRACEBACK=1 to see where)\n"
     monkeypatch.setenv("PYROSCVI_TRACEBACK", "1")
@@ -92,7 +92,7 @@ def test_ctrl_c_is_an_error_of_one_line(monkeypatch, capsys):
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyroscvi.cli.show.print_catalogue", interrupted)
+    monkeypatch.setattr("pyroscvi.cli.show.pages", interrupted)
     assert main(["list"]) == 130
     assert capsys.readouterr().err == "pyroscvi: interrupted\n"
 
@@ -102,6 +102,6 @@ def test_a_warning_is_printed_on_one_line(monkeypatch, capsys):
         warnings.simplefilter("always")
         warnings.warn("mind\nthe gap", stacklevel=1)
 
-    monkeypatch.setattr("pyroscvi.cli.show.print_catalogue", warning)
+    monkeypatch.setattr("pyroscvi.cli.show.pages", warning)
     run("list")
     assert capsys.readouterr().err == "pyroscvi: warning: mind the gap\n"

@@ -7,9 +7,11 @@ from dataclasses import fields
 
 import pytest
 from command_line import run
+from rich.console import Console
 
 import pyroscvi as ps
 from pyroscvi import catalogue
+from pyroscvi.cli import show
 
 
 def test_list_has_every_page(capsys):
@@ -30,6 +32,21 @@ def test_show_prints_the_page(name, capsys):
         assert line.rstrip() in said
     table = [line.split()[0] for line in said.rpartition("default")[2].splitlines() if line.split()]
     assert set(table) >= {slot.name for slot in fields(ps.create(name))}
+
+
+def test_show_wraps_what_an_equation_means_beside_it(monkeypatch, capsys):
+    monkeypatch.setattr(show, "terminal", lambda: Console(width=80))
+    run("show", "scvi")
+    said = capsys.readouterr().out
+    story = said[: said.index("Example:")].splitlines()
+    assert all(len(line) <= 80 for line in story)
+    state, cell, counts = next(story[n : n + 3] for n, line in enumerate(story) if "z ~ Normal(0, I)" in line)
+    column = state.index("the state of the")
+    assert cell.strip() == "cell"
+    assert cell.index("cell") == counts.index("its counts") == column
+    assert counts[:column].strip() == "x ~ ZINB(l softmax(f_rho(z, d)), theta, f_gate(z, d))"
+    paragraph = "\n".join(story).rpartition("The softmax")[2].splitlines()
+    assert all(len(line) > 60 for line in paragraph[:-2])  # filled lines, not a long and a short one in turn
 
 
 def test_show_source(capsys):

@@ -31,9 +31,11 @@ from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.simulated import simulate
 from pyroscvi.program import Fitted
 from pyroscvi.pyro_internals import alone
+from pyroscvi.report.terminal import as_text, numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from rich.table import Table
 
 __all__ = ["Check", "Replicated", "predictive_check", "statistics"]
 
@@ -94,11 +96,15 @@ class Check:
 
         return checks(self, statistic)
 
-    def __str__(self) -> str:
+    def __rich__(self) -> "Table":
         first = next(iter(self.data.values()))
         title = f"Posterior predictive check: {len(first.of_replicates)} replicates"
         compared = f"compared with {len(self.simulated)} data sets that the model has simulated"
-        return f"{title}, {compared}\n{self.table.to_string(float_format='{:.3g}'.format)}"
+        table = self.table
+        return numbers(table, f"{title}, {compared}", dict.fromkeys(table.columns, ".3g"))
+
+    def __str__(self) -> str:
+        return as_text(self)
 
     def __repr__(self) -> str:
         return f"Check({', '.join(f'{name}: p={one.p:.2g}' for name, one in self.data.items())})"

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from anndata import AnnData
+from rich.console import Group
 from torch import Tensor
 
 from pyroscvi.analysis.generate import blank
@@ -37,6 +38,7 @@ from pyroscvi.evidence.resampling import CANDIDATES, PROPOSALS, RESAMPLE, pool
 from pyroscvi.evidence.simulated import simulate, spread
 from pyroscvi.program import Fitted, Pair
 from pyroscvi.pyro_internals import alone
+from pyroscvi.report.terminal import as_text, numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,8 +47,7 @@ __all__ = ["CALIBRATION_SEED", "Calibration", "calibrate", "template"]
 
 CALIBRATION_SEED = 2**32  # added to the seed: certificates use smaller ones
 LEVELS, TIES = 192, 193  # purposes of streams
-FORMATS: Any = dict.fromkeys(("p", "corrected p"), "{:.2g}".format)
-FORMATS |= dict.fromkeys(("coverage of 50%", "coverage of 90%"), "{:.3f}".format)
+FORMATS = {"p": ".2g", "corrected p": ".2g", "coverage of 50%": ".3f", "coverage of 90%": ".3f"}
 TITLES = {"guide": "the guide", "corrected": "importance-corrected"}
 
 
@@ -80,17 +81,20 @@ class Calibration:
 
         return ranks(self)
 
-    def __str__(self) -> str:
+    def __rich__(self) -> Group:
         cells, draws = len(self.guide.values), self.guide.draws
-        lines = [f"Simulation-based calibration: {cells:,} simulated cells, {draws} draws of each"]
+        parts: list[Any] = [f"Simulation-based calibration: {cells:,} simulated cells, {draws} draws of each", ""]
         for name, ranks in self.ranks.items():
             failed = ranks.failures
             verdict = f"fails in {len(failed)} of {len(ranks.table)}" if failed else "passes"
-            lines += ["", f"{TITLES[name]}: {verdict}", ranks.table.to_string(formatters=FORMATS)]
+            parts += [numbers(ranks.table, f"{TITLES[name]}: {verdict}", FORMATS), ""]
         if self.sufficient < 1:
             share = f"{1 - self.sufficient:.1%}"
-            lines += ["", f"weights too uneven to correct with: {share} of the cells; take more candidates"]
-        return "\n".join(lines)
+            parts += [f"weights too uneven to correct with: {share} of the cells; take more candidates"]
+        return Group(*parts)
+
+    def __str__(self) -> str:
+        return as_text(self)
 
     def __repr__(self) -> str:
         verdicts = (f"{name} {'passes' if ranks.passes else 'fails'}" for name, ranks in self.ranks.items())

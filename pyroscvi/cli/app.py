@@ -1,13 +1,15 @@
-"""The grammar of the command line: every command with its arguments and options."""
+"""The application, the arguments and options that commands share, and the commands ``demo`` and ``compare``.
+
+The other commands stand where they are implemented. What a command needs is imported when it runs, so that help and
+completion take no import of torch.
+"""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pyroscvi.cli.grouped import Choices, Columns, Query, Reading, Several, Slots, Training, completing, grouped, panel
-
-__all__ = ["app"]
+from pyroscvi.cli.grouped import Choices, Columns, Query, Several, Training, completing, grouped, panel
 
 MAX_SEED = 2**32 - 1  # of numpy
 in_data, in_training, in_evidence, in_choices = map(panel, ("Data", "Training", "Evidence", "Choices of a sweep"))
@@ -28,6 +30,7 @@ PageName = Annotated[
 Data = Annotated[Path, typer.Argument(help="An h5ad file.", metavar="DATA.h5ad")]
 Run = Annotated[Path, typer.Argument(help="A folder that `pyroscvi fit` wrote.", metavar="RUN")]
 Force = Annotated[bool, option("Replace the files of an earlier run.", "--force")]
+ForceFiles = Annotated[bool, option("Replace the files to write where they exist already.", "--force")]
 OwnPages = Annotated[
     list[Path] | None, option("The file of your own page that the run was fitted with.", metavar="FILE.py")
 ]
@@ -38,38 +41,7 @@ Variable = Annotated[int | None, in_data("Number of highly variable genes to use
 HeldOut = Annotated[float, in_data("Fraction of cells not used in the fit: models are compared on them.")]
 
 
-@app.command("list", rich_help_panel="Read")
-def list_pages() -> None:
-    """List the models and guides, one line each."""
-    from pyroscvi.cli.show import print_catalogue
-
-    print_catalogue()
-
-
-@app.command(rich_help_panel="Read")
-def show(
-    page: PageName,
-    source: Annotated[bool, option("Print the source code of the page.", "--source")] = False,
-) -> None:
-    """Print a page: its generative process, references, and the parts that can be replaced."""
-    from pyroscvi.cli.show import print_page
-
-    print_page(page, source=source)
-
-
-@app.command(rich_help_panel="Read")
-def copy(
-    page: PageName,
-    file: Annotated[Path, typer.Argument(help="The file to write.", metavar="FILE.py")],
-    force: Force = False,
-) -> None:
-    """Copy a page to a file that you can edit, and fit with `--model FILE.py`."""
-    from pyroscvi.cli.show import copy_page
-
-    copy_page(page, file, force=force)
-
-
-@app.command(rich_help_panel="Run")
+@app.command("demo", rich_help_panel="Run")
 def demo(
     out: Annotated[Path, option("The folder to write.", metavar="FOLDER")] = Path("pyroscvi-demo"),
     epochs: Annotated[int, option("Number of passes over the cells, for each variant.", min=1)] = 200,
@@ -83,74 +55,7 @@ def demo(
     demo(out, epochs=epochs, particles=particles, seed=seed, force=force)
 
 
-@app.command(rich_help_panel="Run")
-@grouped
-def fit(
-    data: Annotated[
-        Path,
-        typer.Argument(
-            help="An h5ad file. Counts of a zarr store, or of a folder of files, stay on disk.", metavar="DATA.h5ad"
-        ),
-    ],
-    out: Annotated[Path, option("The folder to write.", metavar="RUN")],
-    *,
-    slots: Slots,
-    columns: Columns,
-    reading: Reading,
-    hvg: Variable = None,
-    backed: Annotated[
-        bool, in_data("Read counts from disk as they are needed, where they do not fit in memory.", "--backed")
-    ] = False,
-    held_out: HeldOut = 0.1,
-    training: Training,
-    scale_lr: Annotated[bool, in_training("Scale --lr with the square root of --batch-size.", "--scale-lr")] = False,
-    compile: Annotated[
-        bool, in_training("Compile the training step: faster after the first half minute.", "--compile")
-    ] = False,
-    seed: Annotated[int, in_training("Seed of all random numbers.", min=0, max=MAX_SEED)] = 0,
-    force: Force = False,
-) -> None:
-    """Fit a model to cells, and write a run folder: the fit, its configuration, history and latents.
-
-    Parts have the names of their Python classes in snake case. Their fields follow after colons:
-    --prior mixture:8 is Mixture(components=8), and --model gmvae:kinds=12 is GMVAE(kinds=12).
-    """
-    from pyroscvi.cli.fit import fit_run
-
-    settings = {**training.settings(), "scale_lr": scale_lr, "compile": compile, "seed": seed}
-    fit_run(
-        data, out, vars(slots), fields=columns.fields(), reading=vars(reading), hvg=hvg, held_out=held_out,
-        training=settings, backed=backed, force=force,
-    )  # fmt: skip
-
-
-@app.command(rich_help_panel="Run")
-@grouped
-def embed(
-    run: Run,
-    data: Data,
-    out: Annotated[Path, option("The file to write.", metavar="OUT.h5ad")],
-    *,
-    picture: Annotated[Path | None, drawn("Draw a UMAP of the latents here.")] = None,
-    tissue: Annotated[Path | None, drawn("Draw the cells on the tissue here, a panel for each section.")] = None,
-    color: Annotated[str | None, option("A column of obs, for the pictures.")] = None,
-    corrected: Annotated[
-        bool, option("Means of the exact posterior, by importance sampling from the guide: slower.", "--corrected")
-    ] = False,
-    query: Query,
-    page: OwnPages = None,
-    force: Force = False,
-) -> None:
-    """Compute the posterior mean of the latents of cells, and write it as obsm["X_pyroscvi"]."""
-    from pyroscvi.cli.embed import embed_run
-
-    embed_run(
-        run, data, out, picture=picture, tissue_picture=tissue, color=color, corrected=corrected,
-        reading=vars(query), pages=page, force=force,
-    )  # fmt: skip
-
-
-@app.command(cls=Several, rich_help_panel="Run")
+@app.command("compare", cls=Several, rich_help_panel="Run")
 @grouped
 def compare(
     runs: Annotated[
@@ -228,35 +133,4 @@ def compare(
         runs[0], stated, score=score, out=out, report=report, evidence=evidence, force=force, fields=columns.fields(),
         reading=vars(query), hvg=hvg, held_out=held_out, seed=seed, seeds=seeds,
         training={**training.settings(), "compile": compile},
-    )  # fmt: skip
-
-
-@app.command(rich_help_panel="Run")
-@grouped
-def calibrate(
-    run: Run,
-    data: Annotated[
-        Path | None,
-        option("Cells whose conditions and sizes are used, in place of those of training.", metavar="DATA.h5ad"),
-    ] = None,
-    *,
-    simulations: Annotated[int, option("Number of simulated cells.", min=1)] = 1000,
-    draws: Annotated[int, option("Number of posterior samples for each cell.", min=1)] = 99,
-    raw: Annotated[
-        bool, option("Check only the samples of the guide, without importance weights: faster.", "--raw")
-    ] = False,
-    seed: Seed = 0,
-    out: Annotated[Path | None, option("Write the table here.", metavar="CSV")] = None,
-    picture: Annotated[Path | None, drawn("Draw the ranks of the true values here, with confidence bands.")] = None,
-    predictive: Annotated[Path | None, drawn("Draw a posterior predictive check of --data here.")] = None,
-    query: Query,
-    page: OwnPages = None,
-    force: Force = False,
-) -> None:
-    """Check by simulation whether the posteriors of a run are those of its model."""
-    from pyroscvi.cli.calibrate import calibrate_run
-
-    calibrate_run(
-        run, data, simulations=simulations, draws=draws, corrected=not raw, seed=seed,
-        out=out, picture=picture, predictive=predictive, reading=vars(query), pages=page, force=force,
     )  # fmt: skip

@@ -1,54 +1,76 @@
 """``pyroscvi fit``: from an h5ad file to a run folder."""
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+import typer
 
 from pyroscvi import __version__
-from pyroscvi.cli.data import open_cells, read_cells
-from pyroscvi.cli.declare import declare, own_files
+from pyroscvi.cli.app import MAX_SEED, Force, HeldOut, Variable, app, in_data, in_training, option
+from pyroscvi.cli.grouped import Columns, Reading, Slots, Training, grouped
 from pyroscvi.cli.output import say
-from pyroscvi.cli.runs import carry_out, open_folder, write_run
-from pyroscvi.inference.distributed import Ranks
-
-__all__ = ["fit_run"]
 
 
-def fit_run(
-    data: Path,
-    out: Path,
-    slots: Mapping[str, Any],
+@app.command("fit", rich_help_panel="Run")
+@grouped
+def fit(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="An h5ad file. Counts of a zarr store, or of a folder of files, stay on disk.", metavar="DATA.h5ad"
+        ),
+    ],
+    out: Annotated[Path, option("The folder to write.", metavar="RUN")],
     *,
-    fields: dict[str, Any],
-    reading: dict[str, Any],
-    hvg: int | None,
-    held_out: float,
-    training: dict[str, Any],
-    backed: bool = False,
-    force: bool = False,
+    slots: Slots,
+    columns: Columns,
+    reading: Reading,
+    hvg: Variable = None,
+    backed: Annotated[
+        bool, in_data("Read counts from disk as they are needed, where they do not fit in memory.", "--backed")
+    ] = False,
+    held_out: HeldOut = 0.1,
+    training: Training,
+    scale_lr: Annotated[bool, in_training("Scale --lr with the square root of --batch-size.", "--scale-lr")] = False,
+    compile: Annotated[
+        bool, in_training("Compile the training step: faster after the first half minute.", "--compile")
+    ] = False,
+    seed: Annotated[int, in_training("Seed of all random numbers.", min=0, max=MAX_SEED)] = 0,
+    force: Force = False,
 ) -> None:
-    model, guide = declare(**slots)
-    own = own_files(slots["model"], slots["guide"])
-    if backed or data.is_dir() or data.suffix in (".h5", ".hdf5"):
-        cells, obs = open_cells(data, fields, reading, hvg, training["seed"])
-    else:
-        cells, obs = read_cells(data, fields, reading, hvg)
-    seen, unseen = cells.split(held_out, seed=training["seed"]) if held_out else (cells, None)
+    """Fit a model to cells, and write a run folder: the fit, its configuration, history and latents.
 
+    Parts have the names of their Python classes in snake case. Their fields follow after colons:
+    --prior mixture:8 is Mixture(components=8), and --model gmvae:kinds=12 is GMVAE(kinds=12).
+    """
+    from pyroscvi.cli.data import open_cells, read_cells
+    from pyroscvi.cli.declare import declare, own_files
+    from pyroscvi.cli.runs import carry_out, check_folder, open_folder, write_run
+    from pyroscvi.inference.distributed import Ranks
+
+    model, guide = declare(**vars(slots))
+    own = own_files(slots.model, slots.guide)
+    fields, settings = columns.fields(), {**training.settings(), "scale_lr": scale_lr, "compile": compile, "seed": seed}
     asked = {
         "data": str(data),
         "model": repr(model),
         "guide": repr(guide),
         "pages": [file.name for file in own],
         "fields": {name: value for name, value in fields.items() if value},
-        "reading": reading,
+        "reading": vars(reading),
         "hvg": hvg,
         "held_out": held_out,
-        "training": {**training, "early_stopping": repr(training["early_stopping"])},
+        "training": {**settings, "early_stopping": repr(settings["early_stopping"])},
         "pyroscvi": __version__,
     }
     ranks = Ranks.here()  # of processes that torchrun started, the first one alone writes
+    ranks.from_first(lambda: check_folder(out, asked, force))
+    if backed or data.is_dir() or data.suffix in (".h5", ".hdf5"):
+        cells, obs = open_cells(data, fields, vars(reading), hvg, seed)
+    else:
+        cells, obs = read_cells(data, fields, vars(reading), hvg)
+    seen, unseen = cells.split(held_out, seed=seed) if held_out else (cells, None)
 
     def begin() -> None:
         open_folder(out, asked, force)
@@ -56,7 +78,7 @@ def fit_run(
             shutil.copy(file, out / file.name)
 
     ranks.from_first(begin)
-    fitted = carry_out(out, model, guide, seen, **training)
+    fitted = carry_out(out, model, guide, seen, **settings)
     ranks.from_first(lambda: write_run(out, fitted, cells, obs, unseen))
     if ranks.first:
         say(f"{out}: {fitted!r}")

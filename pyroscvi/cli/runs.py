@@ -26,17 +26,9 @@ from pyroscvi.cli.output import draw
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.fields import Fields
 from pyroscvi.data.genes import unnumbered
+from pyroscvi.fitting import files
 from pyroscvi.fitting.checkpoints import load
-from pyroscvi.fitting.files import (
-    CHECKSUMS,
-    DamagedFile,
-    altered,
-    read_json,
-    remove_partial,
-    write_checksums,
-    write_json,
-    write_whole,
-)
+from pyroscvi.fitting.files import CHECKSUMS, DamagedFile
 from pyroscvi.fitting.fit import fit
 from pyroscvi.fitting.result import Fit
 from pyroscvi.fitting.resume import Folder
@@ -57,45 +49,52 @@ SECONDS = 5.0  # between checkpoints: an interrupted run loses no more
 
 
 def open_folder(folder: Path, configuration: Mapping[str, Any], force: bool = False, done: str | None = DONE) -> None:
-    """Make the folder of a run, or take up a run that was interrupted and has the same configuration.
+    """Make the folder of a run, or take up a run that was interrupted and has the same configuration."""
+    replaced = check_folder(folder, configuration, force, done)
+    for file in replaced:
+        file.unlink()
+    for emptied in sorted({file.parent for file in replaced}, key=lambda parent: -len(parent.parts)):
+        with suppress(OSError):  # it holds other files as well
+            emptied.rmdir()
+    files.remove_partial(folder)
+    files.write_json(folder / CONFIGURATION, _plain(configuration))
+
+
+def check_folder(
+    folder: Path, configuration: Mapping[str, Any], force: bool = False, done: str | None = DONE
+) -> list[Path]:
+    """The files that ``open_folder`` will remove; ValueError if a run with this configuration has no place here.
 
     A finished run (the file ``done`` is there) is replaced only if forced; what pyroscvi did not write, never.
     """
-    plain = json.loads(json.dumps(configuration, default=repr))
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: name a folder")
     names = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
-    if names and CONFIGURATION not in names:
+    if not names:
+        return []
+    if CONFIGURATION not in names:
         raise ValueError(f"{folder} holds something else already: choose another folder")
-    if names:
-        try:
-            earlier = read_json(folder / CONFIGURATION)
-        except DamagedFile as error:
-            raise ValueError(f"{error}. Nothing was replaced: choose another folder") from error
-        if force:
-            _remove(folder)
-        elif names > {CONFIGURATION} and earlier != plain:  # alone, it is left of a run that failed at once
-            raise ValueError(f"{folder} holds another run already: choose another folder, or replace it with --force")
-        elif done in names:
-            raise ValueError(f"{folder} holds this run already, finished: replace it with --force")
-        remove_partial(folder)
-    write_json(folder / CONFIGURATION, plain)
+    try:
+        earlier = files.read_json(folder / CONFIGURATION)
+    except DamagedFile as error:
+        raise ValueError(f"{error}. Nothing was replaced: choose another folder") from error
+    if force:
+        return list(_written(folder))
+    if names > {CONFIGURATION} and earlier != _plain(configuration):  # alone, it is left of a run that failed at once
+        raise ValueError(f"{folder} holds another run already: choose another folder, or replace it with --force")
+    if done in names:
+        raise ValueError(f"{folder} holds this very run, finished: nothing is left to do. To repeat it, add --force")
+    return []
 
 
-def _remove(folder: Path) -> None:
-    """Remove what pyroscvi wrote here, and leave everything else."""
-    files = list(_written(folder))
-    for file in files:
-        file.unlink()
-    for emptied in sorted({file.parent for file in files}, key=lambda parent: -len(parent.parts)):
-        with suppress(OSError):  # it holds other files as well
-            emptied.rmdir()
+def _plain(configuration: Mapping[str, Any]) -> Any:
+    return json.loads(json.dumps(configuration, default=repr))
 
 
 def _written(folder: Path) -> Iterator[Path]:
     """The files of a run that pyroscvi wrote. Raises ValueError if one of them is another by now."""
-    pages = read_json(folder / CONFIGURATION).get("pages", ())
-    if changed := [file for file in altered(folder) if file.exists()] if (folder / CHECKSUMS).is_file() else []:
+    pages = files.read_json(folder / CONFIGURATION).get("pages", ())
+    if changed := [file for file in files.altered(folder) if file.exists()] if (folder / CHECKSUMS).is_file() else []:
         raise ValueError(f"{changed[0]} is not as pyroscvi wrote it: move it elsewhere, or choose another folder")
     for file in folder.iterdir():
         if file.name in FORCED or file.name in pages:
@@ -103,7 +102,7 @@ def _written(folder: Path) -> Iterator[Path]:
     yield from folder.glob("checkpoints/*.safetensors*")
     for file in folder.glob("evidence/*.json"):
         with suppress(DamagedFile):
-            read_json(file)
+            files.read_json(file)
             yield file
     for configuration in folder.glob(f"runs/*/{CONFIGURATION}"):
         yield from _written(configuration.parent)
@@ -130,7 +129,7 @@ def write_run(folder: Path, fitted: Fit, cells: Cells, obs: pd.DataFrame, unseen
     """
     try:
         fitted.save(folder / "fit.safetensors")
-        write_whole(folder / "history.csv", lambda file: fitted.history.to_csv(file, index=False))
+        files.write_whole(folder / "history.csv", lambda file: fitted.history.to_csv(file, index=False))
         draw(folder / "history.png", plots.history({"held out": fitted.history}))
         write_cells(folder, fitted, cells, obs, unseen)
     except OSError as error:
@@ -143,11 +142,11 @@ def write_cells(folder: Path, fitted: Fit, cells: Cells, obs: pd.DataFrame, unse
     """Write which cells were held out, the latents of all, and the checksums that make the folder a finished run."""
     names = _names(cells)
     roles = pd.DataFrame({"held_out": names.isin([] if unseen is None else _names(unseen))}, index=names)
-    write_whole(folder / "cells.csv", roles.to_csv)
+    files.write_whole(folder / "cells.csv", roles.to_csv)
     latents = AnnData(obs=obs.loc[names], obsm={KEY: fitted.latent(cells)})
-    write_whole(folder / "latents.h5ad", latents.write_h5ad)
-    pages = read_json(folder / CONFIGURATION).get("pages", ())
-    write_checksums(folder, (name for name in (*FILES, *pages) if (folder / name).is_file()))
+    files.write_whole(folder / "latents.h5ad", latents.write_h5ad)
+    pages = files.read_json(folder / CONFIGURATION).get("pages", ())
+    files.write_checksums(folder, (name for name in (*FILES, *pages) if (folder / name).is_file()))
 
 
 def _names(cells: Cells) -> pd.Index:
@@ -184,10 +183,10 @@ def read_run(folder: Path, pages: Iterable[Path] = ()) -> Run:
     pages = list(pages)
     if not (folder / CONFIGURATION).is_file():
         raise ValueError(f"{folder} is no run folder: `pyroscvi fit` writes them")
-    configuration = read_json(folder / CONFIGURATION)
+    configuration = files.read_json(folder / CONFIGURATION)
     if not (folder / DONE).is_file():
         raise ValueError(f"{folder} holds an unfinished run: repeat the command that began it, and it goes on")
-    if changed := altered(folder):
+    if changed := files.altered(folder):
         what = "is not as pyroscvi wrote it" if changed[0].exists() else "is missing"
         raise DamagedFile(f"{changed[0]} {what}: restore it from a copy, or repeat the run in another folder")
     for page in configuration.get("pages", ()):

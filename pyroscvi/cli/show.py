@@ -3,21 +3,28 @@
 import ast
 import re
 import shlex
+from itertools import groupby
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich import box
+from rich.console import Console
 from rich.markup import escape
 from rich.syntax import Syntax
 from rich.table import Table
 
 from pyroscvi.catalogue import Page, find, pages
+from pyroscvi.cli.app import ForceFiles, PageName, app, option
 from pyroscvi.cli.output import check_free, say, terminal
 from pyroscvi.names import snake
 
-__all__ = ["copy_page", "print_catalogue", "print_page"]
+EQUATION = re.compile(r"( +[^\s|+>.].*?(?: ~ | = ).*\S) {2,}(\S(?: ?\S)*)")  # and, to its right, what it means
 
 
-def print_catalogue() -> None:
+@app.command("list", rich_help_panel="Read")
+def list_pages() -> None:
+    """List the models and guides, one line each."""
     console = terminal()
     for kind in ("models", "guides"):
         table = Table(box=None, show_header=False, title=kind, title_justify="left", title_style="bold", pad_edge=False)
@@ -30,28 +37,43 @@ def print_catalogue() -> None:
     console.print("[dim]pyroscvi show PAGE[/dim] prints one in full.", highlight=False)
 
 
-def print_page(name: str, source: bool = False) -> None:
-    page, console = find(name), terminal()
+@app.command("show", rich_help_panel="Read")
+def show(
+    page: PageName, source: Annotated[bool, option("Print the source code of the page.", "--source")] = False
+) -> None:
+    """Print a page: its generative process, references, and the parts that can be replaced."""
+    shown, console = find(page), terminal()
     if source:
-        console.print(Syntax(page.text.rstrip(), "python", theme="ansi_dark", background_color="default"))
+        console.print(Syntax(shown.text.rstrip(), "python", theme="ansi_dark", background_color="default"))
         return
-    headline, _, story = page.docstring.partition("\n")
-    console.print(f"[bold]{escape(headline)}[/bold]", highlight=False, soft_wrap=True)
-    for line in story.splitlines():
-        console.print(_styled(line), highlight=False, soft_wrap=True)
-    if page.slots:
-        console.print("", _slots(page))
+    headline, _, story = shown.docstring.partition("\n")
+    console.print(f"[bold]{escape(headline)}[/bold]", highlight=False)
+    for kind, lines in groupby(story.splitlines(), _kind):
+        block = list(lines)
+        if kind == "plain" or max(map(len, block)) <= console.width:
+            for line in block:
+                console.print(_styled(line), highlight=False, soft_wrap=True)
+        else:
+            console.print(escape(" ".join(block)) if kind == "prose" else _equations(block, console), highlight=False)
+    if shown.slots:
+        console.print("", _slots(shown))
 
 
-def copy_page(name: str, file: Path, force: bool = False) -> None:
-    page = find(name)
+@app.command("copy", rich_help_panel="Read")
+def copy(
+    page: PageName,
+    file: Annotated[Path, typer.Argument(help="The file to write.", metavar="FILE.py")],
+    force: ForceFiles = False,
+) -> None:
+    """Copy a page to a file that you can edit, and fit with `--model FILE.py`."""
+    copied = find(page)
     if file.suffix != ".py":
         raise ValueError(f"{file} is no Python file: name it {file.stem}.py")
-    renamed, text = _renamed(page, file.stem)
+    renamed, text = _renamed(copied, file.stem)
     check_free(file, force=force)
     file.write_text(text, "utf-8")
-    option = f"--{page.kind.removesuffix('s')} {shlex.quote(str(file))}"
-    say(f"{file}: a copy of {page.name} to edit; its class is called {renamed}.")
+    option = f"--{copied.kind.removesuffix('s')} {shlex.quote(str(file))}"
+    say(f"{file}: a copy of {copied.name} to edit; its class is called {renamed}.")
     say(f"Fit it with `pyroscvi fit DATA.h5ad {option} --out RUN`")
 
 
@@ -76,6 +98,23 @@ def _styled(line: str) -> str:
         return f"{indent}[bold cyan]{site}[/bold cyan]{follows}[cyan]{law}[/cyan]{meaning}"
     heading = re.match(r"(References|Plate diagram:?)$", line)
     return f"[bold]{line}[/bold]" if heading else escape(line)
+
+
+def _kind(line: str) -> str:
+    if EQUATION.fullmatch(line):
+        return "equations"
+    return "prose" if line[:1].strip() else "plain"
+
+
+def _equations(lines: list[str], console: Console) -> Table:
+    """Equations, and beside each of them its meaning, in a column of its own where it can wrap."""
+    pairs = [match.groups() for match in map(EQUATION.fullmatch, lines) if match]
+    table = Table.grid(padding=(0, 2, 0, 0))
+    longest = max(len(equation) for equation, _ in pairs)
+    table.add_column(no_wrap=longest + 14 <= console.width, overflow="fold")
+    for equation, meaning in pairs:
+        table.add_row(_styled(equation), escape(meaning))
+    return table
 
 
 def _slots(page: Page) -> Table:

@@ -94,7 +94,7 @@ def standardised(values: pd.Series, role: str, moments: tuple[float, float] | No
             raise ValueError(f"{role} varies by {np.ptp(floats):.2g} only, too little for single precision: rescale it")
     mean, sd = moments
     scaled = (floats - mean) / (sd or 1.0)
-    near = f"within {FARTHEST:,.0f} standard deviations of the mean that training saw, {mean:g}"
+    near = f"at most {FARTHEST:,.0f} standard deviations away from {mean:g}, its mean in training"
     check_numbers(floats, values.index, role, near, np.abs(scaled) <= FARTHEST)
     return scaled, moments
 

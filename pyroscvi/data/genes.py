@@ -32,14 +32,15 @@ def match(
         columns = names.get_indexer(pd.Index(wanted))
         absent = np.asarray(wanted, dtype=object)[columns < 0]
         lacking = f"{len(absent):,} of {len(wanted):,} genes are missing"
+        if len(absent) == len(wanted):
+            raise ValueError(
+                f"no gene matches: {listed(wanted, 3)} are wanted, {listed(names, 3)} are given. Give genes the names "
+                "that they had at first"
+            )
         if len(absent) and missing != "zero":
             raise ValueError(
                 f"{lacking}: {listed(absent)}. Give them the names that "
                 f"they had at first, or read with {option('missing', 'zero')} to count them as zero"
-            )
-        if len(absent) == len(wanted):
-            raise ValueError(
-                f"none of the {len(wanted):,} genes is here: {listed(absent)} are wanted, {listed(names)} are given"
             )
         if len(absent):
             notes.append(f"{lacking} and filled with zeros: {listed(absent)}")

@@ -1,12 +1,13 @@
-"""Tables of comparisons for a terminal. Names are shown as they are: markup and control characters have no effect."""
+"""Tables of results for a terminal. Names are shown as they are: markup and control characters have no effect."""
 
+from collections.abc import Mapping
 from io import StringIO
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich import box
-from rich.console import Console
+from rich.console import Console, RichCast
 from rich.table import Table
 from rich.text import Text
 
@@ -16,7 +17,7 @@ from pyroscvi.report import words
 if TYPE_CHECKING:
     from pyroscvi.comparison.result import Comparison, GeneComparison
 
-__all__ = ["as_text", "comparison", "genes"]
+__all__ = ["as_text", "comparison", "genes", "numbers"]
 
 SHOWN_GENES = 10
 
@@ -65,10 +66,20 @@ def genes(result: "GeneComparison") -> Table:
     return picture
 
 
-def as_text(table: Table) -> str:
-    """A table without colours, as wide as the terminal; 80 columns where there is none."""
+def numbers(table: pd.DataFrame, title: str, form: Mapping[str, str]) -> Table:
+    """A table of numbers, each column in its own form: {"p": ".2g"}; a column without one is shown as it is."""
+    picture = _table(title, [], str(table.index.name))
+    for heading in table.columns:
+        picture.add_column(heading, justify="right")
+    for name, row in table.iterrows():
+        picture.add_row(_text(name), *(_text(format(row[heading], form.get(heading, ""))) for heading in table.columns))
+    return picture
+
+
+def as_text(result: Table | RichCast) -> str:
+    """A table, or a result that has one, without colours, as wide as the terminal; 80 columns where there is none."""
     console = Console(file=StringIO(), width=max(get_terminal_size().columns, 80), color_system=None)
-    console.print(table)
+    console.print(result)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in lines).strip("\n")
 
