@@ -101,6 +101,7 @@ def test_a_warning_is_printed_on_one_line(monkeypatch, capsys):
     def warning():
         warnings.simplefilter("always")
         warnings.warn("mind\nthe gap", stacklevel=1)
+        return {}
 
     monkeypatch.setattr("pyroscvi.cli.show.pages", warning)
     run("list")

@@ -25,12 +25,12 @@ EQUATION = re.compile(r"( +[^\s|+>.].*?(?: ~ | = ).*\S) {2,}(\S(?: ?\S)*)")  # a
 @app.command("list", rich_help_panel="Read")
 def list_pages() -> None:
     """List the models and guides, one line each."""
-    console = terminal()
+    console, every = terminal(), pages().values()
     for kind in ("models", "guides"):
         table = Table(box=None, show_header=False, title=kind, title_justify="left", title_style="bold", pad_edge=False)
         table.add_column(style="cyan", no_wrap=True)
         table.add_column()
-        for page in pages().values():
+        for page in every:
             if page.kind == kind:
                 table.add_row(page.name, escape(page.headline))
         console.print(table, "")
