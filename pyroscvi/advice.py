@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["command_line", "either", "field", "option"]
-
 _COMMAND_LINE: ContextVar[bool] = ContextVar("command_line", default=False)
 SINGULAR = {"categories": "category", "covariates": "covariate"}  # options that are repeated, one column each
 

@@ -18,8 +18,6 @@ from pyroscvi.names import among, snake
 if TYPE_CHECKING:
     from pyroscvi.program import Guide, Model, Program
 
-__all__ = ["Page", "create", "find", "list_guides", "list_models", "modules", "pages", "public_class"]
-
 Kind = Literal["models", "guides"]
 HOUSE = Path(__file__).parent
 HOMES = ("", "models", "guides", "parts")  # folders whose files define parts

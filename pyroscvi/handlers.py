@@ -25,8 +25,6 @@ from torch import Tensor
 from pyroscvi.pyro_internals import HANDLERS
 from pyroscvi.sites import is_latent
 
-__all__ = ["Tempered", "as_scored", "intervene", "read", "temper", "unknown"]
-
 
 @effectful(type="read")
 def _read(cells: Any, name: str) -> Tensor:

@@ -30,8 +30,6 @@ from pyroscvi.fitting.result import Fit
 from pyroscvi.models import LDVAE, SCVI
 from pyroscvi.program import Guide
 
-__all__ = ["ScviMeanField", "from_scvi"]
-
 
 class ScviMeanField(Guide):
     """q(z | x) = Normal(m(h), v(h)) with variance v = exp(.) + 1e-4; a latent size has an encoder of its own."""

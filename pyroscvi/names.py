@@ -5,8 +5,6 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
-__all__ = ["among", "letters", "listed", "printable", "snake"]
-
 T = TypeVar("T")
 
 

@@ -21,8 +21,6 @@ from torch import Tensor, nn
 from pyroscvi.names import letters
 from pyroscvi.ranges import Range
 
-__all__ = ["Part", "kinds"]
-
 P = TypeVar("P", bound="Part")
 
 

@@ -24,8 +24,6 @@ from pyroscvi.parts.sizes import Size
 from pyroscvi.pyro_internals import alone
 from pyroscvi.sites import is_latent, is_local
 
-__all__ = ["Fitted", "Guide", "Model", "Pair", "Program", "Site", "free_sites"]
-
 
 class Program(Part):
     """A part that can be called as a Pyro program. Each call announces its parameters to Pyro."""

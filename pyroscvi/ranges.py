@@ -11,8 +11,6 @@ from math import inf, isfinite
 from numbers import Integral, Real
 from typing import Annotated, Any, NamedTuple
 
-__all__ = ["Dropout", "Finite", "Fraction", "PositiveFloat", "PositiveInt", "Range", "Widths"]
-
 
 class Range(NamedTuple):
     """The values that a field may have: in words, and as a test."""

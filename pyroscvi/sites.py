@@ -5,8 +5,6 @@ from typing import Any
 
 from pyro.poutine.util import site_is_subsample
 
-__all__ = ["is_latent", "is_local", "is_sampled", "sampled"]
-
 
 def is_sampled(site: Any) -> bool:
     """True for a random variable, latent or observed; False for a plate's choice of rows and for parameters."""

@@ -29,8 +29,6 @@ from pyroscvi.names import among, letters, snake
 from pyroscvi.part import Part, kinds
 from pyroscvi.parts.conditions import Together
 
-__all__ = ["estimator", "fill", "known", "parse", "split", "stopping"]
-
 P = TypeVar("P", bound=Part)
 ESTIMATORS: dict[str, Estimator] = {
     "auto": Ladder(),

@@ -24,8 +24,6 @@ from pyroscvi.evidence.resampling import RESAMPLE, Pool, pools
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.program import Fitted
 
-__all__ = ["Given", "each_drawn", "resampled"]
-
 T = TypeVar("T")
 Guide = Callable[[Cells], Any]
 

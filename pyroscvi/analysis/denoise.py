@@ -14,8 +14,6 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.program import Fitted
 from pyroscvi.pyro_internals import alone
 
-__all__ = ["denoise", "rates"]
-
 
 @alone
 def denoise(

@@ -19,8 +19,6 @@ from pyroscvi.inference.seeds import seeded
 from pyroscvi.program import Fitted
 from pyroscvi.pyro_internals import alone, enumerated_dim
 
-__all__ = ["Description", "describe"]
-
 DRAWS = 100  # for the divergence of a corrected posterior from the prior
 
 

@@ -16,8 +16,6 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.program import Fitted, onto
 from pyroscvi.pyro_internals import alone
 
-__all__ = ["blank", "generate"]
-
 
 @alone
 def generate(

@@ -14,8 +14,6 @@ from pyroscvi.evidence.reader import Reader
 from pyroscvi.program import Fitted, onto
 from pyroscvi.pyro_internals import alone
 
-__all__ = ["latent"]
-
 DRAWS = 256  # for the mean of a posterior that has none in closed form
 
 

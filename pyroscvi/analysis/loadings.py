@@ -9,8 +9,6 @@ from pyroscvi.analysis.latent import latent
 from pyroscvi.program import Fitted
 from pyroscvi.pyro_internals import alone
 
-__all__ = ["loadings"]
-
 
 @torch.no_grad()
 @alone

@@ -14,8 +14,6 @@ from pyroscvi.inference.elbo import Sites, factor, joint, product
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.program import Fitted
 
-__all__ = ["Expected", "Intervention", "Level", "codes", "counts_of", "each", "expected"]
-
 T = TypeVar("T")
 Level = str | Sequence[str]
 

@@ -22,8 +22,6 @@ from pyroscvi.handlers import intervene
 from pyroscvi.program import Fitted, Pair
 from pyroscvi.pyro_internals import alone
 
-__all__ = ["probabilities"]
-
 
 @alone
 def probabilities(

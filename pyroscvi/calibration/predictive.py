@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-__all__ = ["Check", "Replicated", "predictive_check", "statistics"]
-
 Statistic = Callable[[np.ndarray], np.ndarray]
 MAX_COUNTS = 2**26  # counts of replicates in memory at once
 GENES = 40  # with the largest variance: their correlations are compared

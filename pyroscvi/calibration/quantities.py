@@ -21,8 +21,6 @@ from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.streams import Streams
 from pyroscvi.program import Site
 
-__all__ = ["drawn_levels", "likelihoods", "of_latents", "pairs"]
-
 Pairs = Mapping[str, list[tuple[int, int]]]
 
 

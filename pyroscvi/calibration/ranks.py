@@ -10,8 +10,6 @@ from torch import Tensor
 
 from pyroscvi.calibration.uniformity import band, below, holm, p_value
 
-__all__ = ["Ranks", "frame", "ranked"]
-
 
 def ranked(truth: Tensor, draws: Tensor, uniform: Tensor) -> Tensor:
     """Ranks [n], from 0 to L, of true values [n] among draws [L, n]; ties are broken at random (``uniform`` [n])."""

@@ -43,8 +43,6 @@ from pyroscvi.report.terminal import as_text, numbers
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["CALIBRATION_SEED", "Calibration", "calibrate", "template"]
-
 CALIBRATION_SEED = 2**32  # added to the seed: certificates use smaller ones
 LEVELS, TIES = 192, 193  # purposes of streams
 FORMATS = {"p": ".2g", "corrected p": ".2g", "coverage of 50%": ".3f", "coverage of 90%": ".3f"}

@@ -19,8 +19,6 @@ from functools import lru_cache
 import numpy as np
 from scipy.special import bdtr, bdtrc, gammaln  # scipy.stats has these too, but takes a second to import
 
-__all__ = ["band", "below", "holm", "p_value"]
-
 BISECTIONS = 20
 MIN_P = 1e-9  # below it an upper bound is as good as a p-value
 ROUNDING = 1e-9  # tails that are equal by symmetry are treated as equal

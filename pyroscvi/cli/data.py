@@ -16,8 +16,6 @@ from pyroscvi.data.files import Opened, opened
 from pyroscvi.data.genes import unique_cells
 from pyroscvi.data.stored import Stored
 
-__all__ = ["open_cells", "read_cells", "read_data"]
-
 MAX_CELLS_FOR_GENES = 20_000  # cells on disk from which variable genes are chosen
 
 

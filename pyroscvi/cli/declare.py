@@ -14,8 +14,6 @@ from pyroscvi.parts import Dispersion
 from pyroscvi.program import Guide, Model
 from pyroscvi.sugar import fill, parse, split
 
-__all__ = ["declare", "own_files", "own_parts"]
-
 P = TypeVar("P", Model, Guide)
 
 

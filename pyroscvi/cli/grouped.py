@@ -20,10 +20,6 @@ from typer.core import TyperCommand
 
 from pyroscvi.catalogue import pages
 
-__all__ = [
-    "Choices", "Columns", "Query", "Reading", "Several", "Slots", "Training", "completing", "grouped", "panel", "spread"
-]  # fmt: skip
-
 
 def panel(name: str | None = None, metavar: str | None = None) -> Callable[..., Any]:
     """``typer.Option``, which takes its help first, for the options in one panel of the help."""

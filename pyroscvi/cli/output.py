@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["check_free", "draw", "say", "terminal"]
-
 
 def terminal() -> Console:
     """As wide as the terminal, and wide enough to keep a row on one line if output goes to a file or a pipe."""

@@ -35,8 +35,6 @@ from pyroscvi.fitting.resume import Folder
 from pyroscvi.program import Guide, Model
 from pyroscvi.report import plots
 
-__all__ = ["CONFIGURATION", "DONE", "KEY", "Run", "carry_out", "open_folder", "read_run", "write_cells", "write_run"]
-
 KEY = "X_pyroscvi"
 CONFIGURATION = "configuration.json"
 DONE = CHECKSUMS  # written last: a folder that has it holds a finished run

@@ -25,8 +25,6 @@ from pyroscvi.data.stored import Stored
 if TYPE_CHECKING:
     from pyroscvi.data.fields import Fields
 
-__all__ = ["Cells", "Dims"]
-
 Counts: TypeAlias = Tensor | sparse.csr_matrix | Stored
 Rows: TypeAlias = Tensor | np.ndarray | Sequence[int] | slice
 

@@ -13,8 +13,6 @@ from pyroscvi.data.matrices import Matrix, blocks, check_indices, gather
 from pyroscvi.data.stored import Stored
 from pyroscvi.names import listed
 
-__all__ = ["Tally", "check_cells", "check_genes", "check_numbers", "counts_of", "precision", "remedy", "source_of"]
-
 BLOCK = 1 << 22  # values looked at at once, so that a scan needs little memory beside the data
 
 

@@ -12,8 +12,6 @@ from pyroscvi.advice import either, field, option
 from pyroscvi.data.checks import check_numbers
 from pyroscvi.names import listed
 
-__all__ = ["codes", "column", "floats_of", "sizes_of", "standardised", "table", "weights"]
-
 # Models compute in single precision, which goes from 1.2e-38 to 3.4e38.
 LARGEST = 1e38
 SIZES = 1e-20, 1e20  # of size factors, and of the sum of a row of beliefs: their squares are in this range too

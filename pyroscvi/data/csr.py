@@ -7,8 +7,6 @@ from scipy import sparse
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-__all__ = ["CSR", "is_sparse_enough"]
-
 # Share of values above zero up to which the sparse product is the faster one. Measured in float32 on one core, with
 # 2,000 genes and 128 units: at a share of 0.1 it takes a quarter of the time of the dense product, and between 0.2 and
 # 0.4 the dense product becomes faster; in float64 it does so at 0.1 already.

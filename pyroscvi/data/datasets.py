@@ -13,8 +13,6 @@ from pyroscvi.data.columns import codes, column
 from pyroscvi.data.genes import numbered
 from pyroscvi.data.process import process_kept
 
-__all__ = ["highly_variable", "pbmc68k_reduced", "simulated"]
-
 
 def pbmc68k_reduced() -> AnnData:
     """700 blood cells by 765 genes: counts, and ten cell types in ``obs["bulk_labels"]`` [Zheng et al., 2017].

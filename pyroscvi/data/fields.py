@@ -23,8 +23,6 @@ from pyroscvi.data.survey import end_to_end, surveyed
 from pyroscvi.data.tissue import tissue_graph
 from pyroscvi.names import listed
 
-__all__ = ["Fields"]
-
 Levels = Mapping[str, tuple[str, ...]]
 
 

@@ -12,8 +12,6 @@ from anndata.io import read_elem, sparse_dataset
 
 from pyroscvi.names import listed
 
-__all__ = ["Data", "Opened", "opened"]
-
 Data: TypeAlias = str | Path | AnnData | Sequence["str | Path | AnnData"] | Mapping[str, "str | Path | AnnData"]
 
 KINDS = (".h5ad", ".zarr", ".h5", ".hdf5")

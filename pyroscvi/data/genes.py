@@ -10,8 +10,6 @@ from anndata.utils import make_index_unique
 from pyroscvi.advice import option
 from pyroscvi.names import listed
 
-__all__ = ["match", "numbered", "unique_cells", "unnumbered"]
-
 
 def match(
     names: pd.Index, wanted: Sequence[str] | None, missing: str = "error", extra: bool = True

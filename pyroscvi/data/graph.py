@@ -8,8 +8,6 @@ import numpy as np
 from scipy import sparse
 from scipy.spatial import cKDTree
 
-__all__ = ["nearest", "neighbourhood", "visited"]
-
 
 def nearest(coordinates: np.ndarray, neighbours: int = 6, section: np.ndarray | None = None) -> sparse.csr_matrix:
     """Every cell's nearest neighbours within its own section; distances in units of that section's median [n, n].

@@ -21,8 +21,6 @@ from pyroscvi.data.stored import Stored
 if TYPE_CHECKING:
     from pyroscvi.data.cells import Cells
 
-__all__ = ["minibatches", "shuffled"]
-
 ROWS = 8192  # rows of a sparse matrix in memory that are permuted at once, which limits the size of the copy
 
 C = TypeVar("C", bound="Cells")

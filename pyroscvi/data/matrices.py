@@ -7,8 +7,6 @@ import numpy as np
 from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
-__all__ = ["Matrix", "blocks", "check_indices", "gather", "select"]
-
 Matrix: TypeAlias = sparse.csr_matrix | np.ndarray
 
 ROWS = 4096  # read from disk at once

@@ -19,8 +19,6 @@ from pyroscvi.names import listed
 if TYPE_CHECKING:
     from pyroscvi.data.fields import Fields
 
-__all__ = ["merged", "outlined"]
-
 
 def merged(
     several: Sequence[AnnData] | Mapping[str, AnnData], fields: "Fields", genes: Literal["intersection", "union"]

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-__all__ = ["process_kept"]
-
 
 @contextmanager
 def process_kept() -> Iterator[None]:

@@ -15,8 +15,6 @@ from torch import Tensor
 if TYPE_CHECKING:
     from pyroscvi.data.cells import Cells
 
-__all__ = ["BY_CELL", "between", "by_cell", "picked", "stacked"]
-
 BY_CELL = {"by_cell": True}
 
 

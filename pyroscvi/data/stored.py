@@ -12,8 +12,6 @@ from scipy import sparse
 
 from pyroscvi.data.matrices import select
 
-__all__ = ["Source", "Stored", "native", "sums"]
-
 ROWS = 4096  # read at once where everything is read
 GAP = 32  # two runs of rows with at most so many between them are read as one: one long read is quicker than two
 MAX_SLICES = 4  # runs that are read one by one; more of them are read by a mask

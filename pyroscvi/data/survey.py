@@ -17,8 +17,6 @@ from pyroscvi.data.matrices import check_indices
 from pyroscvi.data.stored import ROWS, Source, Stored, native, sums
 from pyroscvi.names import printable
 
-__all__ = ["end_to_end", "surveyed"]
-
 
 def surveyed(file: Opened, layer: str | None, columns: np.ndarray, genes: Sequence[str], name: str = "") -> Stored:
     """The counts of a file, after each of them was looked at; a terminal shows a progress bar.

@@ -13,8 +13,6 @@ from pyroscvi.data.checks import check_numbers
 from pyroscvi.data.columns import LARGEST, codes, floats_of
 from pyroscvi.data.graph import nearest
 
-__all__ = ["tissue_graph"]
-
 SECTION = re.compile(r"(section|slice|slide|sample)(_id)?|library_id|fov", re.IGNORECASE)  # columns of sections
 MAX_SECTIONS = 1000  # a column with more levels does not name sections
 

@@ -28,8 +28,6 @@ from pyroscvi.fitting.result import Fit
 from pyroscvi.part import Part
 from pyroscvi.torch_internals import TorchDispatchMode
 
-__all__ = ["exists", "load", "read", "save", "write"]
-
 FORMAT = 1
 MAX_LEVELS = 10**6
 

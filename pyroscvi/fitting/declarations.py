@@ -10,8 +10,6 @@ import numpy as np
 from pyroscvi.catalogue import modules
 from pyroscvi.part import Part
 
-__all__ = ["declaration", "declared"]
-
 
 def declaration(value: Any) -> Any:
     """A JSON value from which ``declared`` makes the same declaration again."""

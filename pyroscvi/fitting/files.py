@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DamagedFile", "altered", "read_json", "remove_partial", "write_checksums", "write_json", "write_whole"]
-
 CHECKSUMS = "checksums.json"
 
 

@@ -22,8 +22,6 @@ from pyroscvi.fitting.files import remove_partial
 from pyroscvi.fitting.result import Fit
 from pyroscvi.inference.run import Run
 
-__all__ = ["Folder", "digest", "digested", "identity"]
-
 
 @dataclass
 class Folder:

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["arviz", "first_generation", "inference_data"]
-
 Groups = Mapping[str, Mapping[str, np.ndarray]]
 
 

@@ -17,8 +17,6 @@ from pyroscvi.report.plots import FAINT, INK, quiet
 if TYPE_CHECKING:
     from pyroscvi.calibration.simulation_based import Calibration
 
-__all__ = ["ranks"]
-
 STYLES: dict[str, dict[str, Any]] = {
     "guide": {"color": "#e76300", "linewidth": 1.2},
     "corrected": {"color": "#3f90da", "linewidth": 1.2},

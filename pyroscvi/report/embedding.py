@@ -23,8 +23,6 @@ from pyroscvi.data.process import process_kept
 from pyroscvi.report.labels import label
 from pyroscvi.report.plots import COLOURS, FAINT, INK
 
-__all__ = ["embedding", "latents", "tissue", "umap"]
-
 UNKNOWN = "not known"
 LEGEND_ROWS = 20
 MAX_LEVELS = 102  # colours of scanpy's longest palette; a column of numbers with more values has a colour bar

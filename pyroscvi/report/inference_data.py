@@ -34,8 +34,6 @@ from pyroscvi.pyro_internals import alone
 from pyroscvi.report.arviz_versions import arviz, inference_data
 from pyroscvi.report.shared import Held, held, shared_draws
 
-__all__ = ["loo", "to_arviz"]
-
 CONDITIONAL_NOTE = (
     "log p(x_n | z_n) at posterior samples of the latents of the cell. If the cell is left out, its latents have no "
     "data, and importance weights from q(z_n | x_n) to the prior have no finite variance: loo and waic of these "

@@ -4,8 +4,6 @@ from textwrap import wrap
 
 from pyroscvi.names import printable
 
-__all__ = ["label"]
-
 
 def label(name: object, width: int = 28, lines: int = 3) -> str:
     r"""The name in at most so many ``lines`` of at most ``width`` characters; the middle of a longer name is left out.

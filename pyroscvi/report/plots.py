@@ -19,8 +19,6 @@ from pyroscvi.report.labels import label
 if TYPE_CHECKING:
     from pyroscvi.comparison.result import Comparison
 
-__all__ = ["comparison", "history"]
-
 COLOURS = color_sequences["petroff10"]  # ten that stay apart under colour-vision deficiencies [Petroff, 2021]
 INK, FAINT = "#333333", "#9a9a9a"
 VERDICTS: dict[str, dict[str, Any]] = {

@@ -16,8 +16,6 @@ from pyroscvi.report.plots import FAINT, INK, quiet
 if TYPE_CHECKING:
     from pyroscvi.calibration.predictive import Check, Replicated
 
-__all__ = ["checks"]
-
 DATA_COLOUR, SIMULATED_COLOUR = "#e76300", "#3f90da"
 LOG_SCALE = {"mean of a gene", "variance of a gene", "library size", "maximum of a gene"}
 MAX_COLUMNS = 4

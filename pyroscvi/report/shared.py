@@ -18,8 +18,6 @@ from pyroscvi.evidence.shared_latents import RestrictedGuide, sites_of
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.program import Fitted, Model, Pair
 
-__all__ = ["Held", "held", "shared_draws"]
-
 
 @torch.no_grad()
 def shared_draws(fit: Fitted | Pair, cells: Cells, samples: int, seed: int = 0) -> dict[str, Tensor]:

@@ -17,8 +17,6 @@ from pyroscvi.report import words
 if TYPE_CHECKING:
     from pyroscvi.comparison.result import Comparison, GeneComparison
 
-__all__ = ["as_text", "comparison", "genes", "numbers"]
-
 SHOWN_GENES = 10
 
 
