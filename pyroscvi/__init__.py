@@ -42,32 +42,10 @@ _HOME = {
 }
 
 __all__ = [
-    "Cells",
-    "Comparison",
-    "Fields",
-    "Fit",
-    "calibrate",
-    "certify",
-    "compare",
-    "compare_genes",
-    "create",
-    "data",
-    "data_evidence",
-    "distributions",
-    "fit",
-    "from_scvi",
-    "grid",
-    "guides",
-    "handlers",
-    "list_guides",
-    "list_models",
-    "load",
-    "log_evidence",
-    "models",
-    "parts",
-    "predictive_check",
-    "sweep",
-]
+    "Cells", "Comparison", "Fields", "Fit", "calibrate", "certify", "compare", "compare_genes", "create", "data",
+    "data_evidence", "distributions", "fit", "from_scvi", "grid", "guides", "handlers", "list_guides",
+    "list_models", "load", "log_evidence", "models", "parts", "predictive_check", "sweep"
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from pyroscvi import data, distributions, guides, handlers, models, parts

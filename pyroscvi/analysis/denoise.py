@@ -1,6 +1,6 @@
 """Denoising: the expected count of every gene in place of the observed one."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,26 +41,6 @@ def denoise(
     Raises KeyError for a gene, a field or a level that training did not have, and ValueError for a field that the model
     does not read.
     """
-    pieces = rates(
-        fit, cells, given=given, samples=samples, library=library, genes=genes, corrected=corrected, seed=seed,
-        batch_size=batch_size,
-    )  # fmt: skip
-    return np.concatenate(list(pieces))
-
-
-def rates(
-    fit: Fitted,
-    cells: Cells | AnnData,
-    *,
-    given: Mapping[str, Level] | None = None,
-    samples: int = 10,
-    library: float | None = None,
-    genes: Sequence[str] | None = None,
-    corrected: bool = False,
-    seed: int = 0,
-    batch_size: int = 256,
-) -> Iterator[np.ndarray]:
-    """The rows that ``denoise`` returns, one minibatch [b, g] at a time."""
     cells = fit.read(cells)
     values = codes(fit, len(cells), given or {})
     columns = slice(None) if genes is None else _columns(fit, genes)
@@ -77,7 +57,7 @@ def rates(
             total = total + counts.mean(mu)[:, columns]
         return (total / samples).cpu().numpy()
 
-    return each_drawn(fit, cells, rate, samples, seed, batch_size, corrected)
+    return np.concatenate(list(each_drawn(fit, cells, rate, samples, seed, batch_size, corrected)))
 
 
 def _columns(fit: Fitted, genes: Sequence[str]) -> Tensor:
