@@ -20,26 +20,13 @@ __version__ = "0.1.0"
 
 # Torch alone takes seconds to import: names are looked up when they are first used (PEP 562).
 _HOME = {
-    "Cells": "data.cells",
-    "Comparison": "comparison.result",
-    "Fields": "data.fields",
-    "Fit": "fitting.result",
-    "calibrate": "calibration.simulation_based",
-    "certify": "evidence.certificate",
-    "compare": "comparison.compare",
-    "compare_genes": "comparison.genes",
-    "create": "catalogue",
-    "data_evidence": "evidence.data_evidence",
-    "fit": "fitting.fit",
-    "from_scvi": "interop",
-    "grid": "comparison.sweep",
-    "list_guides": "catalogue",
-    "list_models": "catalogue",
-    "load": "fitting.checkpoints",
-    "log_evidence": "evidence.table",
-    "predictive_check": "calibration.predictive",
-    "sweep": "comparison.sweep",
-}
+    "Cells": "data.cells", "Comparison": "comparison.result", "Fields": "data.fields", "Fit": "fitting.result",
+    "calibrate": "calibration.simulation_based", "certify": "evidence.certificate", "compare": "comparison.compare",
+    "compare_genes": "comparison.genes", "create": "catalogue", "data_evidence": "evidence.data_evidence",
+    "fit": "fitting.fit", "from_scvi": "interop", "grid": "comparison.sweep", "list_guides": "catalogue",
+    "list_models": "catalogue", "load": "fitting.checkpoints", "log_evidence": "evidence.table",
+    "predictive_check": "calibration.predictive", "sweep": "comparison.sweep",
+}  # fmt: skip
 
 __all__ = [
     "Cells", "Comparison", "Fields", "Fit", "calibrate", "certify", "compare", "compare_genes", "create", "data",

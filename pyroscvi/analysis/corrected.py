@@ -79,14 +79,9 @@ def resampled(reader: Reader, samples: int, seed: int = 0, **options: Any) -> It
 
 
 def each_drawn(
-    fit: Fitted,
-    cells: Cells,
-    do: Callable[[Cells, Iterable[Guide]], T],
-    samples: int,
-    seed: int,
-    batch_size: int,
+    fit: Fitted, cells: Cells, do: Callable[[Cells, Iterable[Guide]], T], samples: int, seed: int, batch_size: int,
     corrected: bool,
-) -> Iterator[T]:
+) -> Iterator[T]:  # fmt: skip
     """``do(minibatch, guides)`` for every minibatch, with one guide for each of the ``samples``: ``posterior.each``."""
     if not corrected:
         yield from each(fit, cells, lambda minibatch: do(minibatch, repeat(fit.guide, samples)), seed, batch_size)

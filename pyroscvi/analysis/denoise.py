@@ -17,17 +17,10 @@ from pyroscvi.pyro_internals import alone
 
 @alone
 def denoise(
-    fit: Fitted,
-    cells: Cells | AnnData,
-    *,
-    given: Mapping[str, Level] | None = None,
-    samples: int = 10,
-    library: float | None = None,
-    genes: Sequence[str] | None = None,
-    corrected: bool = False,
-    seed: int = 0,
+    fit: Fitted, cells: Cells | AnnData, *, given: Mapping[str, Level] | None = None, samples: int = 10,
+    library: float | None = None, genes: Sequence[str] | None = None, corrected: bool = False, seed: int = 0,
     batch_size: int = 256,
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """Posterior mean of the rate of every gene [n, g]: E[l rho | x], without the extra zeros of a zero-inflated model.
 
     given       see the same cells under other conditions: ``given={"batch": "donor1"}``, or one level for each cell

@@ -19,17 +19,10 @@ from pyroscvi.pyro_internals import alone
 
 @alone
 def generate(
-    fit: Fitted,
-    cells: Cells | AnnData | None = None,
-    *,
-    n: int | None = None,
-    given: Mapping[str, Level] | None = None,
-    samples: int | None = None,
-    size: ArrayLike | None = None,
-    corrected: bool = False,
-    seed: int = 0,
-    batch_size: int = 256,
-) -> np.ndarray:
+    fit: Fitted, cells: Cells | AnnData | None = None, *, n: int | None = None,
+    given: Mapping[str, Level] | None = None, samples: int | None = None, size: ArrayLike | None = None,
+    corrected: bool = False, seed: int = 0, batch_size: int = 256,
+) -> np.ndarray:  # fmt: skip
     """Draw counts [n, g], or [samples, n, g], of given cells or of ``n`` new ones.
 
     cells       draw from the posterior predictive distribution of these cells: each keeps its own latents

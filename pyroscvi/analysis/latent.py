@@ -19,15 +19,9 @@ DRAWS = 256  # for the mean of a posterior that has none in closed form
 
 @alone
 def latent(
-    fit: Fitted,
-    cells: Cells | AnnData,
-    samples: int | None = None,
-    site: str = "z",
-    *,
-    corrected: bool = False,
-    seed: int = 0,
-    batch_size: int = 4096,
-) -> np.ndarray:
+    fit: Fitted, cells: Cells | AnnData, samples: int | None = None, site: str = "z", *, corrected: bool = False,
+    seed: int = 0, batch_size: int = 4096,
+) -> np.ndarray:  # fmt: skip
     """Posterior mean of a site [n, d], or posterior samples [samples, n, d]; without axis n where cells share the site.
 
     samples     number of samples; None returns the mean. The mean of a constrained site (a positive size) is that of

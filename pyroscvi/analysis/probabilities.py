@@ -25,15 +25,9 @@ from pyroscvi.pyro_internals import alone
 
 @alone
 def probabilities(
-    fit: Fitted | Pair,
-    cells: Cells | AnnData,
-    site: str,
-    particles: int = 200,
-    seed: int = 0,
-    *,
-    prior: ArrayLike | None = None,
-    proposal: Proposal = StudentT(),
-) -> pd.DataFrame:
+    fit: Fitted | Pair, cells: Cells | AnnData, site: str, particles: int = 200, seed: int = 0, *,
+    prior: ArrayLike | None = None, proposal: Proposal = StudentT(),
+) -> pd.DataFrame:  # fmt: skip
     """p(c | x_n) of every level c [n, levels]; rows add up to one.
 
     fit        a Fit, or a pair (model, guide)

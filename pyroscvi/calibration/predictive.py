@@ -110,15 +110,9 @@ class Check:
 
 @alone
 def predictive_check(
-    fit: Fitted,
-    cells: Cells | AnnData,
-    replicates: int = 99,
-    simulations: int = 3,
-    *,
-    most: int = 500,
-    corrected: bool = False,
-    seed: int = 0,
-) -> Check:
+    fit: Fitted, cells: Cells | AnnData, replicates: int = 99, simulations: int = 3, *, most: int = 500,
+    corrected: bool = False, seed: int = 0,
+) -> Check:  # fmt: skip
     """Zeros, means, variances, totals, maxima and correlations of cells, and of counts generated from their latents.
 
     cells        Cells, or an AnnData; the cells of training, or others

@@ -102,20 +102,10 @@ class Calibration:
 
 @alone
 def calibrate(
-    fit: Fitted | Pair,
-    cells: Cells | AnnData | None = None,
-    simulations: int = 1000,
-    *,
-    draws: int = 99,
-    corrected: bool = True,
-    candidates: int = CANDIDATES,
-    proposals: Sequence[Proposal] = PROPOSALS,
-    products: int = 10,
-    level: float = 0.01,
-    seed: int = 0,
-    memory: int | str = MEMORY,
-    batch_size: int | None = None,
-) -> Calibration:
+    fit: Fitted | Pair, cells: Cells | AnnData | None = None, simulations: int = 1000, *, draws: int = 99,
+    corrected: bool = True, candidates: int = CANDIDATES, proposals: Sequence[Proposal] = PROPOSALS, products: int = 10,
+    level: float = 0.01, seed: int = 0, memory: int | str = MEMORY, batch_size: int | None = None,
+) -> Calibration:  # fmt: skip
     """Simulation-based calibration of a fit, with the fitted decoder.
 
     fit          a Fit, or a pair (model, guide)

@@ -53,17 +53,11 @@ def fit(
     own = own_files(slots.model, slots.guide)
     fields, settings = columns.fields(), {**training.settings(), "scale_lr": scale_lr, "compile": compile, "seed": seed}
     asked = {
-        "data": str(data),
-        "model": repr(model),
-        "guide": repr(guide),
-        "pages": [file.name for file in own],
-        "fields": {name: value for name, value in fields.items() if value},
-        "reading": vars(reading),
-        "hvg": hvg,
-        "held_out": held_out,
-        "training": {**settings, "early_stopping": repr(settings["early_stopping"])},
+        "data": str(data), "model": repr(model), "guide": repr(guide), "pages": [file.name for file in own],
+        "fields": {name: value for name, value in fields.items() if value}, "reading": vars(reading), "hvg": hvg,
+        "held_out": held_out, "training": {**settings, "early_stopping": repr(settings["early_stopping"])},
         "pyroscvi": __version__,
-    }
+    }  # fmt: skip
     ranks = Ranks.here()  # of processes that torchrun started, the first one alone writes
     ranks.from_first(lambda: check_folder(out, asked, force))
     if backed or data.is_dir() or data.suffix in (".h5", ".hdf5"):

@@ -29,13 +29,9 @@ def column(obs: pd.DataFrame, name: str, role: str) -> pd.Series:
 
 
 def codes(
-    values: pd.Series,
-    role: str,
-    known: Sequence[str] | None = None,
-    unknown: str = "error",
-    missing: bool = False,
+    values: pd.Series, role: str, known: Sequence[str] | None = None, unknown: str = "error", missing: bool = False,
     optional: bool = True,
-) -> tuple[np.ndarray, tuple[str, ...]]:
+) -> tuple[np.ndarray, tuple[str, ...]]:  # fmt: skip
     """The code of every value [n], -1 where unknown, and the names of the levels in the order of their codes.
 
     known     levels from before; otherwise they are those of the values: a categorical's own order, otherwise sorted

@@ -53,19 +53,9 @@ def recovered(processed: AnnData) -> tuple[sparse.csr_matrix, float]:
 
 
 def simulated(
-    cells: int = 300,
-    genes: int = 60,
-    types: int = 3,
-    batches: int = 2,
-    *,
-    sections: int = 0,
-    difference: float = 1.0,
-    batch_effect: float = 0.3,
-    theta: float = 5.0,
-    size: float = 500.0,
-    purity: float = 0.85,
-    seed: int = 0,
-) -> AnnData:
+    cells: int = 300, genes: int = 60, types: int = 3, batches: int = 2, *, sections: int = 0, difference: float = 1.0,
+    batch_effect: float = 0.3, theta: float = 5.0, size: float = 500.0, purity: float = 0.85, seed: int = 0,
+) -> AnnData:  # fmt: skip
     """Cells of known types with negative binomial counts; in tissue with known domains if there are ``sections``.
 
         type ~ Categorical(1 / types)       batch ~ Categorical(1 / batches)       size ~ LogNormal(log size, 0.3)

@@ -93,14 +93,10 @@ class Fields:
             raise ValueError(f"neighbours is a whole number, at least 1, not {self.neighbours!r}")
 
     def read(
-        self,
-        adata: AnnData | Sequence[AnnData] | Mapping[str, AnnData],
-        *,
-        genes: Literal["intersection", "union"] = "intersection",
-        missing: Literal["error", "zero"] = "error",
-        unknown: Literal["error", "allow"] = "error",
-        empty: Literal["error", "drop"] = "error",
-    ) -> Cells:
+        self, adata: AnnData | Sequence[AnnData] | Mapping[str, AnnData], *,
+        genes: Literal["intersection", "union"] = "intersection", missing: Literal["error", "zero"] = "error",
+        unknown: Literal["error", "allow"] = "error", empty: Literal["error", "drop"] = "error",
+    ) -> Cells:  # fmt: skip
         """The cells of an AnnData, or of several of them one after the other; every count is looked at.
 
         genes    of several AnnData: the genes that all have, or those that any has (a gene counts as zero elsewhere)
@@ -122,14 +118,10 @@ class Fields:
         return self._cells(adata, counts_of(adata, self.counts, picked, names), names, unknown, empty)
 
     def open(
-        self,
-        data: Data,
-        *,
-        genes: Literal["intersection", "union"] = "intersection",
-        missing: Literal["error", "zero"] = "error",
-        unknown: Literal["error", "allow"] = "error",
+        self, data: Data, *, genes: Literal["intersection", "union"] = "intersection",
+        missing: Literal["error", "zero"] = "error", unknown: Literal["error", "allow"] = "error",
         empty: Literal["error", "drop"] = "error",
-    ) -> Cells:
+    ) -> Cells:  # fmt: skip
         """The same cells with their counts left on disk, for files that are larger than memory.
 
             cells = Fields(batch="donor").open("atlas.h5ad")      # or .zarr, or a folder of files

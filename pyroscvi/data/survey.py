@@ -43,13 +43,9 @@ def surveyed(file: Opened, layer: str | None, columns: np.ndarray, genes: Sequen
     totals, filled, per_gene = [nothing[:0]], [nothing[:0]], np.zeros(len(columns))
     console = Console(stderr=True)
     for block in track(
-        counts.blocks(),
-        escape(f"looking at {printable(where)}"),
-        total=ceil(len(file.rows) / ROWS),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ):
+        counts.blocks(), escape(f"looking at {printable(where)}"), total=ceil(len(file.rows) / ROWS), console=console,
+        transient=True, disable=not console.is_terminal,
+    ):  # fmt: skip
         tally.look(block, start)
         for part in (block.indptr, block.indices, block.data):
             checksum.update(np.ascontiguousarray(part).data)
@@ -59,13 +55,9 @@ def surveyed(file: Opened, layer: str | None, columns: np.ndarray, genes: Sequen
         start += block.shape[0]
     tally.check(file.in_memory.obs_names, genes, where, lambda: remedy(file.on_disk))
     return replace(
-        counts,
-        totals=np.concatenate(totals),
-        filled=np.concatenate(filled),
-        largest=tally.largest,
-        per_gene=per_gene,
+        counts, totals=np.concatenate(totals), filled=np.concatenate(filled), largest=tally.largest, per_gene=per_gene,
         checksum=checksum.hexdigest(),
-    )
+    )  # fmt: skip
 
 
 def end_to_end(several: Sequence[Stored]) -> Stored:

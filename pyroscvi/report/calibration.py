@@ -3,7 +3,6 @@
 calibrate(fit).plot().savefig("calibration.png")
 """
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from pyroscvi.report.labels import label
-from pyroscvi.report.plots import FAINT, INK, quiet
+from pyroscvi.report.plots import FAINT, INK, panels, quiet
 
 if TYPE_CHECKING:
     from pyroscvi.calibration.simulation_based import Calibration
@@ -32,14 +31,11 @@ def ranks(calibration: "Calibration") -> Figure:
     quantities that fail, all of them considered, are bold.
     """
     quantities = list(calibration.guide.values)
-    columns = min(4, len(quantities))
-    rows = math.ceil(len(quantities) / columns)
-    figure = Figure(figsize=(1.95 * columns + 0.5, 1.55 * rows + 0.7), dpi=200, layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True)
+    figure, places = panels(len(quantities), 4, (1.95, 1.55), (0.5, 0.7), sharex=True)
     draws, cells = calibration.guide.draws, len(calibration.guide.values)
     at = np.arange(1, draws + 1) / (draws + 1)
     least, greatest = (edge / cells - at for edge in calibration.guide.band(COVERAGE))
-    for panel, quantity in zip(panels.flat, quantities, strict=False):
+    for panel, quantity in zip(places, quantities, strict=True):
         panel.fill_between(at, least, greatest, color="#e6e6e6", linewidth=0, step="mid")
         panel.axhline(0, color=FAINT, linewidth=0.6)
         for name, one in calibration.ranks.items():
@@ -51,10 +47,6 @@ def ranks(calibration: "Calibration") -> Figure:
         quiet(panel, 6)
         panel.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         panel.margins(y=0.12)
-    for panel in panels.flat[len(quantities) :]:
-        panel.set_axis_off()
-    for panel in panels.flat[max(len(quantities) - columns, 0) : len(quantities)]:
-        panel.tick_params(labelbottom=True)  # none is below
     figure.supxlabel("rank of the truth among draws, as a fraction", fontsize=8, color=INK)
     figure.supylabel("ECDF less uniform", fontsize=8, color=INK)
     handles: list[Any] = [Line2D([], [], label=NAMES[name], **STYLES[name]) for name in calibration.ranks]

@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 
 from pyroscvi.data.process import process_kept
 from pyroscvi.report.labels import label
-from pyroscvi.report.plots import COLOURS, FAINT, INK
+from pyroscvi.report.plots import COLOURS, FAINT, INK, panels
 
 UNKNOWN = "not known"
 LEGEND_ROWS = 20
@@ -64,8 +64,8 @@ def embedding(xy: np.ndarray, groups: Any = None, *, ax: Axes | None = None, leg
 
 def latents(z: Mapping[str, np.ndarray], groups: Any = None, *, seed: int = 0) -> Figure:
     """The UMAP of every latent space [n, d], side by side with one legend."""
-    figure, panels = _panels(list(z))
-    for panel, points in zip(panels, z.values(), strict=True):
+    figure, squares = _titled(list(z))
+    for panel, points in zip(squares, z.values(), strict=True):
         embedding(umap(points, seed=seed), groups, ax=panel, legend=False)
     _shared_legend(figure, groups, len(next(iter(z.values()))))
     return figure
@@ -80,11 +80,11 @@ def tissue(xy: np.ndarray, groups: Any = None, section: Any = None) -> Figure:
     kinds = None
     if groups is not None:
         kinds = pd.Series(np.asarray(groups) if _is_continuous(groups) else pd.Categorical(groups))
-    figure, panels = _panels([""] if section is None else [str(name) for name in sections.categories])
+    figure, squares = _titled([""] if section is None else [str(name) for name in sections.categories])
     limits: dict[str, Any] = (
         {"vmin": kinds.min(), "vmax": kinds.max()} if kinds is not None and _is_continuous(kinds) else {}
     )
-    for code, panel in enumerate(panels):
+    for code, panel in enumerate(squares):
         here = np.flatnonzero(sections.codes == code)
         size = float(np.clip(20_000 / max(len(here), 1), 1, 60))
         drawn = _scatter(panel, xy[here], None if kinds is None else kinds.iloc[here], size=size, **limits)
@@ -92,7 +92,7 @@ def tissue(xy: np.ndarray, groups: Any = None, section: Any = None) -> Figure:
         panel.invert_yaxis()
         panel.spines[:].set_visible(False)
     if limits:
-        figure.colorbar(drawn, ax=panels, shrink=0.6)
+        figure.colorbar(drawn, ax=squares, shrink=0.6)
     else:
         _shared_legend(figure, kinds, len(xy))
     return figure
@@ -110,17 +110,12 @@ def _scatter(ax: Axes, xy: np.ndarray, groups: Any, size: float, **limits: Any) 
     return ax.scatter(xy[order, 0], xy[order, 1], s=size, c=colours, linewidths=0, alpha=0.85, **limits)
 
 
-def _panels(names: list[str]) -> tuple[Figure, list[Axes]]:
+def _titled(names: list[str]) -> tuple[Figure, list[Axes]]:
     """A square panel for each name, at most three in a row."""
-    columns = min(math.ceil(math.sqrt(len(names))), 3)
-    rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(3.2 * columns, 3.4 * rows), dpi=200, layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False).ravel())
-    for panel, name in zip(panels, names, strict=False):
+    figure, squares = panels(len(names), min(math.ceil(math.sqrt(len(names))), 3), (3.2, 3.4), (0, 0))
+    for panel, name in zip(squares, names, strict=True):
         panel.set_title(label(name, 30, 2) if name else "", fontsize=9, color=INK, loc="left")
-    for panel in panels[len(names) :]:
-        panel.set_axis_off()
-    return figure, panels[: len(names)]
+    return figure, squares
 
 
 def _is_continuous(groups: Any) -> bool:

@@ -60,17 +60,9 @@ CORRECTED_NOTE = "of the posterior p(z | x), by importance resampling from the g
 
 @alone
 def to_arviz(
-    fit: Fitted | Pair,
-    cells: Cells | AnnData,
-    samples: int = 100,
-    seed: int = 0,
-    *,
-    chains: int = 4,
-    corrected: bool = False,
-    log_likelihood: str | None = None,
-    particles: int = 200,
-    estimator: Estimator = Ladder(),
-) -> Any:
+    fit: Fitted | Pair, cells: Cells | AnnData, samples: int = 100, seed: int = 0, *, chains: int = 4,
+    corrected: bool = False, log_likelihood: str | None = None, particles: int = 200, estimator: Estimator = Ladder(),
+) -> Any:  # fmt: skip
     """InferenceData (ArviZ 0.x) or DataTree (1.x) with ``samples`` posterior samples.
 
     posterior             every latent of a cell, z and l among them     [chain, draw, cell, <latent>_dim]

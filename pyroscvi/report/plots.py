@@ -4,6 +4,7 @@ comparison(ps.compare(fits, held_out)).figure.savefig("comparison.png")
 history({"scvi": fit.history}).figure.savefig("history.png")
 """
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,22 @@ def history(histories: Mapping[str, pd.DataFrame], *, ax: Axes | None = None) ->
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "frameon": False, "fontsize": 8}
     ax.legend(handles=handles, title="held out (thin: training)", title_fontsize=8, **place)
     return ax
+
+
+def panels(
+    count: int, columns: int, each: tuple[float, float], beside: tuple[float, float], **shared: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure of ``count`` panels, at most ``columns`` in a row; ``each``, and what is ``beside`` them, in inches."""
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    size = (each[0] * columns + beside[0], each[1] * rows + beside[1])
+    figure = Figure(figsize=size, dpi=200, layout="constrained")
+    every = list(figure.subplots(rows, columns, squeeze=False, **shared).ravel())
+    for panel in every[count:]:
+        panel.set_axis_off()
+    for panel in every[max(count - columns, 0) : count]:
+        panel.tick_params(labelbottom=True)  # of the lowest panel of a column, where panels share an axis
+    return figure, every[:count]
 
 
 def _axes(ax: Axes | None, width: float, height: float) -> Axes:
