@@ -70,6 +70,8 @@ def _opened(one: Input, what: str) -> Outcome:
         what = f"{what}, {len(paths)} files, {genes}"
         possible = one.form in ("csr_matrix", "asarray") and table.size and table.sum(1).all()
         expected = one.expected if possible or one.expected == "reject" else "either"
+        if "spatial" in one.fields:  # the graph of neighbours needs all cells in memory
+            expected = "reject"
         try:
             cells = Fields(**one.fields).open(paths, genes=genes, **one.options)
         except Exception as error:
