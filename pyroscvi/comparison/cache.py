@@ -26,8 +26,6 @@ from pyroscvi.fitting.declarations import declaration
 from pyroscvi.fitting.files import DamagedFile, read_json, write_json
 from pyroscvi.fitting.resume import digest, digested
 
-__all__ = ["kept"]
-
 
 def kept(
     folder: Path | None, fit: Any, cells: Cells, settings: Mapping[str, Any], compute: Callable[[], Evidences]

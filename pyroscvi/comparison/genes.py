@@ -43,8 +43,6 @@ from pyroscvi.inference.progress import counted
 from pyroscvi.parts.likelihoods import NB, ZINB, ZIP, Likelihood, Poisson
 from pyroscvi.pyro_internals import alone
 
-__all__ = ["GeneScores", "compare_genes", "gene_scores", "zero_inflation"]
-
 TWINS: dict[Any, type[Likelihood]] = {ZINB: NB, ZIP: Poisson}
 DISCOVERIES = 0.05  # false discovery rate of the verdicts
 

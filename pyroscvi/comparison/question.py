@@ -15,8 +15,6 @@ from pyroscvi.data.stored import Stored
 from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.table import estimand
 
-__all__ = ["Question", "fingerprint", "question", "refuse_unequal"]
-
 
 class Question(NamedTuple):
     """What an evidence is a probability of."""

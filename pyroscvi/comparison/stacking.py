@@ -16,8 +16,6 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
-__all__ = ["stacking_weights"]
-
 MIN_WEIGHT = 1e-10  # a weight of zero has no logarithm
 ZERO_BELOW = 1e-6
 

@@ -25,8 +25,6 @@ from pyroscvi.evidence.proposals import Elliptical
 from pyroscvi.evidence.reader import MEMORY, Reader
 from pyroscvi.pyro_internals import alone
 
-__all__ = ["ACTIVE", "Usage", "effective", "information", "usage", "usage_of"]
-
 ACTIVE = 0.01  # variance over cells of a posterior mean
 DRAWS = 8  # of the guide, over which the responsibilities of a cell are averaged
 MAX_CELLS = 1000  # that the information of z is estimated from

@@ -8,8 +8,6 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-__all__ = ["Annotation"]
-
 
 class Annotation(TorchDistribution):
     """A label that is a row of weights s_j, one for each type: p(s | p) = sum_j s_j p_j.

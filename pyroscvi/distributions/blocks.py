@@ -5,8 +5,6 @@ from itertools import product
 
 from torch import Size, device
 
-__all__ = ["blocks"]
-
 # Counts in a block: one megabyte of float32 on a processor. More on an accelerator, where each call costs time.
 ON_PROCESSOR, ON_ACCELERATOR = 2**18, 2**26
 

@@ -7,8 +7,6 @@ from pyroscvi.distributions.count_vector import CountVector
 from pyroscvi.distributions.parameters import MU_MAX, THETA_MAX, THETA_MIN, Shares
 from pyroscvi.torch_internals import standard_gamma
 
-__all__ = ["NegativeBinomial", "Poisson", "ZeroInflatedNegativeBinomial", "ZeroInflatedPoisson"]
-
 
 class Poisson(CountVector):
     """x_g ~ Poisson(mu_g): mean and variance are mu.

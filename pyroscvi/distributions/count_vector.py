@@ -11,8 +11,6 @@ from torch.distributions import constraints
 from pyroscvi.distributions import kernel
 from pyroscvi.distributions.parameters import Parameters, Shares
 
-__all__ = ["CountVector"]
-
 
 class CountVector(TorchDistribution):
     """Counts x [..., g] whose genes are independent given the parameters.

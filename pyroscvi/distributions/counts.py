@@ -11,8 +11,6 @@ from torch import Tensor
 
 from pyroscvi.torch_internals import recording
 
-__all__ = ["Counts", "Everywhere", "NonZero", "find"]
-
 
 @dataclass(frozen=True)
 class NonZero:

@@ -29,8 +29,6 @@ from torch import Tensor
 
 from pyroscvi.distributions.stirling import binet, binet_slope, horner
 
-__all__ = ["Above", "best_negative_binomial", "best_poisson", "negative_binomial", "poisson"]
-
 # Coefficients of 1/3 + s/5 + s^2/7 + ..., as many as the dtype needs for s = v^2 < 0.09.
 ATANH_TAIL = {dtype: [1 / (2 * k + 3) for k in range(n)] for dtype, n in ((torch.float32, 6), (torch.float64, 14))}
 

@@ -20,8 +20,6 @@ from pyroscvi.distributions.parameters import Parameters
 from pyroscvi.distributions.terms import Means, terms
 from pyroscvi.torch_internals import recording
 
-__all__ = ["log_prob"]
-
 
 def log_prob(x: Tensor, given: Parameters) -> Tensor:
     """log p(x) of count vectors x [..., g]  [...]; x and the parameters broadcast."""

@@ -10,8 +10,6 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 from torch.special import log_ndtr
 
-__all__ = ["Log1pNormal"]
-
 
 class Log1pNormal(TorchDistribution):
     """log(1 + x_g) ~ Normal(loc_g, exp(log_scale_g)).

@@ -23,8 +23,6 @@ from pyroscvi.distributions import deviance, stirling
 from pyroscvi.distributions.parameters import Parameters
 from pyroscvi.torch_internals import shared_library, vector_instructions
 
-__all__ = ["active", "build", "evaluate", "used"]
-
 _USED: ContextVar[bool] = ContextVar("the native kernel is used", default=False)
 
 

@@ -6,8 +6,6 @@ from typing import NamedTuple
 import torch
 from torch import Size, Tensor
 
-__all__ = ["MU_MAX", "THETA_MAX", "THETA_MIN", "Parameters", "Shares"]
-
 # Outside this range the limit is reached in float32 and float64. Both are powers of two, so that dividing by theta and
 # multiplying by it again is exact, and theta = infinity is the Poisson to the last digit.
 THETA_MIN, THETA_MAX = 2.0**-60, 2.0**80

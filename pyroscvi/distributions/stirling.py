@@ -17,8 +17,6 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-__all__ = ["BINET_RATIO", "SLOPE_RATIO", "STEPS", "binet", "binet_slope", "horner"]
-
 # Continued fractions c0 / (1 + c1 z / (1 + c2 z / ...)) of J(a) a and of -J'(a) a^2, where z = 1/a^2.
 BINET = (1 / 12, 1 / 30, 53 / 210, 195 / 371, 22999 / 22737, 29944523 / 19733142, 109535241009 / 48264275462)
 SLOPE = (1 / 12, 1 / 10, 79 / 210, 1205 / 1659, 262445 / 209429, 33461119209 / 18089284070,

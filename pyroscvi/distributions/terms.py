@@ -26,8 +26,6 @@ from pyroscvi.distributions.deviance import Above
 from pyroscvi.distributions.parameters import MU_MAX, Parameters
 from pyroscvi.distributions.stirling import binet, binet_slope
 
-__all__ = ["Means", "terms"]
-
 
 class Means(NamedTuple):
     """mu, which may underflow to 0, and the two terms of log mu = logits + offset, which do not underflow."""

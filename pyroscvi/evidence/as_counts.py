@@ -15,8 +15,6 @@ from torch import Tensor
 
 from pyroscvi.distributions.count_vector import CountVector
 
-__all__ = ["Rounded", "as_counts"]
-
 
 class as_counts(Messenger):
     """Score every site that has a ``log_mass`` by the mass of its rounded value."""

@@ -34,8 +34,6 @@ from pyroscvi.pyro_internals import alone
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["CERTIFICATE_SEED", "Certificate", "certificate_of", "certify"]
-
 MAX_GAP = 0.1  # nats a cell: a wider gap certifies nothing
 CERTIFICATE_SEED = 2**31  # added to the seed, so that simulation and estimate have different random numbers
 

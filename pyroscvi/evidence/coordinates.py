@@ -9,8 +9,6 @@ from torch.distributions import biject_to, constraints
 
 from pyroscvi.program import Site
 
-__all__ = ["Coordinates"]
-
 MAX_LOG = 0.7  # of the largest float's logarithm: beyond any posterior, but a wide proposal may draw there
 
 

@@ -19,8 +19,6 @@ from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.table import evidences
 from pyroscvi.part import Part
 
-__all__ = ["HeldOutEvidence"]
-
 
 class HeldOutEvidence(Part):
     """Mean log p(x) of held-out cells in nats, every cell with its own proposal: a ``Patience(watch=...)``.

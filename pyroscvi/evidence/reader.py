@@ -32,8 +32,6 @@ from pyroscvi.program import Fitted, Pair
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["MEMORY", "Reader", "as_cells", "copied", "pair"]
-
 MEMORY = "256MB"
 COMPARED = 8  # cells on which the kernel in C++ is checked
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}  # relative, of a log-density: a float32 has seven digits

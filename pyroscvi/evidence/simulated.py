@@ -27,8 +27,6 @@ from pyroscvi.inference.seeds import seeded
 from pyroscvi.program import Site
 from pyroscvi.sites import sampled
 
-__all__ = ["ReplayedGuide", "ReplayedModel", "Simulated", "simulate", "spread"]
-
 
 class Simulated(NamedTuple):
     """Values of one run of a model that observes nothing, by site.

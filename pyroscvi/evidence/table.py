@@ -28,8 +28,6 @@ from pyroscvi.pyro_internals import alone
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["Evidences", "estimand", "evidences", "log_evidence"]
-
 ROUNDING = 1e-5  # relative: size factors may have been stored in single precision
 
 

@@ -24,8 +24,6 @@ from pyroscvi.inference import noise
 from pyroscvi.inference.seeds import generator_state, set_generator_state
 from pyroscvi.torch_internals import compiled, recorded
 
-__all__ = ["Captured", "capture", "decline"]
-
 LOSS, GRADIENT = 1e-5, 1e-3  # relative tolerances of the compiled step: float32, summed in another order
 
 

@@ -12,8 +12,6 @@ from pyroscvi.data.stored import Stored
 from pyroscvi.inference.elbo import joint
 from pyroscvi.program import Guide, Model
 
-__all__ = ["NonFiniteLoss", "explain", "unfit"]
-
 
 class NonFiniteLoss(ValueError):
     """Training stopped before a step that would make parameters NaN; ``fit`` is the last good state."""

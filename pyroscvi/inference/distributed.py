@@ -31,8 +31,6 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.inference.seeds import reseed
 from pyroscvi.inference.sync_batch_norm import across_ranks
 
-__all__ = ["Ranks"]
-
 T = TypeVar("T")
 
 

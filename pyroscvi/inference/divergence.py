@@ -17,8 +17,6 @@ from torch.distributions.transforms import AffineTransform, ComposeTransform, Ex
 
 from pyroscvi.handlers import Tempered
 
-__all__ = ["divergence"]
-
 
 def divergence(q: Any, p: Any) -> Tensor | None:
     """KL(q || p) in nats, with the batch shape of q and p; None where no closed form is known.

@@ -20,8 +20,6 @@ from torch import Tensor
 from pyroscvi.data.cells import Cells
 from pyroscvi.inference.divergence import divergence
 
-__all__ = ["Bound", "Factor", "Sites", "bound", "bound_of", "divergences", "factor", "joint", "negative_elbo", "summed"]
-
 CELLS = -1  # the dimension of the plate over cells; enumerated sites take the dimensions on its left
 
 Program = Callable[[Cells], Any]

@@ -9,8 +9,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["TABLE"]
-
 
 @torch.library.custom_op("pyroscvi::noise", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
 def noise(like: Tensor, kind: str, parameters: list[float]) -> Tensor:

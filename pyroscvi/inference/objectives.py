@@ -18,8 +18,6 @@ from pyroscvi.inference.loss import KLObjective
 from pyroscvi.program import Guide, Model
 from pyroscvi.pyro_internals import enumerated_dim
 
-__all__ = ["Balance", "Classifier", "FreeBits", "log_levels"]
-
 
 @dataclass(frozen=True)
 class Balance:

@@ -16,8 +16,6 @@ from rich.table import Column
 from pyroscvi.inference.run import Run
 from pyroscvi.names import printable
 
-__all__ = ["counted", "watched"]
-
 SECONDS = 30.0  # between two lines of a log
 BAR_WIDTH = 120  # columns of a terminal that has room for a bar
 

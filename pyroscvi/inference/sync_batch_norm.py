@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from pyroscvi.torch_internals import set_class
 
-__all__ = ["across_ranks"]
-
 
 class AcrossRanks(nn.BatchNorm1d):
     """``BatchNorm1d`` of h [rows, units], with the mean and variance over the rows of all ranks."""
