@@ -57,17 +57,10 @@ class GeneScores(NamedTuple):
 @torch.no_grad()
 @alone
 def gene_scores(
-    fit: Any,
-    cells: Any,
-    particles: int = 1000,
-    seed: int = 0,
-    *,
-    memory: int | str = MEMORY,
-    batch_size: int | None = None,
-    compile: bool = False,
-    dtype: torch.dtype = torch.float64,
+    fit: Any, cells: Any, particles: int = 1000, seed: int = 0, *, memory: int | str = MEMORY,
+    batch_size: int | None = None, compile: bool = False, dtype: torch.dtype = torch.float64,
     progress: bool | str = True,
-) -> GeneScores:
+) -> GeneScores:  # fmt: skip
     """How well a fit predicts and fits every count.
 
     particles   draws for every cell, each with the weight that makes them those of its posterior. A gene is left out by
@@ -96,18 +89,10 @@ def gene_scores(
 
 
 def compare_genes(
-    fits: Mapping[str, Any],
-    cells: Any,
-    particles: int = 1000,
-    seed: int = 0,
-    *,
-    by: str | None = None,
-    memory: int | str = MEMORY,
-    batch_size: int | None = None,
-    compile: bool = False,
-    dtype: torch.dtype = torch.float64,
-    progress: bool = True,
-) -> GeneComparison:
+    fits: Mapping[str, Any], cells: Any, particles: int = 1000, seed: int = 0, *, by: str | None = None,
+    memory: int | str = MEMORY, batch_size: int | None = None, compile: bool = False,
+    dtype: torch.dtype = torch.float64, progress: bool = True,
+) -> GeneComparison:  # fmt: skip
     """The first of two fits against the second, gene by gene on held-out cells; the genes that gain most come first.
 
     fits   two of them, {name: fit}

@@ -18,9 +18,10 @@ References
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
+from anndata import AnnData
 from torch import Tensor
 
 from pyroscvi.data.cells import Cells
@@ -30,9 +31,6 @@ from pyroscvi.evidence.reader import MEMORY, Reader
 from pyroscvi.evidence.simulated import simulate, spread
 from pyroscvi.program import Fitted, Pair
 from pyroscvi.pyro_internals import alone
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 MAX_GAP = 0.1  # nats a cell: a wider gap certifies nothing
 CERTIFICATE_SEED = 2**31  # added to the seed, so that simulation and estimate have different random numbers
@@ -85,19 +83,10 @@ class Certificate:
 
 @alone
 def certify(
-    fit: Fitted | Pair,
-    cells: "Cells | AnnData",
-    particles: int = 1000,
-    seed: int = 0,
-    *,
-    estimator: Estimator = Ladder(),
-    simulated: int = 64,
-    memory: int | str = MEMORY,
-    batch_size: int | None = None,
-    chunk: int | None = None,
-    compile: bool = False,
-    dtype: torch.dtype = torch.float64,
-) -> Certificate:
+    fit: Fitted | Pair, cells: Cells | AnnData, particles: int = 1000, seed: int = 0, *,
+    estimator: Estimator = Ladder(), simulated: int = 64, memory: int | str = MEMORY, batch_size: int | None = None,
+    chunk: int | None = None, compile: bool = False, dtype: torch.dtype = torch.float64,
+) -> Certificate:  # fmt: skip
     """The certificate of ``log_evidence`` at these settings, from ``simulated`` cells that the fitted model makes.
 
     cells   the simulated cells have the conditions and sizes of these. Their counts are not used, except by a spatial

@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from anndata import AnnData
 from torch import Tensor, nn
 
 from pyroscvi.data.cells import Cells
@@ -28,9 +29,6 @@ from pyroscvi.evidence.memory import Room, in_bytes
 from pyroscvi.evidence.proposals import together
 from pyroscvi.evidence.streams import Streams
 from pyroscvi.program import Fitted, Pair
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 MEMORY = "256MB"
 COMPARED = 8  # cells on which the kernel in C++ is checked
@@ -53,16 +51,9 @@ class Reader:
     """
 
     def __init__(
-        self,
-        fit: Fitted | Pair,
-        cells: "Cells | AnnData",
-        *,
-        memory: int | str = MEMORY,
-        batch_size: int | None = None,
-        chunk: int | None = None,
-        dtype: torch.dtype = torch.float64,
-        compile: bool = False,
-    ):
+        self, fit: Fitted | Pair, cells: Cells | AnnData, *, memory: int | str = MEMORY, batch_size: int | None = None,
+        chunk: int | None = None, dtype: torch.dtype = torch.float64, compile: bool = False,
+    ):  # fmt: skip
         self.source: Pair = pair(fit)
         cells = as_cells(fit, cells)
         if not len(cells):
@@ -173,7 +164,7 @@ def pair(fit: Fitted | Pair) -> Pair:
     return model, guide
 
 
-def as_cells(fit: Fitted | Pair, cells: "Cells | AnnData") -> Cells:
+def as_cells(fit: Fitted | Pair, cells: Cells | AnnData) -> Cells:
     """Cells that a fit can take: as they are if they match what it was trained on, or read from an AnnData."""
     if isinstance(cells, Cells):
         if not isinstance(fit, tuple):

@@ -7,11 +7,12 @@ Parameters are plugged in, discrete sites are summed exactly, and the model runs
 asked for. An estimate without a certificate is called "uncertified".
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from anndata import AnnData
 from numpy.typing import NDArray
 
 from pyroscvi.data.cells import Cells
@@ -25,9 +26,6 @@ from pyroscvi.parts.sizes import SizeFactor
 from pyroscvi.program import Fitted, Pair
 from pyroscvi.pyro_internals import alone
 
-if TYPE_CHECKING:
-    from anndata import AnnData
-
 ROUNDING = 1e-5  # relative: size factors may have been stored in single precision
 
 
@@ -40,19 +38,10 @@ class Evidences(NamedTuple):
 
 @alone
 def log_evidence(
-    fit: Fitted | Pair,
-    cells: "Cells | AnnData",
-    particles: int = 1000,
-    seed: int = 0,
-    *,
-    estimator: Estimator = Ladder(),
-    batch_size: int | None = None,
-    chunk: int | None = None,
-    memory: int | str = MEMORY,
-    compile: bool = False,
-    dtype: torch.dtype = torch.float64,
-    progress: bool | str = True,
-) -> NDArray[np.float64]:
+    fit: Fitted | Pair, cells: Cells | AnnData, particles: int = 1000, seed: int = 0, *,
+    estimator: Estimator = Ladder(), batch_size: int | None = None, chunk: int | None = None,
+    memory: int | str = MEMORY, compile: bool = False, dtype: torch.dtype = torch.float64, progress: bool | str = True,
+) -> NDArray[np.float64]:  # fmt: skip
     """log p(x_n) of every cell in nats [n], float64; ``evidences`` names the probability.
 
     fit         a Fit, or a pair (model, guide)
@@ -78,14 +67,9 @@ def log_evidence(
 
 @alone
 def evidences(
-    reader: Reader,
-    particles: int = 1000,
-    seed: int = 0,
-    *,
-    estimator: Estimator = Ladder(),
-    certify: bool = False,
+    reader: Reader, particles: int = 1000, seed: int = 0, *, estimator: Estimator = Ladder(), certify: bool = False,
     progress: bool | str = True,
-) -> Evidences:
+) -> Evidences:  # fmt: skip
     """The evidence of every cell of a reader and its error; other arguments as in ``log_evidence``.
 
     certify   simulate 64 cells from the fit and measure how far off an evidence is: ``pyroscvi.certify``
