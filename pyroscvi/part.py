@@ -69,7 +69,7 @@ class Part(nn.Module):
     def build(self, *args: Any, **kwargs: Any) -> None:
         """Create the parameters. The arguments are the sizes that this part needs."""
 
-    # The library calls these three methods at certain times. By default they do nothing.
+    # The library calls these methods at certain times. By default they do nothing.
 
     def follow(self, guide: Any, cells: Any) -> None:
         """Called when a guide is sized for the model of this part, with the cells it is sized on."""
@@ -80,6 +80,14 @@ class Part(nn.Module):
     def held(self, progress: float) -> Sequence[nn.Parameter]:
         """The parameters that the fit keeps constant at this progress (0 at its start, 1 at its end)."""
         return ()
+
+    def single(self) -> Sequence[nn.Parameter]:
+        """The parameters that act alone and not as weights of a network. They have a larger learning rate."""
+        return ()
+
+    def log_prior(self) -> Tensor | float:
+        """The log-density of this part's own parameters [], which the fit adds to the ELBO of the whole data set."""
+        return 0.0
 
     def sized(self, *args: Any, **kwargs: Any) -> Self:
         """A copy of this declaration that owns parameters.

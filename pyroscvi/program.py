@@ -138,6 +138,9 @@ class Guide(Program):
                 if site.local:
                     pyro.sample(name, q[name])
 
+    def single(self):
+        return [p for name, site in self.sites.items() if not site.local for p in self.heads[name].parameters()]
+
     def forward(self, cells: Cells) -> None:
         return self.guide(cells)
 

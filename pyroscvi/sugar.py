@@ -105,9 +105,9 @@ def split(text: str, by: str) -> list[str]:
     return [piece.strip() for piece in pieces]
 
 
-def stopping(name: str) -> Patience:
-    """The early stopping with this name: ``elbo`` or ``evidence``, the held-out quantity that is watched."""
-    return {"elbo": Patience(), "evidence": Patience(watch=HeldOutEvidence(), every=5)}[name]
+def stopping(name: str) -> Patience | bool:
+    """When to stop: at the ``end`` of the run, or when the held-out ``elbo`` or ``evidence`` no longer improves."""
+    return {"end": False, "elbo": Patience(), "evidence": Patience(watch=HeldOutEvidence(), every=5)}[name]
 
 
 def _term(slot: type[P], text: str) -> P:

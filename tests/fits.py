@@ -37,7 +37,8 @@ def pyros():
 
 
 def quick(model, guide, cells, **options):
-    return ps.fit(model, guide, cells, **{"epochs": 3, "batch_size": 20, "progress": False, **options})
+    usual = {"epochs": 3, "batch_size": 20, "validation": 0.1, "progress": False}
+    return ps.fit(model, guide, cells, **{**usual, **options})
 
 
 def state(fit):

@@ -18,7 +18,7 @@ WRONG = [
     (["fit", "DATA", "--out", "run", "--epochs", "many"], "'--epochs'"),
     (["fit", "DATA", "--out", "run", "--seed", str(2**64)], "'--seed'"),
     (["fit", "DATA", "--out", "run", "--prior", "mixture:0"], "components"),
-    (["fit", "DATA", "--out", "run", "--stop-by", "elob"], "'elob' is not one of 'elbo', 'evidence'"),
+    (["fit", "DATA", "--out", "run", "--stop-by", "elob"], "'elob' is not one of 'end', 'elbo', 'evidence'"),
     (["fit", "DATA", "--out", "run", "--model", "scvl"], "did you mean 'scvi'?"),
     (["fit", "DATA", "--out", "run", "--model", "mean_field"], "mean_field is no model"),
     (["fit", "DATA", "--out", "run", "--model", "./none.py"], "none.py: there is no such file"),

@@ -136,11 +136,12 @@ class Training:
         None
     )
     batch_size: Annotated[int, in_training("Number of cells in a minibatch.", min=1)] = 128
-    lr: Annotated[float, in_training("Learning rate.", min=0)] = 3e-3
+    lr: Annotated[float, in_training("Learning rate at the start; it falls to 2% of this.", min=0)] = 6e-3
     device: Annotated[str, in_training("auto, cpu, cuda, mps")] = "auto"
     stop_by: Annotated[
-        Literal["elbo", "evidence"], in_training("Stop early when this no longer improves on validation cells.")
-    ] = "elbo"
+        Literal["end", "elbo", "evidence"],
+        in_training("Stop after all epochs, or early when this no longer improves on a tenth of the cells."),
+    ] = "end"
 
     def settings(self) -> dict[str, Any]:
         """The arguments of ``fit``."""

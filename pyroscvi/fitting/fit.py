@@ -21,7 +21,7 @@ from pyroscvi.inference.distributed import Ranks
 from pyroscvi.inference.loss import Objective
 from pyroscvi.inference.progress import watched
 from pyroscvi.inference.run import MAX_EVALUATED, Run
-from pyroscvi.inference.schedules import LinearWarmup, Patience, Schedule
+from pyroscvi.inference.schedules import CosineDecay, LinearWarmup, Patience, Schedule
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.program import Guide, Model, Program
 from pyroscvi.pyro_internals import alone
@@ -37,11 +37,12 @@ def fit(
     *,
     epochs: int | None = None,
     batch_size: int = 128,
-    lr: float = 3e-3,
+    lr: float = 6e-3,
     scale_lr: bool = False,
+    decay: CosineDecay = CosineDecay(),
     warmup: float | Schedule = 0.1,
-    early_stopping: bool | Patience = True,
-    validation: float = 0.1,
+    early_stopping: bool | Patience = False,
+    validation: float | None = None,
     clip: float = 100.0,
     objectives: Sequence[Objective] = (),
     seed: int = 0,
@@ -57,12 +58,15 @@ def fit(
     cells           the cells to fit to
     epochs          passes over the cells; None is ``default_epochs``
     batch_size      cells in a minibatch, which processes that share a fit divide among them
-    lr              learning rate of Adam
+    lr              largest learning rate of Adam
     scale_lr        lr is meant for minibatches of 128: scale it to this batch_size, with ``scaled``
+    decay           how the learning rate falls over the run; ``CosineDecay(end=1)`` keeps it constant
     warmup          the fraction of the run in which the KL weight rises from 0 to 1, or a ``Schedule``
-    early_stopping  after the warm-up, stop when the held-out ELBO no longer improves, and keep the best state;
-                    ``Patience(watch=HeldOutEvidence(), every=5)``: when the held-out evidence has not, which is slower
-    validation      fraction of the cells to hold out for early stopping, from every batch; at most 10,000 cells
+    early_stopping  True: after the warm-up, stop when the held-out ELBO no longer improves, and keep the best state;
+                    ``Patience(watch=HeldOutEvidence(), every=5)``: when the held-out evidence no longer does.
+                    The default is to train for all ``epochs``, while the learning rate falls
+    validation      fraction of the cells to hold out, from every batch, at most 10,000 cells: the history has their
+                    ELBO. None is a tenth with early stopping, and otherwise 0
     clip            largest norm of the gradient of the loss per cell
     objectives      callables (model, guide, cells) -> [n], whose mean is added to the loss
     seed            of all random numbers; global generators stay untouched
@@ -83,13 +87,14 @@ def fit(
     with seeded(seed, place):
         fresh = not _is_sized(model)
         model, guide = _sized(model, guide, cells, place)
+        patience = _patience(early_stopping)
+        validation = (0.1 if patience else 0.0) if validation is None else validation
         train, held_out = _split(cells.to(place), validation, seed)
         epochs = default_epochs(len(train), batch_size) if epochs is None else int(epochs)
         schedule = warmup if isinstance(warmup, Schedule) else LinearWarmup(warmup)
-        patience = _patience(early_stopping)
         lr = scaled(lr, batch_size, len(train)) if scale_lr else lr
         run = Run(
-            model, guide, train, held_out, epochs, batch_size, lr, schedule, patience, clip, objectives, seed,
+            model, guide, train, held_out, epochs, batch_size, lr, decay, schedule, patience, clip, objectives, seed,
             ranks=ranks, compile=compile, fresh=fresh,
         )  # fmt: skip
         ranks.check_same(lambda: identity(run, cells))
@@ -140,7 +145,9 @@ def _check_programs(model: Any, guide: Any) -> None:
             raise TypeError(f"fit takes a {what} such as {example}, not {value!r}: write fit(model, guide, cells)")
 
 
-def _check(cells: Cells, guide: Guide, epochs: int | None, batch_size: int, lr: float, validation: float) -> None:
+def _check(
+    cells: Cells, guide: Guide, epochs: int | None, batch_size: int, lr: float, validation: float | None
+) -> None:
     if not isinstance(cells, Cells):
         raise TypeError(f"fit takes Cells, not {type(cells).__name__}: read them first, Fields(...).read(adata)")
     if not len(cells):
@@ -154,14 +161,17 @@ def _check(cells: Cells, guide: Guide, epochs: int | None, batch_size: int, lr: 
         raise ValueError(f"these cells cannot be fitted: {problem}. Read them with Fields(...), which checks them")
     if (epochs is not None and epochs < 1) or batch_size < 1 or not 0 < lr < math.inf:
         raise ValueError(f"epochs, batch_size and lr must be positive numbers, not {epochs}, {batch_size} and {lr}")
-    if not 0 <= validation < 1:
+    if validation is not None and not 0 <= validation < 1:
         raise ValueError(f"validation is the fraction of cells that is held out, in [0, 1), not {validation}")
 
 
 def default_epochs(cells: int, batch_size: int = 128) -> int:
-    """400 epochs up to 20,000 cells, then fewer in proportion, but at least as many as give 2,000 steps."""
+    """60 epochs up to 20,000 cells, then fewer in proportion down to 10; but at least as many as give 1,000 steps.
+
+    docs/training.md shows what more epochs and fewer would do.
+    """
     steps = math.ceil(cells / batch_size)
-    return max(min(round(20_000 / cells * 400), 400), math.ceil(2_000 / steps))
+    return max(min(round(20_000 / cells * 60), 60), 10, math.ceil(1_000 / steps))
 
 
 def scaled(lr: float, batch_size: int, cells: int) -> float:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pyroscvi.data.cells import Cells
 from pyroscvi.handlers import temper
 from pyroscvi.inference.elbo import Sites, bound_of, joint
+from pyroscvi.part import Part
 from pyroscvi.program import Guide, Model
 
 __all__ = ["KLObjective", "Loss", "Objective"]
@@ -29,7 +30,7 @@ Objective = Callable[[Model, Guide, Cells], Tensor] | KLObjective
 
 
 class Loss(nn.Module):
-    """Minus the ELBO under ``temper(beta)``, plus the objectives, per cell of the ``total`` cells to fit to.
+    """Minus the ELBO under ``temper(beta)`` and the log prior of parameters, plus the objectives, per cell of ``total``.
 
     trained   everything with parameters: "model", "guide" and the "objectives" that are modules
     """
@@ -37,6 +38,7 @@ class Loss(nn.Module):
     def __init__(self, trained: nn.ModuleDict, objectives: Sequence[Objective], total: int):
         super().__init__()
         self.trained, self.objectives, self.total = trained, objectives, total
+        self.parts = [part for part in trained["model"].modules() if isinstance(part, Part)]
 
     def forward(self, cells: Cells, beta: float, weight: float = 1.0) -> Tensor:
         """The loss [] of one draw for each of these cells.
@@ -50,5 +52,6 @@ class Loss(nn.Module):
             elbo = bound_of(p, q, cells)
             of_kl = [o(p, q, beta) for o in self.objectives if isinstance(o, KLObjective)]
         others = [o(model, guide, cells) for o in self.objectives if not isinstance(o, KLObjective)]
-        loss = -(elbo.cells.sum() * weight + elbo.shared) / self.total
+        shared = elbo.shared + sum(part.log_prior() for part in self.parts)
+        loss = -(elbo.cells.sum() * weight + shared) / self.total
         return loss + sum(value.mean() * weight for value in [*of_kl, *others])

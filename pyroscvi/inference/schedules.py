@@ -1,4 +1,4 @@
-"""Schedules of the KL weight beta during a fit, and early stopping.
+"""Schedules of the KL weight beta and of the learning rate during a fit, and early stopping.
 
 A schedule depends on the progress of a run and not on its number of epochs, so that beta always arrives at 1. A number
 given to ``fit`` as ``warmup`` is short for ``LinearWarmup``.
@@ -7,6 +7,7 @@ References
     Bowman, S. R. et al. (2016) Generating sentences from a continuous space. CoNLL. arXiv:1511.06349
     Fu, H. et al. (2019) Cyclical annealing schedule: a simple approach to mitigating KL vanishing. NAACL.
     arXiv:1903.10145
+    Loshchilov, I. & Hutter, F. (2017) SGDR: stochastic gradient descent with warm restarts. ICLR. arXiv:1608.03983
 """
 
 import math
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Constant", "Cosine", "Cyclical", "LinearWarmup", "Patience", "Schedule"]
+__all__ = ["Constant", "Cosine", "CosineDecay", "Cyclical", "LinearWarmup", "Patience", "Schedule"]
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,23 @@ class Cyclical(Schedule):
     def __call__(self, progress: float) -> float:
         within = (progress * self.cycles) % 1.0
         return 1.0 if progress >= self.settled or within >= self.rise else within / self.rise
+
+
+@dataclass(frozen=True)
+class CosineDecay:
+    """The learning rate as a multiple of ``lr``: from 1 to ``end`` along half a cosine; ``end=1`` is a constant rate.
+
+    Steps of Adam are about as long as the learning rate, so at a constant rate parameters never come to rest.
+    """
+
+    end: float = 0.02
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.end <= 1:
+            raise ValueError(f"end is the fraction of the learning rate that is left, in [0, 1], not {self.end}")
+
+    def __call__(self, progress: float) -> float:
+        return self.end + (1 - self.end) * (1 + math.cos(math.pi * progress)) / 2
 
 
 @dataclass(frozen=True)

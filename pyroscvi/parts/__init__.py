@@ -19,12 +19,13 @@ from pyroscvi.parts.loadings import LaplaceLoadings, Learned, Loadings, NormalLo
 from pyroscvi.parts.norms import BatchNorm, LayerNorm, NoNorm, Norm
 from pyroscvi.parts.priors import Laplace, LogisticNormal, Mixture, Prior, StandardNormal, VampPrior
 from pyroscvi.parts.sizes import LatentSize, ObservedSize, Size, SizeFactor
+from pyroscvi.parts.weights import FlatWeights, NormalWeights, Weights
 
 __all__ = [
     "MLP", "NB", "ZINB", "ZIP", "BatchNorm", "Condition", "Continuous", "Counts", "Decoder", "Dispersion", "Embedding",
-    "Encoder", "Exponential", "Features", "GammaDispersion", "KMeans", "Laplace", "LaplaceLoadings", "LatentSize",
+    "Encoder", "Exponential", "Features", "FlatWeights", "GammaDispersion", "KMeans", "Laplace", "LaplaceLoadings", "LatentSize",
     "LayerNorm", "Learned", "Likelihood", "Linear", "Link", "Loadings", "Log1p", "Log1pNormal", "LogShare",
-    "LogisticNormal", "Mixture", "NoNorm", "Norm", "NormalLoadings", "Nothing", "ObservedSize", "OneHot", "PerBatch",
+    "LogisticNormal", "Mixture", "NoNorm", "Norm", "NormalLoadings", "NormalWeights", "Nothing", "ObservedSize", "OneHot", "PerBatch",
     "PerCell", "PerGene", "PerLabel", "Poisson", "Prior", "Random", "RandomDispersion", "ReadCell", "Size",
-    "SizeFactor", "Softmax", "Softplus", "StandardNormal", "Start", "VampPrior",
+    "SizeFactor", "Softmax", "Softplus", "StandardNormal", "Start", "VampPrior", "Weights",
 ]  # fmt: skip

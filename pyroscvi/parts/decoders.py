@@ -11,6 +11,7 @@ from pyroscvi.part import Part
 from pyroscvi.parts.layers import Layers, affine
 from pyroscvi.parts.loadings import Learned, Loadings
 from pyroscvi.parts.norms import LayerNorm, NoNorm, Norm
+from pyroscvi.parts.weights import NormalWeights, Weights
 from pyroscvi.ranges import Dropout, Widths
 
 __all__ = ["MLP", "Decoder", "Linear"]
@@ -56,12 +57,17 @@ class Linear(Decoder):
 
 
 class MLP(Decoder):
-    """eta = W h(z, d) + b, with hidden layers h; ``everywhere``: d enters every hidden layer, not only the first."""
+    """eta = W h(z, d) + b, with hidden layers h.
+
+    everywhere   d enters every hidden layer, not only the first
+    weights      the prior of the weights of all layers
+    """
 
     widths: Widths = 128
     norm: Norm = LayerNorm()
     dropout: Dropout = 0.0
     everywhere: bool = False
+    weights: Weights = NormalWeights()
 
     def build(self, dims, *, latent, conditions, heads):
         self.layers = Layers(self.widths, self.norm, self.dropout, self.everywhere).sized(latent, conditions)
@@ -71,6 +77,9 @@ class MLP(Decoder):
     def forward(self, z, d):
         h = self.layers(z, d)
         return {head: layer(h) for head, layer in self.heads.items()}
+
+    def log_prior(self):
+        return self.weights(layer.weight for layer in [*self.layers.linear, *self.heads.values()])
 
 
 def _start_at_profile(layer: Any, dims: Dims) -> None:

@@ -30,6 +30,9 @@ class Dispersion(Part):
     def forward(self, cells: Cells) -> Tensor | None:
         raise NotImplementedError
 
+    def single(self):
+        return [self.log_theta] if "log_theta" in self._parameters else []
+
 
 class Equidispersed(Dispersion):
     """theta is infinite: counts have the variance of a Poisson, and there is no dispersion parameter."""
