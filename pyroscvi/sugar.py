@@ -107,7 +107,12 @@ def split(text: str, by: str) -> list[str]:
 
 def stopping(name: str) -> Patience | bool:
     """When to stop: at the ``end`` of the run, or when the held-out ``elbo`` or ``evidence`` no longer improves."""
-    return {"end": False, "elbo": Patience(), "evidence": Patience(watch=HeldOutEvidence(), every=5)}[name]
+    kinds: dict[str, Patience | bool] = {
+        "end": False,
+        "elbo": Patience(),
+        "evidence": Patience(watch=HeldOutEvidence(), every=5),
+    }
+    return kinds[name]
 
 
 def _term(slot: type[P], text: str) -> P:

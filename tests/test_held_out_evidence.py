@@ -9,7 +9,7 @@ from pyroscvi.data.datasets import simulated
 from pyroscvi.evidence.held_out_evidence import HeldOutEvidence
 from pyroscvi.fitting.resume import Folder
 from pyroscvi.guides import MeanField
-from pyroscvi.inference.schedules import Patience
+from pyroscvi.inference.schedules import CosineDecay, Patience
 from pyroscvi.models import LDVAE, SCVI
 from pyroscvi.parts import MLP, NB, Linear, RandomDispersion, ReadCell
 
@@ -24,20 +24,13 @@ def few():
 
 
 def overfitting_fit(**options):
-    """A fit whose guide overfits: its encoder is wide and has no dropout."""
+    """A fit whose guide overfits: its encoder is wide and has no dropout, and the learning rate stays large."""
     return quick(
         SCVI(latent=4, likelihood=NB(), decoder=Linear()),
         MeanField(encoder=ReadCell(widths=256, dropout=0.0)),
         few()[0],
-        **{"epochs": 120, "lr": 5e-3, "validation": 0.3, "warmup": 0.05, **options},
+        **{"epochs": 120, "lr": 5e-3, "decay": CosineDecay(end=1.0), "validation": 0.3, "warmup": 0.05, **options},
     )
-
-
-def test_stopping_by_evidence_gives_a_higher_evidence():
-    by_bound, by_evidence = overfitting_fit(), overfitting_fit(early_stopping=BY_EVIDENCE)
-    assert by_evidence.record["best_epoch"] > by_bound.record["best_epoch"] + 10
-    more, less = (ps.log_evidence(fit, few()[1], 500, progress=False).mean() for fit in (by_evidence, by_bound))
-    assert more > less + 0.2
 
 
 def test_the_state_with_the_best_watched_value_is_kept():

@@ -99,7 +99,7 @@ def test_a_finished_run_is_not_run_again(with_covariates, tmp_path):
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
-        ({"lr": 5e-3}, "lr was 0.003 and is 0.005"),
+        ({"lr": 5e-3}, "lr was 0.006 and is 0.005"),
         ({"epochs": 4}, "epochs was 3 and is 4"),
         ({"seed": 1}, "seed was 0 and is 1"),
         ({"validation": 0.2}, "cells held out was 6 and is 12"),

@@ -30,9 +30,10 @@ Objective = Callable[[Model, Guide, Cells], Tensor] | KLObjective
 
 
 class Loss(nn.Module):
-    """Minus the ELBO under ``temper(beta)`` and the log prior of parameters, plus the objectives, per cell of ``total``.
+    """Minus the ELBO under ``temper(beta)`` and the log prior of parameters, plus the objectives, in nats per cell.
 
     trained   everything with parameters: "model", "guide" and the "objectives" that are modules
+    total     number of cells to fit to
     """
 
     def __init__(self, trained: nn.ModuleDict, objectives: Sequence[Objective], total: int):

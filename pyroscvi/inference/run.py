@@ -30,8 +30,8 @@ __all__ = ["MAX_EVALUATED", "Run", "evaluate"]
 # the data sets that this was tried on lose up to four nats.
 EPS = 0.01
 
-# A dispersion is a number of a gene, and no weight of a network: it cannot overfit as weights do, but it may have far to
-# go from its start. At the rate of the weights it would not arrive, and the evidence would depend on the start.
+# A dispersion is one number of a gene, and no weight of a network. It cannot overfit as weights do, but it may have far
+# to go from its start. At the rate of the weights it does not arrive, and the evidence then depends on the start.
 SINGLE_RATE, SINGLE_EPS = 5.0, 1e-4
 
 MIN_CORRELATION = 0.8  # four fifths of the variance of z are between cells; at half, clusters may still be close

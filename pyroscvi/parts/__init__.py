@@ -23,9 +23,10 @@ from pyroscvi.parts.weights import FlatWeights, NormalWeights, Weights
 
 __all__ = [
     "MLP", "NB", "ZINB", "ZIP", "BatchNorm", "Condition", "Continuous", "Counts", "Decoder", "Dispersion", "Embedding",
-    "Encoder", "Exponential", "Features", "FlatWeights", "GammaDispersion", "KMeans", "Laplace", "LaplaceLoadings", "LatentSize",
-    "LayerNorm", "Learned", "Likelihood", "Linear", "Link", "Loadings", "Log1p", "Log1pNormal", "LogShare",
-    "LogisticNormal", "Mixture", "NoNorm", "Norm", "NormalLoadings", "NormalWeights", "Nothing", "ObservedSize", "OneHot", "PerBatch",
-    "PerCell", "PerGene", "PerLabel", "Poisson", "Prior", "Random", "RandomDispersion", "ReadCell", "Size",
-    "SizeFactor", "Softmax", "Softplus", "StandardNormal", "Start", "VampPrior", "Weights",
+    "Encoder", "Exponential", "Features", "FlatWeights", "GammaDispersion", "KMeans", "Laplace", "LaplaceLoadings",
+    "LatentSize", "LayerNorm", "Learned", "Likelihood", "Linear", "Link", "Loadings", "Log1p", "Log1pNormal",
+    "LogShare", "LogisticNormal", "Mixture", "NoNorm", "Norm", "NormalLoadings", "NormalWeights", "Nothing",
+    "ObservedSize", "OneHot", "PerBatch", "PerCell", "PerGene", "PerLabel", "Poisson", "Prior", "Random",
+    "RandomDispersion", "ReadCell", "Size", "SizeFactor", "Softmax", "Softplus", "StandardNormal", "Start", "VampPrior",
+    "Weights",
 ]  # fmt: skip
