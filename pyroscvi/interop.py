@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from pyroscvi import parts
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.fields import Fields
+from pyroscvi.fitting.checkpoints import stand_in
 from pyroscvi.fitting.fit import level_counts
 from pyroscvi.fitting.result import Fit
 from pyroscvi.models import LDVAE, SCVI
@@ -164,13 +165,7 @@ def _example(module: Any, fields: Fields | None) -> Cells:
         levels = dict(fields.levels or {})
     covariates = layers.fc_layers[0][0].in_features - module.n_latent - sum(layers.n_cat_list)
     covariates -= embedding.embedding_dim if embedding else 0
-    return Cells(
-        torch.ones(2, module.n_input),
-        {field: torch.zeros(2, dtype=torch.long) for field in levels},
-        torch.zeros(2, covariates) if covariates else None,
-        size_factor=torch.ones(2),
-        levels=levels,
-    )
+    return stand_in(module.n_input, levels, covariates)
 
 
 def _moments(module: Any, cells: Cells) -> Tensor:

@@ -32,7 +32,7 @@ def tissue(n: int = 50, neighbours: int = 4, dense: bool = True, seed: int = 0) 
 
 def passed(cells: Cells, rounds: int) -> torch.Tensor:
     """``rounds`` of message passing over the cells and their halo: h + sum of h / (1 + distance) over neighbours."""
-    h = cells.with_halo().to(dtype=torch.float64).x
+    h = cells.with_halo.to(dtype=torch.float64).x
     source, target = cells.edges
     for _ in range(rounds):
         message = h[source] / (1 + cells.distances.double()).unsqueeze(-1)
@@ -41,7 +41,7 @@ def passed(cells: Cells, rounds: int) -> torch.Tensor:
 
 
 def edges_by_name(cells: Cells) -> set[tuple[str, str, float]]:
-    names = cells.with_halo().names
+    names = cells.with_halo.names
     source, target = cells.edges
     return {(names[s], names[t], round(d, 6)) for s, t, d in zip(source, target, cells.distances.tolist(), strict=True)}
 
@@ -130,13 +130,13 @@ def test_no_hops_need_no_neighbours():
     taken = tissue().take([4, 5], hops=0)
     assert taken.edges.shape == (2, 0)
     assert len(taken.halo) == 0
-    assert taken.with_halo().x.shape == (2, 5)
+    assert taken.with_halo.x.shape == (2, 5)
 
 
 def test_the_halo_has_every_field():
     cells = tissue(dense=False)
     taken = cells.take([7, 2], hops=2)
-    everyone = taken.with_halo()
+    everyone = taken.with_halo
     assert everyone.graph is everyone.halo is taken.halo.graph is taken.halo.halo is None
     for row, name in enumerate(everyone.names):
         n = int(name.removeprefix("cell"))
@@ -193,7 +193,7 @@ def test_held_out_cells_see_all_their_neighbours_and_training_cells_none_of_thei
 def test_the_halo_is_moved_and_converted_with_its_cells():
     taken = tissue().take([1, 2]).to("meta", torch.float64)
     assert taken.halo.x.device.type == taken.edges.device.type == taken.distances.device.type == "meta"
-    assert taken.distances.dtype == taken.with_halo().x.dtype == torch.float64
+    assert taken.distances.dtype == taken.with_halo.x.dtype == torch.float64
 
 
 @pytest.mark.parametrize("hops", [1, 2])

@@ -52,15 +52,10 @@ class Ranks:
         """One row a quantity: p-value of uniform ranks, the same corrected for multiple tests, coverage, verdict."""
         p = self.values.apply(lambda column: p_value(column.to_numpy(), self.draws))
         corrected = holm(p.to_numpy())
-        return pd.DataFrame(
-            {
-                "p": p,
-                "corrected p": corrected,
-                "coverage of 50%": self.coverage(0.5),
-                "coverage of 90%": self.coverage(0.9),
-                "verdict": np.where(corrected < self.level, "fails", "passes"),
-            }
-        ).rename_axis(index="quantity")
+        coverage = {f"coverage of {interval:.0%}": self.coverage(interval) for interval in (0.5, 0.9)}
+        verdict = np.where(corrected < self.level, "fails", "passes")
+        table = pd.DataFrame({"p": p, "corrected p": corrected, **coverage, "verdict": verdict})
+        return table.rename_axis(index="quantity")
 
     @property
     def passes(self) -> bool:

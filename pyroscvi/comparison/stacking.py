@@ -42,14 +42,10 @@ def stacking_weights(log_p: np.ndarray) -> np.ndarray:
         return -mixed.mean(), -np.exp(log_p - mixed[:, None]).mean(0)
 
     optimum = minimize(
-        loss,
-        _start(log_p),
-        jac=True,
-        method="SLSQP",
-        bounds=[(MIN_WEIGHT, 1.0)] * k,
+        loss, _start(log_p), jac=True, method="SLSQP", bounds=[(MIN_WEIGHT, 1.0)] * k,
         constraints={"type": "eq", "fun": lambda w: w.sum() - 1.0, "jac": lambda w: np.ones(k)},
         options={"ftol": 1e-13, "maxiter": 500},
-    )
+    )  # fmt: skip
     w = np.where(optimum.x < ZERO_BELOW, 0.0, optimum.x)
     return w / w.sum()
 

@@ -164,12 +164,9 @@ class Cells:
         lengths = np.zeros(0) if self.graph is None else self.graph.data
         return torch.as_tensor(lengths).to(self.device, self.dtype)
 
+    @cached_property
     def with_halo(self) -> "Cells":
         """These cells and then their halo, as one data set of n + h cells without a graph."""
-        return self._with_halo
-
-    @cached_property
-    def _with_halo(self) -> "Cells":
         alone = replace(self, graph=None, halo=None, hops=None)
         if self.halo is None:
             return alone
@@ -285,7 +282,7 @@ def _halo(cells: Cells, index: np.ndarray, hops: int | None) -> dict:
     """The graph of the chosen rows, renumbered: the chosen cells first, and then their halo."""
     assert cells.graph is not None
     graph, outside = neighbourhood(cells.graph, index, hops)
-    everyone = cells.with_halo()
+    everyone = cells.with_halo
     halo = replace(everyone, **{**picked(everyone, torch.as_tensor(outside)), "index": None}, total=None)
     reach = [rounds for rounds in (hops, cells.hops) if rounds is not None]
     return {"graph": graph, "halo": halo, "hops": min(reach, default=None)}

@@ -95,14 +95,10 @@ def simulated(
     obs["size"] = sizes
     log_share = by_type - np.log(np.exp(by_type).sum(1, keepdims=True))
     return AnnData(
-        X=counts,
-        layers={"counts": counts.copy(), "mean": mean},
-        obs=obs,
-        var=pd.DataFrame(index=[f"gene{g}" for g in range(genes)]),
-        obsm=obsm,
-        varm={"log_share": log_share.T},
+        X=counts, layers={"counts": counts.copy(), "mean": mean}, obs=obs,
+        var=pd.DataFrame(index=[f"gene{g}" for g in range(genes)]), obsm=obsm, varm={"log_share": log_share.T},
         uns={"theta": theta},
-    )
+    )  # fmt: skip
 
 
 def highly_variable(

@@ -121,6 +121,6 @@ class ReplayedGuide(nn.Module):
         if "label" in self.observed:
             changes["belief"] = self.observed["label"][cells.index]
         if cells.graph is not None and cells.graph.nnz:
-            everyone = cells.with_halo()
+            everyone = cells.with_halo
             changes |= {"graph": visited(cells.graph, len(cells)), "halo": replace(everyone, counts=everyone.x)}
         return self.guide.posteriors(replace(cells, **changes))

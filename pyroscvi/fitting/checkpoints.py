@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,13 @@ class _NumbersLimit(TorchDispatchMode):
 def _made(tensors: dict[str, Tensor], about: dict[str, Any], parts: Iterable[type[Part]]) -> Fit:
     model, guide = declared(about["model"], parts), declared(about["guide"], parts)
     dims = Dims(**about["dims"], profile=tensors.get("dims.profile"), log_size=tensors.get("dims.log_size"))
+    if sum(dims.levels.values()) > MAX_LEVELS:
+        raise ValueError(f"it declares {sum(dims.levels.values()):,} levels, and no field has as many")
     model = model.sized(dims)
-    guide = guide.sized(model, _stand_in(dims))
+    levels = {name: tuple(map(str, range(count))) for name, count in dims.levels.items()}
+    cells = stand_in(dims.genes, levels, dims.covariates)
+    vars(cells)["dims"] = dims  # those of the cells that were fitted, not of these
+    guide = guide.sized(model, cells)
     for name, program in (("model", model), ("guide", guide)):
         state = {k.removeprefix(f"{name}."): t for k, t in tensors.items() if k.startswith(f"{name}.")}
         program.to(next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32))
@@ -97,19 +102,11 @@ def _made(tensors: dict[str, Tensor], about: dict[str, Any], parts: Iterable[typ
     return Fit(model, guide, fields, dims, pd.DataFrame(about["history"]), {**about["record"]})
 
 
-def _stand_in(dims: Dims, n: int = 2) -> Cells:
-    """Cells with as little as possible, on which a guide is sized: its state replaces all that it learns from them."""
-    if sum(dims.levels.values()) > MAX_LEVELS:
-        raise ValueError(f"it declares {sum(dims.levels.values()):,} levels, and no field has as many")
-    cells = Cells(
-        torch.ones(n, dims.genes),
-        {name: torch.zeros(n, dtype=torch.long) for name in dims.levels},
-        covariates=torch.zeros(n, dims.covariates) if dims.covariates else None,
-        size_factor=torch.ones(n),
-        levels={name: tuple(map(str, range(levels))) for name, levels in dims.levels.items()},
-    )
-    vars(cells)["dims"] = dims  # those of the cells that were fitted, not of these
-    return cells
+def stand_in(genes: int, levels: Mapping[str, tuple[str, ...]], covariates: int, n: int = 2) -> Cells:
+    """Cells with as little as possible, on which programs are sized whose state replaces what they learn from them."""
+    codes = {name: torch.zeros(n, dtype=torch.long) for name in levels}
+    known = torch.zeros(n, covariates) if covariates else None
+    return Cells(torch.ones(n, genes), codes, known, size_factor=torch.ones(n), levels=levels)
 
 
 def write(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:

@@ -79,14 +79,10 @@ def _warns(remedy: str) -> Iterator[None]:
 def identity(run: Run, cells: Cells) -> dict[str, Any]:
     """All that decides the result of a run: settings, declarations, first parameters, cells."""
     return {
-        **run.settings,
-        "minibatch": run.size,
-        "cells held out": 0 if run.held_out is None else len(run.held_out),
-        "model": declaration(run.model),
-        "guide": declaration(run.guide),
-        "start": digested(*run.trained.state_dict().values()),
-        "cells": digest(cells),
-    }
+        **run.settings, "minibatch": run.size, "cells held out": 0 if run.held_out is None else len(run.held_out),
+        "model": declaration(run.model), "guide": declaration(run.guide),
+        "start": digested(*run.trained.state_dict().values()), "cells": digest(cells),
+    }  # fmt: skip
 
 
 def digest(cells: Cells) -> str:

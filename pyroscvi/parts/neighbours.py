@@ -60,7 +60,7 @@ class ReadNeighbours(Encoder):
                 f"these cells have neighbours up to {cells.hops} hops away, but the encoder reads {self.hops} hops: "
                 f"use cells.take(rows, hops={self.hops})"
             )
-        h = self.cell(cells.with_halo())
+        h = self.cell(cells.with_halo)
         for messages in self.rounds:
             h = h + torch.relu(messages(h, cells.edges, cells.distances))
         return h[: len(cells)]
