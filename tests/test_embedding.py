@@ -64,9 +64,10 @@ def test_many_numbers_have_a_colour_bar():
     assert figure.legends == []
 
 
-def test_tissue_has_a_panel_for_every_section_at_one_scale():
+@pytest.mark.parametrize("table", [np.asarray, pd.DataFrame])  # as obsm has them
+def test_tissue_has_a_panel_for_every_section_at_one_scale(table):
     section, kinds = np.array(["left", "right"])[KINDS % 2], np.array(["T", "B", "NK"])[KINDS % 3]
-    figure = embedding.tissue(XY, kinds, section)
+    figure = embedding.tissue(table(XY), kinds, section)
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["left", "right"]
     assert legend_of(figure) == ["B", "NK", "T"]
     colours = {}

@@ -76,6 +76,7 @@ def tissue(xy: np.ndarray, groups: Any = None, section: Any = None) -> Figure:
 
     The second coordinate grows downwards, as in an image. Distances are true: both axes have one scale.
     """
+    xy = np.asarray(xy)  # a table of obsm may be a DataFrame
     sections = pd.Categorical(np.zeros(len(xy), int) if section is None else section)
     kinds = None
     if groups is not None:
