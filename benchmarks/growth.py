@@ -27,7 +27,7 @@ import pyroscvi as ps
 from pyroscvi.evidence import Importance
 from pyroscvi.guides import MeanField
 from pyroscvi.inference.run import Run
-from pyroscvi.inference.schedules import LinearWarmup
+from pyroscvi.inference.schedules import CosineDecay, LinearWarmup
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.models import GMVAE, SCVI
 from pyroscvi.parts import NB
@@ -58,8 +58,8 @@ def run_of(cells: ps.Cells, model, compile: bool) -> Run:
         model = model.sized(cells.dims)
         guide = MeanField().sized(model, cells)
         return Run(
-            model, guide, cells, held_out=None, epochs=10**6, batch_size=128, lr=1e-3, warmup=LinearWarmup(0.1),
-            patience=None, clip=100.0, objectives=(), seed=0, compile=compile,
+            model, guide, cells, held_out=None, epochs=10**6, batch_size=128, lr=1e-3, decay=CosineDecay(),
+            warmup=LinearWarmup(0.1), patience=None, clip=100.0, objectives=(), seed=0, compile=compile,
         )  # fmt: skip
 
 

@@ -28,9 +28,12 @@ class FlatWeights(Weights):
 
 
 class NormalWeights(Weights):
-    """W_ij ~ Normal(0, s), for every weight of every layer, and not for biases and norms."""
+    """W_ij ~ Normal(0, s / sqrt(J)) of every layer, where J is its number of inputs; biases and norms have no prior.
 
-    s: PositiveFloat = 0.2
+    The variance of an output of the layer then does not depend on J [Neal, 1996, doi:10.1007/978-1-4612-0745-0].
+    """
+
+    s: PositiveFloat = 1.0
 
     def forward(self, weights):
-        return -sum(W.square().sum() for W in weights) / (2 * self.s**2)
+        return -sum(W.shape[1] * W.square().sum() for W in weights) / (2 * self.s**2)
