@@ -62,8 +62,8 @@ class Ours:
             guide = guide.sized(model, cells)
             self.run = Run(
                 model.to(device), guide.to(device), cells.to(device), held_out=None, epochs=10**6, batch_size=size,
-                lr=1e-3, decay=CosineDecay(), warmup=LinearWarmup(0.1), patience=None, clip=100.0, objectives=(), seed=0,
-                compile=compile,
+                lr=1e-3, decay=CosineDecay(), warmup=LinearWarmup(0.1), patience=None, clip=100.0, objectives=(),
+                seed=0, compile=compile,
             )  # fmt: skip
         self.flops = flops(self.run.trained)
 
