@@ -49,6 +49,11 @@ def test_show_wraps_what_an_equation_means_beside_it(monkeypatch, capsys):
     assert all(len(line) > 60 for line in paragraph[:-2])  # filled lines, not a long and a short one in turn
 
 
+def test_force_of_copy_speaks_of_the_file(capsys):
+    run("copy", "--help")
+    assert "Replace the files to write" in " ".join(capsys.readouterr().out.split())
+
+
 def test_show_source(capsys):
     run("show", "scvi", "--source")
     assert "def model(self, cells):" in capsys.readouterr().out
