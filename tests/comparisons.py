@@ -28,7 +28,10 @@ def four_fits() -> Comparison:
             "over_clusters": [0.0, 0.2, 0.25, 0.5],
             "monte_carlo": [0.0, 0.01, 0.02, 0.01],
             "verdict": ["best", "indistinguishable", "told apart", "told apart"],
-            "refits": np.nan,
+            "interval": [0.0, 0.4, 0.5, 1.0],
+            "seed_sd": [0.1, 0.2, 0.1, 0.05],
+            "seeds": 3,
+            "converged": True,
             "weight": [0.6, 0.3, 0.1, 0.0],
             "estimand": "p(x | l)",
             "heavy_tailed": [0.0, 0.0, 0.25, 0.0],
@@ -71,8 +74,9 @@ def renamed(result: Comparison, names: Sequence[str]) -> Comparison:
 
 def with_seeds(result: Comparison, **seeds: int) -> Comparison:
     """The same results, with so many seeds of the fits that are named."""
-    fits = {name: fit._replace(seeds=fit.seeds * seeds.get(name, 1)) for name, fit in result.fits.items()}
-    return replace(result, fits=fits)
+    fits = {name: fit._replace(seeds=fit.seeds[:1] * seeds.get(name, 1)) for name, fit in result.fits.items()}
+    table = result.table.assign(seeds=[len(fits[name].seeds) for name in result.table.index])
+    return replace(result, fits=fits, table=table)
 
 
 def two_genes_apart() -> GeneComparison:

@@ -32,9 +32,9 @@ def pair(cells):
 
 
 def test_the_same_fit_twice_is_indistinguishable(pair, cells):
-    table = compare({"a": pair, "b": pair}, cells, 20).table
+    table = compare({"a": [pair, pair], "b": [pair, pair]}, cells, 20).table
     assert list(table["verdict"]) == ["best", "indistinguishable"]
-    assert (table[["difference", "standard_error"]] == 0).all().all()
+    assert (table[["difference", "standard_error", "interval"]] == 0).all().all()
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +58,27 @@ def fits(overdispersed):
         model = SCVI(latent=2, decoder=Linear(), likelihood=likelihood, size=SizeFactor())
         return ps.fit(model, GUIDE, train, epochs=80, lr=1e-2, batch_size=50, seed=seed, progress=False)
 
-    return {"poisson": fitted(Poisson()), "nb": fitted(NB()), "nb again": fitted(NB(), seed=1)}
+    return {
+        "poisson": fitted(Poisson()),
+        "poisson again": fitted(Poisson(), seed=1),
+        "nb": fitted(NB()),
+        "nb again": fitted(NB(), seed=1),
+    }
 
 
-def test_the_model_that_generated_the_cells_is_best(fits, overdispersed):
-    table = compare(fits, overdispersed[1], 100).table
-    assert table.index[0].startswith("nb")
+@pytest.fixture(scope="module")
+def two(fits):
+    return {name: fits[name] for name in ("nb", "poisson")}
+
+
+@pytest.fixture(scope="module")
+def two_seeds(fits):
+    return {name: [fits[name], fits[f"{name} again"]] for name in ("nb", "poisson")}
+
+
+def test_the_model_that_generated_the_cells_is_best(two_seeds, overdispersed):
+    table = compare(two_seeds, overdispersed[1], 100, estimator=Importance()).table
+    assert table.index[0] == "nb"
     assert table.loc["poisson", "verdict"] == "told apart"
     assert table.loc["poisson", "difference"] < -1
     assert (table["evidence"].diff().dropna() <= 0).all()
@@ -73,8 +88,28 @@ def test_the_model_that_generated_the_cells_is_best(fits, overdispersed):
     assert (table["seconds"] > 0).all()
 
 
-def test_differences_are_paired(fits, overdispersed):
-    two = {name: fits[name] for name in ("poisson", "nb")}
+def test_one_seed_tells_nothing_apart(two, two_seeds, overdispersed):
+    held_out = overdispersed[1]
+    table = compare(two, held_out, 50, estimator=Importance()).table
+    assert table.loc["poisson", "difference"] < -10 * table.loc["poisson", "interval"]
+    assert list(table["verdict"]) == ["best", "undecided"]
+    half = {"nb": two_seeds["nb"], "poisson": two["poisson"]}
+    assert list(compare(half, held_out, 50, estimator=Importance()).table["verdict"]) == ["best", "undecided"]
+    both = compare(two_seeds, held_out, 50, estimator=Importance()).table
+    assert list(both["verdict"]) == ["best", "told apart"]
+    assert list(both["seeds"]) == [2, 2]
+
+
+@pytest.mark.parametrize("unfinished", ["nb", "poisson"])
+def test_a_fit_that_has_not_converged_is_told_apart_from_nothing(unfinished, two_seeds, overdispersed, monkeypatch):
+    late = two_seeds[unfinished][1]
+    monkeypatch.setattr(type(late), "converged", property(lambda fit: fit is not late))
+    table = compare(two_seeds, overdispersed[1], 50, estimator=Importance()).table
+    assert list(table["verdict"]) == ["best", "undecided"]
+    assert not table.loc[unfinished, "converged"]
+
+
+def test_differences_are_paired(two, overdispersed):
     result = compare(two, overdispersed[1], 50, estimator=Importance())
     table, cells = result.table, result.by_cell["log_evidence"]
     difference = np.subtract(cells["poisson"], cells["nb"])
@@ -85,8 +120,8 @@ def test_differences_are_paired(fits, overdispersed):
     assert table.loc["poisson", "evidence"] == pytest.approx(np.mean(cells["poisson"]))
 
 
-def test_standard_errors_over_clusters(fits, overdispersed):
-    two, held_out = {name: fits[name] for name in ("poisson", "nb")}, overdispersed[1]
+def test_standard_errors_over_clusters(two, overdispersed):
+    held_out = overdispersed[1]
     result = compare(two, held_out, 50, estimator=Importance(), by="batch")
     table, difference = result.table, result.by_cell["log_evidence"].eval("poisson - nb").to_numpy()
     sums = [(difference - difference.mean())[held_out.batch == level].sum() for level in range(8)]
@@ -101,11 +136,10 @@ def test_standard_errors_over_clusters(fits, overdispersed):
     assert compare(two, copied, 50, estimator=Importance()).table.loc["poisson", "standard_error"] < 0.6 * plain
 
 
-def test_the_evidence_is_a_mean_over_seeds(fits, overdispersed):
+def test_the_evidence_is_a_mean_over_seeds(fits, two, overdispersed):
     held_out, n = overdispersed[1], len(overdispersed[1])
-    two = {name: fits[name] for name in ("nb", "poisson")}
     how = {"particles": 50, "estimator": Importance()}
-    result = compare(two, held_out, **how, refits={"nb": [fits["nb again"]]})
+    result = compare({"nb": [fits["nb"], fits["nb again"]], "poisson": fits["poisson"]}, held_out, **how)
     table = result.table
     by_seed = np.stack([log_evidence(fits[name], held_out, **how) for name in ("nb", "nb again")])
     poisson = log_evidence(fits["poisson"], held_out, **how)
@@ -113,8 +147,8 @@ def test_the_evidence_is_a_mean_over_seeds(fits, overdispersed):
     assert table.loc["nb", "evidence"] == pytest.approx(by_seed.mean())
     np.testing.assert_allclose(result.by_cell["log_evidence", "nb"], by_seed.mean(0))
     between = by_seed.mean(1).std(ddof=1)
-    assert table.loc["nb", "refits"] == pytest.approx(between)
-    assert np.isnan(table.loc["poisson", "refits"])
+    assert table.loc["nb", "seed_sd"] == pytest.approx(between)
+    assert np.isnan(table.loc["poisson", "seed_sd"])
     difference = poisson - by_seed.mean(0)
     assert table.loc["poisson", "difference"] == pytest.approx(difference.mean())
     paired = difference.std(ddof=1) / n**0.5
@@ -123,11 +157,11 @@ def test_the_evidence_is_a_mean_over_seeds(fits, overdispersed):
     assert {name: len(fit.seeds) for name, fit in result.fits.items()} == {"nb": 2, "poisson": 1}
 
     # The first seed is like any other; and the same one twice is a mean over one, with no error over seeds.
-    turned = {"nb": fits["nb again"], "poisson": fits["poisson"]}
-    again = compare(turned, held_out, **how, refits={"nb": [fits["nb"]]}).table
-    columns = ["evidence", "difference", "standard_error", "refits", "weight", "information", "seconds"]
+    turned = {"nb": [fits["nb again"], fits["nb"]], "poisson": fits["poisson"]}
+    again = compare(turned, held_out, **how).table
+    columns = ["evidence", "difference", "standard_error", "seed_sd", "weight", "information", "seconds"]
     pd.testing.assert_frame_equal(again[columns], table[columns])
-    twice = compare(two, held_out, **how, refits={name: [fit] for name, fit in two.items()}).table
+    twice = compare({name: [fit, fit] for name, fit in two.items()}, held_out, **how).table
     columns = ["evidence", "difference", "standard_error", "weight", "monte_carlo"]
     one = compare(two, held_out, **how).table.assign(monte_carlo=lambda once: once["monte_carlo"] / 2**0.5)
     pd.testing.assert_frame_equal(twice[columns], one[columns])
@@ -135,7 +169,7 @@ def test_the_evidence_is_a_mean_over_seeds(fits, overdispersed):
 
 def test_more_seeds_make_the_error_smaller():
     """For seeds of known spread, the standard error is the standard deviation of differences over many comparisons."""
-    from pyroscvi.comparison.compare import _against
+    from pyroscvi.comparison.paired import paired
     from pyroscvi.comparison.refits import Refitted
 
     rng = np.random.default_rng(0)
@@ -146,11 +180,63 @@ def test_more_seeds_make_the_error_smaller():
         return Refitted([Evidences(pd.DataFrame({"log_evidence": row, "monte_carlo_se": 0.0})) for row in log_p])
 
     for seeds in (3, 12):
-        rows = [_against(refitted(seeds), refitted(seeds), None) for _ in range(600)]
-        truth = np.std([row["difference"] for row in rows])
+        rows = [paired(refitted(seeds), refitted(seeds)) for _ in range(600)]
+        truth = np.std([row.difference for row in rows])
         assert truth == pytest.approx((2 * (between**2 + cells**2 / n) / seeds) ** 0.5, rel=0.1)
-        error = np.sqrt(np.mean([row["standard_error"] ** 2 for row in rows]))
+        error = np.sqrt(np.mean([row.standard_error**2 for row in rows]))
         assert error == pytest.approx(truth, rel=0.12)  # what seeds and cells make together is in both parts
+        # Two standard errors of a normal distribution leave out 4.6%, and with three seeds they would leave out more.
+        outside = np.mean([abs(row.difference) > row.interval for row in rows])
+        assert 0.02 < outside < 0.065
+        if seeds == 3:
+            assert np.mean([abs(row.difference) > 2 * row.standard_error for row in rows]) > 0.07
+
+
+def test_another_set_of_seeds_hardly_ever_reverses_a_verdict():
+    """Two equal models whose seeds differ by more than their cells: what two sets of three seeds say of them."""
+    from pyroscvi.comparison.paired import paired, verdict
+    from pyroscvi.comparison.refits import Refitted
+
+    rng = np.random.default_rng(1)
+    cells = rng.normal(0, 0.5, (2, 100))  # the same cells whatever the seeds
+
+    def says():
+        one, other = (
+            Refitted(
+                [
+                    Evidences(pd.DataFrame({"log_evidence": row + rng.normal(0, spread), "monte_carlo_se": 0.0}))
+                    for _ in range(3)
+                ]
+            )
+            for row, spread in zip(cells, (3.0, 1.0), strict=True)
+        )
+        difference = paired(one, other)
+        sign = np.sign(difference.difference)
+        cells_alone = abs(difference.difference) > 2 * difference.over_cells
+        return sign * (verdict(difference, 100) == "told apart"), sign * cells_alone
+
+    verdicts, without_seeds = np.array([[says(), says()] for _ in range(200)]).transpose(2, 0, 1)
+    assert (verdicts != 0).mean() < 0.08
+    assert (verdicts.prod(1) < 0).mean() <= 0.01
+    assert (without_seeds.prod(1) < 0).mean() > 0.3  # errors over cells alone
+
+
+def test_the_interval_is_that_of_welch_and_satterthwaite():
+    """Against scipy's test of two samples with unequal variances, where cells add no error of their own."""
+    from scipy.stats import ttest_ind
+
+    from pyroscvi.comparison.paired import LEVEL, paired
+    from pyroscvi.comparison.refits import Refitted
+
+    a, b = [1.0, 2.0, 4.0], [0.0, 0.5, -1.0, 0.3]
+    one, other = (
+        Refitted([Evidences(pd.DataFrame({"log_evidence": [seed, seed], "monte_carlo_se": 0.0})) for seed in seeds])
+        for seeds in (a, b)
+    )
+    exact = ttest_ind(a, b, equal_var=False).confidence_interval(1 - LEVEL)
+    difference = paired(one, other)
+    assert difference.difference - difference.interval == pytest.approx(exact.low)
+    assert difference.difference + difference.interval == pytest.approx(exact.high)
 
 
 def test_other_columns_are_means_over_seeds_and_weights_are_of_the_mixture(fits, overdispersed):
@@ -160,8 +246,9 @@ def test_other_columns_are_means_over_seeds_and_weights_are_of_the_mixture(fits,
     from pyroscvi.evidence.table import evidences
 
     held_out = overdispersed[1]
-    two, seeds = {name: fits[name] for name in ("nb", "poisson")}, ("nb", "nb again")
-    result = compare(two, held_out, 30, estimator=Importance(), refits={"nb": [fits["nb again"]]})
+    seeds = ("nb", "nb again")
+    several = [fits[name] for name in seeds]
+    result = compare({"nb": several, "poisson": fits["poisson"]}, held_out, 30, estimator=Importance())
     table = result.table
     readers = (Reader(fits[name], held_out) for name in seeds)
     tables = [evidences(reader, 30, estimator=Importance(), progress=False).table for reader in readers]
@@ -172,8 +259,8 @@ def test_other_columns_are_means_over_seeds_and_weights_are_of_the_mixture(fits,
     assert table.loc["nb", "information"] == pytest.approx(np.mean([one.information for one in used]))
     # Stacking weights use the mixture over seeds: the log of a mean, not the mean of logs.
     log_p = [one["log_evidence"].to_numpy() for one in tables]
-    two = {"both": fits["nb"], "one": fits["nb again"]}
-    weights = compare(two, held_out, 30, estimator=Importance(), refits={"both": [fits["nb again"]]}).table["weight"]
+    both = {"both": several, "one": fits["nb again"]}
+    weights = compare(both, held_out, 30, estimator=Importance()).table["weight"]
     by_hand = stacking_weights(np.column_stack([np.logaddexp(*log_p) - log(2), log_p[1]]))
     np.testing.assert_allclose(weights[["both", "one"]], by_hand, atol=1e-6)
     assert not np.allclose(by_hand, stacking_weights(np.column_stack([np.mean(log_p, 0), log_p[1]])), atol=0.05)
@@ -199,22 +286,20 @@ def test_every_seed_is_certified(fits, overdispersed):
     certificates = [ps.certify(fits[name], few, **how).words for name in ("nb", "nb again")]
     assert certificates[0] != certificates[1]
     for first, other in (("nb", "nb again"), ("nb again", "nb")):
-        table = compare({"nb": fits[first]}, few, **how, refits={"nb": [fits[other]]}, certify=True).table
+        table = compare({"nb": [fits[first], fits[other]]}, few, **how, certify=True).table
         assert table.loc["nb", "certificate"] == max(certificates)  # "uncertified" comes last, and both gaps are alike
 
 
-def test_refits_have_the_declaration_of_a_compared_fit(fits, overdispersed):
-    with pytest.raises(KeyError, match="refits of 'zinb', which is not compared"):
-        compare({"nb": fits["nb"]}, overdispersed[1], 5, refits={"zinb": [fits["nb again"]]})
-    with pytest.raises(ValueError, match="a refit of 'nb' differs by its seed alone"):
-        compare({"nb": fits["nb"]}, overdispersed[1], 5, refits={"nb": [fits["poisson"]]})
+def test_the_fits_of_a_name_have_one_declaration(fits, overdispersed):
+    with pytest.raises(ValueError, match="the fits of 'nb' differ by their seed alone"):
+        compare({"nb": [fits["nb"], fits["poisson"]]}, overdispersed[1], 5)
 
 
-def test_a_refit_must_have_the_same_estimand(named):
+def test_a_fit_with_another_seed_must_have_the_same_estimand(named):
     one, other = (ps.fit(SCVI(latent=2), MeanField(), c, epochs=1, progress=False)
                   for c in (named, replace(named, genes=named.genes[::-1])))  # fmt: skip
     with pytest.raises(ValueError, match="gene 'gene0' where the fit has 'gene11'"):
-        compare({"a": one}, named, 5, refits={"a": [other]})
+        compare({"a": [one, other]}, named, 5)
 
 
 def test_each_fit_reads_an_anndata_through_its_own_fields(named):
@@ -261,17 +346,17 @@ def test_an_error_over_one_cell_or_cluster_is_nan():
 
 
 def test_verdicts_of_differences():
-    from pyroscvi.comparison.paired import verdict
+    from pyroscvi.comparison.paired import Paired, verdict
 
-    assert verdict(0.04, 0.019, 100) == "told apart"
-    assert verdict(-0.04, 0.019, 100) == "told apart"
-    assert verdict(0.0399, 0.001, 100) == "indistinguishable"  # 3.99 nats in total
-    assert verdict(0.04, 0.021, 100) == "indistinguishable"  # 1.9 standard errors
-    assert verdict(1.0, np.nan, 100) == "indistinguishable"  # its error is unknown
+    assert verdict(Paired(0.04, interval=0.039), 100) == "told apart"
+    assert verdict(Paired(-0.04, interval=0.039), 100) == "told apart"
+    assert verdict(Paired(0.0399, interval=0.002), 100) == "indistinguishable"  # 3.99 nats in total
+    assert verdict(Paired(0.04, interval=0.041), 100) == "indistinguishable"  # inside its interval
+    assert verdict(Paired(1.0, interval=np.nan), 100) == "indistinguishable"  # its error is unknown
 
 
-def test_the_table_has_errors_over_cells_and_over_clusters(fits, overdispersed):
-    two, held_out = {name: fits[name] for name in ("poisson", "nb")}, overdispersed[1]
+def test_the_table_has_errors_over_cells_and_over_clusters(two, overdispersed):
+    held_out = overdispersed[1]
     result = compare(two, held_out, 50, estimator=Importance(), by="batch")
     table, difference = result.table, result.by_cell["log_evidence"].eval("poisson - nb").to_numpy()
     assert table.loc["poisson", "over_cells"] == pytest.approx(difference.std(ddof=1) / len(difference) ** 0.5)
@@ -324,7 +409,7 @@ def test_the_table_of_cells(pair, named):
 
 
 def test_settings_reach_the_reader_and_the_estimator(pair, named, monkeypatch):
-    import pyroscvi.comparison.compare as module
+    import pyroscvi.comparison.entry as module
 
     options, settings = [], []
 

@@ -9,6 +9,7 @@ from comparisons import NAMES, renamed
 from fits import untrained
 from rich.console import Console
 
+from pyroscvi.advice import command_line
 from pyroscvi.comparison.compare import compare
 from pyroscvi.evidence.estimator import Importance
 from pyroscvi.guides import FullCovariance
@@ -78,7 +79,7 @@ def test_a_notebook_shows_the_answer_and_the_table(comparison):
 
 
 def test_a_conditional_evidence_says_so(pair, cells):
-    printed = text(compare({"a": pair, "b": pair}, cells, 20))
+    printed = text(compare({"a": [pair, pair], "b": [pair, pair]}, cells, 20))
     assert "conditional on the observed total" in printed
     assert "uncertified" in printed
     assert "indistinguishable" in printed
@@ -90,11 +91,18 @@ def test_a_probability_of_counts_needs_no_such_sentence(cells):
     assert "Held-out log p(x) of 60 cells, in nats a cell" in printed
 
 
-def test_one_seed_is_mentioned(pair, cells):
-    once = "Every model was fitted with one seed: the standard errors do not include the variation between seeds."
-    assert once in text(compare({"a": pair, "b": pair}, cells, 20))
+def test_one_seed_cannot_tell_and_what_to_write_instead(pair, cells):
+    once = "was fitted with one seed, and one seed cannot tell models apart: how much the evidence of a fit"
+    result = compare({"a": pair, "b": pair}, cells, 20)
+    assert f"Every model {once}" in text(result)
+    assert "Fit several: sweep(..., seeds=3)." in text(result)
+    assert "undecided" in text(result)
+    assert "told apart" not in text(result)
+    with command_line():
+        assert "Fit several: --seeds 3." in text(result)
     assert once not in text(compare({"a": pair}, cells, 20))
-    assert once not in text(compare({"a": pair, "b": pair}, cells, 20, refits={"a": [pair]}))
+    assert once not in text(compare({"a": [pair, pair], "b": [pair, pair]}, cells, 20))
+    assert f"b {once}" in text(compare({"a": [pair, pair], "b": pair}, cells, 20))
 
 
 def test_a_heavy_tail_is_mentioned(pair, cells):
@@ -105,21 +113,18 @@ def test_a_heavy_tail_is_mentioned(pair, cells):
     assert result.table.loc["narrow", "heavy_tailed"] > 0.5
     assert "of the cells of narrow the importance weights have a heavy tail" in text(result)
     good, narrow = result.table.loc["good", "heavy_tailed"], result.table.loc["narrow", "heavy_tailed"]
-    of_both = compare({"a": pair}, cells, 200, estimator=Importance(), refits={"a": [(model, guide)]}).table
+    of_both = compare({"a": [pair, (model, guide)]}, cells, 200, estimator=Importance()).table
     assert of_both.loc["a", "heavy_tailed"] == pytest.approx((good + narrow) / 2)
 
 
-def test_means_over_few_seeds_are_mentioned(pair, cells):
-    def printed(**refits):
-        return text(compare({"a": pair, "b": pair}, cells, 5, estimator=Importance(), refits=refits))
+def test_means_over_seeds_are_mentioned(pair, cells):
+    def printed(a, b):
+        return text(compare({"a": [pair] * a, "b": [pair] * b}, cells, 5, estimator=Importance()))
 
-    few = "which is inaccurate with so few seeds"
-    both, one = printed(a=[pair], b=[pair]), printed(a=[pair] * 9)
-    assert "Evidences are means over 2 seeds." in both
-    assert few in both
-    assert "Evidences are means over up to 10 seeds." in one
-    assert few not in one
-    assert few not in printed()
+    assert "Evidences are means over 2 seeds." in printed(2, 2)
+    assert "intervals are wider where seeds are few (Student's t)" in printed(2, 2)
+    assert "Evidences are means over up to 10 seeds." in printed(10, 1)
+    assert "means over" not in printed(1, 1)
 
 
 def test_values_of_every_cell_are_kept(pair, named):

@@ -14,7 +14,9 @@ from comparisons import NAMES, renamed, two_genes_apart, with_seeds
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from rich.console import Console
 
+from pyroscvi.comparison.result import Behind
 from pyroscvi.report import comparison as pictures
 from pyroscvi.report import html, words
 from pyroscvi.report.arviz_versions import arviz, first_generation, inference_data
@@ -198,7 +200,7 @@ def test_doubts_are_stated(comparison):
     text = " ".join(words.trusted(comparison))
     assert "The evidence of nb, latent 10 is uncertified" in text
     assert "over 6 clusters of cells (donor), paired. With so few" in text
-    assert "Every model was fitted with one seed" in text
+    assert "one seed" not in text
     assert "For 25% of the cells of nb, latent 10" in text
     assert "The KL weight of nb, latent 10 ended below 1" in text
     for certificate, sentence in (
@@ -211,19 +213,78 @@ def test_doubts_are_stated(comparison):
 
 
 def test_seeds_are_mentioned(comparison):
-    assert "seeds" not in " ".join(words.asked(comparison))
-    one = with_seeds(comparison, poisson=3)
-    one.table.loc["poisson", "refits"] = 0.7
-    text = " ".join(words.trusted(one))
+    once = with_seeds(comparison, **dict.fromkeys(NAMES, 1))
+    assert "seeds" not in " ".join(words.asked(once))
+    assert "Every model was fitted with one seed" in " ".join(words.trusted(once))
+    some = with_seeds(once, poisson=3)
+    some.table.loc["poisson", "seed_sd"] = 0.7
+    text = " ".join(words.trusted(some))
     assert "vary between seeds by up to 0.7 nats a cell (standard deviation)" in text
-    assert "inaccurate with so few seeds" in text
-    assert "Fitted with one seed, and so without this error: nb, latent 5; zinb, latent 5; and nb, latent 10." in text
-    assert "and over up to the 3 seeds of a fit. A difference" in " ".join(words.asked(one))
+    assert "nb, latent 5; zinb, latent 5; and nb, latent 10 was fitted with one seed" in text
+    assert "and over up to 3 seeds of a fit. A difference" in " ".join(words.asked(some))
     every = with_seeds(comparison, **dict.fromkeys(NAMES, 10))
-    text = " ".join(words.trusted(every))
-    assert "the error of the mean over seeds. " in text
-    assert "Fitted with one seed" not in text
-    assert "over the 10 seeds of a fit" in " ".join(words.asked(every))
+    assert "one seed" not in " ".join(words.trusted(every))
+    assert "over 10 seeds of a fit" in " ".join(words.asked(every))
+
+
+def undecided(comparison):
+    verdicts = ["best", "undecided", "told apart", "undecided"]
+    table = comparison.table.assign(verdict=verdicts, converged=[True, None, True, False])
+    table["seeds"] = [3, 1, 3, 3]
+    return replace(comparison, table=table)
+
+
+def test_an_undecided_difference_says_why(comparison):
+    text = " ".join(words.answer(undecided(comparison)))
+    behind = abs(comparison.table["difference"].iloc[3])
+    assert re.search(r"better than zinb, latent 5 \(0\.\d\d ± 0\.20\);? and poisson \(not converged\)", text)
+    assert f"poisson (not converged) ({behind:.2f} ± 0.50) is undecided." in text
+    assert "zinb, latent 5 was fitted with one seed, and one seed cannot tell models apart" in text
+    assert "Not converged: poisson. The fit still improved when its training ended" in text
+    assert "told apart from every other" not in text
+    assert "told apart from it is nb, latent 10" in text
+    alone = replace(comparison, table=undecided(comparison).table.iloc[[0, 3]])
+    assert "told apart from every" not in " ".join(words.answer(alone))
+
+
+def test_a_fit_that_has_not_converged_is_marked_wherever_it_stands(comparison):
+    result = undecided(comparison)
+    console = Console(file=io.StringIO(), width=160)
+    console.print(result)
+    assert "poisson (not converged)" in console.file.getvalue()
+    page = html.page(result)
+    assert all('<td class="word">poisson (not converged)</td>' in one for one in page.split("</table>")[:2])
+    axes = result.plot().axes[0]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == [*NAMES[:3], "poisson (not converged)"]
+    assert "one seed: over cells alone" in axes.get_xlabel()
+    assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == ["best", "told apart", "undecided"]
+    assert "(not converged)" not in str(comparison)
+
+
+def test_a_larger_model_that_is_behind_is_named(comparison):
+    result = replace(comparison, behind=(Behind("ZINB", "NB", 1.2, 0.3),))
+    said = "ZINB contains NB and is behind it, by 1.20 ± 0.30: it was not trained to its optimum"
+    for text in (" ".join(str(result).split()), html.page(result), " ".join(words.trusted(result))):
+        assert said in text
+
+
+def test_the_price_of_choosing_the_best_is_said(comparison):
+    text = " ".join(words.trusted(replace(comparison, optimism=0.25)))
+    assert "by 0.25 nats a cell if all were equally good (expected maximum)" in text
+    assert "may be chance" not in text
+    lead = comparison.table["evidence"].iloc[0] - comparison.table["evidence"].median()
+    chance = " ".join(words.trusted(replace(comparison, optimism=2.0)))
+    assert f"It is {lead:.2g} ahead of the middle one of them, which may be chance." in chance
+    two = replace(comparison, table=comparison.table.iloc[:2], optimism=0.25)
+    assert "expected maximum" not in " ".join(words.trusted(two))
+
+
+def test_a_budget_says_what_is_not_settled(comparison):
+    text = " ".join(words.trusted(replace(comparison, available=500)))
+    assert "120 of 500 held-out cells were scored before the time was over. Not settled: zinb, latent 5." in text
+    clear = replace(comparison, available=500, table=comparison.table.drop(index=NAMES[1]))
+    assert "120 of 500 held-out cells were scored: they were enough" in " ".join(words.trusted(clear))
+    assert "held-out cells were scored" not in " ".join(words.trusted(replace(comparison, available=120)))
 
 
 def test_the_report_names_the_seed_of_its_gene_scores(comparison):
@@ -231,7 +292,7 @@ def test_the_report_names_the_seed_of_its_gene_scores(comparison):
     assert "first seed" not in html.page(comparison, genes=genes)
     twice = with_seeds(comparison, **dict.fromkeys(NAMES, 2))
     twice.fits[NAMES[0]].seeds[1] = {"seed": 1, "epochs": 55, "best_epoch": 15, "stopped_early": True}
-    twice.table["refits"], twice.table["active_units"] = 0.25, [4.5, 4, 7, np.nan]
+    twice.table["seed_sd"], twice.table["active_units"] = 0.25, [4.5, 4, 7, np.nan]
     text = html.page(twice, genes=genes)
     assert "Both fits are those with the first seed." in text
     assert "<dt>epochs</dt><dd>40, of which the state after 31 was kept; 55, of which the state after 15" in text

@@ -94,38 +94,38 @@ def test_wrong_grids_are_refused():
 
 
 def test_a_sweep_gives_the_same_fits_as_fit(plain):
-    (swept,) = sweep(grid(PAGE, GUIDE, likelihood=[NB()]), plain, **QUICK).values()
+    (swept,) = sweep(grid(PAGE, GUIDE, likelihood=[NB()]), plain, seeds=1, **QUICK).values()
     alone = ps.fit(replace(PAGE, likelihood=NB()), GUIDE, plain, **QUICK)
     np.testing.assert_array_equal(swept.latent(plain), alone.latent(plain))
 
 
 def test_nothing_is_fitted_twice(plain, tmp_path, counted):
     declared = grid(PAGE, GUIDE, likelihood=[NB(), Poisson()])
-    first = sweep(declared, plain, folder=tmp_path, **QUICK)
+    first = sweep(declared, plain, folder=tmp_path, seeds=1, **QUICK)
     assert counted == ["NB()", "Poisson()"]
-    again = sweep(declared, plain, folder=tmp_path, **QUICK)
+    again = sweep(declared, plain, folder=tmp_path, seeds=1, **QUICK)
     assert len(counted) == 2
     for name in declared:
         np.testing.assert_array_equal(first[name].latent(plain), again[name].latent(plain))
-    wider = sweep(grid(PAGE, GUIDE, likelihood=[ZINB(), NB(), Poisson()]), plain, folder=tmp_path, **QUICK)
+    wider = sweep(grid(PAGE, GUIDE, likelihood=[ZINB(), NB(), Poisson()]), plain, folder=tmp_path, seeds=1, **QUICK)
     assert counted[2:] == ["ZINB()"]
     assert list(wider) == ["zinb", "nb", "poisson"]
 
 
 def test_other_settings_or_cells_are_fitted_again(plain, tmp_path, counted):
     declared = grid(PAGE, GUIDE, likelihood=[NB()])
-    sweep(declared, plain, folder=tmp_path, **QUICK)
-    sweep(declared, plain, folder=tmp_path, **QUICK, lr=1e-2)  # other settings
-    sweep(declared, plain.subset(torch.arange(50)), folder=tmp_path, **QUICK)  # other cells
+    sweep(declared, plain, folder=tmp_path, seeds=1, **QUICK)
+    sweep(declared, plain, folder=tmp_path, seeds=1, **QUICK, lr=1e-2)  # other settings
+    sweep(declared, plain.subset(torch.arange(50)), folder=tmp_path, seeds=1, **QUICK)  # other cells
     one_more = plain.counts.clone()
     one_more[0, 0] += 1
-    sweep(declared, replace(plain, counts=one_more), folder=tmp_path, **QUICK)  # another count
-    sweep(grid(replace(PAGE, latent=3), GUIDE, likelihood=[NB()]), plain, folder=tmp_path, **QUICK)  # another model
-    sweep(grid(PAGE, FullCovariance(encoder=ReadCell(8)), likelihood=[NB()]), plain, folder=tmp_path, **QUICK)
+    sweep(declared, replace(plain, counts=one_more), folder=tmp_path, seeds=1, **QUICK)  # another count
+    sweep(grid(replace(PAGE, latent=3), GUIDE, likelihood=[NB()]), plain, folder=tmp_path, seeds=1, **QUICK)
+    sweep(grid(PAGE, FullCovariance(encoder=ReadCell(8)), likelihood=[NB()]), plain, folder=tmp_path, seeds=1, **QUICK)
     assert len(counted) == len(list(tmp_path.iterdir())) == 6
     about = [json.loads((folder / "declaration.json").read_text()) for folder in tmp_path.iterdir()]
     assert {each["guide"] for each in about} == {repr(GUIDE), "FullCovariance(encoder=ReadCell(widths=8))"}
-    sweep(declared, plain, folder=tmp_path, **{**QUICK, "device": "cpu"})  # which changes nothing
+    sweep(declared, plain, folder=tmp_path, seeds=1, device="cpu", **QUICK)  # which changes nothing
     assert len(counted) == 6
 
 
@@ -133,7 +133,7 @@ def test_an_interrupted_sweep_is_resumed(plain, tmp_path, monkeypatch, counted):
     from pyroscvi.inference.run import Run
 
     declared = grid(PAGE, GUIDE, likelihood=[NB(), Poisson(), ZINB()])
-    alone = sweep(declared, plain, **QUICK)
+    alone = sweep(declared, plain, seeds=1, **QUICK)
     counted.clear()
     advance, steps = Run.advance, []
 
@@ -146,12 +146,12 @@ def test_an_interrupted_sweep_is_resumed(plain, tmp_path, monkeypatch, counted):
     monkeypatch.setattr(module, "SECONDS", 0.0)
     monkeypatch.setattr(Run, "advance", interrupted)
     with pytest.raises(KeyboardInterrupt, match="the same sweep goes on from here"):
-        sweep(declared, plain, folder=tmp_path, **QUICK)
+        sweep(declared, plain, folder=tmp_path, seeds=1, **QUICK)
     assert counted == ["NB()", "Poisson()"]
 
     steps.clear()
     monkeypatch.setattr(Run, "advance", lambda run: (steps.append(repr(run.model.likelihood)), advance(run)))
-    swept = sweep(declared, plain, folder=tmp_path, **QUICK)
+    swept = sweep(declared, plain, folder=tmp_path, seeds=1, **QUICK)
     assert steps == ["Poisson()", "ZINB()", "ZINB()"]  # one epoch was left of the second fit, and all of the third
     for name in declared:
         np.testing.assert_array_equal(swept[name].latent(plain), alone[name].latent(plain))
@@ -164,15 +164,15 @@ def test_seeds_give_the_error_over_refits(plain, tmp_path, counted):
     swept = sweep(
         grid(PAGE, GUIDE, likelihood=[NB(), Poisson()]), train, folder=tmp_path, seeds=2, tell=lines.append, **QUICK
     )
-    assert {name: len(others) for name, others in swept.refits.items()} == {"nb": 1, "poisson": 1}
+    assert {name: len(seeds) for name, seeds in swept.by_seed.items()} == {"nb": 2, "poisson": 2}
     assert lines[1].startswith("2 of 4  nb, seed 1: SCVI(")
     result = compare(swept, held_out, 20)
     table = result.table
-    assert (table["refits"] > 0).all()
-    by_seed = [ps.log_evidence(one, held_out, 20).mean() for one in (swept["nb"], *swept.refits["nb"])]
+    assert (table["seed_sd"] > 0).all()
+    by_seed = [ps.log_evidence(one, held_out, 20).mean() for one in swept.by_seed["nb"]]
     assert table.loc["nb", "evidence"] == pytest.approx(np.mean(by_seed))
     other = table.index[1]
-    spread = np.hypot(*table["refits"]) / 2**0.5
+    spread = np.hypot(*table["seed_sd"]) / 2**0.5
     assert table.loc[other, "standard_error"] == pytest.approx(np.hypot(table.loc[other, "over_cells"], spread))
     assert {len(fit.seeds) for fit in result.fits.values()} == {2}
     sweep(grid(PAGE, GUIDE, likelihood=[NB()]), train, folder=tmp_path, seeds=[0, 5], **QUICK)
@@ -180,7 +180,7 @@ def test_seeds_give_the_error_over_refits(plain, tmp_path, counted):
 
 
 def test_evidences_are_kept_with_their_fits(plain, tmp_path, monkeypatch):
-    from pyroscvi.comparison import compare as comparison
+    from pyroscvi.comparison import entry as comparison
 
     train, held_out = plain.split(0.3, seed=0)
     declared = grid(PAGE, GUIDE, likelihood=[NB(), Poisson()])
@@ -216,7 +216,7 @@ def test_evidences_are_kept_with_their_fits(plain, tmp_path, monkeypatch):
 
 def test_a_damaged_evidence_is_computed_again(plain, tmp_path):
     train, held_out = plain.split(0.3, seed=0)
-    swept = sweep(grid(PAGE, GUIDE, likelihood=[NB()]), train, folder=tmp_path, **QUICK)
+    swept = sweep(grid(PAGE, GUIDE, likelihood=[NB()]), train, folder=tmp_path, seeds=1, **QUICK)
     first = compare(swept, held_out, 5)
     (file,) = tmp_path.rglob("evidence/*.json")
     text = file.read_text()
@@ -240,7 +240,7 @@ def test_a_sweep_continues_after_a_fit_that_fails(plain, monkeypatch):
 
     monkeypatch.setattr(module, "fit", fit)
     with pytest.warns(UserWarning, match="'poisson' could not be fitted with seed 0: the loss is not finite"):
-        swept = sweep(grid(PAGE, GUIDE, likelihood=[Poisson(), NB()]), plain, **QUICK)
+        swept = sweep(grid(PAGE, GUIDE, likelihood=[Poisson(), NB()]), plain, seeds=1, **QUICK)
     assert list(swept) == ["nb"]
     assert swept.failed == {"poisson": "the loss is not finite"}
 
@@ -250,15 +250,15 @@ def test_a_page_outside_the_catalogue_is_loaded_again(plain, tmp_path, counted):
         """A part that the library does not know."""
 
     declared = grid(PAGE, GUIDE, likelihood=[Mine()])
-    sweep(declared, plain, folder=tmp_path, **QUICK)
-    sweep(declared, plain, folder=tmp_path, **QUICK)
+    sweep(declared, plain, folder=tmp_path, seeds=1, **QUICK)
+    sweep(declared, plain, folder=tmp_path, seeds=1, **QUICK)
     assert counted == ["Mine()"]
 
 
 def test_fits_with_other_estimands_are_not_compared(plain):
     from pyroscvi.parts import ObservedSize
 
-    swept = sweep(grid(PAGE, GUIDE, size=[ObservedSize(), LatentSize()]), plain, **QUICK)
+    swept = sweep(grid(PAGE, GUIDE, size=[ObservedSize(), LatentSize()]), plain, seeds=1, **QUICK)
     with pytest.raises(ValueError, match=r"'observed_size' gives p\(x \| l\) and 'latent_size' gives p\(x\)"):
         compare(swept, plain, 5)
 

@@ -69,7 +69,7 @@ def compare_sweep(
         raise ValueError("none of the models could be fitted: " + "; ".join(swept.failed.values()))
     own = [file.name for file in own_files(*choices.get("model", ()), *choices.get("guide", ()))]
     for name, folders in swept.folders.items():
-        for folder, fitted in zip(folders, [swept[name], *swept.refits.get(name, ())], strict=True):
+        for folder, fitted in zip(folders, swept.by_seed[name], strict=True):
             if not (folder / DONE).is_file():  # what makes the folder of a fit that of a run
                 write_json(folder / "configuration.json", {"data": str(data), "name": name, "pages": own})
                 write_cells(folder, fitted, cells, obs, unseen)

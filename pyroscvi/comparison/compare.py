@@ -1,47 +1,54 @@
 """Comparison: which of several fits best explains cells that none of them was fitted to.
 
-    comparison = compare({"nb": nb, "nb + mixture": mixture}, held_out, by="batch")
+    comparison = compare({"nb": [nb, nb1, nb2], "zinb": [zinb, zinb1, zinb2]}, held_out, by="batch")
     print(comparison)
     comparison.report("report.html")
 
 Differences are paired: they are taken cell by cell, because cells differ from each other far more than models do. If a
 model was fitted with several seeds, its evidence is the mean over the seeds. A standard error has three sources, which
 the table keeps apart: random posterior samples (Monte Carlo), the choice of these cells (or clusters of cells, such as
-donors, whose cells are alike), and the choice of these seeds. ``sweep`` makes the fits from declarations.
+donors, whose cells are alike), and the choice of these seeds (``paired`` has the formula). With one seed nobody knows
+what another would give, and no difference is told apart. ``sweep`` makes the fits from declarations, with three seeds.
 """
 
-from collections.abc import Mapping, Sequence
-from math import hypot
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from pyroscvi.comparison.cache import kept
-from pyroscvi.comparison.paired import clusters, standard_error, verdict
+from pyroscvi.comparison.entry import Entry
+from pyroscvi.comparison.looks import pieces
+from pyroscvi.comparison.nested import nested
+from pyroscvi.comparison.paired import LEVEL, Paired, clusters, paired, verdict
 from pyroscvi.comparison.question import question, refuse_unequal
-from pyroscvi.comparison.refits import Refitted, recorded, usage_of_all
-from pyroscvi.comparison.result import Comparison, FitSummary
+from pyroscvi.comparison.result import Behind, Comparison
+from pyroscvi.comparison.selection import optimism
 from pyroscvi.comparison.stacking import stacking_weights
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.estimator import Estimator
 from pyroscvi.evidence.ladder import Ladder
-from pyroscvi.evidence.reader import MEMORY, Reader, as_cells, pair
-from pyroscvi.evidence.table import Evidences, evidences
+from pyroscvi.evidence.reader import MEMORY, as_cells
+from pyroscvi.program import Fitted, Pair
 
-__all__ = ["compare"]
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["Candidate", "compare"]
+
+Candidate = Fitted | Pair | str | Path  # a fit, or the file or folder of one
 
 
 def compare(
-    fits: Mapping[str, Any],
-    cells: Any,
+    fits: Mapping[str, Candidate | list[Candidate]],
+    cells: "Cells | AnnData | Mapping[str, Cells | AnnData]",
     particles: int = 1000,
     seed: int = 0,
     *,
     by: str | None = None,
-    refits: Mapping[str, Sequence[Any]] | None = None,
+    budget: float | None = None,
     estimator: Estimator = Ladder(),
     certify: bool = False,
     batch_size: int | None = None,
@@ -52,11 +59,13 @@ def compare(
 ) -> Comparison:
     """The held-out evidence of every fit, best first, and which differences can be told apart.
 
-    fits       {name: Fit, or the folder of one}, or the result of ``sweep``, which keeps evidences in its folders
+    fits       {name: fit}, or {name: [fits of one declaration with several seeds]}; a fit may be its file or folder. Or
+               the result of ``sweep``, which keeps evidences in its folders
     cells      held-out Cells, or an AnnData that every fit reads through its own fields; {name: cells} if fits read
                different columns of the same cells
     by         a categorical field ("batch") whose levels are clusters: standard errors are then over clusters
-    refits     {name: fits of the same declaration with other seeds}; by default those of the sweep
+    budget     seconds: cells are scored until all verdicts are clear, or the seconds are over (``looks`` says how);
+               None scores all cells
     certify    simulate cells from every fit and measure the error of its evidence: ``pyroscvi.certify``
     particles, seed, estimator, batch_size, memory, compile, dtype, progress   as in ``log_evidence``
 
@@ -64,21 +73,25 @@ def compare(
 
     evidence        mean of log p(x_n) over cells and over seeds, in nats
     difference      to the best fit, in nats a cell
-    standard_error  of the difference: ``over_clusters`` if there are clusters, else ``over_cells``, and ``refits`` over
-                    the square root of the number of seeds, of both fits; combined as a root of a sum of squares
+    standard_error  of the difference: ``over_clusters`` if there are clusters, else ``over_cells``, and ``seed_sd`` of
+                    both fits over the square root of their seeds; combined as a root of a sum of squares
+    interval        half the width of the 95% interval of the difference: ``paired``
     over_cells      paired standard error of the difference, as if cells were independent
     over_clusters   paired standard error of the difference, as if clusters were independent; NaN without ``by``
     monte_carlo     Monte Carlo standard error of the difference. ``over_cells`` and ``over_clusters`` include it
-    refits          standard deviation of the evidence between seeds; NaN with one seed, and then in no standard error
+    verdict         "best", "told apart", "indistinguishable" (below 4 nats in total, or inside the interval), or
+                    "undecided": one of the two has one seed, or has not converged
+    seed_sd         standard deviation of the evidence between seeds; NaN with one seed, and then in no standard error
     weight          of the fit in the mixture of all fits that predicts these cells best, in which the seeds of a fit
                     have equal shares: ``stacking_weights``
-    verdict         "best", "told apart" or "indistinguishable": below 4 nats in total, or below 2 standard errors
     estimand        what the evidence is a probability of, such as "p(x | l)"
     heavy_tailed    share of the cells whose k-hat is above 0.7: their evidence is too low by an unknown amount
     active_units    dimensions of z whose posterior mean has a variance above 0.01 over these cells
     information     mutual information of z and the cell, in nats; at most the log of the number of cells, or of 1,000
     components      effective number of components of a mixture, exp H(mean responsibilities); NaN without a mixture
     component_information   mutual information of the component and the cell: 0 if all components are alike
+    seeds           number of seeds
+    converged       False if one of the seeds still improved when its training ended; None if that is unknown
     kl_weight       at the end of training, the smallest of all seeds; below 1 the fit maximised another bound
     certificate     "exact", "certified (gap 0.01)", "uncertified (gap 3.2)", or "uncertified" without ``certify``; the
                     weakest of all seeds
@@ -89,131 +102,108 @@ def compare(
     """
     if not fits:
         raise ValueError("compare needs at least one fit: compare({name: fit}, cells)")
-    refits = getattr(fits, "refits", {}) if refits is None else refits
-    loaded = {name: _loaded(fit) for name, fit in fits.items()}
-    again = {name: [_loaded(fit) for fit in others] for name, others in refits.items()}
-    given = {name: as_cells(fit, cells[name] if isinstance(cells, Mapping) else cells) for name, fit in loaded.items()}
-    _refuse_other_declarations(loaded, again)
-    several = {name: [fit, *again.get(name, ())] for name, fit in loaded.items()}
+    several = {name: _loaded(some) for name, some in getattr(fits, "by_seed", fits).items()}
+    given = {name: as_cells(s[0], cells[name] if isinstance(cells, Mapping) else cells) for name, s in several.items()}
+    options: dict[str, Any] = {"batch_size": batch_size, "memory": memory, "compile": compile, "dtype": dtype}
+    folders = getattr(fits, "folders", {})
+    entries = {name: Entry(name, seeds, given[name], folders.get(name, ()), options) for name, seeds in several.items()}
     questions = {
-        _called(name, place): question(fit, given[name])
-        for name, all_ in several.items()
-        for place, fit in enumerate(all_)
+        entry.called(place): question(fit, entry.cells)
+        for entry in entries.values()
+        for place, fit in enumerate(entry.fits)
     }
     refuse_unequal(questions)
 
-    options: dict[str, Any] = {"batch_size": batch_size, "memory": memory, "compile": compile, "dtype": dtype}
-    readers = {name: [Reader(fit, given[name], **options) for fit in all_] for name, all_ in several.items()}
-    how: dict[str, Any] = {
-        "particles": particles,
-        "seed": seed,
-        "estimator": estimator,
-        "dtype": dtype,
-        "certify": certify,
-    }
-    folders: Mapping[str, Sequence[Path]] = getattr(fits, "folders", {})
+    reference = next(iter(entries.values())).cells
+    every_cluster = None if by is None else clusters(reference, by)
+    looks, parts = pieces(len(reference), seed, budget)
+    how: dict[str, Any] = {"particles": particles, "seed": seed, "estimator": estimator, "certify": certify}
+    for part in parts:
+        for entry in entries.values():
+            entry.score(part.rows, how, progress)
+        order = sorted(entries, key=lambda name: -entries[name].scores.evidence)
+        scored = [entries[name] for name in order]
+        best, rows = scored[0], scored[0].rows
+        cluster = None if every_cluster is None else np.unique(every_cluster[rows], return_inverse=True)[1]
+        against = [paired(entry.scores, best.scores, cluster, LEVEL / looks) for entry in scored[1:]]
+        verdicts = [
+            verdict(difference, len(rows)) if _decidable(entry, best) else "undecided"
+            for entry, difference in zip(scored[1:], against, strict=True)
+        ]
+        if part.look and "told apart" in verdicts and "indistinguishable" not in verdicts:
+            break
 
-    def evidences_of(name: str, place: int) -> Evidences:
-        label = f"evidence of {_called(name, place)}" if progress else False
-
-        def compute() -> Evidences:
-            reader = readers[name][place]
-            return evidences(reader, particles, seed, estimator=estimator, certify=certify, progress=label)
-
-        folder = next(iter(folders.get(name, ())[place:]), None)
-        return kept(folder, several[name][place], given[name], how, compute)
-
-    scores = {name: Refitted([evidences_of(name, at) for at in range(len(all_))]) for name, all_ in several.items()}
-    order = sorted(scores, key=lambda name: -scores[name].evidence)
-    best = order[0]
-    cluster = None if by is None else clusters(given[best], by)
-    weights = stacking_weights(np.column_stack([scores[name].log_mixture for name in order]))
-    rows = [
+    weights = stacking_weights(np.column_stack([entry.scores.log_mixture for entry in scored]))
+    itself = Paired(over_clusters=np.nan if cluster is None else 0.0)
+    lines = [
         {
-            "evidence": scores[name].evidence,
-            **_against(scores[best], scores[name], cluster),
-            "refits": scores[name].spread,
+            "evidence": entry.scores.evidence,
+            **difference._asdict(),
+            "verdict": word,
+            "seed_sd": entry.scores.spread,
             "weight": weight,
-            "estimand": questions[name].estimand,
-            "heavy_tailed": scores[name].heavy_tailed,
-            **usage_of_all(readers[name], seed)._asdict(),
-            **recorded(several[name]),
-            "certificate": scores[name].certificate,
+            "estimand": questions[entry.name].estimand,
+            "heavy_tailed": entry.scores.heavy_tailed,
+            **entry.usage(seed)._asdict(),
+            **entry.record,
+            "certificate": entry.scores.certificate,
         }
-        for name, weight in zip(order, weights, strict=True)
+        for entry, difference, word, weight in zip(
+            scored, [itself, *against], ["best", *verdicts], weights, strict=True
+        )
     ]
+    evidence, errors = ([getattr(entry.scores, what) for entry in scored] for what in ("log_evidence", "error"))
     return Comparison(
-        table=pd.DataFrame(rows, index=pd.Index(order, name="fit")),
-        by_cell=_by_cell({name: scores[name] for name in order}, given[best]),
-        fits={name: _summary(several[name]) for name in order},
-        genes=given[best].counts.shape[1],
+        table=pd.DataFrame(lines, index=pd.Index(order, name="fit")),
+        by_cell=_by_cell(scored),
+        fits={entry.name: entry.summary for entry in scored},
+        genes=reference.counts.shape[1],
         particles=particles,
         by=by,
         clusters=None if cluster is None else int(cluster.max()) + 1,
+        behind=_behind(entries, cluster),
+        optimism=optimism(np.column_stack(evidence), np.array(errors), cluster),
+        available=len(reference),
+        looks=looks,
     )
 
 
-def _loaded(fit: Any) -> Any:
-    if isinstance(fit, str | Path):
-        from pyroscvi.fitting.checkpoints import load
+def _loaded(fits: "Candidate | list[Candidate]") -> list[Any]:
+    """The fits of one declaration, read from their files or folders where these are given."""
+    from pyroscvi.fitting.checkpoints import load
 
-        return load(fit)
-    return fit
-
-
-def _called(name: str, place: int) -> str:
-    """A fit with the first seed, or with one of the others."""
-    return f"{name}, refit {place}" if place else name
+    every = fits if isinstance(fits, list) else [fits]
+    return [load(fit) if isinstance(fit, str | Path) else fit for fit in every]
 
 
-def _against(best: Refitted, other: Refitted, cluster: np.ndarray | None) -> dict[str, Any]:
-    """The difference to the best, its errors and what they allow to say."""
-    if other is best:
-        none = {"over_cells": 0.0, "over_clusters": np.nan if cluster is None else 0.0, "monte_carlo": 0.0}
-        return {"difference": 0.0, "standard_error": 0.0, **none, "verdict": "best"}
-    difference = other.log_evidence - best.log_evidence
-    over_cells = float(standard_error(difference))
-    over_clusters = np.nan if cluster is None else float(standard_error(difference, cluster))
-    error = hypot(over_cells if cluster is None else over_clusters, best.error, other.error)
-    draws = np.concatenate([best.monte_carlo_se, other.monte_carlo_se])
-    return {
-        "difference": difference.mean(),
-        "standard_error": error,
-        "over_cells": over_cells,
-        "over_clusters": over_clusters,
-        "monte_carlo": np.sqrt((draws**2).sum()) / len(difference),
-        "verdict": verdict(difference.mean(), error, len(difference)),
-    }
+def _decidable(one: Entry, other: Entry) -> bool:
+    """Whether a verdict is possible: both have several seeds, and no fit that is known to be unfinished."""
+    return all(entry.record["seeds"] > 1 and entry.record["converged"] is not False for entry in (one, other))
 
 
-def _by_cell(scores: Mapping[str, Refitted], cells: Cells) -> pd.DataFrame:
+def _behind(entries: Mapping[str, Entry], cluster: np.ndarray | None) -> list[Behind]:
+    """The models that are behind a model which they contain, by more than chance."""
+    behind = []
+    for larger, smaller in nested({name: entry.fits[0] for name, entry in entries.items()}):
+        one, other = entries[larger].scores, entries[smaller].scores
+        difference = paired(one, other, cluster)
+        apart = verdict(difference, len(entries[larger].rows)) == "told apart"
+        if min(one.seeds, other.seeds) > 1 and difference.difference < 0 and apart:
+            behind.append(Behind(larger, smaller, -difference.difference, difference.standard_error))
+    return behind
+
+
+def _by_cell(scored: list[Entry]) -> pd.DataFrame:
     """What is known of every cell, and what every fit gives it; levels are "?" where they are not known."""
-    index = pd.Index([str(cell) for cell in next(iter(scores.values())).cells], name="cell")
+    cells = scored[0].scored_cells
+    index = pd.Index([str(cell) for cell in (scored[0].rows if cells.names is None else cells.names)], name="cell")
     known = {"library_size": cells.library.squeeze(-1).cpu().numpy()}
     for field, levels in cells.levels.items():
         if field in cells.categories:
             known[field] = np.array([*levels, "?"])[cells.categories[field].cpu().numpy()]
     parts = {
         "cell": known,
-        "log_evidence": {name: score.log_evidence for name, score in scores.items()},
-        "monte_carlo_se": {name: score.monte_carlo_se for name, score in scores.items()},
+        "log_evidence": {entry.name: entry.scores.log_evidence for entry in scored},
+        "monte_carlo_se": {entry.name: entry.scores.monte_carlo_se for entry in scored},
     }
     return pd.concat({heading: pd.DataFrame(columns, index=index) for heading, columns in parts.items()}, axis=1)
-
-
-def _summary(fits: Sequence[Any]) -> FitSummary:
-    """The declaration of a fit, and how it was fitted with every seed, as far as it was recorded."""
-    model, guide = pair(fits[0])
-    shown = ("seed", "epochs", "best_epoch", "cells", "stopped_early")
-    records = [getattr(fit, "record", {}) for fit in fits]
-    seeds = [{name: record[name] for name in shown if name in record} for record in records]
-    return FitSummary(repr(model), repr(guide), getattr(model, "latent", None), seeds)
-
-
-def _refuse_other_declarations(fits: Mapping[str, Any], refits: Mapping[str, Sequence[Any]]) -> None:
-    for name, others in refits.items():
-        if name not in fits:
-            raise KeyError(f"refits of {name!r}, which is not compared; there are {', '.join(fits)}")
-        for other in others:
-            if repr(pair(other)) != repr(pair(fits[name])):
-                raise ValueError(f"a refit of {name!r} differs by its seed alone, and {pair(other)} is another model")

@@ -1,4 +1,4 @@
-"""Refits: several fits of one declaration that differ only by their seed, and the evidences that they have together.
+"""Seeds: several fits of one declaration that differ only by their seed, and the evidences that they have together.
 
     log_evidence   1/S sum_s log p_s(x_n), the log evidence to expect from a fit with any seed
     log_mixture    log 1/S sum_s p_s(x_n), the log evidence of the mixture of all seeds in equal shares. It is not
@@ -10,17 +10,15 @@ the standard error of a mean over S seeds is that deviation over the square root
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.special import logsumexp
 
-from pyroscvi.comparison.usage import Usage, usage_of
 from pyroscvi.evidence.importance import MAX_K_HAT
-from pyroscvi.evidence.reader import Reader, pair
 from pyroscvi.evidence.table import Evidences
 
-__all__ = ["Refitted", "recorded", "usage_of_all"]
+__all__ = ["Refitted", "joined"]
 
 
 class Refitted:
@@ -29,7 +27,6 @@ class Refitted:
     def __init__(self, evidences: Sequence[Evidences]):
         self.evidences = evidences
         self.tables = [one.table for one in evidences]
-        self.cells = self.tables[0].index
         self.by_seed = np.column_stack([table["log_evidence"] for table in self.tables])  # [n, S]
 
     @property
@@ -85,17 +82,12 @@ def _certified(evidences: Evidences) -> tuple[bool, float, str]:
     return words.startswith("uncertified"), 0.0 if certificate is None else certificate.gap, words
 
 
-def usage_of_all(readers: Sequence[Reader], seed: int) -> Usage:
-    """How much of a model is used: the mean over its fits."""
-    return Usage(*np.mean([usage_of(reader, seed) for reader in readers], axis=0).tolist())
-
-
-def recorded(fits: Sequence[Any]) -> dict[str, Any]:
-    """The smallest KL weight of several fits, their number of parameters, and their mean time in seconds."""
-    model, _ = pair(fits[0])
-    records = [getattr(fit, "record", {}) for fit in fits]
-    return {
-        "kl_weight": np.fmin.reduce([record.get("kl_weight") or np.nan for record in records]),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "seconds": np.mean([record.get("seconds") or np.nan for record in records]),
-    }
+def joined(pieces: Sequence[Evidences], order: np.ndarray) -> Evidences:
+    """The evidences of several pieces of the cells as those of all, in this order; the first has the certificate."""
+    if len(pieces) == 1:
+        return pieces[0]
+    table = pd.concat([piece.table for piece in pieces]).iloc[order]
+    certificate = pieces[0].certificate
+    if certificate is not None:
+        table["certificate"] = table["method"].where(table["method"] == "exact", certificate.words)
+    return Evidences(table, certificate)

@@ -1,9 +1,9 @@
 """The result of a comparison: it prints as a readable table, and can be drawn or written as a page of HTML."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from math import log
+from math import log, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +15,28 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-__all__ = ["Comparison", "FitSummary", "GeneComparison"]
+__all__ = ["Behind", "Comparison", "FitSummary", "GeneComparison"]
+
+
+class Behind(NamedTuple):
+    """A model that is behind another one which it contains, in nats a cell."""
+
+    larger: str
+    smaller: str
+    by: float
+    standard_error: float
+
+
+class Printed:
+    """Prints as a table: with colours and as wide as the terminal by rich, and as plain text by ``print``."""
+
+    def __rich__(self) -> "Table":
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        from pyroscvi.report.terminal import as_text
+
+        return as_text(self.__rich__())
 
 
 class FitSummary(NamedTuple):
@@ -33,7 +54,7 @@ class FitSummary(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class Comparison(Printed):
     """The held-out evidence of several fits on the same cells. ``compare`` returns it.
 
     table      one row for each fit, best first; ``compare`` explains the columns
@@ -45,6 +66,11 @@ class Comparison:
     particles  posterior samples for each cell
     by         the field whose levels are the clusters; None if errors are over cells
     clusters   number of clusters
+    behind     models that are behind a model which they contain, by more than chance
+    optimism   how much better the best of these fits is expected to appear than it is, if all are equally good, in
+               nats a cell: ``selection``
+    available  number of held-out cells that were given; those that a budget left out are not in ``by_cell``
+    looks      how often the verdicts could be looked at: intervals are wider for it
     """
 
     table: pd.DataFrame
@@ -54,6 +80,10 @@ class Comparison:
     particles: int
     by: str | None = None
     clusters: int | None = None
+    behind: Sequence[Behind] = ()
+    optimism: float = nan
+    available: int | None = None
+    looks: int = 1
 
     @property
     def max_information(self) -> float:
@@ -78,11 +108,6 @@ class Comparison:
 
         return comparison(self)
 
-    def __str__(self) -> str:
-        from pyroscvi.report.terminal import as_text, comparison
-
-        return as_text(comparison(self))
-
     def __repr__(self) -> str:
         return f"Comparison({len(self.table)} fits, {len(self.by_cell):,} cells: {self.table.index[0]!r} is the best)"
 
@@ -93,7 +118,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, eq=False)
-class GeneComparison:
+class GeneComparison(Printed):
     """The first of two fits against the second, gene by gene. ``compare_genes`` returns it.
 
     table          one row for each gene; ``compare_genes`` explains the columns
@@ -116,11 +141,6 @@ class GeneComparison:
         from pyroscvi.report.terminal import genes
 
         return genes(self)
-
-    def __str__(self) -> str:
-        from pyroscvi.report.terminal import as_text, genes
-
-        return as_text(genes(self))
 
     def __repr__(self) -> str:
         return (

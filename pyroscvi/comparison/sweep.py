@@ -1,7 +1,7 @@
 """Sweep: every combination of what is declared, fitted once.
 
     declared = grid(SCVI(size=LatentSize()), MeanField(), likelihood=[NB(), ZINB()], latent=[5, 10, 20])
-    fits = sweep(declared, train, folder="runs", seeds=3)
+    fits = sweep(declared, train, folder="runs")
     print(compare(fits, held_out))
 
 A fit is identified by its content: the declarations of model and guide, the settings, the seed and the cells. Its
@@ -78,27 +78,25 @@ def combinations(choices: Mapping[str, Mapping[str, T]]) -> dict[str, dict[str, 
 
 @dataclass(frozen=True)
 class Swept(Mapping[str, Fit]):
-    """The fits of a sweep by name, as ``compare`` takes them.
+    """The fits of a sweep by name, as ``compare`` takes them: ``swept["nb"]`` is the fit with the first seed.
 
-    fits     {name: fit with the first seed}
-    refits   {name: fits with the other seeds}
+    by_seed  {name: [fits in the order of the seeds]}
     failed   {name: why it could not be fitted}: its loss was not finite with one of the seeds
     folders  {name: where its fits lie}, in the order of the seeds; empty where the sweep had no folder
     """
 
-    fits: Mapping[str, Fit]
-    refits: Mapping[str, Sequence[Fit]] = field(default_factory=dict)
+    by_seed: Mapping[str, list[Fit]]
     failed: Mapping[str, str] = field(default_factory=dict)
     folders: Mapping[str, Sequence[Path]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Fit:
-        return self.fits[name]
+        return self.by_seed[name][0]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.fits)
+        return iter(self.by_seed)
 
     def __len__(self) -> int:
-        return len(self.fits)
+        return len(self.by_seed)
 
 
 def sweep(
@@ -106,7 +104,7 @@ def sweep(
     cells: Cells,
     *,
     folder: str | Path | None = None,
-    seeds: int | Sequence[int] = 1,
+    seeds: int | Sequence[int] = 3,
     tell: Callable[[str], Any] | None = None,
     **settings: Any,
 ) -> Swept:
@@ -114,7 +112,8 @@ def sweep(
 
     declared   {name: (model, guide)}: ``grid``
     folder     each fit in a folder of its own in here; without one nothing is kept
-    seeds      so many, from 0 on, or which; ``compare`` takes means over them, and their error
+    seeds      so many, from 0 on, or which; ``compare`` takes means over them, and their error. With one seed it tells
+               nothing apart
     tell       called with a line before every fit: ``print``
     settings   of ``fit``
 
@@ -148,10 +147,8 @@ def sweep(
         fits.setdefault(name, []).append(fitted)
         if place is not None:
             folders.setdefault(name, []).append(place)
-    whole = {name: several for name, several in fits.items() if name not in failed}
-    refits = {name: several[1:] for name, several in whole.items() if len(several) > 1}
-    kept = {name: folders[name] for name in whole if name in folders}
-    return Swept({name: several[0] for name, several in whole.items()}, refits, failed, kept)
+    whole = {name: seeds for name, seeds in fits.items() if name not in failed}
+    return Swept(whole, failed, {name: folders[name] for name in whole if name in folders})
 
 
 def folder_name(model: Model, guide: Guide, cells: str, settings: Mapping[str, Any]) -> str:

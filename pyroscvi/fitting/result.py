@@ -22,6 +22,7 @@ from pyroscvi.data.fields import Fields
 from pyroscvi.evidence.certificate import certify
 from pyroscvi.evidence.data_evidence import data_evidence
 from pyroscvi.evidence.table import log_evidence
+from pyroscvi.inference.convergence import has_converged
 from pyroscvi.program import Guide, Model
 from pyroscvi.report.inference_data import to_arviz
 
@@ -63,6 +64,19 @@ class Fit:
         """Names of the levels of every categorical field, or their numbers if they have no names."""
         names = (self.fields and self.fields.levels) or self.record.get("levels", {})
         return {name: tuple(names.get(name, map(str, range(n)))) for name, n in self.dims.levels.items()}
+
+    @property
+    def converged(self) -> bool | None:
+        """Whether the bound no longer rose when training ended; None if that is not known: ``convergence``.
+
+        The bound is that of the held-out cells, or of the training cells where none were held out.
+        """
+        if self.record.get("stopped_early"):
+            return True
+        for name in ("elbo_held_out", "elbo_train"):
+            if name in self.history and self.history[name].notna().any():
+                return has_converged(self.history[name], self.history.get("lr"))
+        return None
 
     def read(self, data: Cells | AnnData) -> Cells:
         """Cells as one data set on the device of the model, from cells or an AnnData."""

@@ -211,7 +211,8 @@ class Run:
             self._give_up(bounds[0])
         self.sound = self._copied()
         row = {"epoch": self.epoch, "loss": loss, "elbo_train": bounds[0], "elbo_held_out": bounds[1]}
-        self.history.append({**row, "kl_weight": self.beta, "seconds": seconds})
+        rate = self.optimiser.param_groups[0]["lr"]
+        self.history.append({**row, "kl_weight": self.beta, "lr": rate, "seconds": seconds})
         if self.patience is not None and not math.isnan(bounds[1]) and self.progress >= self.warmup.settled:
             self._judge(self.patience)
 

@@ -105,9 +105,9 @@ def winners(result: "Comparison", field: str | None = None) -> Figure:
 
 
 def by_latent(result: "Comparison") -> Figure:
-    """Evidence against the dimensions of z: a line for fits that differ in nothing else, bars of two standard errors.
+    """Evidence against the dimensions of z: a line for fits that differ in nothing else, bars of 95% intervals.
 
-    Standard errors are those of the difference to the best of all fits. ValueError if no two fits differ in the
+    Intervals are those of the difference to the best of all fits. ValueError if no two fits differ in the
     dimensions of z alone.
     """
     families = _families(result)
@@ -122,14 +122,14 @@ def by_latent(result: "Comparison") -> Figure:
         at = [widths[name] * aside for name in rows.index]
         bars: dict[str, Any] = {"linewidth": 1.4, "elinewidth": 1, "marker": "o", "markersize": 4}
         colour = COLOURS[place % len(COLOURS)]
-        ax.errorbar(at, rows["difference"], yerr=2 * rows["standard_error"], color=colour, label=label(family), **bars)
+        ax.errorbar(at, rows["difference"], yerr=rows["interval"], color=colour, label=label(family), **bars)
     ax.axhline(0, color=FAINT, linewidth=0.8, zorder=0)
     ax.set_xscale("log")
     ax.minorticks_off()
     ticks = sorted({widths[name] for members in families.values() for name in members})
     ax.set_xticks(ticks, [str(tick) for tick in ticks])
     ax.set_xlabel("dimensions of z", fontsize=8.5, color=INK)
-    ax.set_ylabel("difference to the best, nats a cell\n(bars: 2 s.e.)", fontsize=8.5, color=INK)
+    ax.set_ylabel("difference to the best, nats a cell\n(bars: 95% intervals)", fontsize=8.5, color=INK)
     quiet(ax, 7.5)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure

@@ -47,8 +47,9 @@ GLOSSARY = {
     "Higher is better. Only differences of evidences have a meaning.",
     "difference, ± s.e.": "to the best fit, and its standard error: paired over cells or clusters of cells, and over "
     "seeds if there are several.",
-    "told apart": "the difference is at least two standard errors and at least 4 nats over all cells. Otherwise it is "
-    "indistinguishable, which is not the same as equal.",
+    "told apart": "the 95% interval of the difference does not contain 0, and it is at least 4 nats over all cells. "
+    "Otherwise it is indistinguishable, which is not the same as equal. It is undecided if a fit has one seed or has "
+    "not converged.",
     "weight": "of the fit in the mixture of all fits that predicts these cells best (stacking); the seeds of a fit "
     "have equal shares. Two fits with the same predictions share one weight.",
     "KL": "weight of the KL term at the end of training, the smallest of all seeds. Below 1 a fit has maximised "
@@ -150,7 +151,7 @@ def _row(result: "Comparison", name: Hashable, row: pd.Series) -> dict[str, str]
     best = row["verdict"] == "best"
     colour = {"told apart": "apart", "indistinguishable": "alike"}.get(row["verdict"], "")
     return {
-        "fit": _safe(name),
+        "fit": _safe(words.marked(name, row)),
         "evidence": words.minus(row["evidence"], 3),
         "difference": "" if best else words.minus(row["difference"], 3),
         "± s.e.": "" if best else f"{row['standard_error']:.3f}",
@@ -183,7 +184,7 @@ def _failed(failed: Mapping[str, str]) -> str:
 
 def _figures(result: "Comparison", field: str | None) -> Iterable[str]:
     by = f", by {field}," if field else ""
-    yield _figure(result.plot(), "Differences to the best fit, with two standard errors to either side.")
+    yield _figure(result.plot(), "Differences to the best fit, with their 95% intervals.")
     if len(result.table) < 2:
         return
     yield _figure(
@@ -208,7 +209,7 @@ def _genes(genes: "GeneComparison", several: bool) -> str:
 def _model(result: "Comparison", name: str) -> str:
     fit, seeds = result.fits[name], len(result.fits[name].seeds)
     cells = fit.seeds[0].get("cells", {})
-    spread = f"a standard deviation of {result.table.loc[name, 'refits']:.3f} nats a cell"
+    spread = f"a standard deviation of {result.table.loc[name, 'seed_sd']:.3f} nats a cell"
     facts = {
         "model": f"<code>{_safe(fit.model)}</code>",
         "guide": f"<code>{_safe(fit.guide)}</code>",

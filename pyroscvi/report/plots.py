@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pyroscvi.report.labels import label
+from pyroscvi.report.words import marked
 
 if TYPE_CHECKING:
     from pyroscvi.comparison.result import Comparison
@@ -26,23 +27,26 @@ VERDICTS: dict[str, dict[str, Any]] = {
     "best": {"fmt": "D", "color": INK},
     "told apart": {"fmt": "o", "color": "#e76300"},
     "indistinguishable": {"fmt": "o", "color": "#3f90da", "markerfacecolor": "white", "markeredgewidth": 1.4},
+    "undecided": {"fmt": "o", "color": FAINT, "markerfacecolor": "white", "markeredgewidth": 1.4},
 }
 
 
 def comparison(result: "Comparison", *, ax: Axes | None = None) -> Axes:
-    """Differences to the best fit in nats a cell, each with two standard errors to either side.
+    """Differences to the best fit in nats a cell, each with its 95% interval.
 
-    The mark of a fit is filled if it can be told apart from the best, and open if it cannot.
+    The mark of a fit is filled if it can be told apart from the best, and open if it cannot. A fit that has not
+    converged is named so. The interval of a fit with one seed is over cells alone.
     """
     table = result.table
-    names = [label(name) for name in table.index]
+    names = [label(marked(name, row)) for name, row in table.iterrows()]
     heights = np.array([0.24 + 0.13 * (name.count("\n") + 1) for name in names])
     at = np.cumsum(heights) - heights / 2
-    ax = _axes(ax, 6.2, 1.05 + heights.sum())
+    ax = _axes(ax, 6.2, 1.2 + heights.sum())
     beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 8}
     for place, (_, fit) in zip(at, table.iterrows(), strict=True):
-        reach = 0.0 if fit["verdict"] == "best" else 2 * fit["standard_error"]
-        ax.errorbar(fit["difference"], place, xerr=reach, elinewidth=1.6, markersize=6, **VERDICTS[fit["verdict"]])
+        ax.errorbar(
+            fit["difference"], place, xerr=fit["interval"], elinewidth=1.6, markersize=6, **VERDICTS[fit["verdict"]]
+        )
         ax.annotate(f"{fit['evidence']:.1f}".replace("-", "\N{MINUS SIGN}"), (1.02, place), color=INK, **beside)
     ax.annotate("evidence", (1.02, -0.1), color=FAINT, **beside)
     ax.axvline(0, color=FAINT, linewidth=0.8, zorder=0)
@@ -50,10 +54,11 @@ def comparison(result: "Comparison", *, ax: Axes | None = None) -> Axes:
     ax.set_yticks(at, names)
     ax.set_ylim(heights.sum(), -0.2)
     ax.tick_params(axis="y", length=0, labelsize=9)
-    ax.set_xlabel(f"difference in held-out log {table['estimand'].iloc[0]}, nats a cell (bars: 2 s.e.)", fontsize=9)
+    bars = "95% intervals, one seed: over cells alone" if (table["seeds"] == 1).any() else "95% intervals"
+    ax.set_xlabel(f"difference in held-out log {table['estimand'].iloc[0]}, nats a cell\n(bars: {bars})", fontsize=9)
     drawn = [verdict for verdict in VERDICTS if verdict in set(table["verdict"])]
     handles = [Line2D([], [], linestyle="", markersize=5, label=verdict, **_mark(verdict)) for verdict in drawn]
-    ax.figure.legend(handles=handles, loc="outside upper left", ncols=3, frameon=False, fontsize=8, handletextpad=0.2)
+    ax.figure.legend(handles=handles, loc="outside upper left", ncols=4, frameon=False, fontsize=8, handletextpad=0.2)
     return ax
 
 

@@ -41,7 +41,7 @@ def comparison(result: "Comparison") -> Table:
             f"{row['weight']:.2f}",
             *([row["certificate"]] if certified else []),
         ]
-        picture.add_row(_text(name), *cells, style="bold" if best else None)
+        picture.add_row(_text(words.marked(name, row)), *cells, style="bold" if best else None)
     return picture
 
 

@@ -3,20 +3,21 @@
 The table on a terminal, the table in a notebook and the page of HTML all take their sentences from here.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from pyroscvi.advice import either
 from pyroscvi.evidence.importance import MAX_K_HAT
 
 if TYPE_CHECKING:
-    from pyroscvi.comparison.result import Comparison, GeneComparison
+    from pyroscvi.comparison.result import Behind, Comparison, GeneComparison
 
-__all__ = ["answer", "asked", "doubts", "genes_answer", "listed", "minus", "trusted"]
+__all__ = ["answer", "asked", "doubts", "genes_answer", "listed", "marked", "minus", "trusted"]
 
 MAX_NAMES = 4  # in a sentence
-MIN_GROUPS = 10  # of fewer clusters or seeds a standard error is itself inaccurate
+MIN_GROUPS = 10  # of fewer clusters a standard error is itself inaccurate
 
 
 def answer(comparison: "Comparison") -> list[str]:
@@ -25,14 +26,18 @@ def answer(comparison: "Comparison") -> list[str]:
     best, evidence = table.index[0], minus(table["evidence"].iloc[0], 2)
     if len(table) == 1:
         return [f"{best} has a log evidence of {evidence} nats a cell. It is the only fit."]
-    alike = table[table["verdict"] == "indistinguishable"]
-    apart = table[table["verdict"] == "told apart"]
-    sentences = [f"{best} explains the held-out cells best, with {evidence} nats a cell."]
-    if alike.empty:
+    alike, apart, undecided = (
+        table[table["verdict"] == verdict] for verdict in ("indistinguishable", "told apart", "undecided")
+    )
+    sentences = [f"{marked(best, table.iloc[0])} explains the held-out cells best, with {evidence} nats a cell."]
+    if len(apart) == len(table) - 1:
         sentences.append("It is told apart from every other fit.")
-    else:
+    if not alike.empty:
         names = _shortened(f"{name} ({_difference(row)})" for name, row in alike.iterrows())
         sentences.append(f"On these cells it is indistinguishable from {names}.")
+    if not undecided.empty:
+        names = _shortened(f"{marked(name, row)} ({_difference(row)})" for name, row in undecided.iterrows())
+        sentences.append(f"Whether it is better than {names} is undecided. {' '.join(_reasons(comparison))}")
     if not apart.empty:
         name, row = apart.index[0], apart.iloc[0]
         ratio = abs(row["difference"]) / row["standard_error"] if row["standard_error"] > 0 else float("inf")
@@ -60,9 +65,10 @@ def asked(comparison: "Comparison", held_out: str | None = None) -> list[str]:
 
 
 def trusted(comparison: "Comparison") -> list[str]:
-    """How far off the numbers may be."""
+    """How far off the numbers may be, and what they do not allow to say."""
     table, by, clusters = comparison.table, comparison.by, comparison.clusters
-    sentences = [_certified(table["certificate"])]
+    sentences = [*_reasons(comparison), *map(_behind, comparison.behind), *_budget(comparison)]
+    sentences.append(_certified(table["certificate"]))
     if (monte_carlo := table["monte_carlo"].max()) > 0:
         sentences.append(
             f"Monte Carlo error ({comparison.particles:,} posterior samples a cell) is at most {monte_carlo:.2g} nats "
@@ -73,8 +79,10 @@ def trusted(comparison: "Comparison") -> list[str]:
     else:
         few = " With so few clusters the standard errors are inaccurate." if clusters < MIN_GROUPS else ""
         sentences.append(f"Standard errors are over {clusters} clusters of cells ({by}), paired.{few}")
-    if len(table) > 1 or comparison.fits[table.index[0]].seeds[1:]:
+    if (table["seeds"] > 1).any():
         sentences.append(_seeds(comparison))
+    if len(table) > 2 and comparison.optimism > 0:
+        sentences.append(_selected(comparison))
     if (heavy := table["heavy_tailed"].max()) > 0:
         sentences.append(
             f"For {heavy:.0%} of the cells of {table['heavy_tailed'].idxmax()} the importance weights have a heavy "
@@ -133,27 +141,81 @@ def _certified(certificates: pd.Series) -> str:
     )
 
 
+def _reasons(comparison: "Comparison") -> list[str]:
+    """Why verdicts are undecided: one seed, or training that ended too early."""
+    table, sentences = comparison.table, []
+    if (once := table.index[table["seeds"] == 1]).size and len(table) > 1:
+        names = "Every model" if len(once) == len(table) else _shortened(once)
+        sentences.append(
+            f"{names} was fitted with one seed, and one seed cannot tell models apart: how much the evidence of a fit "
+            f"with another seed differs is unknown. Fit several: {either('sweep(..., seeds=3)', '--seeds 3')}."
+        )
+    if early := [name for name, row in table.iterrows() if _unfinished(row)]:
+        sentences.append(
+            f"Not converged: {_shortened(early)}. The fit still improved when its training ended, and so it is told "
+            f"apart from nothing. Train it for more epochs: {either('epochs=', '--epochs')}."
+        )
+    return sentences
+
+
+def _behind(behind: "Behind") -> str:
+    larger, smaller, by, error = behind
+    return (
+        f"{larger} contains {smaller} and is behind it, by {by:.2f} ± {error:.2f}: it was not trained to its optimum, "
+        "or its additional parameters overfit."
+    )
+
+
+def _budget(comparison: "Comparison") -> list[str]:
+    """How many cells were scored, and what they leave open, where there was a budget."""
+    table, scored = comparison.table, len(comparison.by_cell)
+    if comparison.available is None or comparison.available == scored:
+        return []
+    text = f"{scored:,} of {comparison.available:,} held-out cells were scored"
+    if (open_ := table.index[table["verdict"] == "indistinguishable"]).size:
+        return [f"{text} before the time was over. Not settled: {_shortened(open_)}."]
+    return [f"{text}: they were enough for clear verdicts."]
+
+
+def _selected(comparison: "Comparison") -> str:
+    """What the choice of the best of several fits costs."""
+    evidence, by = comparison.table["evidence"], comparison.optimism
+    lead = evidence.iloc[0] - evidence.median()
+    least = "at least " if (comparison.table["seeds"] == 1).any() else ""
+    chance = "" if lead > by else f" It is {lead:.2g} ahead of the middle one of them, which may be chance."
+    return (
+        f"The best of {len(evidence)} fits looks better than it is, because it is the best: by {least}{by:.2g} nats a "
+        f"cell if all were equally good (expected maximum).{chance}"
+    )
+
+
 def _averaged(comparison: "Comparison") -> str:
     """Whether an average is over seeds too."""
-    numbers = {len(fit.seeds) for fit in comparison.fits.values()}
-    if numbers == {1}:
-        return ""
-    return f", and over {'up to ' if len(numbers) > 1 else ''}the {max(numbers)} seeds of a fit"
+    seeds = comparison.table["seeds"]
+    return "" if seeds.max() == 1 else f", and over {_up_to(seeds)}{seeds.max()} seeds of a fit"
 
 
 def _seeds(comparison: "Comparison") -> str:
-    """How much evidences vary from seed to seed, as far as it is known."""
-    seeds = pd.Series({name: len(comparison.fits[name].seeds) for name in comparison.table.index})
-    if (seeds == 1).all():
-        return "Every model was fitted with one seed: the standard errors do not include the variation between seeds."
-    inaccurate = ", which is inaccurate with so few seeds" if seeds[seeds > 1].min() < MIN_GROUPS else ""
-    text = (
-        f"Evidences are means over {'up to ' if seeds.nunique() > 1 else ''}{seeds.max()} seeds. They vary between "
-        f"seeds by up to {comparison.table['refits'].max():.2g} nats a cell (standard deviation); standard errors "
-        f"include the error of the mean over seeds{inaccurate}."
+    """How much evidences vary from seed to seed."""
+    seeds = comparison.table["seeds"]
+    return (
+        f"Evidences are means over {_up_to(seeds)}{seeds.max()} seeds. They vary between seeds by up to "
+        f"{comparison.table['seed_sd'].max():.2g} nats a cell (standard deviation). Standard errors include the error "
+        "of the mean over seeds, and intervals are wider where seeds are few (Student's t)."
     )
-    once = seeds.index[seeds == 1]
-    return f"{text} Fitted with one seed, and so without this error: {_shortened(once)}." if once.size else text
+
+
+def _up_to(seeds: pd.Series) -> str:
+    return "up to " if seeds.nunique() > 1 else ""
+
+
+def marked(name: Hashable, row: pd.Series) -> str:
+    """The name of a fit, which says so if the fit has not converged."""
+    return f"{name} (not converged)" if _unfinished(row) else str(name)
+
+
+def _unfinished(row: pd.Series) -> bool:
+    return not (pd.isna(row["converged"]) or row["converged"])
 
 
 def _difference(row: pd.Series) -> str:
