@@ -73,14 +73,11 @@ print(inspect.getsource(SCVI.model))
 # %% [markdown]
 # ## Fit
 #
-# `fit` keeps a tenth of the cells for early stopping: it stops when their loss no longer improves, and returns the best
-# state. The history is a table.
+# `fit(model, guide, train)` fits one model. `sweep` fits all that are declared, each with three seeds, because another
+# seed gives another fit: `fits["nb"]` is the first of the three. The history of a fit is a table.
 
 # %%
-fits = {
-    name: ps.fit(model, guide, train, epochs=120, lr=4e-3, seed=0, progress=False)
-    for name, (model, guide) in declared.items()
-}
+fits = ps.sweep(declared, train, epochs=120, lr=4e-3, progress=False)
 fits["nb"].history.tail(3)
 
 # %% [markdown]
@@ -128,8 +125,9 @@ assert error["model"] < 0.5 * error["counts"]
 # ## Compare
 #
 # Which model predicts new cells better? `compare` estimates the log-probability of every held-out cell's counts, its
-# *evidence*, and says which differences are larger than chance. The simulated counts are over-dispersed, which a
-# Poisson is not. The posteriors of these cells have small correlations, so that a full covariance improves little.
+# *evidence*, and says which differences are larger than the chance of cells and seeds. The simulated counts are
+# over-dispersed, which a Poisson is not. The posteriors of these cells have small correlations, so that a full
+# covariance improves little.
 
 # %%
 comparison = ps.compare(fits, held_out, particles=300)

@@ -67,11 +67,8 @@ def compare(
     ] = None,
     choices: Choices,
     seeds: Annotated[
-        int,
-        in_choices(
-            "Number of fits of each model, with different seeds: the table has means and standard errors.", min=1
-        ),
-    ] = 1,
+        int, in_choices("Number of fits of each model, with different seeds. One seed tells no models apart.", min=1)
+    ] = 3,
     columns: Columns,
     query: Query,
     hvg: Variable = None,

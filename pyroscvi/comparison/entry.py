@@ -17,8 +17,6 @@ from pyroscvi.evidence.reader import Reader, pair
 from pyroscvi.evidence.table import Evidences, evidences
 from pyroscvi.program import Fitted, Pair
 
-__all__ = ["Entry"]
-
 SHOWN = ("seed", "epochs", "best_epoch", "cells", "stopped_early")
 
 

@@ -18,8 +18,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Piece", "pieces"]
-
 PIECES = 8
 MIN_CELLS = 25  # of a piece: of fewer cells a standard error is itself inaccurate
 

@@ -17,8 +17,6 @@ from pyroscvi.parts.likelihoods import NB, ZINB, ZIP, Poisson
 from pyroscvi.parts.priors import Mixture, StandardNormal
 from pyroscvi.program import Fitted, Pair
 
-__all__ = ["contains", "nested"]
-
 CONTAINED_IN: dict[type, tuple[type, ...]] = {
     Poisson: (ZIP, NB, ZINB),
     ZIP: (ZINB,),

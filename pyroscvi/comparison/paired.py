@@ -33,8 +33,6 @@ from scipy.special import ndtr, stdtrit
 from pyroscvi.comparison.refits import Refitted
 from pyroscvi.data.cells import Cells
 
-__all__ = ["LEVEL", "MIN_NATS", "Paired", "clusters", "covariance", "paired", "standard_error", "verdict"]
-
 MIN_NATS = 4.0  # in total: a likelihood ratio of 55
 LEVEL = float(2 * ndtr(-2))  # of a test, and one minus that of an interval: two standard errors of a normal
 

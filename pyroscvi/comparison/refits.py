@@ -18,8 +18,6 @@ from scipy.special import logsumexp
 from pyroscvi.evidence.importance import MAX_K_HAT
 from pyroscvi.evidence.table import Evidences
 
-__all__ = ["Refitted", "joined"]
-
 
 class Refitted:
     """The evidences of a fit with every seed, all of the same n cells."""

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-__all__ = ["Behind", "Comparison", "FitSummary", "GeneComparison"]
-
 
 class Behind(NamedTuple):
     """A model that is behind another one which it contains, in nats a cell."""

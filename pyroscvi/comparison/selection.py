@@ -16,8 +16,6 @@ import numpy as np
 
 from pyroscvi.comparison.paired import covariance
 
-__all__ = ["optimism"]
-
 DRAWS = 20_000  # of the errors of all models: their mean maximum is then known to 1%
 
 

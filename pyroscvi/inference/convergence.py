@@ -13,8 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["MAX_GAIN", "gain", "has_converged"]
-
 MAX_GAIN = 2.0  # nats a cell
 LAST = 0.2  # of the learning time
 

@@ -25,8 +25,6 @@ from pyroscvi.report.plots import COLOURS, FAINT, INK, quiet
 if TYPE_CHECKING:
     from pyroscvi.comparison.result import Comparison, GeneComparison
 
-__all__ = ["by_cell", "by_gene", "by_latent", "varies_in_width", "winners"]
-
 MAX_PANELS = 6  # the best fits; more panels would be too small to read
 MAX_GROUPS = 10  # the largest groups; the others are drawn as one
 EVERYONE, OTHERS = "all cells", "others"

@@ -24,8 +24,6 @@ from pyroscvi.report import comparison, words
 if TYPE_CHECKING:
     from pyroscvi.comparison.result import Comparison, GeneComparison
 
-__all__ = ["page", "summary", "write"]
-
 STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2.5rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }

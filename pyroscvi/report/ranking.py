@@ -18,8 +18,6 @@ from pyroscvi.report.arviz_versions import first_generation
 if TYPE_CHECKING:
     from pyroscvi.comparison.result import Comparison
 
-__all__ = ["ranking"]
-
 
 def ranking(comparison: "Comparison") -> pd.DataFrame:
     """The columns of ``az.compare`` in the installed ArviZ, from a table of ``compare``.

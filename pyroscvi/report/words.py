@@ -14,8 +14,6 @@ from pyroscvi.evidence.importance import MAX_K_HAT
 if TYPE_CHECKING:
     from pyroscvi.comparison.result import Behind, Comparison, GeneComparison
 
-__all__ = ["answer", "asked", "doubts", "genes_answer", "listed", "marked", "minus", "trusted"]
-
 MAX_NAMES = 4  # in a sentence
 MIN_GROUPS = 10  # of fewer clusters a standard error is itself inaccurate
 
