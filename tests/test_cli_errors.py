@@ -40,7 +40,7 @@ WRONG = [
     (["embed", "nowhere", "DATA", "--out", "z.h5ad"], "nowhere is no run folder"),
     (["embed", "RUN", "DATA", "--out", "DATA"], "exists already"),
     (["embed", "RUN", "DATA", "--out", "z.h5ad", "--color", "cell_typ"], "did you mean 'cell_type'?"),
-    (["compare", "RUN", "RUN", "--data", "DATA"], "a run is named twice"),
+    (["compare", "RUN", "RUN", "--data", "DATA"], "the same run folder is given twice"),
     (["compare", "RUN", "--data", "DATA", "--by", "donor"], "donor"),
     (["calibrate", "nowhere"], "nowhere is no run folder"),
     (["calibrate", "RUN", "--out", "DATA"], "exists already"),

@@ -79,7 +79,7 @@ def test_a_sweep_writes_runs_and_a_table(swept, data):
 
 def test_score_limits_the_number_of_cells(swept, data, capsys):
     few = data.parent / "few.html"
-    run("compare", data, "--likelihood", "nb", "zinb", "--latent", "2", *QUICK, "--by", "batch",
+    run("compare", data, "--likelihood", "nb", "zinb", "--latent", "2", *QUICK, "--by", "batch", "--seeds", 1,
         "--score", 9, "--single", "--category", "cell_type", "--out", data.parent / "few", "--report", few)  # fmt: skip
     assert "42 cells to fit and 9 to compare on" in capsys.readouterr().out
     assert "drawn with seed 0; 9 of them were scored" in few.read_text("utf-8")
@@ -101,15 +101,20 @@ def test_a_report_says_how_cells_were_held_out(swept, data):
     assert "cells, by batch, that each fit" in text  # without a label, the field of the clusters
 
 
-def test_the_folders_of_a_sweep_are_runs(swept, data, capsys):
+def test_the_folders_of_a_sweep_are_runs_and_seeds_of_a_model_are_one(swept, data, capsys):
     runs = pd.read_csv(swept / "runs.csv").set_index(["fit", "seed"])["folder"]
     table = data.parent / "again.csv"
     every = [swept / folder for folder in runs]
-    run("compare", *every, "--data", data, "--particles", 20, "--method", "importance", "--out", table)
-    assert "18 of 60 cells" in capsys.readouterr().out
+    run("compare", *every, "--data", data, "--particles", 20, "--method", "importance", "--by", "batch", "--out", table)
+    said = capsys.readouterr().out
+    assert "18 of 60 cells" in said
+    assert f"{runs['nb', 1]} is {runs['nb', 0]} with another seed" in said
     again, first = pd.read_csv(table, index_col="fit"), pd.read_csv(swept / "comparison.csv", index_col="fit")
-    over_seeds = runs.map(again["evidence"]).groupby("fit").mean()
-    np.testing.assert_allclose(over_seeds[first.index], first["evidence"])
+    columns = ["evidence", "difference", "standard_error", "seeds", "verdict"]
+    pd.testing.assert_frame_equal(
+        again[columns].reset_index(drop=True), first[columns].reset_index(drop=True), rtol=1e-9
+    )
+    assert set(again["seeds"]) == {2}
 
 
 def test_a_second_time_nothing_is_fitted(swept, data, capsys, monkeypatch):
@@ -120,9 +125,12 @@ def test_a_second_time_nothing_is_fitted(swept, data, capsys, monkeypatch):
         return ps.fit(model, guide, cells, **settings)
 
     monkeypatch.setattr(module, "fit", fit)
-    command = ("compare", data, "--latent", "2", *QUICK, "--category", "cell_type", "--out", swept, "--likelihood")
+    picture = data.parent / "again.png"
+    command = ("compare", data, "--latent", "2", *QUICK, "--category", "cell_type", "--out", swept, "--seeds", 1,
+               "--picture", picture, "--force", "--likelihood")  # fmt: skip
     run(*command, "nb", "zinb")
     assert fitted == []
+    assert picture.read_bytes() == (swept / "comparison.png").read_bytes()
     assert "1 of 2  nb: is there" in capsys.readouterr().out
     run(*command, "poisson", "nb")
     assert fitted == ["Poisson()"]
@@ -149,22 +157,32 @@ def test_a_table_that_was_edited_is_not_replaced(swept, data, capsys):
 WRONG = [
     (["compare", "DATA", "--likelihood", "nb", "zinb"], "Missing option '--out'"),
     (["compare", "DATA", "--out", "runs"], "nothing to choose from: give choices, --likelihood nb zinb"),
-    (["compare", "RUNS", "--likelihood", "nb", "--data", "DATA"], "--likelihood declares new ones"),
+    (
+        ["compare", "RUNS", "--likelihood", "nb", "--data", "DATA"],
+        "--data is for run folders, and --likelihood declares a sweep",
+    ),
     (["compare", "RUNS"], "Missing option '--data'"),
     (
         ["compare", "DATA", "DATA", "--likelihood", "nb", "--out", "runs"],
         "a sweep takes one data set, not 2",
     ),
-    (["compare", "--likelihood", "nb", "DATA", "--out", "runs"], "Missing argument"),
+    (["compare", "--likelihood", "nb", "DATA", "--out", "runs"], "the data come first"),
+    (["compare", "--likelihood", "nb", "x.h5ad"], "takes all choices after it, and x.h5ad was taken for one"),
     (["compare", "DATA", "--likelihood", "nb", "zimb", "--out", "runs"], "did you mean 'zinb'?"),
     (["compare", "DATA", "--likelihood", "nb", "--missing", "zero", "--out", "runs"], "--missing is for run folders"),
+    (["compare", "DATA", "--likelihood", "nb", "--page", "mine.py", "--out", "runs"], "--page is for run folders"),
+    (["compare", "RUNS", "--data", "DATA", "--epochs", "9"], "--epochs is for a sweep: run folders are fitted already"),
+    (["compare", "RUNS", "--data", "DATA", "--held-out", "0.2"], "--held-out is for a sweep"),
+    (["compare", "RUNS", "--data", "DATA", "--hvg", "5"], "--hvg is for a sweep"),
+    (["compare", "RUNS", "--data", "DATA", "--seeds", "3"], "--seeds is for a sweep"),
+    (["compare", "RUNS", "--data", "DATA", "--batch", "donor"], "--batch is for a sweep"),
     (["compare", "DATA", "--likelihood", "nb", "--out", "RUN"], "is the folder of a run: choose another folder"),
     (["compare", "DATA", "--likelihood", "nb", "nb", "--out", "runs"], "names a choice twice: nb nb"),
     (["compare", "DATA", "--likelihood", "nb", "--out", "DATA"], "is a file: a sweep takes a folder"),
     (["compare", "nowhere.h5ad", "--likelihood", "nb", "--out", "runs"], "nowhere.h5ad: there is no such file"),
     (["compare", "DATA", "--likelihood", "nb", "--out", "runs", "--report", "DATA"], "exists already"),
     (
-        ["compare", "DATA", "--size", "observed", "latent", *QUICK, "--latent", "2", "--out", "runs"],
+        ["compare", "DATA", "--size", "observed", "latent", *QUICK, "--latent", "2", "--seeds", "1", "--out", "runs"],
         "cannot be compared",
     ),
 ]

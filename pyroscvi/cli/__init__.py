@@ -10,11 +10,11 @@ import warnings
 from collections.abc import Sequence
 
 from pyroscvi.advice import command_line
-from pyroscvi.cli import calibrate, embed, fit, show
+from pyroscvi.cli import calibrate, compare, embed, fit, show
 from pyroscvi.cli.app import app
 from pyroscvi.cli.output import say
 
-__all__ = ["app", "calibrate", "embed", "fit", "main", "show"]
+__all__ = ["app", "calibrate", "compare", "embed", "fit", "main", "show"]
 
 ORDER = ("list", "show", "copy", "demo", "fit", "embed", "compare", "calibrate")  # of the commands in the help
 app.registered_commands.sort(key=lambda command: ORDER.index(str(command.name)))

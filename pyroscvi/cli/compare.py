@@ -1,38 +1,123 @@
-"""``pyroscvi compare``: which of several models best explains cells that none of them was fitted on.
+"""``pyroscvi compare``: which of several models best explains cells that none of them was fitted to.
 
-The models are finished run folders, or a sweep (``cli.sweep``), which is declared and fitted first.
+The models are finished run folders (``cli.compare_runs``), or a sweep (``cli.sweep``), which is declared and fitted
+first.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import numpy as np
-import pandas as pd
-import torch
+import typer
 
-from pyroscvi.cli.data import read_data
-from pyroscvi.cli.output import check_free, draw, say, terminal
-from pyroscvi.cli.runs import Run, read_run
-from pyroscvi.comparison.compare import compare
-from pyroscvi.comparison.genes import compare_genes, zero_inflation
-from pyroscvi.comparison.result import Comparison
-from pyroscvi.data.cells import Cells
-from pyroscvi.data.genes import unnumbered
-from pyroscvi.fitting.files import write_whole
-from pyroscvi.sugar import estimator
+from pyroscvi.cli.app import Force, HeldOut, OwnPages, Seed, Variable, app, drawn, option
+from pyroscvi.cli.grouped import Choices, Columns, Query, Several, Training, grouped, panel
 
-__all__ = ["compare_runs", "evidence_options", "is_sweep", "write_report"]
+in_evidence, in_choices = map(panel, ("Evidence", "Choices of a sweep"))
+OF_SWEEPS = ("seeds", "hvg", "held_out", *(f.name for group in (Columns, Training) for f in fields(group)))
+OF_RUNS = ("missing", "page")
 
 
-def is_sweep(places: Sequence[Path], data: Path | None, choices: Mapping[str, Sequence[str]]) -> bool:
-    """Whether a sweep is meant, and not finished runs. ValueError if it is not clear."""
+@app.command("compare", cls=Several, rich_help_panel="Run")
+@grouped
+def compare(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="One h5ad file for a sweep, or run folders.", metavar="DATA.h5ad | RUN RUN ..."),
+    ] = None,
+    *,
+    context: typer.Context,
+    data: Annotated[
+        Path | None, option("For run folders: the h5ad file with the cells to compare on.", metavar="DATA.h5ad")
+    ] = None,
+    choices: Choices,
+    seeds: Annotated[
+        int, in_choices("Number of fits of each model, with different seeds. One seed tells no models apart.", min=1)
+    ] = 3,
+    columns: Columns,
+    query: Query,
+    hvg: Variable = None,
+    held_out: HeldOut = 0.1,
+    training: Training,
+    particles: Annotated[int, in_evidence("Number of posterior samples a cell.", min=1)] = 1000,
+    method: Annotated[
+        str | None, in_evidence("Estimator of the evidence: auto, importance, adaptive, refined, annealed")
+    ] = None,
+    proposal: Annotated[str | None, in_evidence("Proposal of importance sampling: guide_draws, refined, ...")] = None,
+    certify: Annotated[bool, in_evidence("Bound the error of each evidence.", "--certify")] = False,
+    by: Annotated[
+        str | None, in_evidence("Field whose levels are independent clusters of cells, for standard errors: batch, ...")
+    ] = None,
+    budget: Annotated[
+        float | None, in_evidence("Seconds: score cells until all verdicts are clear, or the time is over.")
+    ] = None,
+    score: Annotated[int, in_evidence("Number of held-out cells to compare on, of every batch in proportion.")] = 1000,
+    single: Annotated[
+        bool, in_evidence("Compute the evidence in single precision: errors of about 1e-4 nats.", "--single")
+    ] = False,
+    compile: Annotated[
+        bool, option("Compile training steps and the evidence: faster after the first half minute.", "--compile")
+    ] = False,
+    seed: Seed = 0,
+    out: Annotated[
+        Path | None, option("Sweep: the folder to write. Run folders: the table to write.", metavar="FOLDER | CSV")
+    ] = None,
+    picture: Annotated[Path | None, drawn("Draw the differences here.")] = None,
+    report: Annotated[
+        Path | None, option("Write a report here: text, table and pictures in one file.", metavar="HTML")
+    ] = None,
+    page: OwnPages = None,
+    force: Force = False,
+) -> None:
+    """Compare models by the evidence of cells that they were not fitted to.
+
+    A sweep fits every combination of the choices, except those that its folder already has, and compares them:
+
+    [bold]pyroscvi compare cells.h5ad --likelihood nb zinb --prior normal mixture:8 --latent 5 10 --out runs[/bold]
+
+    Run folders of `pyroscvi fit` are compared on those cells of --data that none of them was fitted to:
+
+    [bold]pyroscvi compare runs/nb runs/zinb --data cells.h5ad[/bold]
+
+    Folders that differ by their seed alone are one model with several seeds. Choices are written as for `pyroscvi fit`.
+    The data come first: an option with choices takes all words after it.
+    """
+    from pyroscvi.cli.compare_runs import compare_runs, evidence_options
+    from pyroscvi.cli.sweep import compare_sweep
+
+    choice = {slot: words for slot, words in vars(choices).items() if words}
+    places = runs or []
+    _check_places(places, data, choice)
+    for name in OF_RUNS if data is None else OF_SWEEPS:
+        if context.get_parameter_source(name).name == "COMMANDLINE":  # type: ignore[union-attr]
+            what = (
+                "run folders: a sweep has no use for it" if data is None else "a sweep: run folders are fitted already"
+            )
+            raise ValueError(f"--{name.replace('_', '-')} is for {what}")
+    evidence = evidence_options(
+        single, method, proposal, particles=particles, seed=seed, certify=certify, by=by, budget=budget, compile=compile
+    )
+    written: dict[str, Any] = {"out": out, "picture": picture, "report": report, "force": force}
+    if data is not None:
+        compare_runs(places, data, vars(query), score, evidence, pages=page or (), **written)
+        return
+    how = {**training.settings(), "compile": compile}
+    compare_sweep(
+        places[0], choice, columns.fields(), vars(query), hvg, held_out, score, seed, seeds, how, evidence, **written
+    )
+
+
+def _check_places(places: Sequence[Path], data: Path | None, choices: Mapping[str, Sequence[str]]) -> None:
+    """ValueError unless these are run folders with --data, or the data of a sweep with choices."""
+    sweep = "pyroscvi compare DATA.h5ad --likelihood nb zinb --out RUNS"
+    if not places:
+        last = next((words[-1] for words in choices.values() if Path(words[-1]).suffix), None)
+        taken = f", and {last} was taken for one" if last else ""
+        raise ValueError(f"the data come first, because an option takes all choices after it{taken}: {sweep}")
     if data is not None and choices:
-        slot = next(iter(choices))
-        raise ValueError(
-            f"runs with --data are compared as they are, and --{slot.replace('_', '-')} declares new ones. A sweep "
-            "takes its data first: pyroscvi compare DATA.h5ad --likelihood nb zinb --out RUNS"
-        )
+        slot = next(iter(choices)).replace("_", "-")
+        raise ValueError(f"--data is for run folders, and --{slot} declares a sweep, whose data come first: {sweep}")
     if data is None and not choices and all(place.is_dir() for place in places):
         raise ValueError("Missing option '--data': the cells to compare these runs on")
     if data is None and not choices:
@@ -40,87 +125,3 @@ def is_sweep(places: Sequence[Path], data: Path | None, choices: Mapping[str, Se
     if choices and len(places) != 1:
         named = ", ".join(map(str, places))
         raise ValueError(f"a sweep takes one data set, not {len(places)}: {named}")
-    return data is None
-
-
-def compare_runs(
-    runs: list[Path],
-    data: Path,
-    *,
-    score: int,
-    evidence: dict[str, Any],
-    reading: dict[str, Any] | None = None,
-    out: Path | None = None,
-    picture: Path | None = None,
-    report: Path | None = None,
-    pages: list[Path] | None = None,
-    force: bool = False,
-) -> None:
-    check_free(out, picture, report, force=force)
-    evidence = evidence_options(**evidence)
-    loaded = dict(zip(_names(runs), (read_run(run, pages or ()) for run in runs), strict=True))
-    adata = read_data(data)
-    fitted_on = set().union(*(run.fitted_on for run in loaded.values()))
-    unseen = ~(adata.obs_names.isin(fitted_on) | unnumbered(adata.obs_names).isin(fitted_on))
-    if not unseen.any():
-        raise ValueError(f"every cell of {data} was fitted on by a run: fit with --held-out, or give other cells")
-    say(f"{unseen.sum():,} of {len(adata):,} cells of {data} that no run was fitted on")
-    rows = unseen.nonzero()[0]
-    if len(rows) > score:
-        rows = np.sort(np.random.default_rng(evidence["seed"]).choice(rows, score, replace=False))
-        say(f"{score:,} of them are scored: --score says how many")
-
-    def read(run: Run) -> Cells:
-        """Unseen cells by name, each with its neighbours in the tissue whether they were seen or not."""
-        cells = run.fields.read(adata, **(reading or {}))
-        present = pd.Index(cells.names).get_indexer(adata.obs_names[rows])  # cells without counts may be left out
-        return cells.subset(torch.as_tensor(present[present >= 0]), hops=run.fit.guide.encoder.hops)
-
-    fits = {name: run.fit for name, run in loaded.items()}
-    given = {name: read(run) for name, run in loaded.items()}
-    comparison = compare(fits, given, **evidence)
-    terminal().print(comparison)
-    if out is not None:
-        write_whole(out, comparison.table.to_csv)
-    if picture is not None:
-        draw(picture, comparison.plot())
-    if report is not None:
-        how = "those that none was fitted on"
-        write_report(report, comparison, fits, given, evidence, data=str(data), held_out=how)
-
-
-def write_report(
-    file: Path,
-    comparison: Comparison,
-    fits: Mapping[str, Any],
-    cells: Mapping[str, Cells],
-    evidence: dict,
-    **about: Any,
-) -> None:
-    """A page of HTML; with genes, where two of the fits differ by zero inflation alone."""
-    order, by = {name: fits[name] for name in comparison.table.index}, evidence["by"]
-    genes = None
-    for two in zero_inflation(order)[:1]:
-        say(f"{two[0]} and {two[1]}, gene by gene")
-        chosen = {name: fits[name] for name in two}
-        settings = {name: evidence[name] for name in ("particles", "seed", "compile", "dtype")}
-        genes = compare_genes(chosen, {name: cells[name] for name in two}, by=by, **settings)
-    known = list(comparison.by_cell["cell"].columns[1:])
-    field = next((name for name in ("label", by, *known) if name in known), None)
-    write_whole(file, lambda beside: comparison.report(beside, field=field, genes=genes, **about))
-    say(f"{file}: the report, in one file")
-
-
-def evidence_options(single: bool, method: str | None, proposal: str | None, **options: Any) -> dict[str, Any]:
-    """The options of the command line, as ``compare`` takes them."""
-    dtype = torch.float32 if single else torch.float64
-    return {**options, "dtype": dtype, "estimator": estimator(method, proposal)}
-
-
-def _names(runs: list[Path]) -> list[str]:
-    """The folders' own names, or whole paths where two of those are the same."""
-    names = [run.resolve().name for run in runs]
-    names = names if len(set(names)) == len(names) else [str(run) for run in runs]
-    if len(set(names)) < len(names):
-        raise ValueError("a run is named twice")
-    return names

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from pyroscvi.cli.compare import evidence_options, write_report
+from pyroscvi.cli.compare_runs import write_report
 from pyroscvi.cli.data import read_cells
 from pyroscvi.cli.declare import declare, own_files
 from pyroscvi.cli.output import check_free, draw, say, terminal
@@ -32,26 +32,24 @@ NUMBERED = ("latent",)  # slots whose name is part of the name of a choice: "lat
 def compare_sweep(
     data: Path,
     choices: Mapping[str, Sequence[str]],
-    *,
-    out: Path | None,
-    report: Path | None,
-    force: bool,
     fields: dict[str, Any],
     reading: dict[str, Any],
     hvg: int | None,
     held_out: float,
+    score: int,
     seed: int,
     seeds: int,
-    score: int,
     training: Mapping[str, Any],
     evidence: dict[str, Any],
+    *,
+    out: Path | None,
+    picture: Path | None,
+    report: Path | None,
+    force: bool,
 ) -> None:
     if out is None:
         raise ValueError("Missing option '--out': the folder in which the fits of the sweep are kept")
-    check_free(report, force=force)
-    evidence = evidence_options(**evidence)
-    if reading["missing"] != "error":
-        raise ValueError("--missing is for run folders: the models of a sweep are fitted to the genes of their data")
+    check_free(picture, report, force=force)
     _refuse_foreign(out)
     declared = declared_grid(choices)
     cells, obs = read_cells(data, fields, reading, hvg)
@@ -80,7 +78,8 @@ def compare_sweep(
     write_whole(out / "runs.csv", lambda file: runs.to_csv(file, index=False))
     write_whole(out / "comparison.csv", comparison.table.to_csv)
     write_whole(out / "cells.csv", comparison.by_cell[["cell", "log_evidence"]].droplevel(0, axis=1).to_csv)
-    draw(out / "comparison.png", comparison.plot())
+    for file in filter(None, (out / "comparison.png", picture)):
+        draw(file, comparison.plot())
     write_checksums(out, WRITTEN)
     terminal().print(comparison)
     say(f"{out}: comparison.csv and .png, cells.csv, and a folder for every fit, which runs.csv names")
