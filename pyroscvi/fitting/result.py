@@ -69,13 +69,14 @@ class Fit:
     def converged(self) -> bool | None:
         """Whether the bound no longer rose when training ended; None if that is not known: ``convergence``.
 
-        The bound is that of the held-out cells, or of the training cells where none were held out.
+        The bound is that of the held-out cells. Without any, that of the training cells shows only fits that are far
+        from their end, because it rises where a fit overfits, too.
         """
         if self.record.get("stopped_early"):
             return True
         for name in ("elbo_held_out", "elbo_train"):
             if name in self.history and self.history[name].notna().any():
-                return has_converged(self.history[name], self.history.get("lr"))
+                return has_converged(self.history[name], self.history.get("lr"), held_out=name == "elbo_held_out")
         return None
 
     def read(self, data: Cells | AnnData) -> Cells:
