@@ -26,8 +26,6 @@ from pyroscvi.inference.seeds import seeded
 from pyroscvi.program import Guide, Model, Program
 from pyroscvi.pyro_internals import alone
 
-__all__ = ["default_epochs", "fit", "level_counts", "scaled"]
-
 
 @alone
 def fit(

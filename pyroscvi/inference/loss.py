@@ -12,8 +12,6 @@ from pyroscvi.inference.elbo import Sites, bound_of, joint
 from pyroscvi.part import Part
 from pyroscvi.program import Guide, Model
 
-__all__ = ["KLObjective", "Loss", "Objective"]
-
 
 class KLObjective:
     """An objective that changes what the KL divergence costs in a step of training.
