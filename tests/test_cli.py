@@ -335,19 +335,24 @@ def test_demo(tmp_path, capsys, monkeypatch, flat):
     few = {name: demo.VARIANTS[name] for name in ("Poisson", "NB + mixture")}
     monkeypatch.setattr(demo, "VARIANTS", few)
     out = tmp_path / "demo"
-    command = ("demo", "--out", out, "--epochs", 1, "--particles", 2)
+    command = ("demo", "--out", out, "--epochs", 1, "--particles", 2, "--seeds", 2)
     run(*command)
     first = capsys.readouterr().out
     assert "70 cells" in first
     made = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
-    pictures = {"comparison.csv", "comparison.png", "history.png", "latents.h5ad", "latents.png", "configuration.json"}
-    assert pictures < made
-    assert {"runs/poisson/fit.safetensors", "runs/nb_mixture/fit.safetensors"} < made
-    assert set(ad.read_h5ad(out / "latents.h5ad").obsm) == {"X_poisson", "X_nb_mixture"}
+    assert {"comparison.csv", "comparison.png", "history.png", "latents.h5ad", "latents.png", "checksums.json"} < made
+    table = pd.read_csv(out / "comparison.csv", index_col="fit")
+    assert (table["seeds"] == 2).all()
+    assert table["certificate"].str.contains("gap").all()
+    assert sum(file.endswith("fit.safetensors") for file in made) == 4
+    assert set(ad.read_h5ad(out / "latents.h5ad").obsm) == {"X_Poisson", "X_NB + mixture"}
 
-    monkeypatch.setattr(demo, "carry_out", None)  # taken up, not fitted again
+    monkeypatch.setattr("pyroscvi.comparison.sweep.fit", None)  # taken up, not fitted again
     run(*command)
     assert capsys.readouterr().out.split("nats")[1:] == first.split("nats")[1:]
+    (out / "latents.png").write_text("my own")
+    assert main([str(word) for word in command]) == 1
+    assert "latents.png is not as a sweep wrote it" in capsys.readouterr().err
 
 
 def test_calibrate_prints_a_table_and_draws(nb, data, tmp_path, capsys):

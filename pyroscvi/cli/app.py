@@ -44,12 +44,12 @@ HeldOut = Annotated[float, in_data("Fraction of cells not used in the fit: model
 @app.command("demo", rich_help_panel="Run")
 def demo(
     out: Annotated[Path, option("The folder to write.", metavar="FOLDER")] = Path("pyroscvi-demo"),
-    epochs: Annotated[int, option("Number of passes over the cells, for each variant.", min=1)] = 200,
+    epochs: Annotated[int, option("Number of passes over the cells, for each fit.", min=1)] = 60,
     particles: Annotated[int, option("Number of posterior samples for the evidence of a cell.", min=1)] = 1000,
     seed: Seed = 0,
-    force: Force = False,
+    seeds: Annotated[int, option("Number of fits of each variant, with different seeds.", min=1)] = 3,
 ) -> None:
     """Fit six variants of one model to 700 blood cells, and compare them on held-out cells."""
     from pyroscvi.cli.demo import demo
 
-    demo(out, epochs=epochs, particles=particles, seed=seed, force=force)
+    demo(out, epochs=epochs, particles=particles, seed=seed, seeds=seeds)

@@ -39,9 +39,8 @@ KEY = "X_pyroscvi"
 CONFIGURATION = "configuration.json"
 DONE = CHECKSUMS  # written last: a folder that has it holds a finished run
 FILES = ("cells.csv", "fit.safetensors", "history.csv", "history.png", "latents.h5ad")
-FORCED = {  # what --force removes of a run, a sweep or a demo, where it is as it was written
-    *FILES, CONFIGURATION, CHECKSUMS, "fit.safetensors.previous",
-    "comparison.csv", "comparison.png", "declaration.json", "latents.png", "runs.csv",
+FORCED = {  # what --force removes of a run, or of the fit of a sweep, where it is as it was written
+    *FILES, CONFIGURATION, CHECKSUMS, "fit.safetensors.previous", "declaration.json"
 }  # fmt: skip
 SECONDS = 5.0  # between checkpoints: an interrupted run loses no more
 
@@ -102,8 +101,6 @@ def _written(folder: Path) -> Iterator[Path]:
         with suppress(DamagedFile):
             files.read_json(file)
             yield file
-    for configuration in folder.glob(f"runs/*/{CONFIGURATION}"):
-        yield from _written(configuration.parent)
 
 
 class Interrupted(Exception):
