@@ -95,6 +95,14 @@ def test_every_fit_but_the_best_has_a_panel(comparison):
     assert {text.get_text() for text in legend.get_texts()} == {"T", "B", "NK <&>"}
 
 
+def test_a_running_median_is_mentioned_where_it_is_drawn(comparison, monkeypatch):
+    monkeypatch.setattr(html, "_figure", lambda figure, caption: caption)
+    few = replace(comparison, by_cell=comparison.by_cell.iloc[:24])
+    for result, lines in ((comparison, 2), (few, 1)):
+        assert len(pictures.by_cell(result).axes[0].lines) == lines  # and a line at zero
+        assert ("running median" in html.page(result)) == (lines == 2)
+
+
 def test_without_a_field_all_cells_are_one_group(comparison):
     assert not pictures.by_cell(comparison).legends
     assert [text.get_text() for text in pictures.winners(comparison).axes[0].get_yticklabels()] == ["all cells"]
@@ -257,6 +265,11 @@ def test_a_fit_that_has_not_converged_is_marked_wherever_it_stands(comparison):
     axes = result.plot().axes[0]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == [*NAMES[:3], "poisson (not converged)"]
     assert "one seed: over cells alone" in axes.get_xlabel()
+    assert pictures.by_cell(result).axes[2].get_title(loc="left") == "poisson (not converged)"
+    behind = replace(result, by_cell=result.by_cell.copy())
+    behind.by_cell["log_evidence", "poisson"] += 20
+    legend = pictures.winners(behind).legends[0]
+    assert "poisson (not converged)" in [text.get_text() for text in legend.get_texts()]
     assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == ["best", "told apart", "undecided"]
     assert "(not converged)" not in str(comparison)
 

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from pyroscvi.report import embedding
+from pyroscvi.report.plots import palette
 
 XY = np.random.default_rng(0).normal(size=(3000, 2))
 KINDS = np.arange(3000)
@@ -36,7 +37,7 @@ def test_embedding_draws_every_cell_in_its_colour():
 
 @pytest.mark.parametrize("count", [1, 10, 11, 20, 28, 31, 102])
 def test_every_level_has_a_colour_of_its_own(count):
-    assert len(set(embedding._colours([str(i) for i in range(count)]))) == count
+    assert len(set(palette([str(i) for i in range(count)]).values())) == count
 
 
 @pytest.mark.parametrize("count", [3, 11, 31])

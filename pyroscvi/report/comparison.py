@@ -17,14 +17,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from pyroscvi.report.labels import label
-from pyroscvi.report.plots import COLOURS, FAINT, INK, quiet
+from pyroscvi.report.plots import COLOURS, FAINT, INK, legend_of, palette, panels, quiet
+from pyroscvi.report.words import has_not_converged, marked
 
 if TYPE_CHECKING:
     from pyroscvi.comparison.result import Comparison, GeneComparison
 
+MIN_CELLS_OF_MEDIAN = 30
 MAX_PANELS = 6  # the best fits; more panels would be too small to read
 MAX_GROUPS = 10  # the largest groups; the others are drawn as one
 EVERYONE, OTHERS = "all cells", "others"
@@ -33,38 +34,37 @@ EVERYONE, OTHERS = "all cells", "others"
 def by_cell(result: "Comparison", field: str | None = None) -> Figure:
     """log p(x_n) of every fit less that of the best fit, against the library size of the cell; a panel for each fit.
 
-    Cells are coloured by their level of ``field``; black lines are running medians. Differences are clipped to their
-    1st and 99th percentile, so that a few extreme cells do not set the scale. ValueError if there is only one fit.
+    Cells are coloured by their level of ``field``; black lines are running medians, where there are 30 cells or more.
+    Differences are clipped to their 1st and 99th percentile, so that a few extreme cells do not set the scale.
+    ValueError if there is only one fit.
     """
     if len(result.table) < 2:
         raise ValueError("there is only one fit, and so no difference to draw")
     evidence, library, group = _arranged(result, field)
     best, *others = result.table.index[: MAX_PANELS + 1]
     colours = _coloured(group)
-    columns = min(len(others), 3)
-    rows = math.ceil(len(others) / columns)
-    figure = Figure(figsize=(2.7 * columns + 1.9, 2.4 * rows + 0.4), dpi=200, layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+    figure, each = panels(len(others), 3, (2.7, 2.4), (1.9, 0.4), sharex=True)
     order = np.random.default_rng(0).permutation(len(group))
     size = float(np.clip(4000 / len(group), 2, 14))
     library, shades = library.clip(min=1), [colours[group.iloc[n]] for n in order]
-    for panel, other in zip(panels, others, strict=False):
+    for panel, other in zip(each, others, strict=True):
         difference = (evidence[other] - evidence[best]).to_numpy()
         shown = difference.clip(*np.quantile(difference, [0.01, 0.99]))
         panel.scatter(library[order], shown[order], s=size, c=shades, linewidths=0, alpha=0.8)
-        panel.plot(*_running_median(library, difference), color=INK, linewidth=1.4)
+        if len(difference) >= MIN_CELLS_OF_MEDIAN:
+            panel.plot(*_running_median(library, difference), color=INK, linewidth=1.4)
         panel.axhline(0, color=FAINT, linewidth=0.8, zorder=0)
         _log_scale(panel, library)
-        panel.set_title(label(other, 32, 2), fontsize=8, color=INK, loc="left")
+        panel.set_title(label(marked(other, result.table.loc[other]), 32, 2), fontsize=8, color=INK, loc="left")
         quiet(panel, 7)
-    for panel in panels[len(others) :]:
-        panel.set_axis_off()
-    for panel in panels[max(len(others) - columns, 0) : len(others)]:
-        panel.tick_params(labelbottom=True)  # the panel below it is empty
     figure.supxlabel("counts of the cell", fontsize=8.5, color=INK)
-    figure.supylabel(f"log evidence less that of\n{label(best, 30, 2)} (nats)", fontsize=8.5, color=INK)
+    figure.supylabel(
+        f"log evidence less that of\n{label(marked(best, result.table.loc[best]), 30, 2)} (nats)",
+        fontsize=8.5,
+        color=INK,
+    )
     if field is not None:
-        _legend(figure, colours, "o", "outside right center")
+        figure.legend(loc="outside right center", **legend_of(colours))
     return figure
 
 
@@ -77,6 +77,7 @@ def winners(result: "Comparison", field: str | None = None) -> Figure:
     shown = [name for name in names if name in often]  # in the order of the table, best first
     first = first.where(first.isin(shown), OTHERS)
     shown += [OTHERS] if (first == OTHERS).any() else []
+    colours = palette(shown, OTHERS)
     rows = [EVERYONE] if field is None else [EVERYONE, *group.value_counts().index]
     legend = 0.3 + sum(0.19 * (1 + label(name).count("\n")) for name in shown)
     figure = Figure(figsize=(7.4, max(0.9 + 0.27 * len(rows), legend)), dpi=200, layout="constrained")
@@ -84,7 +85,7 @@ def winners(result: "Comparison", field: str | None = None) -> Figure:
     for row, level in enumerate(rows):
         cells = first if row == 0 else first[group == level]
         left = 0.0
-        for name, colour in zip(shown, _palette(shown), strict=True):
+        for name, colour in colours.items():
             share = float((cells == name).mean())
             ax.barh(row, share, left=left, color=colour, height=0.72, edgecolor="white", linewidth=0.6)
             left += share
@@ -98,15 +99,16 @@ def winners(result: "Comparison", field: str | None = None) -> Figure:
     ax.annotate("cells", (1.01, 1), xycoords="axes fraction", va="bottom", fontsize=7, color=FAINT)
     quiet(ax, 7.5)
     ax.tick_params(axis="y", length=0)
-    _legend(figure, dict(zip(shown, _palette(shown), strict=True)), "s", "outside right upper")
+    called = {name: name if name == OTHERS else marked(name, result.table.loc[name]) for name in shown}
+    figure.legend(loc="outside right upper", **legend_of({called[name]: colours[name] for name in shown}, "s"))
     return figure
 
 
 def by_latent(result: "Comparison") -> Figure:
     """Evidence against the dimensions of z: a line for fits that differ in nothing else, bars of 95% intervals.
 
-    Intervals are those of the difference to the best of all fits. ValueError if no two fits differ in the
-    dimensions of z alone.
+    Intervals are those of the difference to the best of all fits. The mark of a fit that has not converged is open.
+    ValueError if no two fits differ in the dimensions of z alone.
     """
     families = _families(result)
     if not families:
@@ -121,6 +123,8 @@ def by_latent(result: "Comparison") -> Figure:
         bars: dict[str, Any] = {"linewidth": 1.4, "elinewidth": 1, "marker": "o", "markersize": 4}
         colour = COLOURS[place % len(COLOURS)]
         ax.errorbar(at, rows["difference"], yerr=rows["interval"], color=colour, label=label(family), **bars)
+        unfinished = [has_not_converged(row) for _, row in rows.iterrows()]
+        ax.plot(np.array(at)[unfinished], rows["difference"][unfinished], "o", color="white", markersize=2.5, zorder=9)
     ax.axhline(0, color=FAINT, linewidth=0.8, zorder=0)
     ax.set_xscale("log")
     ax.minorticks_off()
@@ -190,26 +194,13 @@ def _common(name: str, latent: int | None) -> str:
 
 
 def _running_median(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Medians of x and y in tenths of the cells, or fewer where there are few cells."""
-    parts = np.array_split(np.argsort(x, kind="stable"), int(np.clip(len(x) // 15, 1, 10)))
+    """Medians of x and y in tenths of the cells, or fewer parts where there are few cells."""
+    parts = np.array_split(np.argsort(x, kind="stable"), min(len(x) // 15, 10))
     return np.array([np.median(x[part]) for part in parts]), np.array([np.median(y[part]) for part in parts])
 
 
-def _coloured(group: pd.Series) -> dict[str, Any]:
-    names = list(group.value_counts().index)
-    return {EVERYONE: COLOURS[0]} if EVERYONE in names else dict(zip(names, _palette(names), strict=True))
-
-
-def _palette(names: list[str]) -> list[Any]:
-    return [FAINT if name == OTHERS else COLOURS[i % len(COLOURS)] for i, name in enumerate(names)]
-
-
-def _legend(figure: Figure, colours: dict[str, Any], marker: str, place: Any) -> None:
-    handles = [
-        Line2D([], [], linestyle="", marker=marker, markersize=5, markeredgewidth=0, color=colour, label=label(name))
-        for name, colour in colours.items()
-    ]
-    figure.legend(handles=handles, loc=place, frameon=False, fontsize=8, handletextpad=0.2)
+def _coloured(group: pd.Series) -> dict[str, str]:
+    return palette(list(group.value_counts().index), OTHERS)
 
 
 def _log_scale(ax: Axes, values: np.ndarray) -> None:

@@ -15,17 +15,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from pyroscvi.data.process import process_kept
 from pyroscvi.report.labels import label
-from pyroscvi.report.plots import COLOURS, FAINT, INK, panels
+from pyroscvi.report.plots import FAINT, INK, MAX_COLOURS, legend_of, palette, panels
 
 UNKNOWN = "not known"
-LEGEND_ROWS = 20
-MAX_LEVELS = 102  # colours of scanpy's longest palette; a column of numbers with more values has a colour bar
 
 
 def umap(z: np.ndarray, neighbours: int = 15, seed: int = 0) -> np.ndarray:
@@ -106,7 +102,7 @@ def _scatter(ax: Axes, xy: np.ndarray, groups: Any, size: float, **limits: Any) 
         colours: Any = np.asarray(groups, dtype=float)[order]
     else:
         codes, names = _levels(groups, len(xy))
-        colours = np.array(_colours(names), dtype=object)[codes[order]].tolist()
+        colours = np.array(list(palette(names, UNKNOWN).values()), dtype=object)[codes[order]].tolist()
     ax.set(xticks=[], yticks=[])
     return ax.scatter(xy[order, 0], xy[order, 1], s=size, c=colours, linewidths=0, alpha=0.85, **limits)
 
@@ -123,7 +119,7 @@ def _is_continuous(groups: Any) -> bool:
     """Numbers with more values than a legend holds."""
     if groups is None or not pd.api.types.is_numeric_dtype(groups) or pd.api.types.is_bool_dtype(groups):
         return False
-    return len(pd.unique(pd.Series(np.asarray(groups)))) > min(MAX_LEVELS, len(groups) // 2)
+    return len(pd.unique(pd.Series(np.asarray(groups)))) > min(MAX_COLOURS, len(groups) // 2)
 
 
 def _levels(groups: Any, n: int) -> tuple[np.ndarray, list[str]]:
@@ -135,27 +131,8 @@ def _levels(groups: Any, n: int) -> tuple[np.ndarray, list[str]]:
     return (np.asarray(kind.codes), names) if (kind.codes >= 0).all() else (kind.codes + 1, [UNKNOWN, *names])
 
 
-def _colours(names: list[str]) -> list[str]:
-    """A colour for every level, all of them different up to ``MAX_LEVELS``."""
-    known = [name for name in names if name != UNKNOWN]
-    palette: Any = COLOURS
-    if len(known) > len(COLOURS):
-        from scanpy.plotting import palettes
-
-        longer = (palettes.default_20, palettes.default_28, palettes.default_102)
-        palette = next((colours for colours in longer if len(colours) >= len(known)), palettes.default_102)
-    colour = {name: to_hex(palette[place % len(palette)]) for place, name in enumerate(known)}
-    return [colour.get(name, FAINT) for name in names]
-
-
 def _legend(groups: Any, n: int) -> dict[str, Any]:
-    _, names = _levels(groups, n)
-    handles = [
-        Line2D([], [], linestyle="", marker="o", color=colour, markersize=5, markeredgewidth=0, label=label(name))
-        for name, colour in zip(names, _colours(names), strict=True)
-    ]
-    columns = math.ceil(len(names) / LEGEND_ROWS)
-    return {"handles": handles, "ncols": columns, "frameon": False, "fontsize": 8, "handletextpad": 0.2}
+    return legend_of(palette(_levels(groups, n)[1], UNKNOWN))
 
 
 def _shared_legend(figure: Any, groups: Any, n: int) -> None:

@@ -182,13 +182,14 @@ def _failed(failed: Mapping[str, str]) -> str:
 
 def _figures(result: "Comparison", field: str | None) -> Iterable[str]:
     by = f", by {field}," if field else ""
+    median = "; the dark line is a running median" if len(result.by_cell) >= comparison.MIN_CELLS_OF_MEDIAN else ""
     yield _figure(result.plot(), "Differences to the best fit, with their 95% intervals.")
     if len(result.table) < 2:
         return
     yield _figure(
         comparison.by_cell(result, field),
         "Every held-out cell: its log evidence less that under the best fit, against its counts. Above zero the other "
-        "fit explains the cell better; the dark line is a running median.",
+        f"fit explains the cell better{median}.",
     )
     yield _figure(
         comparison.winners(result, field),

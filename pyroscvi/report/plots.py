@@ -5,13 +5,14 @@ history({"scvi": fit.history}).figure.savefig("history.png")
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import color_sequences
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 COLOURS = color_sequences["petroff10"]  # ten that stay apart under colour-vision deficiencies [Petroff, 2021]
 INK, FAINT = "#333333", "#9a9a9a"
+LEGEND_ROWS = 20
+MAX_COLOURS = 102  # of scanpy's longest palette
 VERDICTS: dict[str, dict[str, Any]] = {
     "best": {"fmt": "D", "color": INK},
     "told apart": {"fmt": "o", "color": "#e76300"},
@@ -63,10 +66,13 @@ def comparison(result: "Comparison", *, ax: Axes | None = None) -> Axes:
 
 
 def history(histories: Mapping[str, pd.DataFrame], *, ax: Axes | None = None) -> Axes:
-    """The ELBO of held-out cells against the epoch, a line for each fit; the ELBO of its training cells is thin."""
+    """The ELBO of held-out cells against the epoch, a line for each fit; the ELBO of its training cells is thin.
+
+    A fit without held-out cells has the line of its training cells alone.
+    """
     ax = _axes(ax, 6.8, max(3.4, 0.6 + 0.34 * len(histories)))
     lowest, handles = [], []
-    for (name, run), colour in zip(histories.items(), _colours(len(histories)), strict=True):
+    for (name, run), colour in zip(histories.items(), palette(list(histories)).values(), strict=True):
         kept = run["elbo_held_out"].notna().any()
         shown = run["elbo_held_out" if kept else "elbo_train"]
         ax.plot(run["epoch"], run["elbo_train"], color=colour, linewidth=0.7, alpha=0.5)
@@ -80,7 +86,9 @@ def history(histories: Mapping[str, pd.DataFrame], *, ax: Axes | None = None) ->
     ax.set_xlabel("epoch", color=INK)
     ax.set_ylabel("ELBO a cell (nats)", color=INK)
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "frameon": False, "fontsize": 8}
-    ax.legend(handles=handles, title="held out (thin: training)", title_fontsize=8, **place)
+    held_out = any(run["elbo_held_out"].notna().any() for run in histories.values())
+    title = "held out (thin: training)" if held_out else "training cells"
+    ax.legend(handles=handles, title=title, title_fontsize=8, **place)
     return ax
 
 
@@ -116,5 +124,24 @@ def _mark(verdict: str) -> dict[str, Any]:
     return {"marker": style.pop("fmt"), **style}
 
 
-def _colours(n: int) -> list[Any]:
-    return [COLOURS[i % len(COLOURS)] for i in range(n)]
+def palette(names: Sequence[str], apart: str | None = None) -> dict[str, str]:
+    """A colour for every name, all of them different up to ``MAX_COLOURS``; grey for the one that is set apart."""
+    known = [name for name in names if name != apart]
+    colours: Any = COLOURS
+    if len(known) > len(COLOURS):
+        from scanpy.plotting import palettes
+
+        longer = (palettes.default_20, palettes.default_28, palettes.default_102)
+        colours = next((colours for colours in longer if len(colours) >= len(known)), palettes.default_102)
+    chosen = {name: to_hex(colours[place % len(colours)]) for place, name in enumerate(known)}
+    return {name: chosen.get(name, FAINT) for name in names}
+
+
+def legend_of(colours: Mapping[str, Any], marker: str = "o") -> dict[str, Any]:
+    """The arguments of a legend with a coloured mark for every name."""
+    handles = [
+        Line2D([], [], linestyle="", marker=marker, markersize=5, markeredgewidth=0, color=colour, label=label(name))
+        for name, colour in colours.items()
+    ]
+    columns = math.ceil(len(colours) / LEGEND_ROWS)
+    return {"handles": handles, "ncols": columns, "frameon": False, "fontsize": 8, "handletextpad": 0.2}

@@ -148,7 +148,7 @@ def _reasons(comparison: "Comparison") -> list[str]:
             f"{names} was fitted with one seed, and one seed cannot tell models apart: how much the evidence of a fit "
             f"with another seed differs is unknown. Fit several: {either('sweep(..., seeds=3)', '--seeds 3')}."
         )
-    if early := [name for name, row in table.iterrows() if _unfinished(row)]:
+    if early := [name for name, row in table.iterrows() if has_not_converged(row)]:
         sentences.append(
             f"Not converged: {_shortened(early)}. The fit still improved when its training ended, and so it is told "
             f"apart from nothing. Train it for more epochs: {either('epochs=', '--epochs')}."
@@ -209,10 +209,10 @@ def _up_to(seeds: pd.Series) -> str:
 
 def marked(name: Hashable, row: pd.Series) -> str:
     """The name of a fit, which says so if the fit has not converged."""
-    return f"{name} (not converged)" if _unfinished(row) else str(name)
+    return f"{name} (not converged)" if has_not_converged(row) else str(name)
 
 
-def _unfinished(row: pd.Series) -> bool:
+def has_not_converged(row: pd.Series) -> bool:
     return not (pd.isna(row["converged"]) or row["converged"])
 
 
