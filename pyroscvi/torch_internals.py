@@ -4,6 +4,7 @@ Compilers are imported when they are first used: importing them takes seconds.
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
-    "Distribution", "TorchDispatchMode", "compiled", "covariance_factors", "recorded", "recording", "set_class",
-    "set_gradients", "shared_library", "standard_gamma", "vector_instructions",
+    "Distribution", "TorchDispatchMode", "compiled", "compiler_cache", "covariance_factors", "recorded", "recording",
+    "set_class", "set_gradients", "shared_library", "standard_gamma", "vector_instructions",
 ]  # fmt: skip
 
 set_gradients = torch._C._set_grad_enabled  # unlike torch.set_grad_enabled a function of C, which Ctrl-C does not enter
@@ -45,6 +46,13 @@ def shared_library(source: str) -> Any:
     from torch._inductor.codecache import CppCodeCache
 
     return CppCodeCache.load(source, "cpu")
+
+
+def compiler_cache() -> Path:
+    """The folder in which Inductor keeps what it has compiled."""
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    return Path(cache_dir())
 
 
 def vector_instructions() -> Any:

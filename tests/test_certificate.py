@@ -105,10 +105,10 @@ def test_labels_are_simulated_too(cells):
 def test_certificates_repeat_and_leave_global_generators_untouched(cells):
     pair = untrained(SCVI(latent=2, likelihood=NB()), MeanField(), cells)
     state = torch.get_rng_state()
-    first = certify(pair, cells, 15, simulated=6)
+    first = certify(pair, cells, 15, simulated=6, dtype=torch.float64)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(77)
-    again = certify(pair, cells, 15, simulated=6, batch_size=4, chunk=2)
+    again = certify(pair, cells, 15, simulated=6, batch_size=4, chunk=2, dtype=torch.float64)
     assert again.gap == pytest.approx(first.gap, abs=1e-9)
     assert first.cells == 6
 

@@ -425,5 +425,5 @@ def test_settings_reach_the_reader_and_the_estimator(pair, named, monkeypatch):
     monkeypatch.setattr(module, "evidences", evidences)
     monkeypatch.setattr(module, "Reader", reader)
     compare({"a": pair}, named, 5, memory="10MB", batch_size=7, dtype=torch.float32, estimator=estimator)
-    assert options == [{"memory": "10MB", "batch_size": 7, "dtype": torch.float32, "compile": False}]
+    assert options == [{"memory": "10MB", "batch_size": 7, "dtype": torch.float32, "compile": "auto"}]
     assert settings[0]["estimator"] is estimator

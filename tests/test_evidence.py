@@ -234,14 +234,11 @@ def test_neither_minibatch_nor_chunk_changes_the_evidence(cells, model, guide):
     pair = untrained(model, guide, cells)
     pair[0].train()  # a user may have left it in training mode
     pair[1].train()
-    whole = log_evidence(pair, cells, 25, estimator=Importance(StudentT()), batch_size=60, chunk=25)
-    np.testing.assert_allclose(
-        log_evidence(pair, cells, 25, estimator=Importance(StudentT()), batch_size=7, chunk=4), whole, atol=1e-9
-    )
+    double = {"estimator": Importance(StudentT()), "dtype": torch.float64}
+    whole = log_evidence(pair, cells, 25, batch_size=60, chunk=25, **double)
+    np.testing.assert_allclose(log_evidence(pair, cells, 25, batch_size=7, chunk=4, **double), whole, atol=1e-9)
     some = torch.tensor([40, 3, 17])
-    np.testing.assert_allclose(
-        log_evidence(pair, cells.take(some), 25, estimator=Importance(StudentT())), whole[some], atol=1e-9
-    )
+    np.testing.assert_allclose(log_evidence(pair, cells.take(some), 25, **double), whole[some], atol=1e-9)
     assert pair[0].training
     assert next(pair[0].parameters()).dtype is torch.float32
 
@@ -253,7 +250,9 @@ def test_a_last_partial_chunk_is_weighted_by_its_size(cells):
     log_w = log_weights(target.joint, StudentT()(target.q, target.joint), target.streams, 10, chunk=10)
     assert log_w.shape == (10, 60)
     np.testing.assert_allclose(
-        log_evidence(pair, cells, 10, chunk=4, batch_size=59), log_w.exp().mean(0).log().numpy(), atol=1e-9
+        log_evidence(pair, cells, 10, chunk=4, batch_size=59, dtype=torch.float64),
+        log_w.exp().mean(0).log().numpy(),
+        atol=1e-9,
     )
 
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import pyroscvi as ps
+from pyroscvi.data.cells import Cells
 from pyroscvi.distributions import native
+from pyroscvi.evidence import reader
 from pyroscvi.evidence.estimator import Importance
 from pyroscvi.evidence.memory import CELLS, Room, in_bytes
 from pyroscvi.evidence.proposals import StudentT
@@ -17,7 +19,7 @@ from pyroscvi.evidence.refined import Refined
 from pyroscvi.evidence.table import evidences, log_evidence
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import GMVAE, LDVAE, PPCA, SCVI, PoissonLognormal
-from pyroscvi.parts import NB, ZINB, Mixture, StandardNormal
+from pyroscvi.parts import NB, ZINB, Mixture, Poisson, StandardNormal
 
 PAGES = [
     SCVI(latent=3, likelihood=NB()),
@@ -58,25 +60,25 @@ def test_minibatches_and_chunks_fit_into_the_memory():
         try:
             cells = room.cells()
         except ValueError:
-            assert 8 * itemsize * genes * (levels + 1) + 64 * particles > memory
+            assert 8 * itemsize * genes * (levels + 1) + 32 * particles > memory
             continue
         fitted += 1
         draws = room.draws(cells)
         assert 1 <= cells <= CELLS
         assert draws >= (8 if cells > 1 else 1)
-        taken = cells * (8 * itemsize * genes * (levels * draws + 1) + 64 * particles)
+        taken = cells * (8 * itemsize * genes * (levels * draws + 1) + 32 * particles)
         assert taken <= memory
         # and the memory is used: more cells do not fit, or would leave fewer than eight draws each
-        assert cells == CELLS or (cells + 1) * (8 * itemsize * genes * (levels * 8 + 1) + 64 * particles) > memory
+        assert cells == CELLS or (cells + 1) * (8 * itemsize * genes * (levels * 8 + 1) + 32 * particles) > memory
         assert taken + cells * 8 * itemsize * genes * levels > memory
     assert fitted > 50
 
 
 def test_too_little_memory_is_refused_with_the_bytes_needed(cells):
     with pytest.raises(
-        ValueError, match=r"memory=10,000 bytes are too few: 1,000 draws of one cell.* need 80,384 with 128 genes"
+        ValueError, match=r"memory=10,000 bytes are too few: 1,000 draws of one cell.* need 48,384 with 128 genes"
     ):
-        log_evidence(pair(SCVI(likelihood=NB()), cells), cells, memory=10_000)
+        log_evidence(pair(SCVI(likelihood=NB()), cells), cells, 1000, memory=10_000, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=repr)
@@ -86,8 +88,8 @@ def test_memory_does_not_change_the_evidence(page, cells):
     assert len(sizes["1GB"].joint.cells) > len(sizes["400kB"].joint.cells)
     assert sizes["1GB"].chunk > 50 > sizes["400kB"].chunk
     np.testing.assert_allclose(
-        log_evidence(fit, cells, 50, estimator=Importance(StudentT()), memory="400kB"),
-        log_evidence(fit, cells, 50, estimator=Importance(StudentT()), memory="1GB"),
+        log_evidence(fit, cells, 50, estimator=Importance(StudentT()), memory="400kB", dtype=torch.float64),
+        log_evidence(fit, cells, 50, estimator=Importance(StudentT()), memory="1GB", dtype=torch.float64),
         atol=1e-9,
         rtol=0,
     )
@@ -109,6 +111,16 @@ def test_single_precision_is_close_to_double(page, cells):
     np.testing.assert_allclose(single["monte_carlo_se"], double["monte_carlo_se"], rtol=1e-2)
     for program in fit:
         assert all(p.dtype == torch.float32 and p.requires_grad for p in program.parameters())
+
+
+@pytest.mark.parametrize(("count", "dtype"), [(3.0, torch.float32), (3e6, torch.float64)])
+def test_single_precision_is_chosen_where_it_suffices(count, dtype):
+    """A Poisson of large counts turns the rounding of its mean into whole nats."""
+    cells = Cells(torch.poisson(torch.full((10, 50), count)))
+    fit = pair(SCVI(likelihood=Poisson()), cells)
+    assert Reader(fit, cells, dtype=None).cells.dtype == dtype
+    double = fit[0].double(), fit[1].double()
+    assert Reader(double, cells, dtype=None).cells.dtype == torch.float64
 
 
 def test_modes_are_found_in_single_precision(cells):
@@ -146,7 +158,7 @@ def calls(monkeypatch):
 @pytest.mark.parametrize("page", PAGES, ids=repr)
 def test_compiled_evidence_is_the_same(page, dtype, cells, calls):
     fit = pair(page, cells)
-    plain = log_evidence(fit, cells, 30, estimator=Importance(StudentT()), dtype=dtype)
+    plain = log_evidence(fit, cells, 30, estimator=Importance(StudentT()), dtype=dtype, compile=False)
     assert not calls
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -154,7 +166,7 @@ def test_compiled_evidence_is_the_same(page, dtype, cells, calls):
     assert len(calls) > 1  # the first is a comparison
     np.testing.assert_allclose(quick, plain, atol=1e-9 if dtype == torch.float64 else 1e-3, rtol=0)
     calls.clear()
-    log_evidence(fit, cells, 30, estimator=Importance(StudentT()))
+    log_evidence(fit, cells, 30, estimator=Importance(StudentT()), compile=False)
     assert not calls  # other calls are not affected
 
 
@@ -171,13 +183,40 @@ def failing(dtype):
 )
 def test_a_kernel_that_fails_gives_a_warning_and_is_not_used(broken, says, cells, monkeypatch):
     fit = pair(SCVI(likelihood=NB()), cells)
-    plain = log_evidence(fit, cells, 20, estimator=Importance(StudentT()))
+    monkeypatch.setattr(native, "is_built", lambda dtype: True)
+    plain = log_evidence(fit, cells, 20, estimator=Importance(StudentT()), compile=False)
     monkeypatch.setattr(native, *broken)
+    silent = log_evidence(fit, cells, 20, estimator=Importance(StudentT()), compile="auto")
+    np.testing.assert_array_equal(silent, plain)
     with pytest.warns(UserWarning, match=says) as caught:
         quick = log_evidence(fit, cells, 20, estimator=Importance(StudentT()), compile=True)
     assert len(caught) == 1
     assert "\n" not in str(caught[0].message)
     np.testing.assert_array_equal(quick, plain)
+
+
+@pytest.mark.parametrize(("built", "worth", "used"), [(True, 1e9, True), (False, 1e9, False), (False, 1e3, True)])
+def test_the_kernel_is_compiled_unasked_only_where_that_pays(built, worth, used, cells, calls, monkeypatch):
+    monkeypatch.setattr(native, "is_built", lambda dtype: built)
+    monkeypatch.setattr(reader, "WORTH", worth)
+    log_evidence(pair(SCVI(likelihood=NB()), cells), cells, 20, estimator=Importance(StudentT()))
+    assert bool(calls) == used
+
+
+def test_a_kernel_that_was_compiled_is_known_to_be(calls):
+    assert native.is_built(torch.float64)
+
+
+def test_an_estimate_takes_one_thread_and_gives_the_others_back(cells):
+    fit, seen, threads = pair(SCVI(likelihood=NB()), cells), [], torch.get_num_threads()
+    fit[0].register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    torch.set_num_threads(2)
+    try:
+        log_evidence(fit, cells, 20)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert set(seen[-3:]) == {1}
 
 
 def test_the_kernel_is_no_longer_used_after_an_error(cells, calls):

@@ -68,7 +68,8 @@ def test_a_proposal_for_each_cell_needs_no_good_guide(small, prior):
     pair = untrained(model, MeanField(), small)
     exact = quadrature(pair, small, points=201)
     table = evidences(Reader(pair, small), 5000, estimator=Importance(Refined())).table
-    pieces = log_evidence(pair, small, 5000, estimator=Importance(Refined()), batch_size=7, chunk=333)
+    double = {"estimator": Importance(Refined()), "dtype": torch.float64}
+    pieces = log_evidence(pair, small, 5000, batch_size=7, chunk=333, **double)
     np.testing.assert_allclose(pieces, table["log_evidence"], atol=1e-9, rtol=0)
     error = (table["log_evidence"] - exact).abs()
     assert (error < 4 * table["monte_carlo_se"]).all()
@@ -91,7 +92,8 @@ def test_a_normal_posterior_is_found_in_one_step():
     precision = torch.tensor([[3.0, 1.0], [1.0, 2.0]]).double()
     target = dist.MultivariateNormal(torch.tensor([4.0, -2.0]).double(), precision_matrix=precision)
     q = Elliptical(torch.zeros(5, 2).double(), torch.eye(2).double().expand(5, 2, 2))
-    result, own = Refined(widen=1.0)(q, target.log_prob).parts
+    parts = Refined(widen=1.0)(q, target.log_prob).parts
+    result, own = parts.part(0), parts.part(1)
     assert_close(result.loc, target.mean.expand(5, 2), atol=1e-2, rtol=0)
     assert_close(result.scale_tril, target.scale_tril.expand(5, 2, 2))
     assert own.df == 5.0
@@ -107,19 +109,17 @@ def test_the_width_of_a_flat_mode_with_an_edge():
     exact = log(2.25) + log(0.85) + log(0.45) + log(4.25)  # each floor, and 1/8 of a tail to both sides
     q = Elliptical(torch.full((20, 4), 0.05).double(), 0.3 * torch.eye(4).double().expand(20, 4, 4))
     draws = Refined()(q, box)
-    assert (draws.parts[0].scale_tril.diagonal(dim1=-2, dim2=-1) < 5).all()
+    assert (draws.parts.part(0).scale_tril.diagonal(dim1=-2, dim2=-1) < 5).all()
     result = estimate(log_weights(box, draws, Streams(0, torch.arange(20)), 4000))
     assert_close(result.log_evidence, torch.full((20,), exact).double(), atol=0.15, rtol=0)
     assert result.k_hat.max() < 0.7
 
 
 def test_draws_of_a_mixture_follow_its_density():
-    two = (
-        narrow(0.5, 3)._replace(df=5.0),
-        Elliptical(torch.ones(3, 2).double(), torch.eye(2).double().expand(3, 2, 2), 5.0),
-    )
+    loc = torch.stack([torch.zeros(3, 2), torch.ones(3, 2)]).double()
+    two = Elliptical(loc, torch.tensor([0.5, 1.0]).double().view(2, 1, 1, 1) * torch.eye(2).expand(2, 3, 2, 2), 5.0)
     weights = torch.tensor([[0.3, 0.5, 1.0], [0.7, 0.5, 0.0]]).double()
-    mixed = Mixed(two, weights)
+    mixed = Mixed(two, weights, torch.ones(3))
     draws = mixed.sample(Streams(0, torch.arange(3)), 100_000)
     assert_close(draws.mean(0), weights[1, :, None].expand(3, 2), atol=0.02, rtol=0)
     # For any proposal, the weights of a normalised density have mean one.

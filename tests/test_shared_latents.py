@@ -116,7 +116,7 @@ def test_a_density_is_divided_between_its_peaks():
     assert sorted(result.peaks[:, 0].tolist()) == pytest.approx([-2.0, 2.0], abs=1e-3)
     torch.testing.assert_close(result.scale, 0.09 * torch.eye(2).double().expand(2, 2, 2), rtol=0.05, atol=1e-3)
     u = 2 * torch.randn(100, 1, 2).double()
-    parts = torch.stack([part(u) for part in result.components()])
+    parts = result.by_component(u)
     torch.testing.assert_close(parts.logsumexp(0), log_joint(u))
     assert (parts.isinf().sum(0) == 1).all()
 

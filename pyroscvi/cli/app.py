@@ -45,7 +45,7 @@ HeldOut = Annotated[float, in_data("Fraction of cells not used in the fit: model
 def demo(
     out: Annotated[Path, option("The folder to write.", metavar="FOLDER")] = Path("pyroscvi-demo"),
     epochs: Annotated[int, option("Number of passes over the cells, for each fit.", min=1)] = 60,
-    particles: Annotated[int, option("Number of posterior samples for the evidence of a cell.", min=1)] = 1000,
+    particles: Annotated[int, option("Draws for the evidence of a cell, at most.", min=1)] = 10_000,
     seed: Seed = 0,
     seeds: Annotated[int, option("Number of fits of each variant, with different seeds.", min=1)] = 3,
 ) -> None:

@@ -40,7 +40,7 @@ def compare(
     hvg: Variable = None,
     held_out: HeldOut = 0.1,
     training: Training,
-    particles: Annotated[int, in_evidence("Number of posterior samples a cell.", min=1)] = 1000,
+    particles: Annotated[int, in_evidence("Draws of a cell, at most.", min=1)] = 10_000,
     method: Annotated[
         str | None, in_evidence("Estimator of the evidence: auto, importance, adaptive, refined, annealed")
     ] = None,
@@ -54,7 +54,7 @@ def compare(
     ] = None,
     score: Annotated[int, in_evidence("Number of held-out cells to compare on, of every batch in proportion.")] = 1000,
     single: Annotated[
-        bool, in_evidence("Compute the evidence in single precision: errors of about 1e-4 nats.", "--single")
+        bool, in_evidence("Compute the evidence in single precision, also where it is off by more than 1e-3 nats.", "--single")
     ] = False,
     compile: Annotated[
         bool, option("Compile training steps and the evidence: faster after the first half minute.", "--compile")

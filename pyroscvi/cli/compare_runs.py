@@ -96,7 +96,7 @@ def write_report(
     for two in zero_inflation(order)[:1]:
         say(f"{two[0]} and {two[1]}, gene by gene")
         chosen = {name: fits[name] for name in two}
-        settings = {name: evidence[name] for name in ("particles", "seed", "compile", "dtype")}
+        settings = {name: evidence[name] for name in ("seed", "compile", "dtype")}
         genes = compare_genes(chosen, {name: cells[name] for name in two}, by=by, **settings)
     known = list(comparison.by_cell["cell"].columns[1:])
     field = next((name for name in ("label", by, *known) if name in known), None)
@@ -106,7 +106,8 @@ def write_report(
 
 def evidence_options(single: bool, method: str | None, proposal: str | None, **options: Any) -> dict[str, Any]:
     """The options of the command line, as ``compare`` takes them."""
-    dtype = torch.float32 if single else torch.float64
+    dtype = torch.float32 if single else None
+    options["compile"] = options["compile"] or "auto"
     return {**options, "dtype": dtype, "estimator": estimator(method, proposal)}
 
 

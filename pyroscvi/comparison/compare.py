@@ -29,8 +29,8 @@ from pyroscvi.comparison.selection import optimism
 from pyroscvi.comparison.stacking import stacking_weights
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.estimator import Estimator
-from pyroscvi.evidence.ladder import Ladder
-from pyroscvi.evidence.reader import MEMORY, as_cells
+from pyroscvi.evidence.ladder import MAX_DRAWS, Ladder
+from pyroscvi.evidence.reader import MEMORY, Compile, as_cells
 from pyroscvi.program import Fitted, Pair
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ Candidate = Fitted | Pair | str | Path  # a fit, or the file or folder of one
 def compare(
     fits: Mapping[str, Candidate | list[Candidate]],
     cells: "Cells | AnnData | Mapping[str, Cells | AnnData]",
-    particles: int = 1000,
+    particles: int = MAX_DRAWS,
     seed: int = 0,
     *,
     by: str | None = None,
@@ -53,8 +53,8 @@ def compare(
     certify: bool = False,
     batch_size: int | None = None,
     memory: int | str = MEMORY,
-    compile: bool = False,
-    dtype: torch.dtype = torch.float64,
+    compile: Compile = "auto",
+    dtype: torch.dtype | None = None,
     progress: bool = True,
 ) -> Comparison:
     """The held-out evidence of every fit, best first, and which differences can be told apart.

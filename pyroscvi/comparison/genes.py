@@ -37,7 +37,7 @@ from pyroscvi.comparison.paired import MIN_NATS, clusters, standard_error
 from pyroscvi.comparison.question import question, refuse_unequal
 from pyroscvi.comparison.result import GeneComparison
 from pyroscvi.data.cells import Cells
-from pyroscvi.evidence.reader import MEMORY, Reader, as_cells, pair
+from pyroscvi.evidence.reader import MEMORY, Compile, Reader, as_cells, pair
 from pyroscvi.evidence.resampling import PROPOSALS, pools
 from pyroscvi.inference.progress import counted
 from pyroscvi.parts.likelihoods import NB, ZINB, ZIP, Likelihood, Poisson
@@ -58,7 +58,7 @@ class GeneScores(NamedTuple):
 @alone
 def gene_scores(
     fit: Any, cells: Any, particles: int = 1000, seed: int = 0, *, memory: int | str = MEMORY,
-    batch_size: int | None = None, compile: bool = False, dtype: torch.dtype = torch.float64,
+    batch_size: int | None = None, compile: Compile = "auto", dtype: torch.dtype | None = None,
     progress: bool | str = True,
 ) -> GeneScores:  # fmt: skip
     """How well a fit predicts and fits every count.
@@ -72,7 +72,7 @@ def gene_scores(
     predicted, expected = [], []
     label = progress if isinstance(progress, str) else "genes"
     with reader.kernel(), counted(label, len(reader.cells), bool(progress)) as done:
-        for target, pool in pools(reader, particles, seed, proposals=PROPOSALS[:2]):
+        for target, pool in pools(reader, particles, seed, proposals=PROPOSALS[:1]):
             log_w = pool.log_w.log_softmax(0)
             inverse, mean = [], torch.zeros(())
             for u, w in zip(
@@ -90,8 +90,8 @@ def gene_scores(
 
 def compare_genes(
     fits: Mapping[str, Any], cells: Any, particles: int = 1000, seed: int = 0, *, by: str | None = None,
-    memory: int | str = MEMORY, batch_size: int | None = None, compile: bool = False,
-    dtype: torch.dtype = torch.float64, progress: bool = True,
+    memory: int | str = MEMORY, batch_size: int | None = None, compile: Compile = "auto",
+    dtype: torch.dtype | None = None, progress: bool = True,
 ) -> GeneComparison:  # fmt: skip
     """The first of two fits against the second, gene by gene on held-out cells; the genes that gain most come first.
 

@@ -8,9 +8,10 @@ in the same cache. So a wheel contains only the source. A compiled graph contain
 """
 
 import ctypes
+import hashlib
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import Size, Tensor
 
 from pyroscvi.distributions import deviance, stirling
 from pyroscvi.distributions.parameters import Parameters
-from pyroscvi.torch_internals import shared_library, vector_instructions
+from pyroscvi.torch_internals import compiler_cache, shared_library, vector_instructions
 
 _USED: ContextVar[bool] = ContextVar("the native kernel is used", default=False)
 
@@ -48,13 +49,30 @@ def build(dtype: torch.dtype) -> ctypes.CDLL:
         warnings.warn(
             "the C++ kernel will be slow: this processor has no vector instructions that PyTorch knows", stacklevel=2
         )
+    library = shared_library(_source(dtype))
+    with suppress(OSError):
+        _mark(dtype).touch()
+    return library
+
+
+def is_built(dtype: torch.dtype) -> bool:
+    """Whether the kernel has been compiled for this precision, here or by an earlier process."""
+    return _mark(dtype).exists()
+
+
+def _mark(dtype: torch.dtype) -> Path:
+    """A file in the compiler's cache, which is there once the kernel is."""
+    return compiler_cache() / f"pyroscvi-{hashlib.sha256((_source(dtype) + torch.__version__).encode()).hexdigest()}"
+
+
+def _source(dtype: torch.dtype) -> str:
     tables = {"ATANH": deviance.ATANH_TAIL[dtype]}
     for name, (top, bottom) in {"BINET": stirling.BINET_RATIO, "SLOPE": stirling.SLOPE_RATIO}.items():
         tables |= {f"{name}_TOP": top, f"{name}_BOTTOM": bottom}
     lines = [f"using T = {'double' if dtype == torch.float64 else 'float'};"]
     lines += [f"constexpr int STEPS = {stirling.STEPS[dtype]};"]
     lines += [f"const T {name}[] = {{{', '.join(map(repr, row))}}};" for name, row in tables.items()]
-    return shared_library("\n".join([*lines, Path(__file__).with_suffix(".cpp").read_text()]))
+    return "\n".join([*lines, Path(__file__).with_suffix(".cpp").read_text()])
 
 
 def evaluate(x: Tensor, given: Parameters, slopes_wanted: bool) -> tuple[Tensor, Parameters | None]:

@@ -1,8 +1,11 @@
-"""Adaptive importance sampling: a proposal that moves to where its own weights are large.
+"""Adaptive importance sampling: a mixture of proposals that moves to where its own weights are large.
 
-In every round, draws u_s of the proposal have weights (p(x, u_s) / q(u_s))^b, and the next proposal has their weighted
-mean and covariance. The power b <= 1 is the largest that leaves every cell enough effective draws to estimate a
-covariance, so that a proposal that is far off takes small steps. No gradients are needed: a decoder may be anything.
+In every round, draws u_s come from one mixture q over the components k of the model. Each draw is decoded once, which
+gives its weights under all components, p(x, u_s, k) / q(u_s). Part k of the next mixture has the mean and covariance of
+the draws with the weights of component k, and the component's evidence as its weight. So a component that does not
+explain a cell gets no draws. As long as the weights of a component are too uneven to estimate a covariance, they are
+raised to a power b < 1, the largest that leaves enough effective draws: a proposal that is far off takes small steps.
+No gradients are needed, so a decoder may be anything.
 
 References
     Cappe, O. et al. (2008) Adaptive importance sampling in general mixture classes. Stat Comput 18, 447-459.
@@ -17,99 +20,141 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pyroscvi.evidence.proposals import Elliptical, GuideDraws, LogJoint, Mixed, Proposal, components
+from pyroscvi.evidence.proposals import (
+    AtComponents,
+    Elliptical,
+    LogJoint,
+    Mixed,
+    Proposal,
+    beside,
+    by_component,
+    widened,
+    widening,
+)
 
 __all__ = ["Adaptive"]
 
-PIECE = 64  # draws at once, where memory allows it
+PER_DIMENSION = 12  # draws in a round at least
 DRAWS_PER_DIMENSION = 4  # effective draws that a tempered round keeps
-BISECTIONS = 30  # in the search for the power b
-SEARCH, MAX_DEFICIT = 2, 15.0  # after so many rounds, components this many nats below the best are left alone
-FLOOR = 1e7  # nats below the best draw: a weight of zero, but a finite logarithm
+MIN_EFFECTIVE = 8.0
+BISECTIONS = 20  # in the search for the power b
+SEARCH = 2  # rounds in which a mixture draws from every component
+SEARCHED = 3.0  # nats: no component counts for less in these rounds, beside the best
+MAX_DEFICIT = 15.0  # afterwards, components this many nats below the best get no draws
+NEGLIGIBLE = 5.0  # nats: how well a component so far below the best is covered does not matter
+SUFFICIENT = 0.35  # effective share of the draws: another round would cost more draws than it saves
+OWN = 0.1  # share of the draws that come from the guide
+FLOOR, IMPOSSIBLE = 1e7, -1e30  # nats: below the best draw a weight is zero; the logarithm of a density of zero
 
 
 class Adaptive(Proposal):
     """Student-t with the moments of the posterior, estimated by tempered rounds of importance sampling.
 
-    Every component of a mixture (each level of what the model enumerates) has its own, weighted by the component's
-    evidence in the last round. Components that are improbable after two rounds are not adapted any further. One draw in
-    ten comes from where the rounds started: the guide, or ``start=Refined()``. The rounds use the same points for every
-    cell (a scrambled Sobol sequence); the draws of the estimate are new ones.
+    Every component of a mixture (each level of what the model enumerates) has a part, which starts at the component's
+    prior; half of the first draws come from the guide. Or the rounds start at the modes: ``start=Refined()``. A cell
+    leaves the rounds when enough of its draws are effective. The rounds use the same points for every cell (a scrambled
+    Sobol sequence); the draws of the estimate are new ones, and one in ten comes from the guide.
     """
 
     method: ClassVar[str] = "adaptive"
 
-    rounds: int = 6
-    draws: int = 512
-    df: float = 5.0
-    widen: float = 1.15
-    start: Proposal = GuideDraws()
+    rounds: int = 10
+    draws: int = 128  # three times as many for a mixture
+    start: Proposal = AtComponents()
 
     @torch.no_grad()
     def forward(self, q, log_joint):
-        own = Elliptical(q.loc, self.widen * q.scale_tril, self.df)
-        densities, piece = components(log_joint), min(getattr(log_joint, "chunk", None) or PIECE, PIECE)
-        start = self.start(q, log_joint)
-        parts = list(start.parts[: len(densities)]) if isinstance(start, Mixed) else [own] * len(densities)
-        log_evidence = torch.zeros(len(parts), len(q.loc)).to(q.loc)
+        start: Mixed = self.start(q, log_joint)
+        draws = start._replace(parts=start.parts._replace(df=widened(q).df))
+        size = torch.zeros_like(draws.weights[:-1])  # effective draws behind the moments of every part
+        rest, some, joint = torch.arange(len(q.loc), device=q.loc.device), draws, log_joint
         for turn in range(self.rounds):
-            probable = log_evidence > log_evidence.amax(0) - MAX_DEFICIT
-            active = probable if turn >= SEARCH else torch.ones_like(probable)
-            for k, part in enumerate(parts):
-                rows = active[k].nonzero().squeeze(-1)
-                if len(rows) == len(own.loc):
-                    log_evidence[k], parts[k] = self.adapted(part, densities[k], turn, piece)
-                elif len(rows):
-                    density = components(log_joint.take(rows))[k]
-                    log_evidence[k, rows], adapted = self.adapted(part.take(rows), density, turn, piece)
-                    parts[k] = part.put(rows, adapted)
-        weights = 0.9 * log_evidence.softmax(0)
-        return Mixed((*parts, own), torch.cat([weights, torch.full_like(weights[:1], 0.1)]))
+            some, size, done = self.adapted(some, size, joint, turn)
+            draws = draws.put(rest, some)
+            if done.all():
+                break
+            if done.any() and hasattr(joint, "take"):
+                left = (~done).nonzero().squeeze(-1)
+                rest, some, size, joint = rest[left], some.take(left), size[:, left], joint.take(left)
+        return draws.compact()
 
-    def adapted(self, q: Elliptical, log_joint: LogJoint, turn: int, piece: int) -> tuple[Tensor, Elliptical]:
-        """The estimate of log p(x) [n] from draws of q, and the next proposal."""
-        n, d = q.loc.shape
-        u = q.around(sobol(self.draws, d, self.df, turn)[:, None].to(q.loc).expand(-1, n, -1))
-        log_w = torch.cat([log_joint(draws) - q.log_prob(draws) for draws in u.split(piece)])
-        log_w = log_w.nan_to_num(-inf, posinf=-inf)
-        log_w = log_w.clamp(min=log_w.amax(0) - FLOOR)
-        effective = min(DRAWS_PER_DIMENSION * d + 10, self.draws // 2)
-        weight = (power(log_w, effective) * log_w).softmax(0)  # [s, n]
-        mean = torch.einsum("sn,snd->nd", weight, u)
-        deviation = u - mean
-        covariance = torch.einsum("sn,sni,snj->nij", weight, deviation, deviation)
-        # A covariance from few draws is noisy: it is averaged with the one that the draws had.
-        size = 1 / weight.square().sum(0)[:, None, None]
-        previous = (q.scale_tril @ q.scale_tril.mT) / self.widen**2
-        covariance = (size * covariance + d * previous) / (size + d)
-        factor, failed = torch.linalg.cholesky_ex(covariance)
-        factor = torch.where((failed > 0)[:, None, None], q.scale_tril / self.widen, factor)
-        return log_w.logsumexp(0) - log(self.draws), Elliptical(mean, self.widen * factor, self.df)
+    def adapted(self, draws: Mixed, size: Tensor, log_joint: LogJoint, turn: int) -> tuple[Mixed, Tensor, Tensor]:
+        """The next mixture, the effective draws behind each of its parts [k, n], and the cells that need no more."""
+        (_, n, d), several = draws.parts.loc.shape, len(size) > 1
+        s, even = max(self.draws, PER_DIMENSION * d) * (3 if several else 1), flattened(draws)
+        e, uniform = (t.to(draws.weights) for t in sobol(s, d, draws.parts.df, turn))
+        u = even.at(e[:, None].expand(-1, n, -1), uniform[:, None])
+        piece, densities = getattr(log_joint, "chunk", None) or s, by_component(log_joint)
+        log_p = torch.cat([densities(some) for some in u.split(piece)], 1).nan_to_num(IMPOSSIBLE, posinf=IMPOSSIBLE)
+        log_w = (log_p - even.log_prob(u)).clamp(min=IMPOSSIBLE)  # [k, s, n]
+
+        # Of the draws that a part gives, a third are effective, or enough for a covariance.
+        effective = (s * even.weights[:-1] / 3).clamp(MIN_EFFECTIVE, max(DRAWS_PER_DIMENSION * d + 10, MIN_EFFECTIVE))
+        b = power(log_w.clamp(min=log_w.amax(1, keepdim=True) - FLOOR), effective)
+        before = torch.where(b == 1, size, 0.0)  # tempered draws are wider than their component
+        parts, size = moments(draws.parts, before, (b.unsqueeze(1) * log_w).softmax(1), u)
+
+        log_evidence = log_w.logsumexp(1) - log(s)
+        deficit = log_evidence.amax(0) - log_evidence
+        searching = several and turn + 1 < SEARCH
+        log_weights = -deficit.clamp(max=SEARCHED) if searching else -deficit.masked_fill(deficit > MAX_DEFICIT, inf)
+        # The variance of weights p / q, estimated with draws of another q
+        log_w = log_w.logsumexp(0)
+        log_square = log_w + log_p.logsumexp(0) - draws.log_prob(u)
+        spread = ((log_square.logsumexp(0) - 2 * log_w.logsumexp(0)).exp() * s - 1).clamp(min=0)
+        untempered = ((b == 1) | (deficit > NEGLIGIBLE)).all(0)
+        done = untempered & (SUFFICIENT * (1 + spread) <= 1) & (not searching)
+        return beside(parts, log_weights, draws.parts.part(-1), OWN, spread), torch.where(b == 1, size, 0.0), done
 
 
-def power(log_w: Tensor, size: int) -> Tensor:
-    """The largest power of the weights [s, n], at most one, that leaves ``size`` of them effective [n]."""
+def flattened(draws: Mixed) -> Mixed:
+    """The mixture with more equal weights, so that improbable components get enough draws for their moments too."""
+    *_, own = weights = draws.weights
+    even = weights[:-1].sqrt()
+    return draws._replace(weights=torch.cat([even / even.sum(0) * (1 - own), own[None]]))
+
+
+def moments(parts: Elliptical, before: Tensor, weight: Tensor, u: Tensor) -> tuple[Elliptical, Tensor]:
+    """Student-t with the means and covariances of draws u [s, n, d] under weights [k, s, n], and the effective draws.
+
+    The last parts, with as many effective draws as ``before`` says [k, n], are averaged in. A covariance from few draws
+    is noisy, so that of the last parts counts for d more draws.
+    """
+    d, last = u.shape[-1], parts.loc[:-1]
+    narrow = parts.scale_tril[:-1] / widening(d)
+    size = 1 / weight.square().sum(1)
+    total = before + size
+    mean = torch.einsum("ksn,snd->knd", weight, u)
+    deviation = (u - mean.unsqueeze(1)).transpose(1, 2)  # [k, n, s, d]
+    covariance = (deviation * weight.transpose(1, 2).unsqueeze(-1)).mT @ deviation
+    step = (mean - last).unsqueeze(-1)
+    between = (before * size / total)[..., None, None] * (step @ step.mT)
+    pooled = size[..., None, None] * covariance + (before + d)[..., None, None] * (narrow @ narrow.mT) + between
+    factor, failed = torch.linalg.cholesky_ex(pooled / (total + d)[..., None, None])
+    factor = torch.where((failed > 0)[..., None, None], narrow, factor)
+    return widened(Elliptical(last + (size / total).unsqueeze(-1) * step.squeeze(-1), factor)), total
+
+
+def power(log_w: Tensor, size: Tensor) -> Tensor:
+    """The largest power of the weights [k, s, n], at most one, that leaves ``size`` [k, n] of them effective [k, n]."""
 
     def sufficient(power: Tensor) -> Tensor:
-        return 1 / (power * log_w).softmax(0).square().sum(0) >= size
+        return 1 / (power.unsqueeze(1) * log_w).softmax(1).square().sum(1) >= size
 
-    log_w = log_w - log_w.amax(0)
-    low, high = torch.zeros_like(log_w[0]), torch.ones_like(log_w[0])
+    low, high = torch.zeros_like(log_w[:, 0]), torch.ones_like(log_w[:, 0])
     untempered = sufficient(high)
-    for _ in range(BISECTIONS):
+    for _ in range(0 if untempered.all() else BISECTIONS):
         middle = (low + high) / 2
         fits = sufficient(middle)
         low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
     return torch.where(untempered, torch.ones_like(low), low)
 
 
-def sobol(s: int, d: int, df: float, seed: int) -> Tensor:
-    """Quasi-random points of a standard Student-t [s, d], which cover it more evenly than random ones."""
-    points = torch.quasirandom.SobolEngine(d + 1, scramble=True, seed=seed).draw(s, dtype=torch.float64)
-    points = points.clamp(1e-9, 1 - 1e-9)
+def sobol(s: int, d: int, df: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Points of a standard Student-t [s, d] and uniform numbers [s], which cover both more evenly than random ones."""
+    points = torch.quasirandom.SobolEngine(d + 2, scramble=True, seed=seed).draw(s, dtype=torch.float64)
+    uniform, points = points[:, -1], points.clamp(1e-9, 1 - 1e-9)
     normal = sqrt(2) * torch.erfinv(2 * points[:, :d] - 1)
-    if df == inf:
-        return normal
     # Wilson and Hilferty's cube approximates a chi-square number to three digits, which is enough here.
     cube = 1 - 2 / (9 * df) + sqrt(2 / (9 * df)) * sqrt(2) * torch.erfinv(2 * points[:, d] - 1)
-    return normal / cube.clamp(min=0.1).pow(1.5).unsqueeze(-1)
+    return normal / cube.clamp(min=0.1).pow(1.5).unsqueeze(-1), uniform

@@ -19,15 +19,16 @@ References
     Wu, Y. et al. (2017) On the quantitative analysis of decoder-based generative models. ICLR. arXiv:1611.04273
 """
 
-from functools import partial
 from math import sqrt
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pyroscvi.evidence.adaptive import Adaptive
-from pyroscvi.evidence.estimator import Estimator, Result, Target, from_weights
+from pyroscvi.evidence.estimator import Estimator, Result, Target, upper_bound
+from pyroscvi.evidence.importance import estimate
 from pyroscvi.evidence.proposals import Draws, LogJoint, Proposal
 from pyroscvi.evidence.refined import Refined, with_gradient
 from pyroscvi.evidence.streams import Streams
@@ -57,12 +58,14 @@ class Annealed(Estimator):
         path = Path(target.joint, draws, self.temperatures, self.leapfrogs, target.chunk)
         step_sizes = path.pilot(self.pilots, target.streams.anew(PILOT))
         log_w = path.forward(self.chains, step_sizes, target.streams)
-        log_weight = partial(path.backward, step_sizes, target.streams.anew(BACKWARD))
-        result = from_weights(log_w, log_weight, target, "annealed")
+        upper = None
+        if target.truth is not None:
+            known = path.backward(step_sizes, target.streams.anew(BACKWARD), target.truth)
+            upper = upper_bound(log_w, known, torch.full_like(known, self.chains))
         # The spread of so few weights is uncertain: use the variance of a Student-t with chains - 1 degrees of freedom.
-        inflation = sqrt((self.chains - 1) / max(self.chains - 3, 1))
-        error = inflation * result.estimate.monte_carlo_se
-        return result._replace(estimate=result.estimate._replace(monte_carlo_se=error))
+        inflation, result = sqrt((self.chains - 1) / max(self.chains - 3, 1)), estimate(log_w)
+        result = result._replace(monte_carlo_se=inflation * result.monte_carlo_se)
+        return Result(result, np.full(log_w.shape[1], "annealed", dtype=object), upper)
 
 
 class State(NamedTuple):

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.estimator import Estimator
-from pyroscvi.evidence.ladder import Ladder
-from pyroscvi.evidence.reader import MEMORY, Reader
+from pyroscvi.evidence.ladder import MAX_DRAWS, Ladder
+from pyroscvi.evidence.reader import MEMORY, Compile, Reader
 from pyroscvi.evidence.simulated import simulate, spread
 from pyroscvi.program import Fitted, Pair
 from pyroscvi.pyro_internals import alone
@@ -83,9 +83,9 @@ class Certificate:
 
 @alone
 def certify(
-    fit: Fitted | Pair, cells: Cells | AnnData, particles: int = 1000, seed: int = 0, *,
+    fit: Fitted | Pair, cells: Cells | AnnData, particles: int = MAX_DRAWS, seed: int = 0, *,
     estimator: Estimator = Ladder(), simulated: int = 64, memory: int | str = MEMORY, batch_size: int | None = None,
-    chunk: int | None = None, compile: bool = False, dtype: torch.dtype = torch.float64,
+    chunk: int | None = None, compile: Compile = "auto", dtype: torch.dtype | None = None,
 ) -> Certificate:  # fmt: skip
     """The certificate of ``log_evidence`` at these settings, from ``simulated`` cells that the fitted model makes.
 

@@ -191,8 +191,7 @@ class Search:
         self.log_w, method = self.log_weights(self.particles, PEAKS), AtPeaks.method
         value = estimate(self.log_w)
         if not (value.k_hat < MAX_K_HAT and value.effective_sample_size > MIN_EFFECTIVE * self.particles):
-            shape = AtPeaks.shape(self.density.size)
-            self.draws = Adaptive(rounds=4, draws=256, **shape, start=AtPeaks())(self.q, self.parts)
+            self.draws = Adaptive(rounds=4, draws=256, start=AtPeaks())(self.q, self.parts)
             self.log_w, method = self.log_weights(MORE_DRAWS * self.particles, PARTS), Adaptive.method
             value = estimate(self.log_w)
         method = f"nested, {method}" if self.density.own else method

@@ -20,8 +20,6 @@ References
 """
 
 import copy
-from collections.abc import Callable
-from math import log
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -29,14 +27,18 @@ import torch
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
-from pyroscvi.evidence.importance import Estimate, estimate, log_weights
+from pyroscvi.evidence.importance import MAX_K_HAT, Estimate, Weights
 from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.proposals import Draws, Elliptical, GuideDraws, LogJoint, Proposal, StudentT
 from pyroscvi.evidence.streams import Streams
 from pyroscvi.part import Part
 from pyroscvi.parts.priors import StandardNormal
 
-__all__ = ["Estimator", "Importance", "Result", "Target", "from_draws", "from_weights"]
+__all__ = ["Estimator", "Importance", "Result", "Target", "from_draws", "upper_bound"]
+
+MARGIN = 0.9  # of the draws that the last round asks for: the proposal is better than the one that it was made with
+EXTENSIONS = 4  # times at most that draws are added
+MIN_DRAWS, STEP = 128, 64  # draws of a cell at least, for a k-hat; numbers of draws are multiples of the second
 
 
 D = TypeVar("D", bound=LogJoint)
@@ -62,7 +64,8 @@ class Target(NamedTuple, Generic[D]):
         """Some of the cells, with unused random numbers."""
         joint: Any = self.joint
         truth = None if self.truth is None else self.truth[index]
-        return Target(joint.take(index), self.q.take(index), self.streams.anew(purpose, index), self.chunk, truth)
+        chunk = self.chunk and self.chunk * len(self.q.loc) // max(len(index), 1)  # fewer cells, more draws of each
+        return Target(joint.take(index), self.q.take(index), self.streams.anew(purpose, index), chunk, truth)
 
 
 class Result(NamedTuple):
@@ -115,20 +118,41 @@ class Importance(Estimator):
         return (self.proposal if target.q.loc.shape[-1] else GuideDraws())(target.q, target.joint)
 
 
-def from_draws(draws: Draws, target: Target, particles: int, method: str) -> Result:
-    """Importance sampling with this proposal."""
-    log_w = log_weights(target.joint, draws, target.streams, particles, target.chunk)
+def from_draws(draws: Draws, target: Target, particles: int, method: str, tolerance: float = 0.0) -> Result:
+    """Importance sampling with this proposal: ``particles`` draws, or as few as give this standard error.
 
-    @torch.no_grad()
-    def log_weight(u: Tensor) -> Tensor:
-        return (target.joint(u[None]) - draws.log_prob(u[None]))[0]
+    How many a cell needs follows from the weights that the proposal was adapted with (``Draws.spread``), and not from
+    those of the estimate: to stop when they happen to look even would make the mean too low. Only where the error is
+    still too large are more added.
+    """
+    weights = Weights(target.joint, draws, target.streams, target.chunk)
+    spread = getattr(draws, "spread", None)
+    counts = torch.full_like(weights.counts, particles)
+    if tolerance and spread is not None:
+        counts = needed(MARGIN * spread, tolerance, particles)
+    for _ in range(EXTENSIONS):
+        weights.extend(counts)
+        estimate = weights.estimate()
+        short = (estimate.monte_carlo_se > tolerance) & (estimate.k_hat < MAX_K_HAT) & (counts < particles)
+        if not short.any():
+            break
+        more = needed(counts * estimate.monte_carlo_se.square(), tolerance, particles)
+        counts = torch.where(short, more.maximum(counts + STEP).clamp(max=particles), counts)
 
-    return from_weights(log_w, log_weight, target, method)
-
-
-def from_weights(log_w: Tensor, log_weight: Callable[[Tensor], Tensor], target: Target, method: str) -> Result:
-    """The estimate from log weights [s, n]; ``log_weight`` is that of a posterior draw [n, d], for the upper bound."""
     upper = None
     if target.truth is not None:
-        upper = torch.cat([log_weight(target.truth)[None], log_w[1:]]).logsumexp(0) - log(len(log_w))
-    return Result(estimate(log_w), np.full(log_w.shape[1], method, dtype=object), upper)
+        with torch.no_grad():
+            known = (target.joint(target.truth[None]) - draws.log_prob(target.truth[None]))[0]
+        upper = upper_bound(weights.log_w, known, weights.counts)
+    return Result(estimate, np.full(len(counts), method, dtype=object), upper)
+
+
+def upper_bound(log_w: Tensor, known: Tensor, counts: Tensor) -> Tensor:
+    """The bound [n] from log weights [s, n], the first of them replaced by that of a posterior draw [n]."""
+    return torch.cat([known[None].to(log_w), log_w[1:]]).logsumexp(0) - counts.to(log_w).log()
+
+
+def needed(spread: Tensor, tolerance: float, particles: int) -> Tensor:
+    """Draws after which the standard error is within the tolerance [n]: multiples of 64, no more than ``particles``."""
+    draws = (spread / tolerance**2).nan_to_num(particles).clamp(MIN_DRAWS, particles)
+    return (draws / STEP).ceil().mul(STEP).clamp(max=particles).long().cpu()

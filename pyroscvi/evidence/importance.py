@@ -17,7 +17,7 @@ References
 
 from collections.abc import Iterator
 from math import ceil, log, sqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from torch import Tensor
 from pyroscvi.evidence.proposals import Draws, LogJoint
 from pyroscvi.evidence.streams import Streams
 
-__all__ = ["MAX_K_HAT", "NO_K_HAT", "Estimate", "drawn", "estimate", "k_hat", "log_weights"]
+__all__ = ["MAX_K_HAT", "NO_K_HAT", "Estimate", "Weights", "drawn", "estimate", "k_hat", "log_weights"]
 
 MAX_K_HAT = 0.7  # above it neither an estimate nor its error means much
 NO_K_HAT = 20  # draws: as many or fewer have no k-hat
@@ -46,16 +46,61 @@ class Estimate(NamedTuple):
         return cls(log_p, torch.zeros_like(log_p), infinite, -infinite)
 
 
-@torch.no_grad()
+class Weights:
+    """log p(x_n, u_s) - log q(u_s) for draws u_s of every cell, to which more can be added.
+
+    log_w   the log weights, -inf where a cell has fewer draws than others  [s, n]
+    counts  draws of every cell  [n]
+    chunk   draws of every cell that are computed at once; None: all
+    """
+
+    def __init__(self, log_joint: LogJoint, draws: Draws, streams: Streams, chunk: int | None = None):
+        n = len(streams.rows)
+        self.of: tuple[Any, ...] = (log_joint, draws, streams)
+        self.chunk = chunk
+        self.counts, self.log_w = torch.zeros(n, dtype=torch.long), torch.zeros(0, n, dtype=torch.float64)
+
+    @torch.no_grad()
+    def extend(self, counts: Tensor) -> None:
+        """Draw until every cell has so many draws [n]; a cell that has them leaves the batch."""
+        if (counts < 1).any():
+            raise ValueError(f"particles must be at least 1, not {int(counts.min())}")
+        n, rows = len(counts), torch.arange(len(counts))
+        some: tuple[Any, ...] = self.of
+        more = int(counts.max()) - len(self.log_w)
+        self.log_w = torch.cat([self.log_w, self.log_w.new_full((max(more, 0), n), -torch.inf)])
+        while len(left := (self.counts < counts).nonzero().squeeze(-1)):
+            if len(left) < len(rows):
+                some, rows = tuple(each.take(left) for each in self.of), left
+            log_joint, draws, streams = some
+            s = int((counts - self.counts)[rows].min())
+            u = draws.sample(streams, min(s, self.chunk * n // len(rows)) if self.chunk else s)
+            log_w = (log_joint(u) - draws.log_prob(u)).to(self.log_w)
+            if log_w.isnan().any():
+                row = streams.rows[int(log_w.isnan().any(0).nonzero()[0])]
+                raise ValueError(
+                    f"log p(x, z) is not a number for cell {row}: its counts or the parameters are not finite"
+                )
+            self.log_w[self.counts[rows] + torch.arange(len(u))[:, None], rows] = log_w
+            self.counts[rows] += len(u)
+
+    def estimate(self) -> "Estimate":
+        """Evidence and diagnostics of every cell."""
+        result = Estimate(*torch.zeros(4, len(self.counts), dtype=torch.float64))
+        for count in self.counts.unique():
+            rows = self.counts == count
+            for all_cells, some in zip(result, estimate(self.log_w[:count, rows]), strict=True):
+                all_cells[rows] = some
+        return result
+
+
 def log_weights(
     log_joint: LogJoint, draws: Draws, streams: Streams, particles: int, chunk: int | None = None
 ) -> Tensor:
-    """log p(x_n, u_s) - log q(u_s) for draws u_s of every cell [particles, n], ``chunk`` of them at a time."""
-    log_w = torch.cat([log_joint(u) - draws.log_prob(u) for u in drawn(draws, streams, particles, chunk)])
-    if log_w.isnan().any():
-        row = streams.rows[int(log_w.isnan().any(0).nonzero()[0])]
-        raise ValueError(f"log p(x, z) is not a number for cell {row}: its counts or the parameters are not finite")
-    return log_w
+    """Log weights of so many draws of every cell [particles, n], ``chunk`` of them at a time."""
+    weights = Weights(log_joint, draws, streams, chunk)
+    weights.extend(torch.full_like(weights.counts, particles))
+    return weights.log_w
 
 
 def drawn(draws: Draws, streams: Streams, particles: int, chunk: int | None = None) -> Iterator[Tensor]:

@@ -7,15 +7,13 @@ Discrete sites k are enumerated and summed exactly.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from math import prod
 from typing import Any
 
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.distributions import Categorical
+from torch.distributions import Categorical, constraints
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.coordinates import Coordinates
@@ -61,13 +59,28 @@ class Joint:
             log_p = log_p.logsumexp(1)
         return log_p + self.log_volume(u)
 
-    def components(self) -> list[Callable[[Tensor], Tensor]]:
-        """log p(x_n, u_n, k_n) as functions of u, one for each joint level of enumerated sites; they sum to p(x, u)."""
-        return [partial(self.component, k) for k in range(prod(self.levels().values()))]
-
-    def component(self, k: int, u: Tensor) -> Tensor:
+    def by_component(self, u: Tensor) -> Tensor:
+        """log p(x_n, u_n, k_n) for every joint level k of the enumerated sites [k, s, n]; they sum to p(x, u)."""
         log_p = _log_p(self.trace(u), u)
-        return log_p.reshape(-1, *u.shape[:-1])[k] + self.log_volume(u)
+        return log_p.reshape(-1, *u.shape[:-1]) + self.log_volume(u)
+
+    @torch.no_grad()
+    def component_priors(self) -> tuple[Tensor, Tensor] | None:
+        """Means and standard deviations [k, n, size] of latents on the real line whose prior depends on the level k.
+
+        They are NaN for other latents. None if there is no such latent.
+        """
+        trace, shape = self.trace(self.origin()), _log_p(self.trace(self.origin()), self.origin()).shape
+        means, deviations = [], []
+        for name, site in self.sites.items():
+            fn: Any = trace.nodes[name]["fn"]
+            mean = deviation = torch.full((site.size,), torch.nan).to(self.origin())
+            if len(fn.batch_shape) > 2 and fn.support == constraints.real_vector:
+                mean, deviation = fn.mean, fn.variance.sqrt()
+            means.append(mean.expand(*shape, site.size))
+            deviations.append(deviation.expand(*shape, site.size))
+        loc, scale = (torch.cat(each, -1).double().reshape(-1, shape[-1], self.size) for each in (means, deviations))
+        return None if loc.isnan().all() else (loc, scale)
 
     def log_likelihood(self, u: Tensor, site: str = "x") -> Tensor:
         """log p(x_n | u_n) of an observed site [s, n]; enumerated sites are summed over."""
@@ -123,7 +136,8 @@ class Joint:
 
     def take(self, index: Tensor) -> "Joint":
         """The density of some of the cells, without their neighbours, which only guides read."""
-        return Joint(self.model, self.sites, self.cells.take(index, hops=0), self.chunk)
+        chunk = self.chunk and self.chunk * len(self.cells) // max(len(index), 1)  # fewer cells, more draws of each
+        return Joint(self.model, self.sites, self.cells.take(index, hops=0), chunk)
 
     def origin(self) -> Tensor:
         """u = 0 for every cell [1, n, size]."""

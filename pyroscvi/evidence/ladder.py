@@ -1,93 +1,78 @@
-"""The ladder: for every cell, the cheapest estimator that can be trusted.
+"""The ladder: for every cell, the cheapest estimator that can be trusted, and as few draws as its error allows.
 
-    screen    importance sampling from the guide, widened and with Student-t tails
-    adapt     from a proposal that has moved to where its own weights are large
-    refine    the same, started at the mode or modes instead of at the guide's mean, and with ten times the draws
-    anneal    from that proposal in small steps to the posterior
+    adapt      from a mixture of proposals that has moved to where its own weights are large
+    refine     the same, started at the mode or modes instead of at the guide's mean
+    anneal     from that proposal in small steps to the posterior
 
 A cell stays on the first rung where the tail of its weights is light enough for an estimate and its error to mean
-something (k-hat), and where that error is small. The logarithm of an average is too low by half the squared error: by
-0.005 nats with the tolerance at 0.1. The screen has stricter limits, because the k-hat of a narrow guide misses what
-the guide has never drawn. Where discrete latents are summed out there is no screen, because a k-hat does not detect a
-mode that the guide has missed. With 20 draws or fewer there is only the screen, because they have no k-hat. The row of
-a cell in a table comes from the rung that it stayed on.
+something (k-hat), and where that error is within the tolerance. The logarithm of an average is too low by half the
+squared error: by 0.001 nats with the tolerance at 0.05. With 20 draws or fewer there is only importance sampling from
+the guide, because so few have no k-hat. The row of a cell in a table comes from the rung that it stayed on.
 """
 
-from collections.abc import Callable
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from pyroscvi.evidence.adaptive import Adaptive
 from pyroscvi.evidence.annealed import Annealed
 from pyroscvi.evidence.estimator import Estimator, Importance, Result, Target, from_draws
 from pyroscvi.evidence.importance import MAX_K_HAT, NO_K_HAT, Estimate
-from pyroscvi.evidence.proposals import Proposal, StudentT, components
+from pyroscvi.evidence.proposals import Proposal
 from pyroscvi.evidence.refined import Refined
 
-__all__ = ["Ladder"]
+__all__ = ["MAX_DRAWS", "Ladder"]
 
-ADAPT, REFINE, ANNEAL = 1, 2, 3  # purposes of streams
-SCREEN_K_HAT = 0.5  # below it weights have a variance: the limit on the first rung
+MAX_DRAWS = 10_000
+REFINE, ANNEAL = 2, 3  # purposes of streams
 
 
 class Ladder(Estimator):
-    """Screen, adapt, refine, anneal: each rung estimates the cells that the rung before could not be trusted with.
+    """Adapt, refine, anneal: each rung estimates the cells that the rung before could not be trusted with.
 
-    tolerance  standard error in nats below which a cell is done; on the first rung half of it
-    more       how many times ``particles`` the third rung draws
+    Draws of a cell end where its standard error is within the tolerance, and with ``particles`` at the latest.
+
+    tolerance  standard error in nats at which a cell is done
     """
 
     closed_forms: ClassVar[bool] = True
 
-    tolerance: float = 0.1
-    more: int = 10
-    screen: Proposal = StudentT()
+    tolerance: float = 0.05
     adapt: Proposal = Adaptive()
     refine: Proposal = Adaptive(start=Refined())
     anneal: Annealed = Annealed()
 
-    def forward(self, target, particles=1000):
+    def forward(self, target, particles=MAX_DRAWS):
         if particles <= NO_K_HAT:
-            return Importance(self.screen)(target, particles)
-        screened = len(components(target.joint)) == 1
-        result = Importance(self.screen if screened else self.adapt)(target, particles)
-        if screened:
-            trusted = self.trusted(result.estimate, screened=True)
-            result = climbed(result, trusted, target, ADAPT, lambda rest: Importance(self.adapt)(rest, particles))
-        trusted = self.trusted(result.estimate)
-        return climbed(result, trusted, target, REFINE, lambda rest: self.refined(rest, self.more * particles))
+            return Importance()(target, particles)
+        draws = Importance(self.adapt).draws(target)
+        result = from_draws(draws, target, particles, self.adapt.method, self.tolerance)
+        rest = self.open(result.estimate)
+        return better(result, rest, self.refined(target.take(rest, REFINE), particles)) if len(rest) else result
 
     def refined(self, target: Target, particles: int) -> Result:
         """The last two rungs, which share a proposal."""
         draws = self.refine(target.q, target.joint)
-        result = from_draws(draws, target, particles, "refined")
-        rest = (~self.trusted(result.estimate)).nonzero().squeeze(-1)
+        result = from_draws(draws, target, particles, "refined", self.tolerance)
+        rest = self.open(result.estimate)
         if not len(rest):
             return result
-        annealed = self.anneal.from_draws(draws.take(rest), target.take(rest, ANNEAL))
-        # There are few chains: where draws are not misleading but too few, their error may still be the smaller one.
-        misleading = ~(result.estimate.k_hat[rest] < MAX_K_HAT)
-        better = misleading | (annealed.estimate.monte_carlo_se < result.estimate.monte_carlo_se[rest])
-        return replaced(result, rest[better], annealed, better)
+        return better(result, rest, self.anneal.from_draws(draws.take(rest), target.take(rest, ANNEAL)))
 
-    def trusted(self, estimate: Estimate, screened: bool = False) -> Tensor:
-        """The cells whose estimates can be trusted [n]."""
-        k_hat, error = (SCREEN_K_HAT, self.tolerance / 2) if screened else (MAX_K_HAT, self.tolerance)
-        return (estimate.k_hat < k_hat) & (estimate.monte_carlo_se < error)
+    def open(self, estimate: Estimate) -> Tensor:
+        """The cells whose estimates cannot be trusted."""
+        trusted = (estimate.k_hat < MAX_K_HAT) & (estimate.monte_carlo_se <= self.tolerance)
+        return (~trusted).nonzero().squeeze(-1)
 
 
-def climbed(result: Result, trusted: Tensor, target: Target, purpose: int, rung: Callable[[Target], Result]) -> Result:
-    """The result for all cells, with those that are not trusted estimated by another rung."""
-    rest = (~trusted).nonzero().squeeze(-1)
-    if not len(rest):
-        return result
-    return replaced(result, rest, rung(target.take(rest, purpose)), torch.ones_like(rest, dtype=torch.bool))
+def better(below: Result, rest: Tensor, above: Result) -> Result:
+    """The result of the lower rung, with that of the higher rung for those cells ``rest`` where it is the better one.
 
-
-def replaced(below: Result, index: Tensor, above: Result, chosen: Tensor) -> Result:
-    """The result of the lower rung, with the chosen cells of the higher rung in place of the cells at ``index``."""
+    Where draws are not misleading but too few, the error of the lower rung may be the smaller one.
+    """
+    misleading = ~(below.estimate.k_hat[rest] < MAX_K_HAT)
+    chosen = misleading | (above.estimate.monte_carlo_se < below.estimate.monte_carlo_se[rest])
+    index = rest[chosen]
     values = [old.index_copy(0, index, new[chosen]) for old, new in zip(below.estimate, above.estimate, strict=True)]
     method = below.method.copy()
     method[index.cpu().numpy()] = above.method[chosen.cpu().numpy()]

@@ -9,7 +9,7 @@ CELLS = 128  # at once, if memory allows it: more would save no time
 MIN_DRAWS = 8  # draws of each cell at once, before more cells are taken; a search for modes takes as many
 # Arrays of the predictors' shape that exist at the same time: with gradients, a ZINB whose decoder predicts theta was
 # measured at 8, without them at 5. Arrays of a minibatch's counts. Numbers that are kept for every draw.
-PREDICTORS, COUNTS, WEIGHTS = 8, 8, 8
+PREDICTORS, COUNTS, WEIGHTS = 8, 8, 4
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 

@@ -6,8 +6,6 @@ becomes a component of the density, which is divided halfway between neighbourin
 its own; a ring of equally good rotations has as many components as peaks were found on it.
 """
 
-from collections.abc import Callable
-from functools import partial
 from math import inf
 from typing import ClassVar
 
@@ -15,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyroscvi.evidence.proposals import Elliptical, LogJoint, Mixed, Proposal
+from pyroscvi.evidence.proposals import Elliptical, LogJoint, Proposal, beside, widened
 from pyroscvi.evidence.refined import MIN_CURVATURE, surface, with_gradient
 
 __all__ = ["AtPeaks", "Divided", "ascent", "divided"]
@@ -44,17 +42,11 @@ class Divided:
     def __call__(self, u: Tensor) -> Tensor:
         return self.whole(u)
 
-    def components(self) -> list[Callable[[Tensor], Tensor]]:
-        if len(self.peaks) == 1:
-            return [self.whole]
-        return [partial(self._component, k) for k in range(len(self.peaks))]
-
-    def _component(self, k: int, u: Tensor) -> Tensor:
-        inside = torch.cdist(u.flatten(0, -2), self.peaks).argmin(-1).view(u.shape[:-1]) == k
-        log_p = u.new_full(u.shape[:-1], -inf)
-        if inside.any():
-            log_p[inside] = self.whole(u[inside].unsqueeze(-2)).squeeze(-1)
-        return log_p
+    def by_component(self, u: Tensor) -> Tensor:
+        """The density at the peak that is nearest to u, and zero at the others [peak, s, n]."""
+        nearest = torch.cdist(u.flatten(0, -2), self.peaks).argmin(-1).view(u.shape[:-1])
+        inside = nearest == torch.arange(len(self.peaks), device=u.device)[:, None, None]
+        return self.whole(u).where(inside, -inf)
 
 
 class AtPeaks(Proposal):
@@ -62,20 +54,11 @@ class AtPeaks(Proposal):
 
     method: ClassVar[str] = "refined"
 
-    @staticmethod
-    def shape(size: int) -> dict[str, float]:
-        """Degrees of freedom and widening: values that suit five dimensions leave few effective draws in thirty."""
-        return {"df": max(5.0, float(size)), "widen": 1 + min(0.15, 0.75 / size)}
-
     def forward(self, q, log_joint):
-        df, widen = self.shape(q.loc.shape[-1]).values()
         factor = torch.linalg.cholesky(log_joint.scale)
-        own = Elliptical(q.loc, widen * q.scale_tril, df)
-        pairs = zip(log_joint.peaks, factor, strict=True)
-        parts = [Elliptical(peak[None], widen * each[None], df) for peak, each in pairs]
+        parts = widened(Elliptical(log_joint.peaks[:, None], factor[:, None]))
         masses = log_joint.heights + factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        weights = 0.9 * masses.softmax(0)[:, None]
-        return Mixed((*parts, own), torch.cat([weights, torch.full_like(weights[:1], 0.1)]))
+        return beside(parts, masses[:, None], widened(q), 0.1)
 
 
 def divided(log_joint: LogJoint, starts: Tensor, spread: Tensor) -> Divided:

@@ -22,7 +22,10 @@ from pyroscvi.evidence.streams import Streams
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.part import Part
 
-__all__ = ["Draws", "Elliptical", "GuideDraws", "Mixed", "Proposal", "StudentT", "components", "together"]
+__all__ = [
+    "AtComponents", "Draws", "Elliptical", "GuideDraws", "Mixed", "Proposal", "StudentT", "beside", "by_component",
+    "together", "widened", "widening",
+]  # fmt: skip
 
 LogJoint = Callable[[Tensor], Tensor]
 MOMENT_DRAWS = 512  # for the moments of a guide that is not Gaussian
@@ -45,8 +48,8 @@ class Draws(Protocol):
 class Elliptical(NamedTuple):
     """u_n = loc_n + L_n e, with e normal, or Student's t with ``df`` degrees of freedom.
 
-    loc         [n, d]
-    scale_tril  L, lower triangular  [n, d, d]
+    loc         [n, d], or of several parts [part, n, d]
+    scale_tril  L, lower triangular  [..., n, d, d]
     """
 
     loc: Tensor
@@ -64,25 +67,31 @@ class Elliptical(NamedTuple):
         return e * (self.df / streams.chi2(self.df, s).to(self.loc)).sqrt().unsqueeze(-1)
 
     def around(self, e: Tensor) -> Tensor:
-        """loc_n + L_n e [s, n, d]."""
-        return self.loc + torch.einsum("nij,snj->sni", self.scale_tril, e)
+        """loc_n + L_n e [..., s, n, d], for e [s, n, d]."""
+        return self.loc.unsqueeze(-3) + torch.einsum("...nij,snj->...sni", self.scale_tril, e)
 
     def factor(self) -> Tensor:
         return self.scale_tril
 
     def take(self, index: Tensor) -> "Elliptical":
-        return Elliptical(self.loc[index], self.scale_tril[index], self.df)
+        return Elliptical(self.loc[..., index, :], self.scale_tril[..., index, :, :], self.df)
+
+    def part(self, k: int) -> "Elliptical":
+        """One of several parts."""
+        return Elliptical(self.loc[k], self.scale_tril[k], self.df)
 
     def put(self, index: Tensor, others: "Elliptical") -> "Elliptical":
         """These draws, with others for the cells at ``index``."""
-        loc = self.loc.index_copy(0, index, others.loc)
-        return Elliptical(loc, self.scale_tril.index_copy(0, index, others.scale_tril), self.df)
+        loc = self.loc.index_copy(-2, index, others.loc)
+        return Elliptical(loc, self.scale_tril.index_copy(-3, index, others.scale_tril), self.df)
 
     def log_prob(self, u: Tensor) -> Tensor:
+        """The log-density [..., s, n] of u [s, n, d]."""
         d = self.loc.shape[-1]
-        e = torch.linalg.solve_triangular(self.scale_tril, (u - self.loc).permute(1, 2, 0), upper=False)  # [n, d, s]
-        square = (e * e).sum(1).T
-        log_volume = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        deviation = (u - self.loc.unsqueeze(-3)).movedim(-3, -1)  # [..., n, d, s]
+        e = torch.linalg.solve_triangular(self.scale_tril, deviation, upper=False)
+        square = (e * e).sum(-2).mT
+        log_volume = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1).unsqueeze(-2)
         if self.df == inf:
             return -0.5 * (square + d * log(2 * pi)) - log_volume
         half = (self.df + d) / 2
@@ -91,29 +100,47 @@ class Elliptical(NamedTuple):
 
 
 class Mixed(NamedTuple):
-    """A mixture: each draw comes from one of several parts, which have the same degrees of freedom.
+    """A mixture: each draw comes from one of several parts.
 
+    parts    loc [part, n, d], scale_tril [part, n, d, d]
     weights  probability of each part for every cell  [part, n]
+    spread   variance of importance weights, relative to their squared mean; infinite where it is not known  [n]
     """
 
-    parts: tuple[Elliptical, ...]
+    parts: Elliptical
     weights: Tensor
+    spread: Tensor
 
     def sample(self, streams: Streams, s: int) -> Tensor:
-        e = self.parts[0].noise(streams, s)  # shared by all parts, because only one of them is chosen
-        chosen = streams.uniform(s).to(e) > self.weights.cumsum(0)[:-1].unsqueeze(1)  # [part - 1, s, n]
-        draws = torch.stack([part.around(e) for part in self.parts])
-        return torch.take_along_dim(draws, chosen.sum(0)[None, :, :, None], 0)[0]
+        return self.at(self.parts.noise(streams, s), streams.uniform(s).to(self.weights))
+
+    def at(self, e: Tensor, uniform: Tensor) -> Tensor:
+        """Draws [s, n, d] from noise e [s, n, d], and uniform numbers [s, n] that choose the parts."""
+        chosen = (uniform > self.weights.cumsum(0)[:-1].unsqueeze(1)).sum(0)  # e is shared: only one part is chosen
+        return torch.take_along_dim(self.parts.around(e), chosen[None, :, :, None], 0)[0]
 
     def factor(self) -> Tensor:
-        scales = torch.stack([part.scale_tril @ part.scale_tril.mT for part in self.parts])
+        scales = self.parts.scale_tril @ self.parts.scale_tril.mT
         return torch.linalg.cholesky((self.weights[..., None, None] * scales).sum(0))
 
     def take(self, index: Tensor) -> "Mixed":
-        return Mixed(tuple(part.take(index) for part in self.parts), self.weights[:, index])
+        return Mixed(self.parts.take(index), self.weights[:, index], self.spread[index])
+
+    def put(self, index: Tensor, others: "Mixed") -> "Mixed":
+        """This mixture, with others for the cells at ``index``."""
+        weights = self.weights.index_copy(1, index, others.weights)
+        return Mixed(self.parts.put(index, others.parts), weights, self.spread.index_copy(0, index, others.spread))
 
     def log_prob(self, u: Tensor) -> Tensor:
-        return torch.stack([part.log_prob(u) for part in self.parts]).add(self.weights.log().unsqueeze(1)).logsumexp(0)
+        return self.parts.log_prob(u).add(self.weights.log().unsqueeze(1)).logsumexp(0)
+
+    def compact(self) -> "Mixed":
+        """The same mixture without parts that no cell uses; the order of the parts is another one for each cell."""
+        used = int((self.weights > 0).sum(0).max())
+        order = self.weights.argsort(0, descending=True)[:used]
+        loc = self.parts.loc.take_along_dim(order[..., None], 0)
+        scale_tril = self.parts.scale_tril.take_along_dim(order[..., None, None], 0)
+        return Mixed(Elliptical(loc, scale_tril, self.parts.df), self.weights.take_along_dim(order, 0), self.spread)
 
 
 class Proposal(Part):
@@ -125,9 +152,9 @@ class Proposal(Part):
         raise NotImplementedError
 
 
-def components(log_joint: LogJoint) -> list[LogJoint]:
-    """The densities that add up to this one, one for every level of the enumerated sites; usually only one."""
-    return getattr(log_joint, "components", lambda: [log_joint])()
+def by_component(log_joint: LogJoint) -> LogJoint:
+    """The densities [k, s, n] that add up to this one, one for every level of the enumerated sites; usually one."""
+    return getattr(log_joint, "by_component", lambda u: log_joint(u).unsqueeze(0))
 
 
 class GuideDraws(Proposal):
@@ -145,6 +172,48 @@ class StudentT(Proposal):
 
     def forward(self, q, log_joint):
         return Elliptical(q.loc, self.widen * q.scale_tril, self.df)
+
+
+class AtComponents(Proposal):
+    """Student-t about the prior of every component of a mixture, mixed with the guide's own, which is the last part.
+
+    Latents whose prior is the same for all components come from the guide.
+    """
+
+    def forward(self, q, log_joint):
+        own = widened(q)
+        priors = getattr(log_joint, "component_priors", lambda: None)()
+        if priors is None:
+            k = len(by_component(log_joint)(q.loc.unsqueeze(0)))
+            parts = Elliptical(q.loc.expand(k, -1, -1), q.scale_tril.expand(k, -1, -1, -1))
+        else:
+            loc, scale = priors  # NaN where the prior does not depend on the component
+            factor = torch.where(scale.isnan().unsqueeze(-1), q.scale_tril, scale.nan_to_num().diag_embed())
+            parts = Elliptical(torch.where(loc.isnan(), q.loc, loc), factor)
+        return beside(parts, torch.zeros_like(parts.loc[..., 0]), own, 0.5)
+
+
+def beside(
+    parts: Elliptical, log_weights: Tensor, own: Elliptical, share: float, spread: Tensor | None = None
+) -> Mixed:
+    """A mixture of parts, of these unnormalised log weights [part, n], and of the guide's own with a share of draws."""
+    weights = (1 - share) * log_weights.softmax(0)
+    both = Elliptical(
+        torch.cat([parts.loc, own.loc[None]]), torch.cat([parts.scale_tril, own.scale_tril[None]]), own.df
+    )
+    spread = torch.full_like(weights[0], inf) if spread is None else spread
+    return Mixed(both, torch.cat([weights, torch.full_like(weights[:1], share)]), spread)
+
+
+def widened(q: Elliptical) -> Elliptical:
+    """A Student-t a little wider than q. Tails that suit five dimensions leave few effective draws in thirty."""
+    d = q.loc.shape[-1]
+    return Elliptical(q.loc, widening(d) * q.scale_tril, max(5.0, float(d)))
+
+
+def widening(d: int) -> float:
+    """How much wider than the posterior a proposal is."""
+    return 1 + min(0.15, 0.75 / max(d, 1))
 
 
 def together(guide: Any, cells: Cells) -> Elliptical:

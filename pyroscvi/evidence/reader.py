@@ -6,7 +6,7 @@
 
 Evidence, certificate, usage, scores of genes, resampling and calibration all take a reader, and so can share one.
 Latents, their weights and sums over sites are in double precision. So is the model, unless single precision is asked
-for: a decoder is then twice as fast, and the log-density of one draw wrong by some 1e-4 nats.
+for, or is found to suffice: a decoder is then twice as fast, and the log-density of one draw wrong by some 1e-4 nats.
 """
 
 import copy
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from anndata import AnnData
@@ -30,8 +30,12 @@ from pyroscvi.evidence.proposals import together
 from pyroscvi.evidence.streams import Streams
 from pyroscvi.program import Fitted, Pair
 
+Compile = bool | Literal["auto"]
+
 MEMORY = "256MB"
-COMPARED = 8  # cells on which the kernel in C++ is checked
+COMPARED = 8  # cells on which the kernel in C++, and single precision, are checked
+SINGLE = 1e-3  # nats: the error of a log-density in single precision, below which it suffices
+WORTH = 2e8  # counts to score: so many take as long as compiling the kernel does
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}  # relative, of a log-density: a float32 has seven digits
 
 
@@ -43,8 +47,10 @@ class Reader:
     memory      bytes for intermediate results, as a number or as "2GB", beside the model and the data
     batch_size  cells at once, in place of what ``memory`` allows
     chunk       draws at once, in place of what ``memory`` allows
-    dtype       precision of the model and the cells
-    compile     score counts with the kernel in C++ inside ``with reader.kernel():``
+    dtype       precision of the model and the cells. None: single if the fit has it and it is precise enough for the
+                cells with the largest totals, otherwise double
+    compile     score counts with the kernel in C++ inside ``with reader.kernel():``. "auto": if it has been compiled
+                before, or if the work is large enough to pay for compiling it
 
     Copies of model and guide are made here and nowhere else, with dropout off and batch norms frozen. Raises ValueError
     where the fit knows other genes than the cells have, or the levels of a field in another order.
@@ -52,15 +58,17 @@ class Reader:
 
     def __init__(
         self, fit: Fitted | Pair, cells: Cells | AnnData, *, memory: int | str = MEMORY, batch_size: int | None = None,
-        chunk: int | None = None, dtype: torch.dtype = torch.float64, compile: bool = False,
+        chunk: int | None = None, dtype: torch.dtype | None = torch.float64, compile: Compile = "auto",
     ):  # fmt: skip
         self.source: Pair = pair(fit)
         cells = as_cells(fit, cells)
         if not len(cells):
             raise ValueError("there are no cells to take the evidence of")
-        self.model, self.guide, self.cells = copied(*self.source, cells, dtype)
+        self.model, self.guide, self.cells = copied(*self.source, cells, dtype or torch.float64)
         self.memory, self.batch_size, self.chunk, self.compile = in_bytes(memory), batch_size, chunk, compile
         self.truth: Tensor | None = None
+        if dtype is None and self._single_suffices():
+            self.model, self.guide, self.cells = copied(*self.source, cells, torch.float32)
 
     def of(self, cells: Cells, model: Any = None, guide: Any = None, truth: Tensor | None = None) -> "Reader":
         """A reader of other cells, and of other programs if they are given, at the same settings; nothing is copied.
@@ -84,21 +92,45 @@ class Reader:
         return self._joint(1)
 
     @contextmanager
-    def kernel(self) -> Iterator[None]:
-        """Counts are scored with the kernel in C++ inside, if that was asked for.
+    def kernel(self, particles: int = 1000) -> Iterator[None]:
+        """One thread, and the kernel in C++ if that was asked for, or pays for so many draws of every cell.
 
         Nearly all the time of an evidence goes into the last layer of the decoder, a matrix product, and into the
         counts after it; the kernel passes over them once. Where it cannot be built, or disagrees with the usual one on
-        a few cells, a warning of one line says why, and the usual kernel is used.
+        a few cells, the usual kernel is used; with ``compile=True`` a warning of one line says why. Several threads
+        would wait for each other in a thousand small operations; afterwards torch has its threads again.
         """
-        if not self.compile:
-            yield
-            return
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with native.used(self._kernel_is_used(particles)):
+                yield
+        finally:
+            torch.set_num_threads(threads)
+
+    def _kernel_is_used(self, particles: int) -> bool:
+        work = len(self.cells) * particles * self.cells.counts.shape[1]
+        if not self.compile or (self.compile == "auto" and work < WORTH and not native.is_built(self.cells.dtype)):
+            return False
         problem = _kernel_problem(self._joint(COMPARED))
-        if problem is not None:
-            warnings.warn(f"compile=True: {problem}; going on without it", stacklevel=3)
-        with native.used(problem is None):
-            yield
+        if problem is not None and self.compile is True:
+            warnings.warn(f"compile=True: {problem}; going on without it", stacklevel=5)
+        return problem is None
+
+    @torch.no_grad()
+    def _single_suffices(self) -> bool:
+        """Whether the fit is in single precision, and log-densities of the largest cells are precise enough in it."""
+        modules = [program for program in self.source if isinstance(program, nn.Module)]
+        if any(p.dtype != torch.float32 for module in modules for p in module.parameters()):
+            return False
+        largest = self.cells.take(self.cells.library.flatten().topk(min(COMPARED, len(self.cells))).indices, self.hops)
+        u, values = together(self.guide, largest).loc.unsqueeze(0), []
+        for model, guide, cells in (
+            (self.model, self.guide, largest),
+            copied(self.model, self.guide, largest, torch.float32),
+        ):
+            values.append(Joint(model, guide.sites, cells)(u))
+        return bool((values[0] - values[1]).abs().max() < SINGLE)
 
     def targets(self, seed: int = 0, particles: int = 1) -> Iterator[Target[Joint]]:
         """Minibatches in the order of the cells, with memory for the weights of so many draws of each cell."""

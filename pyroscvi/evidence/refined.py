@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pyroscvi.evidence.proposals import Elliptical, LogJoint, Mixed, Proposal, components
+from pyroscvi.evidence.proposals import Elliptical, LogJoint, Proposal, beside, by_component
 
 __all__ = ["Refined", "with_gradient"]
 
@@ -42,16 +42,20 @@ class Refined(Proposal):
     steps: int = 100
 
     def forward(self, q, log_joint):
-        scale = q.scale_tril.norm(dim=-1)
+        scale, densities = q.scale_tril.norm(dim=-1), by_component(log_joint)
         own = Elliptical(q.loc, self.widen * q.scale_tril, self.df)
-        parts, masses = [], []
-        for density in components(log_joint):
+        modes, factors, masses = [], [], []
+        for k in range(len(densities(q.loc.unsqueeze(0)))):
+
+            def density(u: Tensor, k: int = k) -> Tensor:
+                return densities(u)[k]
+
             mode = climb(density, q.loc, 0.1 * scale, self.steps)
             height, factor = shape(density, mode, scale)
-            parts.append(Elliptical(mode, self.widen * factor, self.df))
+            modes.append(mode)
+            factors.append(self.widen * factor)
             masses.append(height + factor.diagonal(dim1=-2, dim2=-1).log().sum(-1))
-        weights = 0.75 * torch.stack(masses).softmax(0)
-        return Mixed((*parts, own), torch.cat([weights, torch.full_like(weights[:1], 0.25)]))
+        return beside(Elliptical(torch.stack(modes), torch.stack(factors)), torch.stack(masses), own, 0.25)
 
 
 def climb(log_joint: LogJoint, u: Tensor, h: Tensor, steps: int) -> Tensor:

@@ -26,7 +26,7 @@ from pyroscvi.evidence.estimator import Target
 from pyroscvi.evidence.importance import MAX_K_HAT, drawn, k_hat
 from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.memory import WEIGHTS
-from pyroscvi.evidence.proposals import Proposal, StudentT, components
+from pyroscvi.evidence.proposals import Proposal
 from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.refined import Refined
 from pyroscvi.evidence.streams import Streams
@@ -37,8 +37,8 @@ CANDIDATES = 4000
 MIN_EFFECTIVE = 400  # draws of a pool: the variance of a hundred resampled draws is then a quarter larger, at most
 POOLS, RESAMPLE = 64, 128  # purposes of streams
 
-# From fast to careful: from the guide's mean, moved to where weights are large, and started at every mode.
-PROPOSALS: tuple[Proposal, ...] = (StudentT(), Adaptive(), Adaptive(start=Refined()))
+# From fast to careful: moved to where weights are large, and started at every mode.
+PROPOSALS: tuple[Proposal, ...] = (Adaptive(), Adaptive(start=Refined()))
 
 
 class Pool(NamedTuple):
@@ -99,15 +99,10 @@ def pools(
 
 
 def pool(target: Target, candidates: int = CANDIDATES, proposals: Sequence[Proposal] = PROPOSALS) -> Pool:
-    """Weighted draws of every cell, from the first proposal whose pool is sufficient, or from the last.
-
-    Where discrete latents are summed out the first proposal is skipped, unless it is the only one: weights do not show
-    a mode that no draw has visited.
-    """
-    careful = proposals[1:] if len(components(target.joint)) > 1 and len(proposals) > 1 else proposals
+    """Weighted draws of every cell, from the first proposal whose pool is sufficient, or from the last."""
     rest = torch.arange(len(target.q.loc), device=target.q.loc.device)
-    result = _weighted(target.take(rest, POOLS), careful[0], candidates)
-    for turn, proposal in enumerate(careful[1:], start=1):
+    result = _weighted(target.take(rest, POOLS), proposals[0], candidates)
+    for turn, proposal in enumerate(proposals[1:], start=1):
         rest = (~result.sufficient).nonzero().squeeze(-1)
         if not len(rest):
             break

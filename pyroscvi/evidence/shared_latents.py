@@ -16,8 +16,7 @@ References
 
 import copy
 from collections.abc import Callable, Mapping
-from functools import partial
-from math import log, prod
+from math import log
 from typing import Any
 
 import torch
@@ -128,10 +127,10 @@ class Shared:
         other = copy.copy(self)
         loc, scale = [], []
         for piece in u.split(self.chunk):
-            *parts, _ = (proposed := self._proposed(piece)).parts  # the last part is the start of the search
+            proposed = self._proposed(piece)  # its last part is the start of the search
             best = proposed.weights[:-1].argmax(0)[None, :, None]
-            loc.append(_chosen(best, [part.loc for part in parts]))
-            scale.append(_chosen(best[..., None], [part.scale_tril for part in parts]))
+            loc.append(torch.take_along_dim(proposed.parts.loc, best, 0)[0])
+            scale.append(torch.take_along_dim(proposed.parts.scale_tril, best[..., None], 0)[0])
         _, n, d = self.q.loc.shape
         other.visited, other.q = u, Elliptical(torch.cat(loc).view(-1, n, d), torch.cat(scale).view(-1, n, d, d))
         other.proposal = Refined(steps=STEPS_FROM_MODE)
@@ -211,19 +210,16 @@ class Given:
     def __call__(self, z: Tensor) -> Tensor:
         return self._at(z, lambda joint, rows: joint(rows))
 
-    def components(self) -> list[Callable[[Tensor], Tensor]]:
-        one = {name: value[:1] for name, value in self.values.items()}
-        levels = prod(Joint(self.conditioned(one), self.sites, self.cells).levels().values())
-        return [partial(self._component, k) for k in range(levels)]
-
-    def _component(self, k: int, z: Tensor) -> Tensor:
-        return self._at(z, lambda joint, rows: joint.component(k, rows))
+    def by_component(self, z: Tensor) -> Tensor:
+        """log p(x_n, z_n, k_n | u_t) for every joint level k of the enumerated sites [k, s, t * n]."""
+        return self._at(z, lambda joint, rows: joint.by_component(rows))
 
     def _at(self, z: Tensor, density: Callable[[Joint, Tensor], Tensor]) -> Tensor:
         s, t = len(z), z.shape[1] // len(self.cells)
         values = {name: value.expand(s, *value.shape).flatten(0, 1) for name, value in self.values.items()}
         joint = Joint(self.conditioned(values), self.sites, self.cells)
-        return density(joint, z.reshape(s * t, len(self.cells), z.shape[-1])).reshape(s, -1)
+        log_p = density(joint, z.reshape(s * t, len(self.cells), z.shape[-1]))
+        return log_p.reshape(*log_p.shape[:-2], s, -1)
 
 
 class Noise:
@@ -250,11 +246,6 @@ class Noise:
             numbers = draw(s).unsqueeze(1)
             return numbers.expand(-1, self.t, *numbers.shape[2:]).flatten(1, 2)
         return draw(s * self.t).unflatten(0, (self.t, s)).transpose(0, 1).flatten(1, 2)
-
-
-def _chosen(k: Tensor, values: list[Tensor]) -> Tensor:
-    """Each row from one of several tensors: row i from tensor k[0, i]."""
-    return torch.take_along_dim(torch.stack(values), k, 0)[0]
 
 
 def _is_outside(message: Any) -> bool:

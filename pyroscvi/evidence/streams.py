@@ -40,6 +40,14 @@ class Streams:
         rows = torch.tensor(self.rows)
         return Streams(self.seed, rows if index is None else rows[index.cpu()], purpose)
 
+    def take(self, index: Tensor) -> "Streams":
+        """The streams of some of the cells, which go on from here: what is drawn from them is drawn from these."""
+        for kind in range(3):
+            self._of(kind)
+        some, chosen = index.tolist(), Streams(self.seed, torch.tensor(self.rows)[index.cpu()], self.purpose)
+        chosen.generators = {kind: [numbers[i] for i in some] for kind, numbers in self.generators.items()}
+        return chosen
+
     def _of(self, kind: int) -> list[np.random.Generator]:
         if kind not in self.generators:
             seeds = [(self.seed, kind, row, self.purpose) for row in self.rows]

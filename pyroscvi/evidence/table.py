@@ -19,8 +19,8 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.certificate import Certificate, certificate_of
 from pyroscvi.evidence.estimator import Estimator
 from pyroscvi.evidence.importance import Estimate
-from pyroscvi.evidence.ladder import Ladder
-from pyroscvi.evidence.reader import MEMORY, Reader
+from pyroscvi.evidence.ladder import MAX_DRAWS, Ladder
+from pyroscvi.evidence.reader import MEMORY, Compile, Reader
 from pyroscvi.inference.progress import counted
 from pyroscvi.parts.sizes import SizeFactor
 from pyroscvi.program import Fitted, Pair
@@ -38,24 +38,27 @@ class Evidences(NamedTuple):
 
 @alone
 def log_evidence(
-    fit: Fitted | Pair, cells: Cells | AnnData, particles: int = 1000, seed: int = 0, *,
+    fit: Fitted | Pair, cells: Cells | AnnData, particles: int = MAX_DRAWS, seed: int = 0, *,
     estimator: Estimator = Ladder(), batch_size: int | None = None, chunk: int | None = None,
-    memory: int | str = MEMORY, compile: bool = False, dtype: torch.dtype = torch.float64, progress: bool | str = True,
+    memory: int | str = MEMORY, compile: Compile = "auto", dtype: torch.dtype | None = None, progress: bool | str = True,
 ) -> NDArray[np.float64]:  # fmt: skip
     """log p(x_n) of every cell in nats [n], float64; ``evidences`` names the probability.
 
     fit         a Fit, or a pair (model, guide)
     cells       Cells that the fit has not seen, or an AnnData, which is read through ``fit.fields``
-    particles   draws for every cell
+    particles   draws of a cell at most; ``Importance`` makes exactly so many
     estimator   ``Ladder()``: the page's closed form if it has one, and otherwise for every cell the cheapest estimator
-                that can be trusted. Or one estimator for all cells: ``Importance()``, ``Importance(Adaptive())``,
-                ``Importance(Refined())``, ``Importance(GuideDraws())``, ``Annealed()``
+                that can be trusted, with as many draws as a standard error of 0.05 nats takes
+                (``Ladder(tolerance=0.05)``). Or one estimator for all cells: ``Importance()``,
+                ``Importance(Adaptive())``, ``Importance(Refined())``, ``Importance(GuideDraws())``, ``Annealed()``
     memory      bytes for intermediate results, as a number or as "2GB", beside the model and the data. Or set the
                 number of cells (``batch_size``) and of draws (``chunk``) at once. None of them changes the result
-    compile     score counts with the kernel in C++, which is compiled at its first use: the same to rounding. Where
-                compiling fails, a warning says why and the usual kernel is used
-    dtype       precision of the model: torch.float32 is twice as fast, and wrong by some 1e-4 nats. Latents, weights
-                and their average are in float64 in either case
+    compile     score counts with the kernel in C++: the same to rounding. "auto": if it has been compiled before, or if
+                there is so much to score that compiling it (ten seconds, once) pays. True: in any case. Where compiling
+                fails the usual kernel is used; True also warns
+    dtype       precision of the model. None: torch.float32, which is twice as fast, if the fit has it and the
+                log-densities of the largest cells are wrong by less than 1e-3 nats; otherwise torch.float64. Latents,
+                weights and their average are in float64 in either case
     progress    show a bar, on a terminal or in a notebook; a text is its label
 
     Raises ValueError where cells share a latent: they have one evidence together, and none each.
@@ -67,7 +70,7 @@ def log_evidence(
 
 @alone
 def evidences(
-    reader: Reader, particles: int = 1000, seed: int = 0, *, estimator: Estimator = Ladder(), certify: bool = False,
+    reader: Reader, particles: int = MAX_DRAWS, seed: int = 0, *, estimator: Estimator = Ladder(), certify: bool = False,
     progress: bool | str = True,
 ) -> Evidences:  # fmt: skip
     """The evidence of every cell of a reader and its error; other arguments as in ``log_evidence``.
@@ -86,7 +89,7 @@ def evidences(
     """
     pieces, cells = [], reader.cells
     label = progress if isinstance(progress, str) else f"evidence of {type(reader.model).__name__}"
-    with reader.kernel(), counted(label, len(cells), bool(progress)) as done:
+    with reader.kernel(min(particles, TYPICAL)), counted(label, len(cells), bool(progress)) as done:
         for target in reader.targets(seed, particles):
             known = estimator.exact(target.joint)
             if known is None:
