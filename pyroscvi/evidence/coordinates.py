@@ -43,5 +43,10 @@ class Coordinates:
         parts = u.split([site.size for site in self.sites.values()], -1) if self.sites else ()
         limit = MAX_LOG * log(torch.finfo(self.dtype).max)
         for (name, site), part in zip(self.sites.items(), parts, strict=True):
-            real = getattr(site.support, "base_constraint", site.support) is constraints.real
-            yield name, site, part if real else part.clamp(-limit, limit)  # exp(u) must stay in the range of a float
+            # exp(u) must stay in the range of a float
+            yield name, site, part if is_real(site) else part.clamp(-limit, limit)
+
+
+def is_real(site: Site) -> bool:
+    """Whether the values of a site are real numbers, without a limit."""
+    return isinstance(getattr(site.support, "base_constraint", site.support), type(constraints.real))

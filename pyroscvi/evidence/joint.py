@@ -13,10 +13,10 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.distributions import Categorical, constraints
+from torch.distributions import Categorical
 
 from pyroscvi.data.cells import Cells
-from pyroscvi.evidence.coordinates import Coordinates
+from pyroscvi.evidence.coordinates import Coordinates, is_real
 from pyroscvi.program import Site
 from pyroscvi.pyro_internals import enumerated_dim
 from pyroscvi.sites import is_local, sampled
@@ -75,7 +75,7 @@ class Joint:
         for name, site in self.sites.items():
             fn: Any = trace.nodes[name]["fn"]
             mean = deviation = torch.full((site.size,), torch.nan).to(self.origin())
-            if len(fn.batch_shape) > 2 and fn.support == constraints.real_vector:
+            if len(fn.batch_shape) > 2 and is_real(site):
                 mean, deviation = fn.mean, fn.variance.sqrt()
             means.append(mean.expand(*shape, site.size))
             deviations.append(deviation.expand(*shape, site.size))
