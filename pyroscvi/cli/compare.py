@@ -54,7 +54,8 @@ def compare(
     ] = None,
     score: Annotated[int, in_evidence("Number of held-out cells to compare on, of every batch in proportion.")] = 1000,
     single: Annotated[
-        bool, in_evidence("Compute the evidence in single precision, also where it is off by more than 1e-3 nats.", "--single")
+        bool,
+        in_evidence("Compute the evidence in single precision, however large its errors.", "--single"),
     ] = False,
     compile: Annotated[
         bool, option("Compile training steps and the evidence: faster after the first half minute.", "--compile")

@@ -26,6 +26,7 @@ from pyroscvi.parts.sizes import SizeFactor
 from pyroscvi.program import Fitted, Pair
 from pyroscvi.pyro_internals import alone
 
+TYPICAL = 2000  # draws of a cell until its error is within the tolerance
 ROUNDING = 1e-5  # relative: size factors may have been stored in single precision
 
 
@@ -40,7 +41,8 @@ class Evidences(NamedTuple):
 def log_evidence(
     fit: Fitted | Pair, cells: Cells | AnnData, particles: int = MAX_DRAWS, seed: int = 0, *,
     estimator: Estimator = Ladder(), batch_size: int | None = None, chunk: int | None = None,
-    memory: int | str = MEMORY, compile: Compile = "auto", dtype: torch.dtype | None = None, progress: bool | str = True,
+    memory: int | str = MEMORY, compile: Compile = "auto", dtype: torch.dtype | None = None,
+    progress: bool | str = True,
 ) -> NDArray[np.float64]:  # fmt: skip
     """log p(x_n) of every cell in nats [n], float64; ``evidences`` names the probability.
 
@@ -70,8 +72,8 @@ def log_evidence(
 
 @alone
 def evidences(
-    reader: Reader, particles: int = MAX_DRAWS, seed: int = 0, *, estimator: Estimator = Ladder(), certify: bool = False,
-    progress: bool | str = True,
+    reader: Reader, particles: int = MAX_DRAWS, seed: int = 0, *, estimator: Estimator = Ladder(),
+    certify: bool = False, progress: bool | str = True,
 ) -> Evidences:  # fmt: skip
     """The evidence of every cell of a reader and its error; other arguments as in ``log_evidence``.
 
