@@ -9,8 +9,9 @@ A first session:
 
     cells = ps.Fields(counts="counts", batch="donor").read(adata)
     train, held_out = cells.split(0.1, by="batch", seed=0)
-    nb = ps.fit(SCVI(likelihood=NB()), MeanField(), train)
-    ps.compare({"nb": nb}, held_out)
+    fits = ps.sweep({"nb": (SCVI(likelihood=NB()), MeanField()), "zinb": (SCVI(), MeanField())}, train)
+    print(ps.compare(fits, held_out))
+    fits["nb"].latent(cells)
 """
 
 from importlib import import_module

@@ -52,6 +52,7 @@ def test_ranking_has_what_az_compare_of_1_x_has(comparison, monkeypatch):
     few = np.abs(ranked["elpd_diff"].to_numpy()[1:]) < 4
     assert list(ranked["diag_diff"]) == ["", *np.where(few, "|elpd_diff| < 4", "")]
     assert list(ranked["diag_elpd"]) == ["", "", "25% k-hat > 0.7", ""]
+    assert list(ranking(undecided(comparison))["diag_diff"]) == ["", "undecided", "", "undecided"]
 
 
 def test_arviz_draws_it(comparison):

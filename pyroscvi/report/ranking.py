@@ -28,11 +28,12 @@ def ranking(comparison: "Comparison") -> pd.DataFrame:
     elpd_diff  this fit less the best, and so not positive (in 0.x the best less this fit, and so not negative)
     weight     of stacking
     se         standard error of elpd, over cells
-    dse        standard error of elpd_diff, with clusters and refits where there are any
+    dse        standard error of elpd_diff, over cells or clusters, and over seeds where there are several
     warning    0.x: does any cell have importance weights with a heavy tail?
     scale      0.x: "log"
     p_worse    1.x: probability of being worse than the best, if elpd_diff is normally distributed; NaN for the best
-    diag_diff  1.x: why p_worse may be wrong: "N < 100" cells, or "|elpd_diff| < 4"; empty where neither holds
+    diag_diff  1.x: why p_worse may be wrong: "undecided" (one seed, or not converged: not a value of ArviZ's own),
+               "N < 100" cells, or "|elpd_diff| < 4"; empty where none holds
     diag_elpd  1.x: share of the cells whose importance weights have a heavy tail; empty where there are none
     """
     table = comparison.table
@@ -56,8 +57,9 @@ def ranking(comparison: "Comparison") -> pd.DataFrame:
         ranked["elpd_diff"] = 0.0 - difference  # not -0.0 for the best
         return ranked.rename(columns={"elpd": "elpd_loo", "p": "p_loo"}).assign(warning=heavy > 0, scale="log")
     unsure = "N < 100" if n < 100 else "|elpd_diff| < 4"
+    diagnosis = np.where((difference != 0) & ((n < 100) | (np.abs(difference) < 4)), unsure, "")
     return ranked.assign(
         p_worse=np.where(difference == 0, np.nan, norm.cdf(0, difference, dse + 1e-12)),
-        diag_diff=np.where((difference != 0) & ((n < 100) | (np.abs(difference) < 4)), unsure, ""),
+        diag_diff=np.where(table["verdict"] == "undecided", "undecided", diagnosis),
         diag_elpd=[f"{share:.0%} k-hat > 0.7" if share > 0 else "" for share in heavy],
     )
