@@ -11,6 +11,8 @@ References
     Shu, R. et al. (2018) Amortized inference regularization. NeurIPS. arXiv:1805.08913
 """
 
+from typing import Any
+
 import torch
 
 from pyroscvi.evidence.adaptive import Adaptive
@@ -18,6 +20,9 @@ from pyroscvi.evidence.estimator import Estimator, Importance
 from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.table import evidences
 from pyroscvi.part import Part
+
+# The same in every look: a kernel that is compiled in the meantime would change the last digits of a resumed run.
+SETTINGS: dict[str, Any] = {"dtype": torch.float32, "compile": False}
 
 
 class HeldOutEvidence(Part):
@@ -33,6 +38,6 @@ class HeldOutEvidence(Part):
 
     def forward(self, model, guide, cells):
         rows = torch.linspace(0, len(cells) - 1, min(self.cells, len(cells))).round().long()
-        reader = Reader((model, guide), cells.subset(rows, hops=guide.encoder.hops), dtype=torch.float32)
+        reader = Reader((model, guide), cells.subset(rows, hops=guide.encoder.hops), **SETTINGS)
         table = evidences(reader, self.particles, seed=0, estimator=self.estimator, progress=False).table
         return float(table["log_evidence"].mean())
