@@ -24,11 +24,7 @@ def blocks(language: str) -> list[str]:
 
 def small(code: str) -> str:
     """The same with few epochs, fewer fits and posterior samples, and as many genes as the small file has."""
-    code = (
-        re.sub(r"(epochs[= ])\d+", r"\g<1>2", code)
-        .replace("2000", "12")
-        .replace("(fits, held_out)", "(fits, held_out, 20)")
-    )
+    code = re.sub(r"(epochs[= ])\d+", r"\g<1>2", code).replace("2000", "12")
     return code.replace("--latent 5 10 20", "--latent 5 --seeds 1").replace("(fits, held_out)", "(fits, held_out, 20)")
 
 

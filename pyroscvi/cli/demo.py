@@ -46,7 +46,7 @@ def demo(out: Path, *, epochs: int, particles: int, seed: int, seeds: int) -> No
     about = {"data": "demo", "pages": []}
     fits = fit_runs(out, VARIANTS, seen, unseen, cells, adata.obs, about, range(seed, seed + seeds), epochs=epochs)
 
-    comparison = compare(fits, unseen, particles, seed, certify=True, compile=True)
+    comparison = compare(fits, unseen, particles, seed, certify=True)
     write_comparison(out, fits, comparison)
     terminal().print("", comparison)
     draw(out / "history.png", plots.history({name: fit.history for name, fit in fits.items()}))

@@ -25,10 +25,11 @@ from pyroscvi.evidence.table import Evidences
 from pyroscvi.fitting.declarations import declaration
 from pyroscvi.fitting.files import DamagedFile, read_json, write_json
 from pyroscvi.fitting.resume import digest, digested
+from pyroscvi.program import Fitted, Pair
 
 
 def kept(
-    folder: Path | None, fit: Any, cells: Cells, settings: Mapping[str, Any], compute: Callable[[], Evidences]
+    folder: Path | None, fit: Fitted | Pair, cells: Cells, settings: Mapping[str, Any], compute: Callable[[], Evidences]
 ) -> Evidences:
     """The evidences that ``compute`` returns, or those that are kept in the folder.
 
@@ -47,7 +48,7 @@ def kept(
     return evidences
 
 
-def _content(fit: Any, cells: Cells, settings: Mapping[str, Any]) -> str:
+def _content(fit: Fitted | Pair, cells: Cells, settings: Mapping[str, Any]) -> str:
     model, guide = pair(fit)
     described = [declaration(model), declaration(guide), digest(cells), cells.levels, sorted(settings.items())]
     tensors = [*model.state_dict().values(), *guide.state_dict().values()]

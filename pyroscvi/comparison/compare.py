@@ -13,11 +13,12 @@ what another would give, and no difference is told apart. ``sweep`` makes the fi
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from anndata import AnnData
 
 from pyroscvi.comparison.entry import Entry
 from pyroscvi.comparison.looks import pieces
@@ -33,9 +34,6 @@ from pyroscvi.evidence.ladder import MAX_DRAWS, Ladder
 from pyroscvi.evidence.reader import MEMORY, Compile, as_cells
 from pyroscvi.program import Fitted, Pair
 
-if TYPE_CHECKING:
-    from anndata import AnnData
-
 __all__ = ["Candidate", "compare"]
 
 Candidate = Fitted | Pair | str | Path  # a fit, or the file or folder of one
@@ -43,7 +41,7 @@ Candidate = Fitted | Pair | str | Path  # a fit, or the file or folder of one
 
 def compare(
     fits: Mapping[str, Candidate | list[Candidate]],
-    cells: "Cells | AnnData | Mapping[str, Cells | AnnData]",
+    cells: Cells | AnnData | Mapping[str, Cells | AnnData],
     particles: int = MAX_DRAWS,
     seed: int = 0,
     *,
@@ -168,7 +166,7 @@ def compare(
     )
 
 
-def _loaded(fits: "Candidate | list[Candidate]") -> list[Any]:
+def _loaded(fits: Candidate | list[Candidate]) -> list[Any]:
     """The fits of one declaration, read from their files or folders where these are given."""
     from pyroscvi.fitting.checkpoints import load
 

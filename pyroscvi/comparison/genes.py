@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from anndata import AnnData
 from scipy.stats import false_discovery_control, norm
 
 from pyroscvi.comparison.paired import MIN_NATS, clusters, standard_error
@@ -41,6 +42,7 @@ from pyroscvi.evidence.reader import MEMORY, Compile, Reader, as_cells, pair
 from pyroscvi.evidence.resampling import PROPOSALS, pools
 from pyroscvi.inference.progress import counted
 from pyroscvi.parts.likelihoods import NB, ZINB, ZIP, Likelihood, Poisson
+from pyroscvi.program import Fitted, Pair
 from pyroscvi.pyro_internals import alone
 
 TWINS: dict[Any, type[Likelihood]] = {ZINB: NB, ZIP: Poisson}
@@ -57,7 +59,7 @@ class GeneScores(NamedTuple):
 @torch.no_grad()
 @alone
 def gene_scores(
-    fit: Any, cells: Any, particles: int = 1000, seed: int = 0, *, memory: int | str = MEMORY,
+    fit: Fitted | Pair, cells: Cells | AnnData, particles: int = 1000, seed: int = 0, *, memory: int | str = MEMORY,
     batch_size: int | None = None, compile: Compile = "auto", dtype: torch.dtype | None = None,
     progress: bool | str = True,
 ) -> GeneScores:  # fmt: skip
@@ -89,8 +91,8 @@ def gene_scores(
 
 
 def compare_genes(
-    fits: Mapping[str, Any], cells: Any, particles: int = 1000, seed: int = 0, *, by: str | None = None,
-    memory: int | str = MEMORY, batch_size: int | None = None, compile: Compile = "auto",
+    fits: Mapping[str, Fitted | Pair], cells: Cells | AnnData, particles: int = 1000, seed: int = 0, *,
+    by: str | None = None, memory: int | str = MEMORY, batch_size: int | None = None, compile: Compile = "auto",
     dtype: torch.dtype | None = None, progress: bool = True,
 ) -> GeneComparison:  # fmt: skip
     """The first of two fits against the second, gene by gene on held-out cells; the genes that gain most come first.
@@ -150,7 +152,7 @@ def compare_genes(
     return GeneComparison(table.sort_values("predicted", ascending=False), first, second, n)
 
 
-def zero_inflation(fits: Mapping[str, Any]) -> list[tuple[str, str]]:
+def zero_inflation(fits: Mapping[str, Fitted | Pair]) -> list[tuple[str, str]]:
     """Pairs of fits that differ only by zero inflation: (with it, without it), in the order of ``fits``."""
     plain = {tuple(map(repr, pair(fit))): name for name, fit in fits.items()}
     pairs = []

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.data.stored import Stored
 from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.table import estimand
+from pyroscvi.program import Fitted, Pair
 
 
 class Question(NamedTuple):
@@ -29,7 +30,7 @@ class Question(NamedTuple):
     supports: dict[str, str]
 
 
-def question(fit: Any, cells: Cells) -> Question:
+def question(fit: Fitted | Pair, cells: Cells) -> Question:
     """The question of this fit and these cells. ValueError if the fit was made with other genes or levels."""
     reader = Reader(fit, cells.subset(torch.arange(1)))
     name = estimand(reader.model, cells)

@@ -14,15 +14,18 @@ References
 """
 
 from math import log
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+from anndata import AnnData
 from torch import Tensor
 
+from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.estimator import Target
 from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.proposals import Elliptical
 from pyroscvi.evidence.reader import MEMORY, Reader
+from pyroscvi.program import Fitted, Pair
 from pyroscvi.pyro_internals import alone
 
 ACTIVE = 0.01  # variance over cells of a posterior mean
@@ -46,7 +49,14 @@ class Usage(NamedTuple):
     component_information: float
 
 
-def usage(fit: Any, cells: Any, seed: int = 0, *, memory: int | str = MEMORY, batch_size: int | None = None) -> Usage:
+def usage(
+    fit: Fitted | Pair,
+    cells: Cells | AnnData,
+    seed: int = 0,
+    *,
+    memory: int | str = MEMORY,
+    batch_size: int | None = None,
+) -> Usage:
     """How much of its model a fit uses on these cells, according to its guide."""
     return usage_of(Reader(fit, cells, memory=memory, batch_size=batch_size), seed)
 

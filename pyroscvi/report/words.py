@@ -69,8 +69,8 @@ def trusted(comparison: "Comparison") -> list[str]:
     sentences.append(_certified(table["certificate"]))
     if (monte_carlo := table["monte_carlo"].max()) > 0:
         sentences.append(
-            f"Monte Carlo error ({comparison.particles:,} posterior samples a cell) is at most {monte_carlo:.2g} nats "
-            "a cell of a standard error."
+            f"The Monte Carlo error of a difference is at most {monte_carlo:.2g} nats a cell, with at most "
+            f"{comparison.particles:,} posterior samples a cell."
         )
     if by is None or clusters is None:
         sentences.append("Standard errors are over cells, paired, as if cells were independent of each other.")
