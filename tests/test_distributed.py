@@ -101,7 +101,7 @@ def test_the_command_line_under_torchrun_leaves_one_run(tmp_path):
 
     again = torchrun("-m", "pyroscvi", "fit", tmp_path / "data.h5ad", "--out", tmp_path / "run", *asked)
     assert again.returncode != 0
-    assert again.stderr.count("holds this run already, finished") == 2  # both say so, and none waits for the other
+    assert again.stderr.count("holds this very run, finished") == 2  # both say so, and none waits for the other
 
 
 @pytest.mark.parametrize(

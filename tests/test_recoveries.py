@@ -19,7 +19,7 @@ MEANS = {"ZINB": 0.005, "NB": 0.0, "Poisson": -1.0}
 @pytest.fixture(scope="module")
 def runs():
     torch.set_num_threads(1)
-    return {name: judged(compared(name, 0, 300, 150, epochs=40, batch_size=100), name) for name in LIKELIHOODS}
+    return {name: judged(compared(name, 0, 300, 150, epochs=100, batch_size=100), name) for name in LIKELIHOODS}
 
 
 @pytest.mark.parametrize("generator", LIKELIHOODS)

@@ -12,7 +12,7 @@ from pyroscvi.guides import MeanField
 from pyroscvi.inference import run
 from pyroscvi.inference.schedules import CosineDecay
 from pyroscvi.models import SCVI
-from pyroscvi.parts import MLP, NB, FlatWeights, NormalWeights, PerGene
+from pyroscvi.parts import MLP, NB, ZINB, FlatWeights, Linear, NormalWeights, PerGene
 
 
 def test_the_rate_falls_along_half_a_cosine():
@@ -80,3 +80,11 @@ def test_a_fit_uses_all_cells_and_all_epochs_by_default(cells):
     assert fit.record["best_epoch"] is None
     assert len(fit.history) == 3
     assert fit.history["elbo_held_out"].isna().all()
+
+
+def test_a_gate_starts_almost_closed(cells):
+    """So that a ZINB starts near the NB that it contains."""
+    for decoder in (MLP(), Linear()):
+        heads = SCVI(latent=3, decoder=decoder, likelihood=ZINB()).sized(cells.dims).decoder.heads
+        assert (heads["gate"].bias == -3).all()
+        assert torch.allclose(heads["rho"].bias, cells.dims.profile.log())

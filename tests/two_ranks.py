@@ -161,7 +161,7 @@ def settled() -> ps.Fit:
 
 def fitted(*objectives, norm=None, prior=None, **options) -> ps.Fit:
     guide = MeanField(encoder=ReadCell(16, norm=norm or LayerNorm()))
-    options = {"epochs": 6, "batch_size": 13, "device": "cpu", "early_stopping": False, **options}
+    options = {"epochs": 6, "batch_size": 13, "device": "cpu", "validation": 0.1, **options}
     model = SCVI(latent=3, prior=prior or StandardNormal())
     return ps.fit(model, guide, sixty(), objectives=objectives, **options)
 

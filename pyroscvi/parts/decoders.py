@@ -16,6 +16,8 @@ from pyroscvi.ranges import Dropout, Widths
 
 __all__ = ["MLP", "Decoder", "Linear"]
 
+CLOSED = -3.0  # logit of the gate at the start: a twentieth of the counts are structural zeros
+
 
 class Decoder(Part):
     """A slot from a state z [..., latent] and a design row d [n, c] to predictors {head: eta [..., g]}."""
@@ -43,7 +45,7 @@ class Linear(Decoder):
             self.heads = nn.ModuleDict({head: nn.Linear(inputs, dims.genes, self.bias) for head in heads})
         self.norms = nn.ModuleDict({head: self.norm.sized(dims.genes) for head in heads})
         if self.bias:
-            _start_at_profile(self.heads["rho"], dims)
+            _start(self.heads, dims)
 
     def forward(self, z, d):
         return {head: self.norms[head](self._affine(head, layer, z, d)) for head, layer in self.heads.items()}
@@ -72,7 +74,7 @@ class MLP(Decoder):
     def build(self, dims, *, latent, conditions, heads):
         self.layers = Layers(self.widths, self.norm, self.dropout, self.everywhere).sized(latent, conditions)
         self.heads = nn.ModuleDict({head: nn.Linear(self.layers.width, dims.genes) for head in heads})
-        _start_at_profile(self.heads["rho"], dims)
+        _start(self.heads, dims)
 
     def forward(self, z, d):
         h = self.layers(z, d)
@@ -82,8 +84,10 @@ class MLP(Decoder):
         return self.weights(layer.weight for layer in [*self.layers.linear, *self.heads.values()])
 
 
-def _start_at_profile(layer: Any, dims: Dims) -> None:
-    """Start every cell at the average profile, which the network would otherwise spend its first epochs learning."""
-    if dims.profile is not None:
-        with torch.no_grad():
-            layer.bias.copy_(dims.profile.log())
+def _start(heads: Any, dims: Dims) -> None:
+    """Start at the average profile and with an almost closed gate: a network would need many steps to get there."""
+    with torch.no_grad():
+        if dims.profile is not None:
+            heads["rho"].bias.copy_(dims.profile.log())
+        if "gate" in heads:
+            heads["gate"].bias.fill_(CLOSED)
