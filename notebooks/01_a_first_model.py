@@ -77,7 +77,7 @@ print(inspect.getsource(SCVI.model))
 # seed gives another fit: `fits["nb"]` is the first of the three. The history of a fit is a table.
 
 # %%
-fits = ps.sweep(declared, train, epochs=120, lr=4e-3, progress=False)
+fits = ps.sweep(declared, train, epochs=80, lr=1e-2, progress=False)
 fits["nb"].history.tail(3)
 
 # %% [markdown]

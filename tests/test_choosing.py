@@ -182,7 +182,7 @@ def test_cells_in_pieces_keep_their_neighbours(cells):
 
     fits = {"a": [untrained(SCVI(latent=2, decoder=MLP(8)), SpatialGNN(), cells)] * 2}
     fits["b"] = fits["a"]
-    how = {"particles": 10, "estimator": Importance()}
+    how = {"particles": 10, "estimator": Importance(), "dtype": torch.float64}
     every, result = compare(fits, cells, **how), compare(fits, cells, **how, budget=600)
     assert result.looks > 1
     np.testing.assert_allclose(result.by_cell["log_evidence"], every.by_cell["log_evidence"], rtol=1e-9)

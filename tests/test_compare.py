@@ -56,7 +56,7 @@ def fits(overdispersed):
 
     def fitted(likelihood, seed=0):
         model = SCVI(latent=2, decoder=Linear(), likelihood=likelihood, size=SizeFactor())
-        return ps.fit(model, GUIDE, train, epochs=80, lr=1e-2, batch_size=50, seed=seed, progress=False)
+        return ps.fit(model, GUIDE, train, epochs=80, lr=2e-2, batch_size=50, seed=seed, progress=False)
 
     return {
         "poisson": fitted(Poisson()),
@@ -248,7 +248,8 @@ def test_other_columns_are_means_over_seeds_and_weights_are_of_the_mixture(fits,
     held_out = overdispersed[1]
     seeds = ("nb", "nb again")
     several = [fits[name] for name in seeds]
-    result = compare({"nb": several, "poisson": fits["poisson"]}, held_out, 30, estimator=Importance())
+    how = {"particles": 30, "estimator": Importance(), "dtype": torch.float64}
+    result = compare({"nb": several, "poisson": fits["poisson"]}, held_out, **how)
     table = result.table
     readers = (Reader(fits[name], held_out) for name in seeds)
     tables = [evidences(reader, 30, estimator=Importance(), progress=False).table for reader in readers]
@@ -260,7 +261,7 @@ def test_other_columns_are_means_over_seeds_and_weights_are_of_the_mixture(fits,
     # Stacking weights use the mixture over seeds: the log of a mean, not the mean of logs.
     log_p = [one["log_evidence"].to_numpy() for one in tables]
     both = {"both": several, "one": fits["nb again"]}
-    weights = compare(both, held_out, 30, estimator=Importance()).table["weight"]
+    weights = compare(both, held_out, **how).table["weight"]
     by_hand = stacking_weights(np.column_stack([np.logaddexp(*log_p) - log(2), log_p[1]]))
     np.testing.assert_allclose(weights[["both", "one"]], by_hand, atol=1e-6)
     assert not np.allclose(by_hand, stacking_weights(np.column_stack([np.mean(log_p, 0), log_p[1]])), atol=0.05)

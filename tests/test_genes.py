@@ -105,7 +105,7 @@ def inflated():
 def both(inflated):
     def fitted(likelihood):
         model = SCVI(latent=1, decoder=Linear(), likelihood=likelihood, size=SizeFactor())
-        return ps.fit(model, GUIDE, inflated[0], epochs=25, lr=4e-2, batch_size=64, progress=False)
+        return ps.fit(model, GUIDE, inflated[0], epochs=100, lr=1e-2, batch_size=64, progress=False)
 
     return {"zinb": fitted(ZINB()), "nb": fitted(NB())}
 
@@ -116,7 +116,9 @@ def test_the_genes_that_want_zero_inflation_are_found(both, inflated):
     assert set(table.index[:3]) == {"gene0", "gene1", "gene2"}
     assert set(table["verdict"][:3]) == {"zinb"}
     assert (table["predicted"][:3] > 10).all()
-    assert "zinb" not in set(table["verdict"][3:])
+    # Of 27 others, 0.7 are expected to be called so by chance; none gains a tenth of what the three gain.
+    assert (table["verdict"][3:] == "zinb").sum() <= 3
+    assert (table["predicted"][3:].abs() < table["predicted"].iloc[2] / 10).all()
     counts = few.x[:, int(table.index[0][4:])].numpy()
     assert table["zeros"].iloc[0] == pytest.approx((counts == 0).mean())
     assert table["mean"].iloc[0] == pytest.approx(counts.mean())

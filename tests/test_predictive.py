@@ -22,7 +22,7 @@ def overdispersed():
 
 def fitted(likelihood, cells):
     model = ps.create("scvi", latent=1, likelihood=likelihood, size=LatentSize(), decoder=Linear())
-    options = {"epochs": 40, "lr": 1e-2, "batch_size": 40, "early_stopping": False, "progress": False}
+    options = {"epochs": 120, "lr": 1e-2, "batch_size": 40, "progress": False}
     return ps.fit(model, ps.create("full_covariance"), cells, **options)
 
 

@@ -28,7 +28,7 @@ def test_a_fit_from_disk_is_the_fit_from_memory_when_the_order_is(adata, tmp_pat
 
 def test_methods_of_a_fit_take_cells_on_disk(adata, tmp_path):
     cells, memory = on_disk(adata, tmp_path), FIELDS.read(adata)
-    fit = ps.fit(SCVI(latent=2), MeanField(), cells, epochs=2, progress=False, device="cpu")
+    fit = ps.fit(SCVI(latent=2), MeanField(), cells, epochs=2, validation=0.1, progress=False, device="cpu")
     assert fit.record["cells"] == {"train": 182, "held_out": 21}
     np.testing.assert_array_equal(fit.latent(cells), fit.latent(memory))
     np.testing.assert_array_equal(fit.denoise(cells), fit.denoise(memory))
@@ -42,7 +42,7 @@ def test_a_block_shuffled_fit_learns_as_well(tmp_path):
     adata = simulated(cells=600, genes=30, seed=2)
     adata = adata[np.argsort(adata.obs["cell_type"].to_numpy(), kind="stable")].copy()  # the worst possible order
     bounds = [
-        ps.fit(SCVI(latent=2), MeanField(), cells, epochs=15, batch_size=32, progress=False, device="cpu")
+        ps.fit(SCVI(latent=2), MeanField(), cells, epochs=15, batch_size=32, validation=0.1, progress=False, device="cpu")
         .history["elbo_held_out"]
         .iloc[-1]
         for cells in (on_disk(adata, tmp_path, Fields()), Fields().read(adata))
