@@ -41,10 +41,9 @@ def test_methods_of_a_fit_take_cells_on_disk(adata, tmp_path):
 def test_a_block_shuffled_fit_learns_as_well(tmp_path):
     adata = simulated(cells=600, genes=30, seed=2)
     adata = adata[np.argsort(adata.obs["cell_type"].to_numpy(), kind="stable")].copy()  # the worst possible order
+    options = {"epochs": 15, "batch_size": 32, "validation": 0.1, "progress": False, "device": "cpu"}
     bounds = [
-        ps.fit(SCVI(latent=2), MeanField(), cells, epochs=15, batch_size=32, validation=0.1, progress=False, device="cpu")
-        .history["elbo_held_out"]
-        .iloc[-1]
+        ps.fit(SCVI(latent=2), MeanField(), cells, **options).history["elbo_held_out"].iloc[-1]
         for cells in (on_disk(adata, tmp_path, Fields()), Fields().read(adata))
     ]
     assert bounds[0] == pytest.approx(bounds[1], abs=1.0)
