@@ -128,6 +128,9 @@ assert error["model"] < 0.5 * error["counts"]
 # *evidence*, and says which differences are larger than the chance of cells and seeds. The simulated counts are
 # over-dispersed, which a Poisson is not. The posteriors of these cells have small correlations, so that a full
 # covariance improves little.
+#
+# A fit that still improved when its training ended is marked "not converged", and its verdict is "undecided": with more
+# epochs its number would change. So look at the size of the difference too, beside its 95% interval.
 
 # %%
 comparison = ps.compare(fits, held_out, particles=300)
@@ -135,7 +138,7 @@ comparison
 
 # %%
 assert comparison.table.index[-1] == "poisson"
-assert comparison.table.loc["poisson", "verdict"] == "told apart"
+assert comparison.table.loc["poisson", "difference"] < -5 * comparison.table.loc["poisson", "interval"]
 
 # %% [markdown]
 # ## Which genes?
