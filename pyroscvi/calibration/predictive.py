@@ -31,7 +31,7 @@ from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.simulated import simulate
 from pyroscvi.program import Fitted
 from pyroscvi.pyro_internals import alone
-from pyroscvi.report.terminal import as_text, numbers
+from pyroscvi.report.terminal import Printed, numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,7 +63,7 @@ class Replicated:
 
 
 @dataclass(frozen=True, eq=False)
-class Check:
+class Check(Printed):
     """The result of ``predictive_check``, by statistic.
 
     data       the cells and their replicates
@@ -100,9 +100,6 @@ class Check:
         compared = f"compared with {len(self.simulated)} data sets that the model has simulated"
         table = self.table
         return numbers(table, f"{title}, {compared}", dict.fromkeys(table.columns, ".3g"))
-
-    def __str__(self) -> str:
-        return as_text(self)
 
     def __repr__(self) -> str:
         return f"Check({', '.join(f'{name}: p={one.p:.2g}' for name, one in self.data.items())})"

@@ -38,7 +38,7 @@ from pyroscvi.evidence.resampling import CANDIDATES, PROPOSALS, RESAMPLE, pool
 from pyroscvi.evidence.simulated import simulate, spread
 from pyroscvi.program import Fitted, Pair
 from pyroscvi.pyro_internals import alone
-from pyroscvi.report.terminal import as_text, numbers
+from pyroscvi.report.terminal import Printed, numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +50,7 @@ TITLES = {"guide": "the guide", "corrected": "importance-corrected"}
 
 
 @dataclass(frozen=True, eq=False)
-class Calibration:
+class Calibration(Printed):
     """The result of ``calibrate``: ranks among draws of the guide, and among importance-corrected ones.
 
     guide       ranks among draws of the guide
@@ -90,9 +90,6 @@ class Calibration:
             share = f"{1 - self.sufficient:.1%}"
             parts += [f"weights too uneven to correct with: {share} of the cells; take more candidates"]
         return Group(*parts)
-
-    def __str__(self) -> str:
-        return as_text(self)
 
     def __repr__(self) -> str:
         verdicts = (f"{name} {'passes' if ranks.passes else 'fails'}" for name, ranks in self.ranks.items())

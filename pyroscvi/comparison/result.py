@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from pyroscvi.comparison.usage import MAX_CELLS
+from pyroscvi.report.terminal import Printed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,18 +24,6 @@ class Behind(NamedTuple):
     smaller: str
     by: float
     standard_error: float
-
-
-class Printed:
-    """Prints as a table: with colours and as wide as the terminal by rich, and as plain text by ``print``."""
-
-    def __rich__(self) -> "Table":
-        raise NotImplementedError
-
-    def __str__(self) -> str:
-        from pyroscvi.report.terminal import as_text
-
-        return as_text(self.__rich__())
 
 
 class FitSummary(NamedTuple):

@@ -70,7 +70,8 @@ class Joint:
 
         They are NaN for other latents. None if there is no such latent.
         """
-        trace, shape = self.trace(self.origin()), _log_p(self.trace(self.origin()), self.origin()).shape
+        trace = self.trace(self.origin())
+        shape = _log_p(trace, self.origin()).shape
         means, deviations = [], []
         for name, site in self.sites.items():
             fn: Any = trace.nodes[name]["fn"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich import box
-from rich.console import Console, RichCast
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +18,22 @@ if TYPE_CHECKING:
     from pyroscvi.comparison.result import Comparison, GeneComparison
 
 SHOWN_GENES = 10
+
+
+class Printed:
+    """Prints as a table: with colours and as wide as the terminal by rich, and as plain text by ``print``.
+
+    Where there is no terminal, it is 80 columns wide.
+    """
+
+    def __rich__(self) -> RenderableType:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        console = Console(file=StringIO(), width=max(get_terminal_size().columns, 80), color_system=None)
+        console.print(self)
+        lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        return "\n".join(line.rstrip() for line in lines).strip("\n")
 
 
 def comparison(result: "Comparison") -> Table:
@@ -72,14 +88,6 @@ def numbers(table: pd.DataFrame, title: str, form: Mapping[str, str]) -> Table:
     for name, row in table.iterrows():
         picture.add_row(_text(name), *(_text(format(row[heading], form.get(heading, ""))) for heading in table.columns))
     return picture
-
-
-def as_text(result: Table | RichCast) -> str:
-    """A table, or a result that has one, without colours, as wide as the terminal; 80 columns where there is none."""
-    console = Console(file=StringIO(), width=max(get_terminal_size().columns, 80), color_system=None)
-    console.print(result)
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in lines).strip("\n")
 
 
 def _table(title: str, caption: list[str], names: str) -> Table:
