@@ -34,8 +34,6 @@ from pyroscvi.evidence.ladder import MAX_DRAWS, Ladder
 from pyroscvi.evidence.reader import MEMORY, Compile, as_cells
 from pyroscvi.program import Fitted, Pair
 
-__all__ = ["Candidate", "compare"]
-
 Candidate = Fitted | Pair | str | Path  # a fit, or the file or folder of one
 
 

@@ -30,8 +30,6 @@ from pyroscvi.names import among, snake
 from pyroscvi.part import Part
 from pyroscvi.program import Guide, Model
 
-__all__ = ["Declared", "Swept", "combinations", "folder_name", "grid", "sweep"]
-
 Declared = Mapping[str, tuple[Model, Guide]]
 T = TypeVar("T")
 SECONDS = 5.0  # between checkpoints, and so the most that an interrupted sweep loses

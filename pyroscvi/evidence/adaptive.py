@@ -32,8 +32,6 @@ from pyroscvi.evidence.proposals import (
     widening,
 )
 
-__all__ = ["Adaptive"]
-
 PER_DIMENSION = 12  # draws in a round at least
 DRAWS_PER_DIMENSION = 4  # effective draws that a tempered round keeps
 MIN_EFFECTIVE = 8.0

@@ -33,8 +33,6 @@ from pyroscvi.evidence.proposals import Draws, LogJoint, Proposal
 from pyroscvi.evidence.refined import Refined, with_gradient
 from pyroscvi.evidence.streams import Streams
 
-__all__ = ["Annealed"]
-
 PILOT, BACKWARD = 101, 102  # purposes of streams
 FIRST_STEP, MAX_STEP = 0.5, 1.5  # step sizes, in standard deviations
 ACCEPTANCE = 0.8  # the acceptance rate that step sizes aim at

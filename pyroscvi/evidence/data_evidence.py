@@ -53,8 +53,6 @@ if TYPE_CHECKING:
 
     from pyroscvi.data.cells import Cells
 
-__all__ = ["DataEvidence", "data_evidence"]
-
 MAX_SHARED = 64  # numbers that cells share: with more, neither searches nor proposals can be trusted
 SEARCHES = 10
 SEARCH_DRAWS = 16  # of a cell's own latents, during the searches

@@ -25,8 +25,6 @@ from torch import Tensor
 from pyroscvi.evidence.proposals import Draws, LogJoint
 from pyroscvi.evidence.streams import Streams
 
-__all__ = ["MAX_K_HAT", "NO_K_HAT", "Estimate", "Weights", "drawn", "estimate", "k_hat", "log_weights"]
-
 MAX_K_HAT = 0.7  # above it neither an estimate nor its error means much
 NO_K_HAT = 20  # draws: as many or fewer have no k-hat
 

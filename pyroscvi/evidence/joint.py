@@ -21,8 +21,6 @@ from pyroscvi.program import Site
 from pyroscvi.pyro_internals import enumerated_dim
 from pyroscvi.sites import is_local, sampled
 
-__all__ = ["Joint"]
-
 
 class Joint:
     """log p(x_n, u_n) of every cell, for latents u [s, n, size].

@@ -21,8 +21,6 @@ from pyroscvi.evidence.importance import MAX_K_HAT, NO_K_HAT, Estimate
 from pyroscvi.evidence.proposals import Proposal
 from pyroscvi.evidence.refined import Refined
 
-__all__ = ["MAX_DRAWS", "Ladder"]
-
 MAX_DRAWS = 10_000
 REFINE, ANNEAL = 2, 3  # purposes of streams
 

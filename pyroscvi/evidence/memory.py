@@ -3,8 +3,6 @@
 import re
 from typing import NamedTuple
 
-__all__ = ["Room", "in_bytes"]
-
 CELLS = 128  # at once, if memory allows it: more would save no time
 MIN_DRAWS = 8  # draws of each cell at once, before more cells are taken; a search for modes takes as many
 # Arrays of the predictors' shape that exist at the same time: with gradients, a ZINB whose decoder predicts theta was

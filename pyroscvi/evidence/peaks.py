@@ -16,8 +16,6 @@ from torch import Tensor
 from pyroscvi.evidence.proposals import Elliptical, LogJoint, Proposal, beside, widened
 from pyroscvi.evidence.refined import MIN_CURVATURE, surface, with_gradient
 
-__all__ = ["AtPeaks", "Divided", "ascent", "divided"]
-
 STEPS = 25  # of L-BFGS
 MIN_DISTANCE = 1.5  # standard deviations: peaks that are nearer to each other are one
 MAX_DEFICIT = 20.0  # nats: peaks that are lower than the highest by more are ignored

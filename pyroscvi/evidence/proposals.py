@@ -22,11 +22,6 @@ from pyroscvi.evidence.streams import Streams
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.part import Part
 
-__all__ = [
-    "AtComponents", "Draws", "Elliptical", "GuideDraws", "Mixed", "Proposal", "StudentT", "beside", "by_component",
-    "together", "widened", "widening",
-]  # fmt: skip
-
 LogJoint = Callable[[Tensor], Tensor]
 MOMENT_DRAWS = 512  # for the moments of a guide that is not Gaussian
 

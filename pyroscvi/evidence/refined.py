@@ -11,8 +11,6 @@ from torch import Tensor
 
 from pyroscvi.evidence.proposals import Elliptical, LogJoint, Proposal, beside, by_component
 
-__all__ = ["Refined", "with_gradient"]
-
 PIECE = 8  # draws whose gradients are computed at once
 MIN_CURVATURE = 1e-4  # smaller ones are raised to it, in a Newton step
 MIN_GAIN = 0.01  # nats: a step that gains no more is the last

@@ -31,8 +31,6 @@ from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.refined import Refined
 from pyroscvi.evidence.streams import Streams
 
-__all__ = ["CANDIDATES", "MIN_EFFECTIVE", "PROPOSALS", "RESAMPLE", "Pool", "pool", "pools"]
-
 CANDIDATES = 4000
 MIN_EFFECTIVE = 400  # draws of a pool: the variance of a hundred resampled draws is then a quarter larger, at most
 POOLS, RESAMPLE = 64, 128  # purposes of streams

@@ -33,8 +33,6 @@ from pyroscvi.evidence.streams import Streams
 from pyroscvi.program import Guide, Site
 from pyroscvi.sites import is_local, is_sampled
 
-__all__ = ["RestrictedGuide", "Shared", "sites_of"]
-
 INNER, SEARCH = 201, 202  # purposes of streams
 STEPS_FROM_GUIDE, STEPS_FROM_MODE = 12, 4  # Newton steps, from the guide's mean and from the mode at a nearby u
 GRADIENT_ROWS = 8  # draws whose gradients the search for modes computes at once

@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Streams"]
-
 
 class Streams:
     """A stream of normal, one of chi-square and one of uniform numbers for each cell.

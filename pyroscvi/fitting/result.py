@@ -29,8 +29,6 @@ from pyroscvi.report.inference_data import to_arviz
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["Fit"]
-
 
 @dataclass(eq=False, repr=False)
 class Fit:

@@ -3,7 +3,8 @@
 run               one run of training, step by step
 elbo, divergence  the ELBO, and the KL divergences in it that have a closed form
 loss, objectives  the loss of a minibatch; terms that a user adds to it
-schedules         the KL weight over a run, and early stopping
+schedules         the KL weight and the learning rate over a run, and early stopping
+convergence       whether a fit still improved when its training ended
 captured, noise   the training step as one compiled graph, and its random numbers
 distributed       one fit in several processes; ``sync_batch_norm``, batch norms over all of them
 diagnosis         why a loss is not a number

@@ -23,8 +23,6 @@ from pyroscvi.inference.seeds import generator_state, seeded, set_generator_stat
 from pyroscvi.part import Part
 from pyroscvi.program import Guide, Model
 
-__all__ = ["MAX_EVALUATED", "Run", "evaluate"]
-
 # Adam takes full steps along gradients of any size, except those far below eps. Genes that are hardly ever counted have
 # such small gradients, which are mostly noise, and the model would overfit to them: with eps = 1e-8, held-out cells of
 # the data sets that this was tried on lose up to four nats.
