@@ -84,6 +84,14 @@ def test_tissue_has_a_panel_for_every_section_at_one_scale(table):
     assert {len(used) for used in colours.values()} == {1}  # a type has one colour in all panels
 
 
+def test_panels_of_tissue_have_the_shape_of_the_tissue():
+    """Three sections, twice as wide as high: the figure has no empty bands between them."""
+    places = np.array([[0.0, 0.0], [2.0, 1.0]] * 3)
+    wide, high = embedding.tissue(places, section=np.repeat(["a", "b", "c"], 2)).get_size_inches()
+    assert high / 2 == pytest.approx(3.2 / 2 + 0.2)
+    assert wide == pytest.approx(2 * 3.2)
+
+
 def test_missing_groups_are_a_group_of_their_own():
     ax = embedding.embedding(np.zeros((3, 2)), pd.Categorical(["T", None, "B"]))
     assert legend_of(ax.figure) == ["not known", "B", "T"]

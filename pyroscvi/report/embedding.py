@@ -77,7 +77,10 @@ def tissue(xy: np.ndarray, groups: Any = None, section: Any = None) -> Figure:
     kinds = None
     if groups is not None:
         kinds = pd.Series(np.asarray(groups) if _is_continuous(groups) else pd.Categorical(groups))
-    figure, squares = _titled([""] if section is None else [str(name) for name in sections.categories])
+    extents = [np.ptp(xy[sections.codes == code, :2], 0) for code in np.unique(sections.codes)]
+    ratio = float(np.clip(max(high / max(wide, 1e-9) for wide, high in extents), 0.3, 2))
+    names = [""] if section is None else [str(name) for name in sections.categories]
+    figure, squares = _titled(names, 3.2 * ratio)
     limits: dict[str, Any] = (
         {"vmin": kinds.min(), "vmax": kinds.max()} if kinds is not None and _is_continuous(kinds) else {}
     )
@@ -107,9 +110,9 @@ def _scatter(ax: Axes, xy: np.ndarray, groups: Any, size: float, **limits: Any) 
     return ax.scatter(xy[order, 0], xy[order, 1], s=size, c=colours, linewidths=0, alpha=0.85, **limits)
 
 
-def _titled(names: list[str]) -> tuple[Figure, list[Axes]]:
-    """A square panel for each name, at most three in a row."""
-    figure, squares = panels(len(names), min(math.ceil(math.sqrt(len(names))), 3), (3.2, 3.4), (0, 0))
+def _titled(names: list[str], height: float = 3.2) -> tuple[Figure, list[Axes]]:
+    """A panel for each name, 3.2 inches wide and so high below its title, at most three in a row."""
+    figure, squares = panels(len(names), min(math.ceil(math.sqrt(len(names))), 3), (3.2, height + 0.2), (0, 0))
     for panel, name in zip(squares, names, strict=True):
         panel.set_title(label(name, 30, 2) if name else "", fontsize=9, color=INK, loc="left")
     return figure, squares
