@@ -4,6 +4,7 @@
     with intervene(perturbation=2):            every cell as if its perturbation had been level 2
     with unknown("perturbation", log_prior):   the condition as a latent, summed out exactly
     with as_scored():                          draws follow the density that scores them, even if they are no counts
+    with Measured(measured):                   genes that were not measured are left out of p(x | z); ``Model`` does it
 
 A condition of a cell (its batch, its perturbation) is not sampled but *read*: ``read(cells, "batch")``. Reading is an
 effect, as sampling is, so that a handler can change its result.
@@ -104,6 +105,32 @@ class as_scored(Messenger):
     def _pyro_sample(self, message: Any) -> None:
         if message["value"] is None and hasattr(message["fn"], "sample_as_scored"):
             message["value"] = message["fn"].sample_as_scored()
+
+
+class Measured(Messenger):
+    """Leave genes that were not measured out of the probability of x: a product over genes, independent given latents.
+
+    measured   True for the genes of each cell that were measured                    [n, g]
+    total      of these genes, if the model takes the observed total for the size of a cell [n, 1]
+    """
+
+    def __init__(self, measured: Tensor, total: Tensor | None = None):
+        super().__init__()
+        self.measured, self.total = measured, total
+
+    def _pyro_sample(self, message: Any) -> None:
+        if message["name"] != "x":
+            return
+        fn = message["fn"]
+        if hasattr(fn, "among"):
+            message["fn"] = fn.among(self.measured, self.total)
+        elif isinstance(fn, dist.Independent) and fn.reinterpreted_batch_ndims == 1:
+            message["fn"] = fn.base_dist.mask(self.measured).to_event(1)
+        else:
+            raise TypeError(
+                f"some genes of these cells were not measured, and {type(fn).__name__} cannot leave them out of x: use "
+                "a likelihood of pyroscvi.parts, or a distribution of independent genes, .to_event(1)"
+            )
 
 
 class temper(Messenger):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
 
 from pyroscvi.data.cells import Cells, Dims
+from pyroscvi.handlers import Measured
 from pyroscvi.part import Part
 from pyroscvi.parts.encoders import Encoder, ReadCell
 from pyroscvi.parts.loadings import Loadings
@@ -57,8 +58,11 @@ class Model(Program):
     @property
     def estimand(self) -> str:
         """``p(x)``, or ``p(x | l)`` where l is a cell's observed total: no density over x, as x determines l."""
-        given = "".join(part.given for part in self.children() if isinstance(part, Size))
-        return f"p({self.observes}{' | ' + given if given else ''})"
+        return f"p({self.observes}{' | ' + self._given if self._given else ''})"
+
+    @property
+    def _given(self) -> str:
+        return "".join(part.given for part in self.children() if isinstance(part, Size))
 
     def build(self, dims: Dims) -> None:
         """Size the slots of this page. A page with its own parameters creates them after ``super().build(dims)``."""
@@ -83,6 +87,8 @@ class Model(Program):
             for part in self.modules():
                 if isinstance(part, Loadings):  # shared by all cells, so drawn outside their plate
                     drawn.enter_context(part.drawn())
+            if cells.measured is not None:
+                drawn.enter_context(Measured(cells.measured, cells.library if self._given else None))
             return self.model(cells)
 
 

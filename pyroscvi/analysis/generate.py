@@ -95,14 +95,12 @@ def blank(fit: Fitted, n: int, given: Mapping[str, Tensor], size: ArrayLike | No
         sizes = _sizes(fit, batch, generator)
     else:
         sizes = torch.as_tensor(np.broadcast_to(np.asarray(size, dtype=np.float32), (n,)).copy())
-    genes = fit.dims.genes
-    profile = torch.full((genes,), 1 / genes) if fit.dims.profile is None else fit.dims.profile
     means = fit.record.get("covariates", [0.0] * fit.dims.covariates)  # fields standardise covariates to a mean of 0
     if fit.dims.covariates and means is None:
         raise ValueError(_unknown("the means of covariates", "cells in place of n"))
     covariates = torch.tensor(means).expand(n, -1).clone() if fit.dims.covariates else None
     ordered = {field: categories[field] for field in fit.levels}
-    return Cells(sizes.unsqueeze(-1) * profile, ordered, covariates, size_factor=sizes, levels=fit.levels)
+    return Cells(sizes.unsqueeze(-1) * fit.dims.average(), ordered, covariates, size_factor=sizes, levels=fit.levels)
 
 
 def _drawn(fit: Fitted, field: str, n: int, generator: torch.Generator) -> Tensor:

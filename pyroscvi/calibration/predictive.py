@@ -150,7 +150,7 @@ def _replicated(fit: Fitted, cells: Cells, replicates: int, corrected: bool, see
     for start in range(0, replicates, step):
         samples = min(step, replicates - start)
         drawn = generate(fit, cells, samples=samples, corrected=corrected, seed=seed * replicates + start)
-        for x in drawn:
+        for x in drawn if cells.measured is None else drawn * cells.measured.cpu().numpy():
             for name, statistic in functions.items():
                 values[name].append(statistic(x))
     return {name: Replicated(statistic(counts), np.stack(values[name])) for name, statistic in functions.items()}

@@ -63,7 +63,7 @@ def gene_scores(
     batch_size: int | None = None, compile: Compile = "auto", dtype: torch.dtype | None = None,
     progress: bool | str = True,
 ) -> GeneScores:  # fmt: skip
-    """How well a fit predicts and fits every count.
+    """How well a fit predicts and fits every count; 0 for genes that were not measured in a cell.
 
     particles   draws for every cell, each with the weight that makes them those of its posterior. A gene is left out by
                 another weight, w / p(x_g | z): a proposal is wider than the posterior, and so has draws where z would
@@ -130,6 +130,7 @@ def compare_genes(
     cluster = None if by is None else clusters(reference, by)
     counts = reference.x.cpu().numpy()
     n = len(counts)
+    measured = np.ones(counts.shape, bool) if reference.measured is None else reference.measured.cpu().numpy()
     predicted, expected = one.predicted - other.predicted, one.expected - other.expected
     error = n * standard_error(predicted, cluster)
     total = predicted.sum(0)
@@ -142,8 +143,8 @@ def compare_genes(
             "of_zeros": np.where(counts == 0, predicted, 0.0).sum(0),
             "expected": expected.sum(0),
             "expected_error": n * standard_error(expected, cluster),
-            "zeros": (counts == 0).mean(0),
-            "mean": counts.mean(0),
+            "zeros": ((counts == 0) & measured).sum(0) / measured.sum(0),
+            "mean": counts.sum(0) / measured.sum(0),
             "q_value": q,
             "verdict": np.where((np.abs(total) >= MIN_NATS) & (q <= DISCOVERIES), better, "indistinguishable"),
         },

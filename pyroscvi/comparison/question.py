@@ -24,6 +24,7 @@ class Question(NamedTuple):
     genes: list[str] | None
     shape: tuple[int, int]
     counts: str  # fingerprint
+    measured: str  # fingerprint of the genes that were measured in each cell; "" if all were
     estimand: str
     labels: pd.DataFrame | None  # weights [n, y] if the estimand has labels; 0 for cells whose label is unknown
     measures: dict[str, str]  # base measure of every observed site
@@ -40,6 +41,7 @@ def question(fit: Fitted | Pair, cells: Cells) -> Question:
         genes=None if cells.genes is None else list(map(str, cells.genes)),
         shape=(len(cells), cells.counts.shape[1]),
         counts=fingerprint(cells),
+        measured="" if cells.panels is None or cells.panel is None else _of_panels(cells.panels, cells.panel),
         estimand=name,
         labels=_labels(cells) if "label" in name else None,
         measures={site: measure for site, (measure, _) in observed.items()},
@@ -57,6 +59,14 @@ def fingerprint(cells: Cells) -> str:
     for part in (rows.indptr.astype(np.int64), rows.indices.astype(np.int64), rows.data.astype(np.float64)):
         content.update(part.tobytes())
     return content.hexdigest()
+
+
+def _of_panels(panels: torch.Tensor, panel: torch.Tensor) -> str:
+    """A hash of which genes were measured in each cell, however panels are numbered; "" if all were."""
+    rows, code = np.unique(panels.cpu().numpy(), axis=0, return_inverse=True)
+    used, of_cells = np.unique(code.reshape(-1)[panel.cpu().numpy()], return_inverse=True)
+    content = hashlib.sha256(rows[used].tobytes() + of_cells.astype(np.int64).tobytes())
+    return "" if rows[used].all() else content.hexdigest()
 
 
 def _labels(cells: Cells) -> pd.DataFrame:
@@ -90,6 +100,12 @@ def _difference(first: str, a: Question, second: str, b: Question) -> str:
         )
     if genes:
         return "the genes come in another order. Read both through the fields of one of them: fit.fields.read(adata)"
+    if a.measured != b.measured:
+        options = " or ".join(either(f"missing={value!r}", f"--missing {value}") for value in ("marginalise", "zero"))
+        return (
+            "different genes were measured in the same cells, and a gene that is left out of one probability is part "
+            f"of the other. Read both in the same way: {options}"
+        )
     if a.counts != b.counts:
         return f"the counts differ. Read both from one layer: {field('counts')}"
     if a.estimand != b.estimand:

@@ -19,6 +19,7 @@ from pyroscvi.advice import either
 from pyroscvi.data.csr import CSR, is_sparse_enough
 from pyroscvi.data.graph import neighbourhood
 from pyroscvi.data.loader import minibatches
+from pyroscvi.data.panels import profile_of, shares
 from pyroscvi.data.rows import BY_CELL, by_cell, picked, stacked
 from pyroscvi.data.stored import Stored
 
@@ -40,6 +41,9 @@ class Dims:
     covariates  number of continuous covariates
     profile     share of every gene in all counts, after adding one count to every gene       [g]
     log_size    mean and variance of the log total count, by batch (one row without batches)   [b, 2]
+
+    Where some genes were not measured, a cell counts for the others only (``panels.profile``), and its total is divided
+    by their share.
     """
 
     genes: int
@@ -55,6 +59,10 @@ class Dims:
             raise KeyError(f"no categorical field {name!r} was read; there are {sorted(self.levels)}: {named}")
         return self.levels.get(name, 1)
 
+    def average(self) -> Tensor:
+        """The profile, or equal shares if it is not known [g]."""
+        return torch.full((self.genes,), 1 / self.genes) if self.profile is None else self.profile.clone()
+
 
 @dataclass(frozen=True, eq=False)
 class Cells:
@@ -65,6 +73,8 @@ class Cells:
     covariates   continuous covariates                                                   [n, c]
     belief       weights of the labels of each cell, all ones where nothing is known      [n, y]
     size_factor  sizes that do not come from these counts                                 [n]
+    panels       genes that were measured, a row for each group of cells: True or False    [p, g]
+    panel        row of ``panels`` of each cell; None: all genes were measured             [n]
     graph        neighbours: entry (target, source) is their distance                     [n + h, n + h]
     halo         the h neighbours that are not among these cells: nodes n to n + h - 1 of the graph
     index        row of each cell in the whole data set                                   [n]
@@ -81,6 +91,8 @@ class Cells:
     covariates: Tensor | None = field(default=None, metadata=BY_CELL)
     belief: Tensor | None = field(default=None, metadata=BY_CELL)
     size_factor: Tensor | None = field(default=None, metadata=BY_CELL)
+    panels: Tensor | None = None
+    panel: Tensor | None = field(default=None, metadata=BY_CELL)
     graph: sparse.csr_matrix | None = None
     halo: "Cells | None" = None
     index: Tensor | None = field(default=None, metadata=BY_CELL)
@@ -106,7 +118,8 @@ class Cells:
 
     def __repr__(self) -> str:
         levels = "".join(f", {name}: {len(levels)}" for name, levels in self.levels.items())
-        return f"Cells({len(self):,} cells, {self.counts.shape[1]:,} genes{levels})"
+        panels = "" if self.panels is None else f", gene panels: {len(self.panels)}"
+        return f"Cells({len(self):,} cells, {self.counts.shape[1]:,} genes{levels}{panels})"
 
     # For models and guides
 
@@ -128,6 +141,20 @@ class Cells:
     def library(self) -> Tensor:
         """Counts per cell [n, 1]."""
         return _totals(self.counts, 1).unsqueeze(-1).to(self.device, self.dtype)
+
+    @cached_property
+    def measured(self) -> Tensor | None:
+        """True for the genes that were measured in each cell [n, g]; None if all were, in every cell of the data set.
+
+        The count of a gene that was not measured is 0, and has no meaning.
+        """
+        return None if self.panels is None or self.panel is None else self.panels[self.panel]
+
+    def whole_size(self, profile: Tensor) -> Tensor:
+        """Counts per cell, divided by the share of the measured genes in a profile [g]: [n, 1]."""
+        if self.panels is None or self.panel is None:
+            return self.library
+        return self.library / shares(self.panels, profile)[self.panel].unsqueeze(-1)
 
     @property
     def batch(self) -> Tensor | None:
@@ -254,7 +281,7 @@ class Cells:
             return rows.to(device, dtype if rows.is_floating_point() else None)
 
         halo = None if self.halo is None else self.halo.to(device, dtype)
-        rows = by_cell(move, self)
+        rows = by_cell(move, self) | {"panels": move(self.panels)}
         if isinstance(self.counts, Tensor):  # of whole numbers, too
             rows["counts"] = self.counts.to(device, dtype)
         return replace(self, **{**rows, "index": self.index}, halo=halo, device=device, dtype=dtype)
@@ -303,8 +330,13 @@ def _totals(counts: Counts, axis: int) -> Tensor:
 def _survey(cells: Cells) -> Dims:
     """Sizes and moments of a data set."""
     levels = {name: len(names) for name, names in cells.levels.items()}
-    per_gene = _totals(cells.counts, 0).cpu()
-    log_total = _totals(cells.counts, 1).cpu().clamp(min=1).log()
+    per_gene, total = _totals(cells.counts, 0).cpu(), _totals(cells.counts, 1).cpu()
+    profile = (per_gene + 1) / (per_gene + 1).sum()
+    log_total = total.clamp(min=1).log()
+    if cells.panels is not None and cells.panel is not None:
+        panels, panel = cells.panels.cpu(), cells.panel.cpu()
+        profile = profile_of(per_gene, panels, torch.zeros(len(panels), dtype=total.dtype).index_add(0, panel, total))
+        log_total = log_total - shares(panels, profile)[panel].log()
     batch = torch.zeros(len(cells), dtype=torch.long) if cells.batch is None else cells.batch.cpu()
     by_batch = [log_total[batch == level] for level in range(max(levels.get("batch", 1), 1))]
     by_batch = [own if len(own) else log_total for own in by_batch]
@@ -312,6 +344,6 @@ def _survey(cells: Cells) -> Dims:
         genes=cells.counts.shape[1],
         levels=levels,
         covariates=0 if cells.covariates is None else cells.covariates.shape[-1],
-        profile=((per_gene + 1) / (per_gene + 1).sum()).float(),
+        profile=profile.float(),
         log_size=torch.stack([torch.stack([own.mean(), own.var(correction=0)]) for own in by_batch]).float(),
     )

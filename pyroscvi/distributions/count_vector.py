@@ -1,7 +1,8 @@
 """The base class of count distributions, whose event is the whole count vector of a cell."""
 
+import copy
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -9,7 +10,7 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 
 from pyroscvi.distributions import kernel
-from pyroscvi.distributions.parameters import Parameters, Shares
+from pyroscvi.distributions.parameters import ABSENT, Parameters, Shares, log_share
 
 
 class CountVector(TorchDistribution):
@@ -25,6 +26,8 @@ class CountVector(TorchDistribution):
     has_rsample = False
     arg_constraints: ClassVar[dict[str, Any]] = {}
     base_measure: ClassVar[str] = "counting"
+    measured: Tensor | None = None  # True for genes that were measured [..., n, g]; None: all
+    total: Tensor | None = None  # of the measured genes, where the size of a cell follows from it [n, 1]
 
     def __init__(self, log_mu: Tensor | Shares, log_theta: Tensor | None = None, gate: Tensor | None = None):
         mean, size = log_mu if isinstance(log_mu, Shares) else (log_mu, None)
@@ -35,7 +38,11 @@ class CountVector(TorchDistribution):
     @property
     def log_mu(self) -> Tensor:
         mean, size, *_ = self.parameters
-        return mean if size is None else Shares(mean, size).log_mu
+        if size is None:
+            return mean
+        if self.measured is not None and self.total is not None:
+            size = self.total.log() - log_share(mean, self.measured)
+        return Shares(mean, size).log_mu
 
     @property
     def mu(self) -> Tensor:
@@ -61,20 +68,43 @@ class CountVector(TorchDistribution):
             raise AttributeError(f"{type(self).__name__} has no extra zeros")
         return self.parameters.gate
 
+    def among(self, measured: Tensor, total: Tensor | None = None) -> Self:
+        """These counts, some of which were not measured: ``log_prob`` sums over the others.
+
+        measured  True for the genes that were measured                             [n, g]
+        total     of the measured genes, where the size is the observed total [n, 1]: their means then sum to it, and
+                  the size of the cell is this total divided by their share
+
+        Mean, variance and samples are still of all genes.
+        """
+        new = copy.copy(self)
+        new.measured, new.total = measured, total
+        return new
+
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x) of every cell [...]."""
-        return kernel.log_prob(x, self.parameters)
+        """log p(x) of every cell [...]: of the genes that were measured."""
+        if self.measured is None:
+            return kernel.log_prob(x, self.parameters)
+        mean, size, dispersion, gate = self.parameters
+        if size is not None:
+            size = size + log_share(mean, self.measured) if self.total is None else self.total.log()
+        if gate is not None:
+            gate = torch.where(self.measured, gate, ABSENT)
+        mean = torch.where(self.measured, mean, ABSENT)
+        return kernel.log_prob(x * self.measured, Parameters(mean, size, dispersion, gate))
 
     def log_pmf(self, x: Tensor) -> Tensor:
-        """log p(x_g) of every gene [..., g], computed as if each gene were a cell of one gene."""
+        """log p(x_g) of every gene [..., g], as if each gene were a cell of one gene; 0 where it was not measured."""
         single = self.parameters._replace(mean=self.log_mu, size=None).map(lambda t: t.unsqueeze(-1))
-        return kernel.log_prob(x.unsqueeze(-1), single)
+        log_p = kernel.log_prob(x.unsqueeze(-1), single)
+        return log_p if self.measured is None else torch.where(self.measured, log_p, 0.0)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "CountVector":
         new = type(self).__new__(type(self))
         mean, size, *others = self.parameters
         mean = mean.expand(Size(batch_shape) + self.event_shape)
         CountVector.__init__(new, mean if size is None else Shares(mean, size), *others)
+        new.measured, new.total = self.measured, self.total
         return new
 
     def _draw(self, shape: Size) -> Tensor:

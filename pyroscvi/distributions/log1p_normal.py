@@ -1,14 +1,18 @@
 """A Gaussian distribution of log(1 + x), and the probabilities of counts under it."""
 
+import copy
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import constraints
+from torch.nn.functional import softplus
 from torch.special import log_ndtr
+
+from pyroscvi.distributions.parameters import Shares, log_share
 
 
 class Log1pNormal(TorchDistribution):
@@ -17,7 +21,7 @@ class Log1pNormal(TorchDistribution):
     ``log_prob`` is the density of log(1 + x), which cannot be compared with a probability of counts; ``base_measure``
     records this. ``log_mass`` can be compared: it is the probability that x rounds to the count.
 
-    loc        mean of log(1 + x)                     [..., g]
+    loc        mean of log(1 + x)                     [..., g]; or the ``Shares`` that give mu, loc = log(1 + mu)
     log_scale  log standard deviation of log(1 + x)   broadcasts to [..., g]
     """
 
@@ -25,9 +29,12 @@ class Log1pNormal(TorchDistribution):
     has_rsample = False
     arg_constraints: ClassVar[dict[str, Any]] = {}
     base_measure: ClassVar[str] = "log1p"
+    measured: Tensor | None = None  # True for genes that were measured [..., n, g]; None: all
 
-    def __init__(self, loc: Tensor, log_scale: Tensor):
-        self.loc, self.log_scale = loc, log_scale
+    def __init__(self, loc: Tensor | Shares, log_scale: Tensor):
+        self.shares = loc if isinstance(loc, Shares) else None
+        self.loc, self.log_scale = softplus(loc.log_mu) if isinstance(loc, Shares) else loc, log_scale
+        loc = self.loc
         shape = torch.broadcast_shapes(loc.shape, log_scale.shape)
         super().__init__(shape[:-1], shape[-1:], validate_args=False)
 
@@ -38,7 +45,19 @@ class Log1pNormal(TorchDistribution):
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density of log(1 + x), summed over genes [...]."""
         z = (x.log1p() - self.loc) / self.scale
-        return (-0.5 * z * z - self.log_scale - 0.5 * math.log(2 * math.pi)).sum(-1)
+        return self._of_measured(-0.5 * z * z - self.log_scale - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def among(self, measured: Tensor, total: Tensor | None = None) -> Self:
+        """These values, some of which were not measured: ``CountVector.among``."""
+        new = copy.copy(self)
+        new.measured = measured
+        if total is not None and self.shares is not None:
+            logits = self.shares.logits
+            new.loc = softplus(Shares(logits, total.log() - log_share(logits, measured)).log_mu)
+        return new
+
+    def _of_measured(self, log_p: Tensor) -> Tensor:
+        return log_p if self.measured is None else torch.where(self.measured, log_p, 0.0)
 
     def log_pmf(self, x: Tensor) -> Tensor:
         """log P(x_g - 1/2 < x < x_g + 1/2) of every gene [..., g]; every x below 1/2 counts as zero.
@@ -54,14 +73,16 @@ class Log1pNormal(TorchDistribution):
         # at x = 0 the interval has no lower end, but the difference must be finite for its gradient
         low = torch.where(x > 0, low, high - 1)
         interval = log_ndtr(high) + torch.log(-torch.expm1(log_ndtr(low) - log_ndtr(high)))
-        return torch.where(x > 0, interval, log_ndtr(above)).to(self.loc.dtype)
+        return self._of_measured(torch.where(x > 0, interval, log_ndtr(above)).to(self.loc.dtype))
 
     def log_mass(self, x: Tensor) -> Tensor:
         """log P(every x_g rounds to its count) [...]: comparable with ``log_prob`` of a count distribution."""
         return self.log_pmf(x).sum(-1)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Log1pNormal":
-        return Log1pNormal(self.loc.expand(Size(batch_shape) + self.event_shape), self.log_scale)
+        new = Log1pNormal(self.loc.expand(Size(batch_shape) + self.event_shape), self.log_scale)
+        new.shares, new.measured = self.shares, self.measured
+        return new
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Samples exp(y) - 1 for a normal y, not rounded; values below zero become zero."""

@@ -12,6 +12,8 @@ THETA_MIN, THETA_MAX = 2.0**-60, 2.0**80
 
 MU_MAX = 2.0**60  # replaces larger means, under which every count is practically impossible
 
+ABSENT = -1e4  # log mean of a gene that was not measured: its mean is 0, and so its count of 0 has probability one
+
 
 class Parameters(NamedTuple):
     """The parameters of a count distribution, or the slopes of log p in them; None where there is no such parameter."""
@@ -52,3 +54,9 @@ class Shares(NamedTuple):
     @property
     def log_mu(self) -> Tensor:
         return self.log_size + torch.log_softmax(self.logits, -1)
+
+
+def log_share(logits: Tensor, measured: Tensor) -> Tensor:
+    """The log of the sum of softmax(logits) over the measured genes [..., 1]."""
+    among = torch.where(measured, logits, ABSENT)
+    return among.logsumexp(-1, keepdim=True) - logits.logsumexp(-1, keepdim=True)

@@ -75,6 +75,8 @@ def simulate(reader: Reader, seed: int) -> Simulated:
         drawn: Any = poutine.trace(poutine.uncondition(model)).get_trace(cells).nodes
         sites = sampled(poutine.trace(model).get_trace(cells).nodes)
     observed = {name: drawn[name]["value"] for name, node in sites.items() if node["is_observed"]}
+    if cells.measured is not None and "x" in observed:
+        observed["x"] = observed["x"] * cells.measured
     latents = {name: drawn[name]["value"] for name in sites if name not in observed}
     return Simulated(cells, observed, latents)
 

@@ -89,7 +89,8 @@ def digest(cells: Cells) -> str:
     """A hash of cells: their counts, conditions, graph and genes."""
     rows = by_cell(lambda values: values, cells)
     values = {name: value for name, value in rows.items() if name not in ("index", "names", "categories")}
-    return digested(*values.values(), *rows["categories"].values(), cells.graph, *(cells.genes or ()))
+    panels = () if cells.panels is None else (cells.panels,)
+    return digested(*values.values(), *rows["categories"].values(), cells.graph, *(cells.genes or ()), *panels)
 
 
 def digested(*values: Any) -> str:

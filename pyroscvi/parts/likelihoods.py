@@ -86,5 +86,5 @@ class Log1pNormal(NB):
     def forward(self, l, log_theta, *, rho, theta=None):
         log_theta = theta if log_theta is None else log_theta
         log_mu = self.link(l.log(), rho)
-        log_mu = log_mu.log_mu if isinstance(log_mu, distributions.Shares) else log_mu
-        return distributions.Log1pNormal(softplus(log_mu), log_theta)  # log(1 + mu) = softplus(log mu)
+        shares = isinstance(log_mu, distributions.Shares)
+        return distributions.Log1pNormal(log_mu if shares else softplus(log_mu), log_theta)  # softplus: log(1 + mu)

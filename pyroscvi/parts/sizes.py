@@ -27,18 +27,26 @@ class Size(Part):
 
 
 class ObservedSize(Size):
-    """l_n = sum_g x_ng, the total of the cell. The evidence is p(x | l), which is not a density over x."""
+    """l_n = sum_g x_ng, the total of the cell. The evidence is p(x | l), which is not a density over x.
+
+    If some genes were not measured, the total of the others is divided by their share of an average cell. A softmax
+    does not use this share, but theirs in the cell itself: the means of the measured genes sum to the observed total.
+    """
 
     given: ClassVar[str] = "l"
 
+    def build(self, dims):
+        self.register_buffer("profile", dims.average(), persistent=False)
+
     def forward(self, cells):
-        return cells.library
+        return cells.library if cells.measured is None else cells.whole_size(self.profile)
 
 
 class SizeFactor(Size):
     """l_n read from a column: spike-ins, or the total over genes that are not modelled. The evidence is p(x).
 
-    A column that is proportional to the total of these very counts is an observed size: p(x | l).
+    A column that is proportional to the total of these very counts is an observed size: p(x | l). The size is that of
+    all genes of the model, whichever were measured.
     """
 
     def forward(self, cells):
@@ -50,7 +58,7 @@ class SizeFactor(Size):
 class LatentSize(Size):
     """l_n ~ LogNormal(m_b, s_b): mean and standard deviation of log totals in batch b, or in all cells if b is unknown.
 
-    The evidence is p(x).
+    The evidence is p(x). The size is that of all genes of the model, whichever were measured.
     """
 
     def build(self, dims):
