@@ -4,6 +4,7 @@
 disk, until they are used: ``cells.x`` is dense, so use it on a minibatch only.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -271,7 +272,11 @@ class Cells:
         return first, self.subset(held)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """The same cells, seen on another device or in another precision; sparse counts stay where they are."""
+        """The same cells, seen on another device or in another precision.
+
+        Sparse counts stay sparse and where they are, except that a GPU holds them, dense, if they take at most a
+        quarter of its free memory: otherwise each minibatch waits for its copy. Counts on disk stay there.
+        """
         device = self.device if device is None else torch.device(device)
         dtype = self.dtype if dtype is None else dtype
 
@@ -284,7 +289,14 @@ class Cells:
         rows = by_cell(move, self) | {"panels": move(self.panels)}
         if isinstance(self.counts, Tensor):  # of whole numbers, too
             rows["counts"] = self.counts.to(device, dtype)
+        elif not isinstance(self.counts, Stored) and _has_room(device, self.counts.shape, dtype):
+            rows["counts"] = torch.from_numpy(self.counts.toarray()).to(device, dtype)
         return replace(self, **{**rows, "index": self.index}, halo=halo, device=device, dtype=dtype)
+
+
+def _has_room(device: torch.device, shape: tuple[int, ...], dtype: torch.dtype) -> bool:
+    """Whether a dense matrix takes at most a quarter of the free memory of this device, which is a GPU."""
+    return device.type == "cuda" and 4 * math.prod(shape) * dtype.itemsize <= torch.cuda.mem_get_info(device)[0]
 
 
 def _stratified(group: Tensor, fraction: float, generator: torch.Generator) -> Tensor:

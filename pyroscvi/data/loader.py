@@ -36,7 +36,7 @@ def minibatches(cells: C, size: int, generator: torch.Generator | None, hops: in
         order = shuffled(n, stored.BLOCK, buffer, generator)
     else:
         order = torch.randperm(n, generator=generator)
-    if cells.graph is not None or isinstance(counts, Tensor):
+    if cells.graph is not None:
         for index in order.split(size)[start:]:
             yield cells.take(index, hops)
         return

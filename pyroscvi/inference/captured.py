@@ -2,7 +2,8 @@
 
 ``make_fx`` runs the loss once on tensors without values and records every operation of PyTorch, those of the backward
 pass included. Pyro's handlers and the Python code of a page run only while the graph is recorded. Inductor compiles the
-graph, in which the likelihood is one operator (``distributions.native``). A page need not be written differently.
+graph, in which the likelihood is one operator on a processor (``distributions.native``); on a GPU, Inductor writes its
+kernels, and they are launched together (``replayed``). A page need not be written differently.
 
 A graph cannot contain a shape that changes (another minibatch size, the edges between cells of a tissue), or a decision
 that depends on a value. Random numbers are drawn in the order of the eager step, so that a fit with ``compile=True`` is
@@ -21,6 +22,7 @@ from torch.func import functional_call
 from pyroscvi.data.cells import Cells
 from pyroscvi.distributions import native
 from pyroscvi.inference import noise
+from pyroscvi.inference.replayed import Replayed
 from pyroscvi.inference.seeds import generator_state, set_generator_state
 from pyroscvi.torch_internals import compiled, recorded
 
@@ -39,18 +41,25 @@ class Captured:
         held = dict(loss.named_parameters()) | dict(loss.named_buffers())
         self.where, self.held = list(held), list(held.values())
         self.trained = [next(i for i, t in enumerate(self.held) if t is p) for p in parameters]
-        self.run = self._compiled(first)
+        self.step = self._compiled(first)
+        self.replayed: Replayed | None = None
+        if first.device.type == "cuda":
+            self.replayed = Replayed(self.step, *self._arguments(_tensors(first), 0.5))
 
     def suits(self, cells: Cells) -> bool:
         return len(cells) == self.size
 
     @torch.no_grad()
     def __call__(self, cells: Cells, beta: float) -> tuple[Tensor, list[Tensor]]:
-        loss, *gradients = self.run(*self._arguments(_tensors(cells), beta))
+        held, inputs = self._arguments(_tensors(cells), beta)
+        loss, *gradients = self.step(*held, *inputs) if self.replayed is None else self.replayed(inputs)
         return loss, gradients
 
-    def _arguments(self, cells: Mapping[str, Tensor], beta: float) -> list[Tensor]:
-        return [*(t.detach() for t in self.held), *cells.values(), torch.tensor(beta, dtype=self.like.dtype)]
+    def _arguments(self, cells: Mapping[str, Tensor], beta: float) -> tuple[list[Tensor], list[Tensor]]:
+        """Parameters and buffers, and the fields of a minibatch with beta."""
+        device = self.like.device
+        weight = torch.tensor(beta, dtype=self.like.dtype, device=device)
+        return [t.detach() for t in self.held], [*(t.to(device) for t in cells.values()), weight]
 
     def _step(self, *arguments: Tensor) -> list[Tensor]:
         held, fields, beta = arguments[: len(self.held)], arguments[len(self.held) : -1], arguments[-1]
@@ -59,10 +68,12 @@ class Captured:
         return [loss.detach(), *torch.autograd.grad(loss, [held[i] for i in self.trained], materialize_grads=True)]
 
     def _compiled(self, first: Cells) -> Any:
-        given = [t.clone() for t in self._arguments(_tensors(first), 0.5)]
+        held, inputs = self._arguments(_tensors(first), 0.5)
+        given = [t.clone() for t in (*held, *inputs)]
         for i in self.trained:
             given[i].requires_grad_()
-        native.build(first.dtype)
+        if first.device.type == "cpu":
+            native.build(first.dtype)
         with native.used():
             graph = recorded(self._step, noise.TABLE, given)
         with torch.no_grad(), warnings.catch_warnings():

@@ -165,10 +165,13 @@ class Run:
                 parameter.grad = None
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        if not torch.isfinite(loss + norm):
+        loss_value, norm_value = torch.stack([loss, norm]).tolist()  # once: a GPU is waited for
+        if not math.isfinite(loss_value + norm_value):
             set_generator_state(self.train.device, before)  # so that the explanation uses the same random numbers
             problem = (
-                f"the loss became {loss.item()}" if not torch.isfinite(loss) else f"the gradient became {norm.item()}"
+                f"the loss became {loss_value}"
+                if not math.isfinite(loss_value)
+                else f"the gradient became {norm_value}"
             )
             explanations = self.ranks.gathered(explain(self.model, self.guide, cells, self.trained))
             why = max(explanations, key=len)  # the rank that has the cell has the longest
@@ -176,7 +179,7 @@ class Run:
                 f"{problem} at epoch {self.epoch + 1}, minibatch {self.step + 1}: {why}. It changed no parameter: "
                 "the error's .fit is the last good state. Look at the counts of that cell, or lower lr"
             )
-        if norm > self.clip:
+        if norm_value > self.clip:
             nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
         for group in self.optimiser.param_groups:
             group["lr"] = group["full"] * self.decay(self.progress)
