@@ -10,6 +10,7 @@ import torch
 from anndata import AnnData
 from fits import quick
 
+import pyroscvi as ps
 from pyroscvi.cli import main
 from pyroscvi.cli.runs import Run
 from pyroscvi.data import Cells, simulated
@@ -90,12 +91,24 @@ def test_embed_reads_what_python_reads(fitted, adata, tmp_path, capsys):
     query.obs["batch"] = "new"
     query.write_h5ad(file)
     command = ["embed", str(fitted), str(file), "--out", str(out)]
-    for option, value in (("--missing", "zero"), ("--empty", "drop"), ("--unknown", "allow")):
+    for option, value in (("--missing", "marginalise"), ("--empty", "drop"), ("--unknown", "allow")):
         assert main(command) == 1
         assert f"ead with {option} {value}" in capsys.readouterr().err
         command += [option, value]
     run(*command)
     assert list(anndata.read_h5ad(out).obs_names) == [f"cell{n}" for n in range(30) if n != 4]
+
+
+def test_embed_leaves_out_genes_that_were_not_measured(fitted, adata, tmp_path):
+    file, out = tmp_path / "query.h5ad", tmp_path / "out.h5ad"
+    query = adata[:3, 2:].copy()
+    query.write_h5ad(file)
+    run("embed", fitted, file, "--missing", "marginalise", "--out", out)
+    f = ps.load(fitted)
+    with pytest.warns(UserWarning, match="2 of 9 genes are missing and left out"):
+        cells = f.fields.read(query, missing="marginalise")
+    assert cells.measured.sum().item() == 21
+    np.testing.assert_array_equal(anndata.read_h5ad(out).obsm["X_pyroscvi"], f.latent(cells))
 
 
 def test_a_damaged_file_is_an_error_of_one_line(data, tmp_path, capsys):

@@ -75,9 +75,16 @@ def test_remedies_are_written_for_python_or_for_the_command_line():
     for how, advice in (
         (
             nullcontext(),
-            ("read them with Fields(counts='counts').", "Read with unknown='allow'", "read with missing='zero'"),
+            ("read them with Fields(counts='counts').", "Read with unknown='allow'", "read with missing='marginalise'"),
         ),
-        (command_line(), ("read them with --counts counts.", "Read with --unknown allow", "read with --missing zero")),
+        (
+            command_line(),
+            (
+                "read them with --counts counts.",
+                "Read with --unknown allow",
+                "read with --missing marginalise if they were",
+            ),
+        ),
     ):
         with how:
             assert advice[0] in refusal(data)

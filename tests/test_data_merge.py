@@ -35,6 +35,9 @@ def test_several_data_sets_share_their_genes_or_have_them_all(forms, layer):
     assert set(union.genes) == {"gene0", "gene1", "gene2", "gene3", "gene4", "gene9"}
     wanted = pd.concat(frames).fillna(0)[list(union.genes)]
     assert (union.x.numpy() == wanted.to_numpy()).all()
+    assert (union.measured.numpy() == pd.concat(frames).notna()[list(union.genes)].to_numpy()).all()
+    assert Fields(layer).read([a, b], genes="union", missing="zero").measured is None
+    assert shared.measured is None
     assert union.fields.counts == layer
     with pytest.warns(UserWarning, match="another order|left out"):
         assert torch.equal(shared.fields.read(a, unknown="allow").x, shared.x[:6])

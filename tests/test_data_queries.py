@@ -90,14 +90,50 @@ def test_missing_genes_are_an_error_or_zeros_when_asked(form):
     ) as caught:
         assert torch.equal(fields.read(query, missing="zero").x, x)
     assert len(caught) == 1
+    with pytest.warns(
+        UserWarning, match="are missing and left out of the probability of these cells: 'gene2', 'gene4'"
+    ):
+        cells = fields.read(query, missing="marginalise")
+    assert torch.equal(cells.x, x)
+    assert torch.equal(cells.measured, torch.tensor([True, True, False, True, False, True]).expand(5, -1))
     query.var_names = ["a", "b", "c", "d"]
-    for missing in ("error", "zero"):  # zeros for every gene would help nobody, and are not suggested
+    for missing in ("error", "marginalise", "zero"):  # zeros for every gene would help nobody, and are not suggested
         with pytest.raises(ValueError, match="no gene matches") as caught:
             fields.read(query, missing=missing)
         assert str(caught.value) == (
             "no gene matches: 'gene0', 'gene1', 'gene2' and 3 more are wanted, 'a', 'b', 'c' and 1 more are given. "
             "Give genes the names that they had at first"
         )
+
+
+def test_genes_that_were_not_measured_in_some_cells_of_training_are_no_surprise_in_others():
+    a, b = data(6, seed=1), data(8, seed=2)[:, :4].copy()
+    b.obs_names = [f"other{i}" for i in range(8)]
+    cells = Fields().read([a, b], genes="union")
+    assert cells.fields.panels == ((0, 1, 2, 3),)
+    fields = Fields.from_dict(json.loads(json.dumps(cells.fields.to_dict())))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = fields.read(b)
+        both = fields.read([b, a], genes="union")
+    assert torch.equal(again.measured, cells.measured[6:])
+    assert torch.equal(both.measured, cells.measured[[*range(6, 14), *range(6)]])
+    assert again.fields == both.fields == fields
+    with pytest.raises(ValueError, match="3 of 6 genes are missing"):
+        fields.read(b[:, :3])
+    with pytest.raises(ValueError, match="2 of 6 genes are missing"):  # of a, they would be left out unasked
+        fields.read([a, b])
+    with pytest.warns(UserWarning, match="filled with zeros"):
+        assert fields.read(b, missing="zero").measured is None
+
+
+def test_cells_that_are_dropped_leave_the_panels_of_the_others_in_place():
+    a, b = data(6, seed=1), data(8, seed=2)[:, :4].copy()
+    a.X[2] = 0
+    b.obs_names = [f"other{i}" for i in range(8)]
+    with pytest.warns(UserWarning, match="1 of 14 cells have no counts"):
+        cells = Fields().read([a, b], genes="union", empty="drop")
+    assert cells.panel.tolist() == [1] * 5 + [0] * 8
 
 
 def test_repeated_gene_names_are_numbered_with_a_warning_at_every_reading():

@@ -16,6 +16,8 @@ from torch import nn
 from torch.testing import assert_close
 
 import pyroscvi as ps
+from pyroscvi.comparison.genes import gene_scores
+from pyroscvi.comparison.question import question, refuse_unequal
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.panels import panels_of
 from pyroscvi.distributions import native
@@ -23,6 +25,7 @@ from pyroscvi.evidence import evidences
 from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.simulated import simulate
+from pyroscvi.fitting.resume import digest
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import PPCA, SCVI
 from pyroscvi.parts import (
@@ -264,6 +267,32 @@ def test_the_average_profile_and_the_sizes_do_not_depend_on_which_genes_were_mea
     part = replace(whole, counts=x * panels[panel], panels=panels, panel=panel)
     assert_close(part.dims.profile, whole.dims.profile, rtol=0.02, atol=1e-4)
     assert_close(part.dims.log_size, whole.dims.log_size, rtol=0.05, atol=0.01)
+
+
+def test_evidences_with_other_genes_left_out_are_not_compared():
+    """However panels are numbered: only which genes were measured in which cell counts."""
+    cells = counts()
+    pair = moved(page(), MeanField(), cells)
+    part = without(cells)
+    panels = torch.stack([torch.ones(GENES, dtype=torch.bool), MEASURED])
+    same = replace(part, panels=panels, panel=torch.ones(8, dtype=torch.long))
+    zeros = replace(part, panels=None, panel=None)
+    refuse_unequal({"one": question(pair, part), "other": question(pair, same)})
+    with pytest.raises(ValueError, match=r"different genes were measured.*missing='marginalise' or missing='zero'"):
+        refuse_unequal({"one": question(pair, part), "other": question(pair, zeros)})
+    assert len({digest(cells), digest(part), digest(zeros)}) == 3
+
+
+def test_genes_are_compared_where_they_were_measured():
+    cells = counts(20)
+    panels, panel = torch.stack([torch.ones(GENES, dtype=torch.bool), MEASURED]), torch.arange(20) % 2
+    part = replace(cells, counts=cells.counts * panels[panel], panels=panels, panel=panel)
+    pairs = {name: moved(page(likelihood=x), MeanField(), cells) for name, x in {"nb": NB(), "p": Poisson()}.items()}
+    scores = gene_scores(pairs["nb"], part, 50, progress=False)
+    assert (np.abs(scores.predicted[1::2][:, ~MEASURED]) < 1e-12).all()
+    assert (scores.predicted[::2] != 0).all()
+    table = ps.compare_genes(pairs, part, 50, progress=False).table.loc[[str(g) for g in range(GENES)]]
+    np.testing.assert_allclose(table["mean"], cells.x[::2].mean(0) * ~MEASURED + part.x.mean(0) * MEASURED)
 
 
 @COMPILER

@@ -161,11 +161,18 @@ def test_files_that_lack_genes_are_named(adata, tmp_path):
     with pytest.warns(UserWarning, match=r"genes that some files lack are left out: b lacks 3 \('gene0', 'gene1'"):
         cells = FIELDS.open({"a": a, "b": b})
     assert cells.genes == tuple(few.var_names)
-    with pytest.warns(UserWarning, match="lack count as zero there: b lacks 3"):
+    with pytest.warns(UserWarning, match="lack are left out of the probability of their cells: b lacks 3"):
         cells = FIELDS.open({"a": a, "b": b}, genes="union")
     wanted = FIELDS.read({"a": adata, "b": few}, genes="union")
     assert torch.equal(cells.x, wanted.x)
+    assert torch.equal(cells.measured, wanted.measured)
+    assert cells.measured[:203].all()
+    assert (cells.measured[203:].sum(1) == 14).all()
+    for minibatch in cells.minibatches(50, torch.Generator().manual_seed(0)):
+        assert torch.equal(minibatch.measured, wanted.measured[minibatch.index])
     assert torch.equal(cells.dims.profile, wanted.dims.profile)
+    with pytest.warns(UserWarning, match="lack count as zero there: b lacks 3"):
+        assert FIELDS.open({"a": a, "b": b}, genes="union", missing="zero").measured is None
     assert len(set(cells.names)) == 406
     with pytest.raises(ValueError, match="no gene is in all files: c shares none with a"):
         FIELDS.open({"a": a, "b": b, "c": c})

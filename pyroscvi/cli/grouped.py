@@ -124,7 +124,11 @@ class Query(Reading):
     """The same, for cells that a fit reads: it knows which genes it needs."""
 
     missing: Annotated[
-        Literal["error", "zero"], in_data("Genes of the fit that the data lack: an error, or zero counts.")
+        Literal["error", "marginalise", "zero"],
+        in_data(
+            "Genes of the fit that the data lack: an error; not measured, and left out of the probability of these "
+            "cells; or zero counts."
+        ),
     ] = "error"
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import pandas as pd
@@ -18,12 +18,15 @@ from pyroscvi.data.files import Data, Opened, opened
 from pyroscvi.data.genes import match, numbered, unique_cells
 from pyroscvi.data.matrices import Matrix
 from pyroscvi.data.merge import merged, outlined
+from pyroscvi.data.panels import panels_of
 from pyroscvi.data.stored import Stored
 from pyroscvi.data.survey import end_to_end, surveyed
 from pyroscvi.data.tissue import tissue_graph
 from pyroscvi.names import listed
 
 Levels = Mapping[str, tuple[str, ...]]
+Join = Literal["intersection", "union"]
+Missing = Literal["error", "marginalise", "zero"]
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,9 @@ class Fields:
     genes        names of the genes to read, in their order; None reads all
 
     ``cells.fields`` are these fields and what reading has added: ``genes``, ``levels`` (names of the levels of every
-    category) and ``moments`` (mean and sd of every covariate). They are plain data: ``to_dict`` and ``from_dict`` go
-    through JSON.
+    category), ``moments`` (mean and sd of every covariate) and ``panels`` (for each group of cells in which not all
+    genes were measured, the numbers of those that were). They are plain data: ``to_dict`` and ``from_dict`` go through
+    JSON.
     """
 
     counts: str | None = None
@@ -66,6 +70,7 @@ class Fields:
     chosen: bool | None = field(default=None, repr=False)  # the user named the genes: no warning about other genes
     levels: Levels | None = field(default=None, repr=False)
     moments: Mapping[str, tuple[float, float]] | None = field(default=None, repr=False)
+    panels: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         def names(several: Any) -> tuple[str, ...]:
@@ -81,6 +86,7 @@ class Fields:
             "chosen": self.genes is not None if self.chosen is None else self.chosen,
             "levels": tuples(self.levels),
             "moments": tuples(self.moments),
+            "panels": tuple(map(tuple, self.panels)),
         }
         for name, value in canonical.items():
             object.__setattr__(self, name, value)
@@ -93,14 +99,16 @@ class Fields:
             raise ValueError(f"neighbours is a whole number, at least 1, not {self.neighbours!r}")
 
     def read(
-        self, adata: AnnData | Sequence[AnnData] | Mapping[str, AnnData], *,
-        genes: Literal["intersection", "union"] = "intersection", missing: Literal["error", "zero"] = "error",
-        unknown: Literal["error", "allow"] = "error", empty: Literal["error", "drop"] = "error",
+        self, adata: AnnData | Sequence[AnnData] | Mapping[str, AnnData], *, genes: Join = "intersection",
+        missing: Missing = "error", unknown: Literal["error", "allow"] = "error",
+        empty: Literal["error", "drop"] = "error",
     ) -> Cells:  # fmt: skip
         """The cells of an AnnData, or of several of them one after the other; every count is looked at.
 
-        genes    of several AnnData: the genes that all have, or those that any has (a gene counts as zero elsewhere)
-        missing  "zero" lets genes be missing that the first data had, and counts them as zero
+        genes    of several AnnData: the genes that all have, or those that any has. Those that one of them lacks were
+                 not measured in its cells, and are left out of their probability
+        missing  "marginalise" lets genes be missing that the first data had: they were not measured, and are left out
+                 in the same way. "zero" counts them as zero, and so those that some of several AnnData lack
         unknown  "allow" reads levels that the first data did not have, and missing values, as unknown (-1)
         empty    "drop" leaves out cells without counts, with a warning that lists them
 
@@ -111,16 +119,18 @@ class Fields:
         and repeated names of cells, which are numbered ("C", "C-1").
         """
         _check_options(genes, missing, unknown, empty)
-        if not isinstance(adata, AnnData):
-            adata = merged(adata, self, genes)
-        _refuse_empty(adata)
-        names, picked = match(adata.var_names, self.genes, missing, extra=not self.chosen)
-        return self._cells(adata, counts_of(adata, self.counts, picked, names), names, unknown, empty)
+        joined = adata if isinstance(adata, AnnData) else merged(adata, self, genes)
+        _refuse_empty(joined)
+        names, picked = self._matched(joined, "union" if joined is adata else genes, missing)
+        several = (
+            [adata] if isinstance(adata, AnnData) else list(adata.values() if isinstance(adata, Mapping) else adata)
+        )
+        panels = None if missing == "zero" else _panels(several, names, picked)
+        return self._cells(joined, counts_of(joined, self.counts, picked, names), names, panels, unknown, empty)
 
     def open(
-        self, data: Data, *, genes: Literal["intersection", "union"] = "intersection",
-        missing: Literal["error", "zero"] = "error", unknown: Literal["error", "allow"] = "error",
-        empty: Literal["error", "drop"] = "error",
+        self, data: Data, *, genes: Join = "intersection", missing: Missing = "error",
+        unknown: Literal["error", "allow"] = "error", empty: Literal["error", "drop"] = "error",
     ) -> Cells:  # fmt: skip
         """The same cells with their counts left on disk, for files that are larger than memory.
 
@@ -139,25 +149,36 @@ class Fields:
             raise ValueError("cells in space are read into memory, for the graph of their neighbours: Fields.read")
         files = opened(data)
         if isinstance(files, Opened):
-            adata, files = files.in_memory, {"": files}
+            adata, files, genes = files.in_memory, {"": files}, "union"
         else:
-            adata = outlined({key: file.in_memory for key, file in files.items()}, self, genes)
+            adata = outlined({key: file.in_memory for key, file in files.items()}, self, genes, missing)
         _refuse_empty(adata)
-        names, _ = match(adata.var_names, self.genes, missing, extra=not self.chosen)
+        names, picked = self._matched(adata, genes, missing)
+        panels = None if missing == "zero" else _panels([one.in_memory for one in files.values()], names, picked)
         counts = []
         for key, file in files.items():
             places = numbered(file.in_memory.var_names)[0].get_indexer(pd.Index(names))
             columns = np.where(places >= 0, file.columns[places], -1)
             counts.append(surveyed(file, self.counts, columns, names, key))
-        return self._cells(adata, end_to_end(counts), names, unknown, empty)
+        return self._cells(adata, end_to_end(counts), names, panels, unknown, empty)
+
+    def _matched(self, adata: AnnData, genes: Join, missing: str) -> tuple[tuple[str, ...], np.ndarray]:
+        """The genes to read, and their columns: ``match``. If they are those of a known panel, no gene is missing."""
+        if missing == "error" and genes == "union" and self.genes is not None:
+            own = np.flatnonzero(pd.Index(self.genes).isin(numbered(adata.var_names)[0]))
+            missing = "known" if tuple(own.tolist()) in self.panels else missing
+        return match(adata.var_names, self.genes, missing, extra=not self.chosen)
 
     def _cells(
-        self, adata: AnnData, counts: Matrix | Stored, names: tuple[str, ...], unknown: str, empty: str
-    ) -> Cells:
+        self, adata: AnnData, counts: Matrix | Stored, names: tuple[str, ...], panels: tuple[Tensor, Tensor] | None,
+        unknown: str, empty: str,
+    ) -> Cells:  # fmt: skip
         cell_names = unique_cells(adata.obs_names)
         filled = check_cells(counts, cell_names, empty)
+        measured, panel = (None, None) if panels is None else panels
         if not filled.all():
             adata, counts, cell_names = adata[filled], counts[filled], cell_names[filled]
+            panel = None if panel is None else panel[torch.from_numpy(filled)]
         if self.levels is None:  # new cells need not have counts of every gene of the model
             check_genes(counts, names)
         exact = precision(counts)
@@ -166,17 +187,22 @@ class Fields:
 
         belief, labels = self._belief(adata, unknown)
         categories, levels = self._categories(adata.obs, labels, unknown)
+        known = self.panels
+        if self.levels is None and measured is not None:
+            known = tuple(tuple(row.nonzero().flatten().tolist()) for row in measured if not row.all())
         covariates, moments = self._covariates(adata.obs)
         cells = Cells(
             torch.from_numpy(counts) if isinstance(counts, np.ndarray) else counts,
             categories={name: torch.from_numpy(code) for name, code in categories.items()},
             covariates=None if covariates is None else torch.from_numpy(covariates).to(dtype),
             size_factor=self._sizes(adata.obs, dtype),
+            panels=measured,
+            panel=panel,
             graph=self._graph(adata),
             levels=levels,
             genes=names,
             names=cell_names.to_numpy(dtype=object),
-            fields=replace(self, genes=names, levels=levels, moments=moments),
+            fields=replace(self, genes=names, levels=levels, moments=moments, panels=known),
             dtype=dtype,
         )
         if belief is None:
@@ -260,6 +286,13 @@ class Fields:
         return tissue_graph(values, self.neighbours, section, adata.obs, f"coordinates (obsm[{self.spatial!r}])")
 
 
+def _panels(several: Sequence[AnnData], names: tuple[str, ...], picked: np.ndarray) -> tuple[Tensor, Tensor] | None:
+    """Which of these genes were measured in each of several data sets, and the panel of every cell: ``panels_of``."""
+    genes = pd.Index(names)
+    measured = [genes.isin(numbered(adata.var_names)[0]) & (picked >= 0) for adata in several]
+    return panels_of(measured, [adata.n_obs for adata in several])
+
+
 def _refuse_empty(adata: AnnData) -> None:
     if not adata.n_obs or not adata.n_vars:
         raise ValueError(f"nothing to read: {adata.n_obs:,} cells and {adata.n_vars:,} genes")
@@ -268,7 +301,7 @@ def _refuse_empty(adata: AnnData) -> None:
 def _check_options(genes: str, missing: str, unknown: str, empty: str) -> None:
     if genes not in ("intersection", "union"):
         raise ValueError(f"genes of several data sets are their 'intersection' or their 'union', not {genes!r}")
-    allowed = {"missing": ("zero", missing), "unknown": ("allow", unknown), "empty": ("drop", empty)}
-    for name, (value, given) in allowed.items():
-        if given not in ("error", value):
-            raise ValueError(f"{name} is 'error' or {value!r}, not {given!r}")
+    allowed = {"missing": (get_args(Missing), missing), "unknown": (("error", "allow"), unknown)}
+    for name, (values, given) in {**allowed, "empty": (("error", "drop"), empty)}.items():
+        if given not in values:
+            raise ValueError(f"{name} is {' or '.join(map(repr, values))}, not {given!r}")

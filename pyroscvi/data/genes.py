@@ -17,7 +17,7 @@ def match(
     """The genes to read, and the column of each among these names, -1 where it is missing [g].
 
     wanted   names in order; None: all genes
-    missing  "zero" lets genes be missing, and reads them as zero counts
+    missing  what a missing gene is: an "error"; "zero" or "marginalise", with a warning; or "known", without one
     extra    report genes that are not wanted
 
     Warns once about genes that are missing, extra, in another order, or repeated.
@@ -35,20 +35,22 @@ def match(
                 f"no gene matches: {listed(wanted, 3)} are wanted, {listed(names, 3)} are given. Give genes the names "
                 "that they had at first"
             )
-        if len(absent) and missing != "zero":
+        if len(absent) and missing == "error":
             raise ValueError(
-                f"{lacking}: {listed(absent)}. Give them the names that "
-                f"they had at first, or read with {option('missing', 'zero')} to count them as zero"
+                f"{lacking}: {listed(absent)}. Give them the names that they had at first, or read with "
+                f"{option('missing', 'marginalise')} if they were not measured: they are then left out of the "
+                f"probability of these cells. {option('missing', 'zero')} would count them as zero"
             )
-        if len(absent):
-            notes.append(f"{lacking} and filled with zeros: {listed(absent)}")
+        if len(absent) and missing != "known":
+            what = "filled with zeros" if missing == "zero" else "left out of the probability of these cells"
+            notes.append(f"{lacking} and {what}: {listed(absent)}")
         others = names.difference(pd.Index(wanted), sort=False)
         if extra and len(others):
             notes.append(f"{len(others):,} other genes are left out: {listed(others)}")
         if extra and (np.diff(columns[columns >= 0]) < 0).any():
             notes.append("the genes are in another order: they are matched by name")
     if notes:
-        warnings.warn("genes: " + "; ".join(notes), UserWarning, stacklevel=3)
+        warnings.warn("genes: " + "; ".join(notes), UserWarning, stacklevel=4)
     return tuple(names if wanted is None else wanted), columns
 
 

@@ -50,7 +50,9 @@ def merged(
     return _joined(narrow, genes)
 
 
-def outlined(several: Mapping[str, AnnData], fields: "Fields", genes: Literal["intersection", "union"]) -> AnnData:
+def outlined(
+    several: Mapping[str, AnnData], fields: "Fields", genes: Literal["intersection", "union"], missing: str
+) -> AnnData:
     """The same without counts, of data sets whose counts stay on disk; warns about genes that some files lack."""
     for name in fields.columns():
         without = [key for key, adata in several.items() if name not in adata.obs]
@@ -61,17 +63,19 @@ def outlined(several: Mapping[str, AnnData], fields: "Fields", genes: Literal["i
         first, *others = several.items()
         apart = next((key for key, adata in others if not adata.var_names.isin(first[1].var_names).any()), first[0])
         raise ValueError(f"no gene is in all files: {apart} shares none with {first[0]}. Read genes='union', or rename")
-    _warn_of_lacking({key: numbered(adata.var_names)[0] for key, adata in several.items()}, fields.genes, genes)
+    what = "are left out"
+    if genes == "union":
+        what = "count as zero there" if missing == "zero" else "are left out of the probability of their cells"
+    _warn_of_lacking({key: numbered(adata.var_names)[0] for key, adata in several.items()}, fields.genes, what)
     return joined
 
 
-def _warn_of_lacking(several: Mapping[str, pd.Index], wanted: Sequence[str] | None, genes: str) -> None:
+def _warn_of_lacking(several: Mapping[str, pd.Index], wanted: Sequence[str] | None, what: str) -> None:
     """Warn about files that lack genes which other files have, or which are wanted."""
     everything = pd.Index(wanted) if wanted else reduce(pd.Index.union, several.values())
     lacking = {key: everything.difference(names) for key, names in several.items()}
     if any(len(names) for names in lacking.values()):
         by_file = [f"{key} lacks {len(names):,} ({listed(names, 3)})" for key, names in lacking.items() if len(names)]
-        what = "count as zero there" if genes == "union" else "are left out"
         shown = "; ".join(by_file[:5]) + (f"; and {len(by_file) - 5:,} more files" if len(by_file) > 5 else "")
         warnings.warn(f"genes that some files lack {what}: {shown}", UserWarning, stacklevel=4)
 
