@@ -74,6 +74,9 @@ class Part(nn.Module):
     def follow(self, guide: Any, cells: Any) -> None:
         """Called when a guide is sized for the model of this part, with the cells it is sized on."""
 
+    def begin(self, cells: Any) -> None:
+        """Called before a fit with new parameters, with the cells to fit to, so that parameters can start at them."""
+
     def settle(self, z: Tensor) -> None:
         """Called at most once in a fit, when the latent space separates cells, with their latents z [n, latent]."""
 

@@ -64,6 +64,11 @@ class Model(Program):
     def _given(self) -> str:
         return "".join(part.given for part in self.children() if isinstance(part, Size))
 
+    @property
+    def width(self) -> int:
+        """The number of inputs of the decoder, besides the design row."""
+        return self.latent
+
     def build(self, dims: Dims) -> None:
         """Size the slots of this page. A page with its own parameters creates them after ``super().build(dims)``."""
         slots: dict[str, Any] = dict(self.named_children())
@@ -75,7 +80,7 @@ class Model(Program):
         if "decoder" in slots:
             width = slots["condition"].width if "condition" in slots else 0
             heads = slots["likelihood"].heads
-            slots["decoder"] = slots["decoder"].sized(dims, latent=self.latent, conditions=width, heads=heads)
+            slots["decoder"] = slots["decoder"].sized(dims, latent=self.width, conditions=width, heads=heads)
         for name, part in slots.items():
             setattr(self, name, part)
 
@@ -104,8 +109,9 @@ class Guide(Program):
     encoder: Encoder = ReadCell()
 
     def build(self, model: Model, cells: Cells) -> None:
-        self.encoder = self.encoder.sized(cells.dims)
         self.sites = free_sites(model, cells)
+        if self._reads_cells:
+            self.encoder = self.encoder.sized(cells.dims)
         widths = {name: self.encoder.width if site.local else 1 for name, site in self.sites.items()}
         self.heads = nn.ModuleDict({name: self.head(widths[name], site.size) for name, site in self.sites.items()})
         for name, site in self.sites.items():
@@ -114,6 +120,11 @@ class Guide(Program):
         for part in model.modules():
             if isinstance(part, Part):
                 part.follow(self, cells)
+
+    @property
+    def _reads_cells(self) -> bool:
+        """Whether a latent belongs to a cell. If none does, the guide has no encoder with parameters."""
+        return any(site.local for site in self.sites.values())
 
     def head(self, width: int, size: int) -> nn.Module:
         """A module from the encoder's output [..., width] to the family's parameters for a site of ``size`` numbers.
@@ -129,7 +140,7 @@ class Guide(Program):
     def posteriors(self, cells: Cells) -> dict[str, dist.TorchDistribution]:
         """q of every site, over unconstrained vectors. Batch shape: [n], or [] for a latent shared by all cells."""
         nothing = torch.ones(1, dtype=cells.dtype, device=cells.device)
-        h = self.encoder(cells)
+        h = self.encoder(cells) if self._reads_cells else nothing
         return {
             name: self.posterior(self.heads[name](h if site.local else nothing)) for name, site in self.sites.items()
         }

@@ -30,7 +30,8 @@ from pyroscvi.parts.neighbours import ReadNeighbours
 from pyroscvi.program import free_sites
 
 SMALL = MLP(widths=(16,))
-PAGES = {name: ps.create(name, latent=2) for name in ps.list_models()} | {
+PAGES = {name: ps.create(name, latent=2) for name in ps.list_models() if name != "mixture"} | {
+    "mixture": ps.create("mixture", kinds=3),
     "annotated": ps.create("annotated", latent=2, decoder=SMALL),
     "gmvae": ps.create("gmvae", latent=2, kinds=3),
     "scvi, latent size": ps.create("scvi", latent=2, size=LatentSize()),

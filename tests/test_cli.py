@@ -287,6 +287,15 @@ def test_embed(nb, data, tmp_path, flat):
     np.testing.assert_array_equal(ad.read_h5ad(out).obsm["X_pyroscvi"], corrected)
 
 
+def test_a_page_without_continuous_latents_has_probabilities_of_kinds_in_its_files(data, tmp_path):
+    run("fit", data, "--counts", "counts", "--model", "mixture:kinds=3", "--epochs", "2", "--out", tmp_path / "run")
+    run("embed", tmp_path / "run", data, "--out", tmp_path / "embedded.h5ad")
+    for file in (tmp_path / "run" / "latents.h5ad", tmp_path / "embedded.h5ad"):
+        p = ad.read_h5ad(file).obsm["X_pyroscvi"]
+        assert p.shape == (60, 3)
+        np.testing.assert_allclose(p.sum(1), 1)
+
+
 def test_embed_draws_cells_on_the_tissue(nb, data, tmp_path, capsys):
     adata, file, picture = ad.read_h5ad(data), tmp_path / "tissue.h5ad", tmp_path / "tissue.png"
     command = ["embed", str(nb), str(file), "--tissue", str(picture), "--color", "cell_type", "--out"]

@@ -3,6 +3,7 @@
 The files:
 
     latent         where cells lie
+    representation where cells lie, in files and pictures: latents, or probabilities where there are none
     denoise        the rate of every gene, under the conditions of a cell or under others
     generate       counts, of cells that there are and of cells that there are not
     loadings       what a latent dimension does to every gene

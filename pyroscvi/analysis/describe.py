@@ -26,6 +26,8 @@ DRAWS = 100  # for the divergence of a corrected posterior from the prior
 class Description:
     """Latents, divergences, likelihood and counts of n cells, from one draw of their latents.
 
+    A model without continuous latents has d = 0 of them.
+
     mean          posterior mean of the site                                               [n, d]
     sample        the draw                                                                 [n, d]
     log_variance  log of its posterior variances                                           [n, d]
@@ -33,7 +35,8 @@ class Description:
     kl            divergence from its prior of every latent of cells, in nats              {site: [n]}
     log_likelihood  log p(x | z) at the draw, with all other observed sites                  [n]
     counts        distribution of the counts at the draw                                   batch shape [n]
-    logits        log p(k | z) of every level of every enumerated site                     {site: [n, k]}
+    logits        log p(k | z) of every level of every enumerated site; log p(k | x, z) if x depends on k given z
+                                                                                           {site: [n, k]}
     class_loss    -log p(y = label | z); NaN where the label is unknown, None without labels [n]
     """
 
@@ -77,20 +80,25 @@ def describe(
     at once: [n, g] has to fit into memory.
     """
     cells = fit.read(cells)
-    if site not in fit.guide.sites:
-        raise KeyError(f"the guide has no site {site!r}; it has {', '.join(fit.guide.sites)}")
-    better = _corrected(fit, cells, site, seed) if corrected else None
+    if site not in fit.guide.sites and (site != "z" or any(each.local for each in fit.guide.sites.values())):
+        raise KeyError(f"the guide has no site {site!r}; it has {', '.join(fit.guide.sites) or 'none'}")
+    better = _corrected(fit, cells, site, seed) if corrected and site in fit.guide.sites else None
     with seeded(seed, cells.device), pyro.validation_enabled(False):
         p, q = joint(fit.model, fit.guide if better is None else better.guide, cells)
-        mean, covariance = _moments(fit.guide.posteriors(cells)[site]) if better is None else better.moments
+        posterior = fit.guide.posteriors(cells).get(site)
     local = {name: s for name, s in p.items() if factor(s).local}
     zero = torch.zeros(len(cells), dtype=cells.dtype, device=cells.device)
+    empty = zero.unsqueeze(-1)[:, :0]
+    if posterior is None:
+        mean, covariance = empty, empty.unsqueeze(-1)[..., :0]
+    else:
+        mean, covariance = _moments(posterior) if better is None else better.moments
     latent = [factor(s) for s in local.values() if not s["is_observed"]]
     logits = {name: log_levels(p, name) for name, s in local.items() if enumerated_dim(s)}
     counts = counts_of(p)
     return Description(
         mean=mean,
-        sample=q[site]["value"],
+        sample=q[site]["value"] if site in q else empty,
         log_variance=covariance.diagonal(dim1=-2, dim2=-1).log(),
         covariance=covariance,
         kl=_kl(local, q, zero) if better is None else {" + ".join(fit.guide.sites): better.kl},

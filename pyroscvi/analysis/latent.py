@@ -36,7 +36,7 @@ def latent(
     """
     cells = fit.read(cells)
     if site not in fit.guide.sites:
-        raise KeyError(f"the guide has no site {site!r}; it has {', '.join(fit.guide.sites)}")
+        raise KeyError(f"the guide has no site {site!r}; it has {', '.join(fit.guide.sites) or 'none'}")
     if corrected:
         return _corrected(fit, cells, samples, site, seed)
     support, local = fit.guide.sites[site].support, fit.guide.sites[site].local

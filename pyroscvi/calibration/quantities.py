@@ -52,9 +52,9 @@ def of_latents(sites: Mapping[str, Site], u: Tensor, pairs: Pairs) -> dict[str, 
 
 def likelihoods(joint: Joint, u: Tensor, chunk: int) -> dict[str, Tensor]:
     """log p(x | z) [s, n] of every observed site, at latents u [s, n, d]; enumerated sites are summed over."""
-    given = ", ".join(joint.sites)
+    given = " | " + ", ".join(joint.sites) if joint.sites else ""
     return {
-        f"log p({site} | {given})": torch.cat([joint.log_likelihood(piece, site) for piece in u.split(chunk)])
+        f"log p({site}{given})": torch.cat([joint.log_likelihood(piece, site) for piece in u.split(chunk)])
         for site in joint.observed()
     }
 

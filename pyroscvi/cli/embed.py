@@ -26,7 +26,11 @@ def embed(
     page: OwnPages = None,
     force: ForceFiles = False,
 ) -> None:
-    """Compute the posterior mean of the latents of cells, and write it as obsm["X_pyroscvi"]."""
+    """Compute the posterior mean of the latents of cells, and write it as obsm["X_pyroscvi"].
+
+    A page without continuous latents, such as mixture, gives the probabilities of its components.
+    """
+    from pyroscvi.analysis.representation import representation
     from pyroscvi.cli.data import read_data
     from pyroscvi.cli.runs import KEY, read_run
     from pyroscvi.fitting.files import write_whole
@@ -41,7 +45,7 @@ def embed(
         raise ValueError(f"--tissue draws cells at their coordinates, and {data} has no obsm {key!r}")
     cells = fitted.fields.read(adata, **vars(query))
     adata = adata[cells.names].copy() if len(cells) < len(adata) else adata
-    adata.obsm[KEY] = fitted.fit.latent(cells, corrected=corrected)
+    adata.obsm[KEY] = representation(fitted.fit, cells, corrected=corrected)
     groups = None if column is None else adata.obs[column]
     if picture is not None:
         adata.obsm["X_umap"] = pictures.umap(adata.obsm[KEY])

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from anndata import AnnData
 
+from pyroscvi.analysis.representation import representation
 from pyroscvi.cli.declare import own_parts
 from pyroscvi.cli.output import draw
 from pyroscvi.data.cells import Cells
@@ -138,7 +139,7 @@ def write_cells(folder: Path, fitted: Fit, cells: Cells, obs: pd.DataFrame, unse
     names = _names(cells)
     roles = pd.DataFrame({"held_out": names.isin([] if unseen is None else _names(unseen))}, index=names)
     files.write_whole(folder / "cells.csv", roles.to_csv)
-    latents = AnnData(obs=obs.loc[names], obsm={KEY: fitted.latent(cells)})
+    latents = AnnData(obs=obs.loc[names], obsm={KEY: representation(fitted, cells)})
     files.write_whole(folder / "latents.h5ad", latents.write_h5ad)
     pages = files.read_json(folder / CONFIGURATION).get("pages", ())
     files.write_checksums(folder, (name for name in (*FILES, *pages) if (folder / name).is_file()))

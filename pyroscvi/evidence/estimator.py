@@ -112,8 +112,13 @@ class Importance(Estimator):
         return from_draws(self.draws(target), target, particles, self.proposal.method)
 
     def draws(self, target: Target) -> Draws:
-        """The proposal of every cell; where there is nothing to integrate over, no proposal is adapted."""
-        return (self.proposal if target.q.loc.shape[-1] else GuideDraws())(target.q, target.joint)
+        """The proposal of every cell."""
+        return proposed(self.proposal, target)
+
+
+def proposed(proposal: Proposal, target: Target) -> Draws:
+    """The proposal of every cell; where there is nothing to integrate over, no proposal is adapted."""
+    return (proposal if target.q.loc.shape[-1] else GuideDraws())(target.q, target.joint)
 
 
 def from_draws(draws: Draws, target: Target, particles: int, method: str, tolerance: float = 0.0) -> Result:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pyroscvi.evidence.adaptive import Adaptive
-from pyroscvi.evidence.estimator import Target
+from pyroscvi.evidence.estimator import Target, proposed
 from pyroscvi.evidence.importance import MAX_K_HAT, drawn, k_hat
 from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.memory import WEIGHTS
@@ -110,7 +110,7 @@ def pool(target: Target, candidates: int = CANDIDATES, proposals: Sequence[Propo
 
 
 def _weighted(target: Target, proposal: Proposal, candidates: int) -> Pool:
-    draws = proposal(target.q, target.joint)
+    draws = proposed(proposal, target)
     u, log_w = [], []
     with torch.no_grad():
         for piece in drawn(draws, target.streams, candidates, target.chunk):

@@ -86,7 +86,7 @@ class Fit:
         if not len(data):
             raise ValueError("there are no cells")
         self.recognise(data)
-        like = next(iter(self.guide.parameters()))
+        like = next(iter(self.model.parameters()))
         return replace(data, index=None, total=None).to(like.device, like.dtype)
 
     def recognise(self, cells: Cells) -> None:

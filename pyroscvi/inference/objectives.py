@@ -77,10 +77,13 @@ class FreeBits(KLObjective):
 
 
 def log_levels(p: Mapping[str, Any], site: str) -> Tensor:
-    """log p(k_n | z_n) of every level of an enumerated site [n, k], given the continuous latents at which p was run."""
+    """log p(k_n | x_n, z_n) of every level of an enumerated site [n, k], at the continuous latents of this run.
+
+    Labels do not enter. Counts matter only where they depend on k also given z.
+    """
     axes = {name: axis for name, node in p.items() if (axis := enumerated_dim(node)) is not None}
     if site not in axes:
         raise KeyError(f"no enumerated site {site!r}: there are {', '.join(axes) or 'none'}")
-    latent = [factor(node) for node in p.values() if not node["is_observed"]]
+    latent = [factor(node) for name, node in p.items() if name == "x" or not node["is_observed"]]
     log_p = product([f for f in latent if f.local]).movedim(axes[site], -1)
     return log_p.flatten(0, -3).logsumexp(0).log_softmax(-1) if log_p.dim() > 2 else log_p.log_softmax(-1)

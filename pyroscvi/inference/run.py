@@ -130,6 +130,10 @@ class Run:
         return [{"params": own, "lr": rate * self.lr, "full": rate * self.lr, "eps": eps} for own, rate, eps in groups]
 
     def _begin(self) -> None:
+        if self.fresh and self.epoch == self.step == 0:
+            with torch.no_grad():
+                for part in self.parts:
+                    part.begin(self.train)
         if self.fresh and self.settling and self.step == 0 and not self.settled:
             self.settled = self._settle()
         self.trained.train()

@@ -18,7 +18,7 @@ from pyroscvi.parts.links import Exponential, Link, Softmax, Softplus
 from pyroscvi.parts.loadings import LaplaceLoadings, Learned, Loadings, NormalLoadings
 from pyroscvi.parts.norms import BatchNorm, LayerNorm, NoNorm, Norm
 from pyroscvi.parts.priors import Laplace, LogisticNormal, Mixture, Prior, StandardNormal, VampPrior
-from pyroscvi.parts.sizes import LatentSize, ObservedSize, Size, SizeFactor
+from pyroscvi.parts.sizes import LatentSize, ObservedSize, Size, SizeFactor, UnitSize
 from pyroscvi.parts.weights import FlatWeights, NormalWeights, Weights
 
 __all__ = [
@@ -27,6 +27,6 @@ __all__ = [
     "LatentSize", "LayerNorm", "Learned", "Likelihood", "Linear", "Link", "Loadings", "Log1p", "Log1pNormal",
     "LogShare", "LogisticNormal", "Mixture", "NoNorm", "Norm", "NormalLoadings", "NormalWeights", "Nothing",
     "ObservedSize", "OneHot", "PerBatch", "PerCell", "PerGene", "PerLabel", "Poisson", "Prior", "Random",
-    "RandomDispersion", "ReadCell", "Size", "SizeFactor", "Softmax", "Softplus", "StandardNormal", "Start", "VampPrior",
-    "Weights",
+    "RandomDispersion", "ReadCell", "Size", "SizeFactor", "Softmax", "Softplus", "StandardNormal", "Start", "UnitSize",
+    "VampPrior", "Weights",
 ]  # fmt: skip

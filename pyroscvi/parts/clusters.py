@@ -1,14 +1,16 @@
-"""How the components of a Gaussian mixture start: at random, or at k-means clusters of the cells."""
+"""How the components of a mixture start: at random, or at k-means clusters of the cells."""
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from pyroscvi.data.cells import Cells
 from pyroscvi.part import Part
 
-__all__ = ["MIN_SPREAD", "KMeans", "Random", "Start", "set_to_clusters"]
+__all__ = ["MIN_SPREAD", "KMeans", "Random", "Start", "clustered_shares", "set_to_clusters"]
 
 MIN_SPREAD = 1e-3  # smallest standard deviation of a component
+MAX_CLUSTERED = 4000  # cells that clusters of counts are made from, spread evenly over the data set
 
 
 class Start(Part):
@@ -59,3 +61,27 @@ def set_to_clusters(w: Tensor, m: Tensor, raw_s: Tensor, z: Tensor) -> None:
     w.zero_()
     m.copy_(means)
     raw_s.copy_((s - MIN_SPREAD).clamp(min=MIN_SPREAD).expm1().log())  # the inverse of softplus
+
+
+@torch.no_grad()
+def clustered_shares(cells: Cells, k: int) -> Tensor:
+    """Share of every gene in the counts of k clusters of cells [k, g]; with fewer different cells, of k random cells.
+
+    Clusters come from k-means on the logarithms of counts scaled to the mean size. Each cluster contains one
+    pseudo-cell, with the average profile, so that no share is 0. The starts of k-means come from torch's generator:
+    fits with several seeds have several starts.
+    """
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
+    x = cells.subset(torch.linspace(0, len(cells) - 1, min(len(cells), MAX_CLUSTERED)).long()).x.cpu().double()
+    size = x.sum(-1, keepdim=True)
+    scaled = (x * (size.mean() / size.clamp(min=1))).log1p()
+    seed, chosen = int(torch.randint(2**31, ())), torch.randint(len(x), (k,))
+    member = one_hot(chosen, len(x)).double().T
+    if len(scaled.unique(dim=0)) >= k:
+        with threadpool_limits(1):
+            labels = KMeans(k, n_init=3, random_state=seed).fit(scaled.numpy()).labels_
+        member = one_hot(torch.as_tensor(labels).long(), k).double()
+    counts = member.T @ x + x.mean(0) + 1 / len(x)  # the pseudo-cell has every gene
+    return (counts / counts.sum(-1, keepdim=True)).to(cells.device, cells.dtype)

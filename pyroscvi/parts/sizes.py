@@ -12,7 +12,7 @@ from pyroscvi.data.cells import Cells, Dims
 from pyroscvi.handlers import read
 from pyroscvi.part import Part
 
-__all__ = ["LatentSize", "ObservedSize", "Size", "SizeFactor"]
+__all__ = ["LatentSize", "ObservedSize", "Size", "SizeFactor", "UnitSize"]
 
 
 class Size(Part):
@@ -53,6 +53,16 @@ class SizeFactor(Size):
         if cells.size_factor is None:
             raise ValueError(f"no size factor was read: name its column, {field('size_factor')}")
         return cells.size_factor.unsqueeze(-1)
+
+
+class UnitSize(Size):
+    """l_n = 1, for counts without a common size, such as objects in images. The evidence is p(x).
+
+    It needs a link under which the means of a cell may have any sum: ``NB(link=Exponential())``.
+    """
+
+    def forward(self, cells):
+        return torch.ones(len(cells), 1, dtype=cells.dtype, device=cells.device)
 
 
 class LatentSize(Size):

@@ -122,6 +122,8 @@ def to_arviz(
         groups["log_likelihood"] = {"x": by_chain(torch.as_tensor(np.stack(marginal)))}
         attrs["log_likelihood"] = {"note": MARGINAL_NOTE.format(**names), "estimand": attrs["sample_stats"]["estimand"]}
         attrs["/"] = attrs["log_likelihood"]
+    if not groups["posterior"]:
+        del groups["posterior"], attrs["posterior"]
     return inference_data(
         groups,
         coords={

@@ -1,0 +1,19 @@
+"""The representation of cells that files and pictures hold, whatever latents a page has."""
+
+import numpy as np
+from anndata import AnnData
+
+from pyroscvi.analysis.latent import latent
+from pyroscvi.analysis.probabilities import probabilities
+from pyroscvi.data.cells import Cells
+from pyroscvi.evidence.reader import Reader
+from pyroscvi.program import Fitted
+
+
+def representation(fit: Fitted, cells: Cells | AnnData, *, corrected: bool = False) -> np.ndarray:
+    """Posterior means of z [n, d]; without z the probabilities of the first enumerated site [n, k], or no column."""
+    if "z" in fit.guide.sites:
+        return latent(fit, cells, corrected=corrected)
+    cells = fit.read(cells)
+    sites = list(Reader(fit, cells).first.levels())
+    return probabilities(fit, cells, sites[0]).to_numpy() if sites else np.empty((len(cells), 0))
