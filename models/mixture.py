@@ -37,7 +37,7 @@ from torch import nn
 from torch.nn.functional import one_hot
 
 from pyroscvi.parts import NB, Condition, Likelihood, Linear, ObservedSize, OneHot, Size
-from pyroscvi.parts.clusters import clustered_shares
+from pyroscvi.parts.clusters import start_at_clusters
 from pyroscvi.program import Model
 from pyroscvi.ranges import PositiveInt
 
@@ -61,8 +61,7 @@ class Mixture(Model):
         return self.kinds
 
     def begin(self, cells):
-        shares = clustered_shares(cells, self.kinds)
-        self.decoder.heads["rho"].weight[:, : self.kinds] = (shares.log() - shares.mean(0).log()).T
+        start_at_clusters(self.decoder.heads["rho"], self.kinds, cells)
 
     def single(self):
         return [self.w, *self.decoder.parameters()]

@@ -1,5 +1,7 @@
 """How the components of a mixture start: at random, or at k-means clusters of the cells."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -7,7 +9,7 @@ from torch.nn.functional import one_hot
 from pyroscvi.data.cells import Cells
 from pyroscvi.part import Part
 
-__all__ = ["MIN_SPREAD", "KMeans", "Random", "Start", "clustered_shares", "set_to_clusters"]
+__all__ = ["MIN_SPREAD", "KMeans", "Random", "Start", "clustered_shares", "set_to_clusters", "start_at_clusters"]
 
 MIN_SPREAD = 1e-3  # smallest standard deviation of a component
 MAX_CLUSTERED = 4000  # cells that clusters of counts are made from, spread evenly over the data set
@@ -61,6 +63,13 @@ def set_to_clusters(w: Tensor, m: Tensor, raw_s: Tensor, z: Tensor) -> None:
     w.zero_()
     m.copy_(means)
     raw_s.copy_((s - MIN_SPREAD).clamp(min=MIN_SPREAD).expm1().log())  # the inverse of softplus
+
+
+@torch.no_grad()
+def start_at_clusters(head: Any, k: int, cells: Cells) -> None:
+    """Set the first k columns of the weights of a linear layer to the log shares of k clusters, less their mean."""
+    log_shares = clustered_shares(cells, k).log()
+    head.weight[:, :k] = (log_shares - log_shares.mean(0)).T
 
 
 @torch.no_grad()
