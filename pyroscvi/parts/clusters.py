@@ -67,9 +67,8 @@ def set_to_clusters(w: Tensor, m: Tensor, raw_s: Tensor, z: Tensor) -> None:
 
 @torch.no_grad()
 def start_at_clusters(head: Any, k: int, cells: Cells) -> None:
-    """Set the first k columns of the weights of a linear layer to the log shares of k clusters, less their mean."""
-    log_shares = clustered_shares(cells, k).log()
-    head.weight[:, :k] = (log_shares - log_shares.mean(0)).T
+    """Set the first k columns of the weights of a linear layer to the log shares of k clusters, less its bias."""
+    head.weight[:, :k] = clustered_shares(cells, k).log().T - head.bias.unsqueeze(-1)
 
 
 @torch.no_grad()
