@@ -37,7 +37,7 @@ from scipy import sparse
 import pyroscvi as ps
 from pyroscvi.guides import MeanField
 from pyroscvi.inference.run import MAX_EVALUATED, Run
-from pyroscvi.inference.schedules import LinearWarmup
+from pyroscvi.inference.schedules import CosineDecay, LinearWarmup
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.models import SCVI
 
@@ -108,19 +108,9 @@ def trained(cells: ps.Cells) -> Iterator[int]:
         train, held_out = cells.split(min(0.1, MAX_EVALUATED / len(cells)), by="batch")
         model = SCVI().sized(cells.dims)
         run = Run(
-            model,
-            MeanField().sized(model, cells),
-            train,
-            held_out,
-            100,
-            SIZE,
-            3e-3,
-            LinearWarmup(0.1),
-            None,
-            100,
-            (),
-            0,
-        )
+            model, MeanField().sized(model, cells), train, held_out, epochs=100, batch_size=SIZE, lr=3e-3,
+            decay=CosineDecay(), warmup=LinearWarmup(0.1), patience=None, clip=100.0, objectives=(), seed=0,
+        )  # fmt: skip
     while True:
         run.advance()
         yield run.size

@@ -41,6 +41,7 @@ def fit(
     warmup: float | Schedule = 0.1,
     early_stopping: bool | Patience = False,
     validation: float | None = None,
+    average: float = 0.5,
     clip: float = 100.0,
     objectives: Sequence[Objective] = (),
     seed: int = 0,
@@ -65,6 +66,8 @@ def fit(
                     The default is to train for all ``epochs``, while the learning rate falls
     validation      fraction of the cells to hold out, from every batch, at most 10,000 cells: the history has their
                     ELBO. None is a tenth with early stopping, and otherwise 0
+    average         fraction of the run, at its end, over whose epochs parameters are averaged; 0 keeps the last state.
+                    Early stopping keeps the best state
     clip            largest norm of the gradient of the loss per cell
     objectives      callables (model, guide, cells) -> [n], whose mean is added to the loss
     seed            of all random numbers; global generators stay untouched
@@ -79,7 +82,7 @@ def fit(
     of a step that would make parameters NaN; its ``fit`` is the last good state. A second thread waits for the first.
     """
     _check_programs(model, guide)
-    _check(cells, guide, epochs, batch_size, lr, validation)
+    _check(cells, guide, epochs, batch_size, lr, validation, average)
     ranks = Ranks.here(distributed)
     place, seed, batch_size = ranks.device(_device(device)), int(seed), int(batch_size)
     with seeded(seed, place):
@@ -93,7 +96,7 @@ def fit(
         lr = scaled(lr, batch_size, len(train)) if scale_lr else lr
         run = Run(
             model, guide, train, held_out, epochs, batch_size, lr, decay, schedule, patience, clip, objectives, seed,
-            ranks=ranks, compile=compile, fresh=fresh,
+            average=average, ranks=ranks, compile=compile, fresh=fresh,
         )  # fmt: skip
         ranks.check_same(lambda: identity(run, cells))
         notes = folder if isinstance(folder, Folder | None) else Folder(folder)
@@ -144,7 +147,7 @@ def _check_programs(model: Any, guide: Any) -> None:
 
 
 def _check(
-    cells: Cells, guide: Guide, epochs: int | None, batch_size: int, lr: float, validation: float | None
+    cells: Cells, guide: Guide, epochs: int | None, batch_size: int, lr: float, validation: float | None, average: float
 ) -> None:
     if not isinstance(cells, Cells):
         raise TypeError(f"fit takes Cells, not {type(cells).__name__}: read them first, Fields(...).read(adata)")
@@ -161,6 +164,8 @@ def _check(
         raise ValueError(f"epochs, batch_size and lr must be positive numbers, not {epochs}, {batch_size} and {lr}")
     if validation is not None and not 0 <= validation < 1:
         raise ValueError(f"validation is the fraction of cells that is held out, in [0, 1), not {validation}")
+    if not 0 <= average <= 1:
+        raise ValueError(f"average is the fraction of the run that is averaged, in [0, 1], not {average}")
 
 
 def default_epochs(cells: int, batch_size: int = 128) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.distributions import native
+from pyroscvi.inference.average import Average
 from pyroscvi.inference.captured import Captured, capture, decline
 from pyroscvi.inference.diagnosis import NonFiniteLoss, explain
 from pyroscvi.inference.distributed import Ranks
@@ -42,6 +43,7 @@ class Run:
     """The state of a fit, and how it takes a step. All methods are called inside ``seeded``.
 
     train, held_out   cells to fit to, and cells for early stopping, on the device of model and guide
+    average           fraction of the run, at its end, whose states are averaged; with ``patience`` the best one is kept
     fresh             the model's parameters were drawn for this run, so that components may be moved
     """
 
@@ -58,6 +60,7 @@ class Run:
     clip: float
     objectives: Sequence[Objective]
     seed: int
+    average: float = 0.0
     ranks: Ranks = field(default_factory=Ranks)
     compile: bool = False
     fresh: bool = False
@@ -92,6 +95,7 @@ class Run:
         self.evaluated = [self.ranks.part(cells) for cells in (self.sample, self.held_out)]  # the bound is, on these
         self.summed = torch.zeros((), dtype=self.train.dtype, device=self.train.device)  # loss of the current epoch
         self.best: dict[str, Tensor] | None = None
+        self.mean = Average()
         self.sound = self._copied()  # the last state that is known to have a finite bound
         self.captured: Captured | None = None
         if self.compile and not self.ranks.alone:
@@ -215,6 +219,8 @@ class Run:
         if not math.isfinite(bounds[0]):
             self._give_up(bounds[0])
         self.sound = self._copied()
+        if self.patience is None and self.progress > 1 - self.average:
+            self.mean.add(self.sound)
         row = {"epoch": self.epoch, "loss": loss, "elbo_train": bounds[0], "elbo_held_out": bounds[1]}
         rate = self.optimiser.param_groups[0]["lr"]
         self.history.append({**row, "kl_weight": self.beta, "lr": rate, "seconds": seconds})
@@ -266,9 +272,11 @@ class Run:
         return self.ranks.average(value, 0 if part is None else len(part), self.train.device)
 
     def finish(self) -> None:
-        """Go back to the best state, if one was kept."""
+        """Go back to the best state, if one was kept; after a whole run, take the average of its last states."""
         if self.best is not None:
             self.trained.load_state_dict(self.best)
+        elif self.mean.count and self.done:
+            self.trained.load_state_dict(self.mean.state)
         self.ranks.unwrap(self.trained)
         self.trained.eval()
 
@@ -277,7 +285,7 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """The settings of the run, as plain values."""
-        asked = ("epochs", "batch_size", "lr", "clip", "seed")
+        asked = ("epochs", "batch_size", "lr", "average", "clip", "seed")
         shown = {name: repr(getattr(self, name)) for name in ("decay", "warmup", "patience")}
         names = [getattr(o, "__qualname__", None) or repr(o) for o in self.objectives]
         return {name: getattr(self, name) for name in asked} | shown | {"objectives": names}
@@ -286,6 +294,7 @@ class Run:
         """Tensors and values from which ``restore`` continues (on a CPU: bitwise) as if the run had never stopped."""
         tensors = {f"trained.{name}": t for name, t in self.trained.state_dict().items()}
         tensors |= {f"best.{name}": t for name, t in (self.best or {}).items()}
+        tensors |= {f"mean.{name}": t for name, t in self.mean.state.items()}
         for i, moments in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{i}.{name}": t for name, t in moments.items()}
         tensors["summed"] = self.summed
@@ -293,7 +302,7 @@ class Run:
         tensors["generator.cpu"] = torch.get_rng_state()
         tensors["generator.device"] = generator_state(self.train.device)
         names = ("epoch", "step", "beta", "seconds", "history", "best_epoch", "stopped_early", "settled")
-        return tensors, {name: getattr(self, name) for name in names}
+        return tensors, {name: getattr(self, name) for name in names} | {"averaged": self.mean.count}
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         def under(prefix: str) -> dict[str, Tensor]:
@@ -301,6 +310,8 @@ class Run:
 
         self.trained.load_state_dict(under("trained."))
         self.best = {name: t.to(self.train.device) for name, t in under("best.").items()} or None
+        self.mean.state = {name: t.to(self.train.device) for name, t in under("mean.").items()}
+        self.mean.count = values.pop("averaged")
         self.sound = self._copied()
         moments: dict[int, dict[str, Tensor]] = {}
         for name, t in under("optimiser.").items():
