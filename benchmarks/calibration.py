@@ -34,8 +34,11 @@ from pyroscvi.models import PPCA
 from pyroscvi.parts import LatentSize, Mixture
 from pyroscvi.program import free_sites
 
-PAGES: dict[str, Any] = {name: partial(ps.create, name, latent=2) for name in ps.list_models() if name != "mixture"} | {
+PAGES: dict[str, Any] = {
+    name: partial(ps.create, name, latent=2) for name in ps.list_models() if name not in ("mixture", "latent_tree")
+} | {
     "mixture": partial(ps.create, "mixture", kinds=4),
+    "latent_tree": partial(ps.create, "latent_tree"),
     "gmvae": partial(ps.create, "gmvae", latent=2, kinds=4),
     "scvi, latent size": partial(ps.create, "scvi", latent=2, size=LatentSize()),
     "scvi, mixture": partial(ps.create, "scvi", latent=2, prior=Mixture(components=3)),

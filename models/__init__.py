@@ -8,13 +8,14 @@ if TYPE_CHECKING:
     from pyroscvi.models.annotated import Annotated
     from pyroscvi.models.cvae import CVAE
     from pyroscvi.models.gmvae import GMVAE
+    from pyroscvi.models.latent_tree import LatentTree
     from pyroscvi.models.ldvae import LDVAE
     from pyroscvi.models.mixture import Mixture
     from pyroscvi.models.poisson_lognormal import PoissonLognormal
     from pyroscvi.models.ppca import PPCA
     from pyroscvi.models.scvi import SCVI
 
-__all__ = ["CVAE", "GMVAE", "LDVAE", "PPCA", "SCVI", "Annotated", "Mixture", "PoissonLognormal"]
+__all__ = ["CVAE", "GMVAE", "LDVAE", "PPCA", "SCVI", "Annotated", "LatentTree", "Mixture", "PoissonLognormal"]
 
 
 def __getattr__(name: str) -> Any:

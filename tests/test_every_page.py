@@ -63,7 +63,7 @@ SWAPS = [
 
 def width(page):
     """The field that says how many dimensions or components a page has."""
-    return next(field.name for field in fields(page) if field.name in ("latent", "kinds"))
+    return next(field.name for field in fields(page) if field.name in ("latent", "kinds", "levels"))
 
 
 def small(model, **slots):
@@ -72,8 +72,10 @@ def small(model, **slots):
 
 
 def where(fit, cells):
-    """Where cells lie: their states, or the probabilities of their kinds if the page has no states."""
-    return fit.latent(cells) if "z" in fit.guide.sites else fit.probabilities(cells, "k").to_numpy()
+    """Where cells lie: z, or the probabilities of the state of the first gene, or of kinds."""
+    if "z" in fit.guide.sites:
+        return fit.latent(cells)
+    return fit.model.states(cells)[:, 0] if hasattr(fit.model, "states") else fit.probabilities(cells, "k").to_numpy()
 
 
 def pyro_elbo():

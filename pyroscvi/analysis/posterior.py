@@ -110,7 +110,10 @@ def counts_of(p: Sites, counts: Any = None) -> Expected:
 
     p   the sites of a run of the model at given latents
     """
-    counts = p["x"]["fn"] if counts is None else counts
+    x = p["x"]
+    counts = x["fn"] if counts is None else counts
+    if hasattr(counts, "after"):  # states within the counts, which the counts of the cell tell something about
+        counts = counts.after(x["value"], x["fn"])
     if len(counts.batch_shape) < 2:
         return Expected(counts, None)
     log_p = product([f for f in map(factor, p.values()) if f.local])

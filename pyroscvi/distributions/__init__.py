@@ -2,6 +2,7 @@
 
     Poisson, NegativeBinomial, ZeroInflatedPoisson, ZeroInflatedNegativeBinomial    counts
     Log1pNormal                                                                     a Gaussian on log(1 + x)
+    LatentTree                                                                      counts given states on a tree
     Annotation                                                                      the label of a cell, given its type
 
 ``kernel`` evaluates blocks of cells; it calls ``terms`` for their genes, ``terms`` calls ``deviance`` for counts above
@@ -16,10 +17,11 @@ from pyroscvi.distributions.count_families import (
     ZeroInflatedPoisson,
 )
 from pyroscvi.distributions.count_vector import CountVector
+from pyroscvi.distributions.latent_tree import LatentTree
 from pyroscvi.distributions.log1p_normal import Log1pNormal
 from pyroscvi.distributions.parameters import Shares
 
 __all__ = [
-    "Annotation", "CountVector", "Log1pNormal", "NegativeBinomial", "Poisson", "Shares", "ZeroInflatedNegativeBinomial",
-    "ZeroInflatedPoisson",
+    "Annotation", "CountVector", "LatentTree", "Log1pNormal", "NegativeBinomial", "Poisson", "Shares",
+    "ZeroInflatedNegativeBinomial", "ZeroInflatedPoisson",
 ]  # fmt: skip

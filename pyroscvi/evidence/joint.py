@@ -100,6 +100,10 @@ class Joint:
         """log p(x_ng | u_n, k_n) of every gene [k, s, n, g], and log p(k_n | x_n, u_n) [k, s, n], k joint levels."""
         trace = self.trace(u)
         fn: Any = trace.nodes[site]["fn"]
+        if not hasattr(fn, "log_pmf"):
+            raise ValueError(
+                f"genes are not compared one by one under {fn}: given the latents they are not independent"
+            )
         log_p = _log_p(trace, u)
         log_pmf = fn.log_pmf(self.cells.x).to(u.dtype).expand(*log_p.shape, -1)
         levels = log_p.reshape(-1, *u.shape[:-1]).log_softmax(0)
@@ -109,6 +113,7 @@ class Joint:
         """Draws of an observed site at these latents [s, n, ...]; enumerated sites are drawn from their posterior."""
         trace = self.trace(u)
         fn: Any = trace.nodes[site]["fn"]
+        fn = fn.after(trace.nodes[site]["value"]) if hasattr(fn, "after") else fn
         draws = fn.expand(torch.broadcast_shapes(fn.batch_shape, u.shape[:-1])).sample()
         batch = draws.shape[: draws.dim() - fn.event_dim]
         if len(batch) == 2:
