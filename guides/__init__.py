@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any
 from pyroscvi.catalogue import public_class
 
 if TYPE_CHECKING:
+    from pyroscvi.guides.flow import Flow
     from pyroscvi.guides.full_covariance import FullCovariance
     from pyroscvi.guides.low_rank import LowRank
     from pyroscvi.guides.mean_field import MeanField
     from pyroscvi.guides.spatial_gnn import SpatialGNN
 
-__all__ = ["FullCovariance", "LowRank", "MeanField", "SpatialGNN"]
+__all__ = ["Flow", "FullCovariance", "LowRank", "MeanField", "SpatialGNN"]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ from torch import nn
 
 import pyroscvi as ps
 from pyroscvi import distributions
-from pyroscvi.guides import FullCovariance, LowRank, MeanField, SpatialGNN
+from pyroscvi.guides import Flow, FullCovariance, LowRank, MeanField, SpatialGNN
 from pyroscvi.models import CVAE, GMVAE, LDVAE, PPCA, SCVI
 from pyroscvi.parts import (
     NB,
@@ -42,7 +42,7 @@ def nb(cells):
 # Latent
 
 
-@pytest.mark.parametrize("guide", [MeanField(), FullCovariance(), LowRank(), SpatialGNN()], ids=repr)
+@pytest.mark.parametrize("guide", [MeanField(), FullCovariance(), LowRank(), Flow(), SpatialGNN()], ids=repr)
 def test_latent_is_the_mean_of_its_draws(guide, cells):
     f = quick(SCVI(latent=3), guide, cells)
     mean, draws = f.latent(cells), f.latent(cells, samples=4000)

@@ -11,7 +11,7 @@ from torch import nn
 import pyroscvi as ps
 from pyroscvi.data.cells import Cells
 from pyroscvi.distributions import kernel, native
-from pyroscvi.guides import FullCovariance, LowRank, MeanField, SpatialGNN
+from pyroscvi.guides import Flow, FullCovariance, LowRank, MeanField, SpatialGNN
 from pyroscvi.inference import captured
 from pyroscvi.inference.captured import Captured, capture
 from pyroscvi.inference.loss import Loss
@@ -47,7 +47,7 @@ PROGRAMS = [
     (LDVAE(latent=3, likelihood=NB(dispersion=RandomDispersion())), MeanField()),
     (LDVAE(latent=3, decoder=Linear(loadings=NormalLoadings())), MeanField()),
     (Annotated(latent=3), FullCovariance()),
-    (CVAE(latent=3), MeanField()),
+    (CVAE(latent=3), Flow()),
     (PPCA(latent=3), LowRank()),
     (PoissonLognormal(), MeanField()),
 ]

@@ -3,6 +3,7 @@
 import copy
 import random
 from dataclasses import replace
+from itertools import product
 from math import log
 
 import numpy as np
@@ -25,7 +26,7 @@ from pyroscvi.evidence.proposals import GuideDraws, StudentT
 from pyroscvi.evidence.reader import Reader, copied
 from pyroscvi.evidence.refined import Refined
 from pyroscvi.evidence.table import evidences, log_evidence
-from pyroscvi.guides import FullCovariance, LowRank, MeanField, SpatialGNN
+from pyroscvi.guides import Flow, FullCovariance, LowRank, MeanField, SpatialGNN
 from pyroscvi.models import CVAE, GMVAE, LDVAE, PPCA, SCVI, Annotated, PoissonLognormal
 from pyroscvi.parts import (
     MLP,
@@ -228,8 +229,10 @@ PAGES = [
 ]
 
 
-@pytest.mark.parametrize("model", PAGES, ids=repr)
-@pytest.mark.parametrize("guide", [MeanField(), LowRank(), SpatialGNN()], ids=repr)
+PAIRS = [*product(PAGES, [MeanField(), LowRank(), SpatialGNN()]), *((page, Flow()) for page in (PAGES[0], GMVAE()))]
+
+
+@pytest.mark.parametrize(("model", "guide"), PAIRS, ids=repr)
 def test_neither_minibatch_nor_chunk_changes_the_evidence(cells, model, guide):
     pair = untrained(model, guide, cells)
     pair[0].train()  # a user may have left it in training mode

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyroscvi.analysis.corrected import Given, resampled
 from pyroscvi.analysis.posterior import counts_of
 from pyroscvi.data.cells import Cells
+from pyroscvi.evidence.proposals import flow_moments
 from pyroscvi.evidence.reader import Reader
 from pyroscvi.inference.elbo import Sites, divergences, factor, joint, summed
 from pyroscvi.inference.objectives import log_levels
@@ -110,6 +111,9 @@ def describe(
 
 
 def _moments(q: Any) -> tuple[Tensor, Tensor]:
+    if (sampled := flow_moments(q)) is not None:
+        mean, scale_tril = sampled
+        return mean, scale_tril @ scale_tril.mT
     covariance = getattr(q, "covariance_matrix", None)
     return q.mean, torch.diag_embed(q.variance) if covariance is None else covariance
 

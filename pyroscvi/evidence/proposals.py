@@ -217,7 +217,10 @@ def together(guide: Any, cells: Cells) -> Elliptical:
     For a guide that is not Gaussian (a flow, a mixture), the Gaussian has the moments of its draws. The estimator that
     starts from this Gaussian does not use anything else of such a guide.
     """
-    moments = [_moments(q) or _sample_moments(guide, name, cells) for name, q in guide.posteriors(cells).items()]
+    moments = [
+        _gaussian_moments(q) or flow_moments(q) or _sample_moments(guide, name, cells)
+        for name, q in guide.posteriors(cells).items()
+    ]
     size = sum(loc.shape[-1] for loc, _ in moments)
     loc = torch.zeros(len(cells), size, dtype=cells.dtype, device=cells.device)
     scale_tril = torch.zeros(len(cells), size, size, dtype=cells.dtype, device=cells.device)
@@ -230,12 +233,27 @@ def together(guide: Any, cells: Cells) -> Elliptical:
     return Elliptical(loc, scale_tril)
 
 
-def _moments(q: Any) -> tuple[Tensor, Tensor] | None:
+def _gaussian_moments(q: Any) -> tuple[Tensor, Tensor] | None:
+    """Mean [n, d] and Cholesky factor of the covariance [n, d, d] of a Gaussian; None for another distribution."""
     if isinstance(q, dist.Independent) and isinstance(q.base_dist, dist.Normal):
         return q.base_dist.loc, q.base_dist.scale.diag_embed()
     if isinstance(q, dist.MultivariateNormal | dist.LowRankMultivariateNormal):
         return q.loc, q.scale_tril
     return None
+
+
+def flow_moments(q: Any) -> tuple[Tensor, Tensor] | None:
+    """The same of draws from a transformed Gaussian, with the same noise for every cell; None for another one."""
+    if not isinstance(q, torch.distributions.TransformedDistribution):
+        return None
+    if (moments := _gaussian_moments(q.base_dist)) is None:
+        return None
+    base = Elliptical(*moments)
+    with seeded(0, base.loc.device):
+        e = torch.randn(MOMENT_DRAWS // 2, 1, base.loc.shape[-1]).to(base.loc)
+    e = torch.cat([e, -e])  # so that the mean of a flow that is nearly affine is nearly exact
+    flow = torch.distributions.ComposeTransform(q.transforms)
+    return _moments_of(torch.cat([flow(base.around(some)) for some in e.split(32)]))
 
 
 def _sample_moments(guide: Any, name: str, cells: Cells) -> tuple[Tensor, Tensor]:
@@ -245,8 +263,12 @@ def _sample_moments(guide: Any, name: str, cells: Cells) -> tuple[Tensor, Tensor
     for i in range(len(cells)):
         with seeded(0, cells.device):
             draws.append(guide.posteriors(cells.take(torch.tensor([i]), hops))[name].sample((MOMENT_DRAWS,))[:, 0])
-    u = torch.stack(draws, 1)  # [s, n, d]
+    return _moments_of(torch.stack(draws, 1))
+
+
+def _moments_of(u: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean [n, d] and Cholesky factor [n, d, d] of draws [s, n, d]."""
     deviation = u - u.mean(0)
-    covariance = torch.einsum("sni,snj->nij", deviation, deviation) / (MOMENT_DRAWS - 1)
+    covariance = torch.einsum("sni,snj->nij", deviation, deviation) / (len(u) - 1)
     floor = 1e-8 * covariance.diagonal(dim1=-2, dim2=-1).mean(-1) + 1e-12
     return u.mean(0), torch.linalg.cholesky(covariance + floor[:, None, None] * torch.eye(u.shape[-1]).to(u))

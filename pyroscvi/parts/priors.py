@@ -136,4 +136,8 @@ def _pick(q: Any, k: Tensor) -> dist.TorchDistribution:
     if isinstance(q, dist.LowRankMultivariateNormal):
         W, D = covariance_factors(q)
         return dist.LowRankMultivariateNormal(q.loc[k], W[k], D[k])
-    return dist.MultivariateNormal(q.loc[k], scale_tril=q.scale_tril[k])
+    if isinstance(q, dist.MultivariateNormal):
+        return dist.MultivariateNormal(q.loc[k], scale_tril=q.scale_tril[k])
+    raise ValueError(
+        "VampPrior needs a guide whose posteriors are Gaussian: MeanField(), LowRank() or FullCovariance()"
+    )
