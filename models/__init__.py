@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from pyroscvi.models.poisson_lognormal import PoissonLognormal
     from pyroscvi.models.ppca import PPCA
     from pyroscvi.models.scvi import SCVI
+    from pyroscvi.models.topics import Topics
 
-__all__ = ["CVAE", "GMVAE", "LDVAE", "PPCA", "SCVI", "Annotated", "LatentTree", "Mixture", "PoissonLognormal"]
+__all__ = ["CVAE", "GMVAE", "LDVAE", "PPCA", "SCVI", "Annotated", "LatentTree", "Mixture", "PoissonLognormal", "Topics"]
 
 
 def __getattr__(name: str) -> Any:

@@ -78,6 +78,11 @@ class Model(Program):
         if "prior" in slots:
             slots["prior"] = slots["prior"].sized(self.latent)
         if "decoder" in slots:
+            if slots["decoder"].of_proportions and not getattr(slots.get("prior"), "proportions", False):
+                raise ValueError(
+                    f"{slots['decoder']!r} needs a prior of proportions, such as Dirichlet() or LogisticNormal(), and "
+                    f"{type(self).__name__} has {slots.get('prior', 'none')!r}, under which states may be negative"
+                )
             width = slots["condition"].width if "condition" in slots else 0
             heads = slots["likelihood"].heads
             slots["decoder"] = slots["decoder"].sized(dims, latent=self.width, conditions=width, heads=heads)

@@ -21,6 +21,8 @@ from pyroscvi.parts import (
     ZINB,
     ZIP,
     BatchNorm,
+    Blend,
+    Dirichlet,
     Embedding,
     GammaDispersion,
     Laplace,
@@ -45,7 +47,14 @@ from pyroscvi.parts import (
 MODELS, GUIDES = ps.list_models(), ps.list_guides()
 SLOTS = {
     "likelihood": [Poisson(), ZIP(), NB(), ZINB(), Log1pNormal()],
-    "prior": [StandardNormal(), Mixture(components=3), LogisticNormal(), Laplace(b=0.5), VampPrior(components=4)],
+    "prior": [
+        StandardNormal(),
+        Mixture(components=3),
+        LogisticNormal(),
+        Laplace(b=0.5),
+        Dirichlet(),
+        VampPrior(components=4),
+    ],
     "decoder": [
         Linear(),
         Linear(loadings=NormalLoadings(s=0.5)),
@@ -57,7 +66,12 @@ SLOTS = {
 }
 DISPERSIONS = [PerGene(), PerBatch(), PerLabel(), PerCell(), RandomDispersion(), GammaDispersion()]
 SWAPS = [
-    (model, slot, part) for model in MODELS for slot in SLOTS for part in SLOTS[slot] if hasattr(ps.create(model), slot)
+    (model, slot, part)
+    for model in MODELS
+    for slot in SLOTS
+    for part in SLOTS[slot]
+    if hasattr(ps.create(model), slot)
+    and (slot != "prior" or part.proportions or not isinstance(getattr(ps.create(model), "decoder", None), Blend))
 ]
 
 

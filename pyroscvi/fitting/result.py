@@ -15,6 +15,7 @@ from pyroscvi.analysis.generate import generate
 from pyroscvi.analysis.latent import latent
 from pyroscvi.analysis.loadings import loadings
 from pyroscvi.analysis.probabilities import probabilities
+from pyroscvi.analysis.proportions import proportions
 from pyroscvi.calibration.predictive import predictive_check
 from pyroscvi.calibration.simulation_based import calibrate
 from pyroscvi.data.cells import Cells, Dims
@@ -111,6 +112,7 @@ class Fit:
     loadings = loadings
     describe = describe
     probabilities = probabilities
+    proportions = proportions
     log_evidence = log_evidence
     data_evidence = data_evidence
     certify = certify

@@ -2,7 +2,7 @@
 
 from pyroscvi.parts.clusters import KMeans, Random, Start
 from pyroscvi.parts.conditions import Condition, Continuous, Embedding, Nothing, OneHot
-from pyroscvi.parts.decoders import MLP, Decoder, Linear
+from pyroscvi.parts.decoders import MLP, Blend, Decoder, Linear
 from pyroscvi.parts.dispersions import (
     Dispersion,
     GammaDispersion,
@@ -17,12 +17,13 @@ from pyroscvi.parts.likelihoods import NB, ZINB, ZIP, Likelihood, Log1pNormal, P
 from pyroscvi.parts.links import Exponential, Link, Softmax, Softplus
 from pyroscvi.parts.loadings import LaplaceLoadings, Learned, Loadings, NormalLoadings
 from pyroscvi.parts.norms import BatchNorm, LayerNorm, NoNorm, Norm
-from pyroscvi.parts.priors import Laplace, LogisticNormal, Mixture, Prior, StandardNormal, VampPrior
+from pyroscvi.parts.priors import Dirichlet, Laplace, LogisticNormal, Mixture, Prior, StandardNormal, VampPrior
 from pyroscvi.parts.sizes import LatentSize, ObservedSize, Size, SizeFactor, UnitSize
 from pyroscvi.parts.weights import FlatWeights, NormalWeights, Weights
 
 __all__ = [
-    "MLP", "NB", "ZINB", "ZIP", "BatchNorm", "Condition", "Continuous", "Counts", "Decoder", "Dispersion", "Embedding",
+    "MLP", "NB", "ZINB", "ZIP", "BatchNorm", "Blend", "Condition", "Continuous", "Counts", "Decoder", "Dirichlet",
+    "Dispersion", "Embedding",
     "Encoder", "Exponential", "Features", "FlatWeights", "GammaDispersion", "KMeans", "Laplace", "LaplaceLoadings",
     "LatentSize", "LayerNorm", "Learned", "Likelihood", "Linear", "Link", "Loadings", "Log1p", "Log1pNormal",
     "LogShare", "LogisticNormal", "Mixture", "NoNorm", "Norm", "NormalLoadings", "NormalWeights", "Nothing",

@@ -13,6 +13,7 @@ __all__ = ["MIN_SPREAD", "KMeans", "Random", "Start", "clustered_shares", "set_t
 
 MIN_SPREAD = 1e-3  # smallest standard deviation of a component
 MAX_CLUSTERED = 4000  # cells that clusters of counts are made from, spread evenly over the data set
+MAX_GENES = 1000  # genes that distances between these cells are computed from: those with the largest variance
 
 
 class Start(Part):
@@ -75,9 +76,9 @@ def start_at_clusters(head: Any, k: int, cells: Cells) -> None:
 def clustered_shares(cells: Cells, k: int) -> Tensor:
     """Share of every gene in the counts of k clusters of cells [k, g]; with fewer different cells, of k random cells.
 
-    Clusters come from k-means on the logarithms of counts scaled to the mean size. Each cluster contains one
-    pseudo-cell, with the average profile, so that no share is 0. The starts of k-means come from torch's generator:
-    fits with several seeds have several starts.
+    Clusters come from k-means on the logarithms of counts scaled to the mean size, of the most variable genes. Each
+    cluster contains one pseudo-cell, with the average profile, so that no share is 0. The starts of k-means come from
+    torch's generator: fits with several seeds have several starts.
     """
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
@@ -87,6 +88,7 @@ def clustered_shares(cells: Cells, k: int) -> Tensor:
     scaled = (x * (size.mean() / size.clamp(min=1))).log1p()
     seed, chosen = int(torch.randint(2**31, ())), torch.randint(len(x), (k,))
     member = one_hot(chosen, len(x)).double().T
+    scaled = scaled[:, scaled.var(0).nan_to_num().topk(min(MAX_GENES, x.shape[1])).indices]
     if len(scaled.unique(dim=0)) >= k:
         with threadpool_limits(1):
             labels = KMeans(k, n_init=3, random_state=seed).fit(scaled.numpy()).labels_

@@ -1,26 +1,29 @@
 """Decoders: from a state to the linear predictors eta, one for each head that the likelihood needs."""
 
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from pyroscvi.data.cells import Dims
 from pyroscvi.part import Part
+from pyroscvi.parts.clusters import clustered_shares
 from pyroscvi.parts.layers import Layers, affine
 from pyroscvi.parts.loadings import Learned, Loadings
 from pyroscvi.parts.norms import LayerNorm, NoNorm, Norm
 from pyroscvi.parts.weights import NormalWeights, Weights
 from pyroscvi.ranges import Dropout, Widths
 
-__all__ = ["MLP", "Decoder", "Linear"]
+__all__ = ["MLP", "Blend", "Decoder", "Linear"]
 
 CLOSED = -3.0  # logit of the gate at the start: a twentieth of the counts are structural zeros
 
 
 class Decoder(Part):
     """A slot from a state z [..., latent] and a design row d [n, c] to predictors {head: eta [..., g]}."""
+
+    of_proportions: ClassVar[bool] = False  # whether z must be a row of proportions
 
     def build(self, dims: Dims, *, latent: int, conditions: int, heads: tuple[str, ...]) -> None: ...
 
@@ -58,6 +61,37 @@ class Linear(Decoder):
         return z @ (W if W.dim() == 2 else W.squeeze(-3)).mT + layer(d)
 
 
+class Blend(Decoder):
+    """eta = log(z B) + V d: a cell blends profiles B [latent, g], whose rows are shares of genes, in proportions z.
+
+    Shares are added, where ``Linear`` adds their logarithms. Other heads than rho are linear. Profiles start at those
+    of clusters of cells.
+    """
+
+    of_proportions: ClassVar[bool] = True
+
+    def build(self, dims, *, latent, conditions, heads):
+        start = torch.zeros(dims.genes) if dims.profile is None else dims.profile.log()
+        self.raw_B = nn.Parameter(start + 0.5 * torch.randn(latent, dims.genes))
+        self.V = nn.Linear(conditions, dims.genes, bias=False) if conditions else None
+        self.others = Linear().sized(dims, latent=latent, conditions=conditions, heads=tuple(set(heads) - {"rho"}))
+
+    @property
+    def B(self) -> Tensor:
+        """Profiles [latent, g]: each row adds up to one."""
+        return self.raw_B.softmax(-1)
+
+    def begin(self, cells):
+        self.raw_B.copy_(clustered_shares(cells, len(self.raw_B)).log())
+
+    def single(self):
+        return [self.raw_B]
+
+    def forward(self, z, d):
+        rho = (z @ self.B).log()
+        return {"rho": rho if self.V is None else rho + self.V(d), **self.others(z, d)}
+
+
 class MLP(Decoder):
     """eta = W h(z, d) + b, with hidden layers h.
 
@@ -87,7 +121,7 @@ class MLP(Decoder):
 def _start(heads: Any, dims: Dims) -> None:
     """Start at the average profile and with an almost closed gate: a network would need many steps to get there."""
     with torch.no_grad():
-        if dims.profile is not None:
+        if dims.profile is not None and "rho" in heads:
             heads["rho"].bias.copy_(dims.profile.log())
         if "gate" in heads:
             heads["gate"].bias.fill_(CLOSED)

@@ -1,6 +1,6 @@
 """Priors p(z): programs that sample z, and the latents that z depends on."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -15,17 +15,23 @@ from pyroscvi.parts.clusters import MIN_SPREAD, KMeans, Start
 from pyroscvi.ranges import Fraction, PositiveFloat, PositiveInt
 from pyroscvi.torch_internals import covariance_factors
 
-__all__ = ["Laplace", "LogisticNormal", "Mixture", "Prior", "StandardNormal", "VampPrior"]
+__all__ = ["Dirichlet", "Laplace", "LogisticNormal", "Mixture", "Prior", "StandardNormal", "VampPrior"]
 
 
 class Prior(Part):
     """A slot that samples z [..., latent] inside the plate over cells; ``loc`` is a vector of zeros [latent]."""
+
+    proportions: ClassVar[bool] = False  # whether the state is a row of proportions
 
     def build(self, latent: int) -> None:
         self.register_buffer("loc", torch.zeros(latent))
 
     def forward(self) -> Tensor:
         raise NotImplementedError
+
+    def state(self, z: Tensor) -> Tensor:
+        """What the decoder gets, for values z of the site [..., latent]."""
+        return z
 
 
 class StandardNormal(Prior):
@@ -45,10 +51,28 @@ class Laplace(Prior):
 
 
 class LogisticNormal(Prior):
-    """z ~ Normal(0, I). The site z is the Gaussian; the decoder gets softmax(z), proportions [Aitchison, 1982]."""
+    """z ~ Normal(0, s). The site z is the Gaussian; the decoder gets softmax(z), proportions [Aitchison, 1982]."""
+
+    proportions: ClassVar[bool] = True
+
+    s: PositiveFloat = 1.0
 
     def forward(self):
-        return pyro.sample("z", dist.Normal(self.loc, 1.0).to_event(1)).softmax(-1)
+        return self.state(pyro.sample("z", dist.Normal(self.loc, self.s).to_event(1)))
+
+    def state(self, z):
+        return z.softmax(-1)
+
+
+class Dirichlet(Prior):
+    """z ~ Dirichlet(a, .., a): proportions. With a < 1 most proportions of a cell are near 0."""
+
+    proportions: ClassVar[bool] = True
+
+    a: PositiveFloat = 0.5
+
+    def forward(self):
+        return pyro.sample("z", dist.Dirichlet(self.a + self.loc))
 
 
 class Mixture(Prior):

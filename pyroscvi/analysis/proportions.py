@@ -1,0 +1,32 @@
+"""The proportions of the topics in cells."""
+
+import pandas as pd
+import torch
+from anndata import AnnData
+
+from pyroscvi.analysis.latent import latent
+from pyroscvi.data.cells import Cells
+from pyroscvi.program import Fitted
+from pyroscvi.pyro_internals import alone
+
+
+@alone
+def proportions(
+    fit: Fitted, cells: Cells | AnnData, samples: int = 100, *, corrected: bool = False, seed: int = 0
+) -> pd.DataFrame:
+    """Posterior mean of the proportions of topics in every cell, cells x topics; rows add up to one.
+
+    samples    posterior samples to average over
+    corrected  sample the exact posterior by importance resampling, not the guide
+
+    Raises ValueError where the state of a cell is not a row of proportions.
+    """
+    prior = getattr(fit.model, "prior", None)
+    if not getattr(prior, "proportions", False):
+        raise ValueError(
+            f"under {prior!r} the state of a cell is not a row of proportions: use a prior such as Dirichlet()"
+        )
+    cells = fit.read(cells)
+    draws = latent(fit, cells, samples, corrected=corrected, seed=seed)
+    mean = sum(fit.model.prior.state(torch.as_tensor(z)) for z in draws) / samples
+    return pd.DataFrame(mean.numpy(), cells.names, [f"topic{k}" for k in range(mean.shape[-1])])
