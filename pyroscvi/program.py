@@ -5,6 +5,7 @@ global parameter store alone: two programs in one session never share, freeze or
 """
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import pyro
@@ -17,13 +18,16 @@ from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
 
 from pyroscvi.data.cells import Cells, Dims
+from pyroscvi.data.panels import panels_with, seen
 from pyroscvi.handlers import Measured
 from pyroscvi.part import Part
 from pyroscvi.parts.encoders import Encoder, ReadCell
 from pyroscvi.parts.loadings import Loadings
 from pyroscvi.parts.sizes import Size
 from pyroscvi.pyro_internals import alone
-from pyroscvi.sites import is_latent, is_local
+from pyroscvi.sites import is_latent, is_local, sampled
+
+FILLED = 2  # rounds in which a guide fills in counts that were not measured: docs/missing_genes.md
 
 
 class Program(Part):
@@ -109,11 +113,17 @@ class Guide(Program):
     (computes its parameters) and ``posterior`` (the distribution with these parameters). The sites are found by running
     the model once, so any guide can be used with any model. Latents shared by all cells have the same family. Their
     parameters are learned directly and do not depend on a cell.
+
+    An encoder reads a count of zero where a gene was not measured. It has learned what that means for the panels of the
+    cells that it was trained on. For cells of another panel, the counts that the model expects are filled in, and the
+    encoder reads the cells again (not if it reads neighbours).
     """
 
     encoder: Encoder = ReadCell()
 
     def build(self, model: Model, cells: Cells) -> None:
+        self.models = (model,)  # in a tuple, as its parameters are not those of the guide
+        self.register_buffer("panels", panels_with(cells.panels, cells.dims.genes), persistent=False)
         self.sites = free_sites(model, cells)
         if self._reads_cells:
             self.encoder = self.encoder.sized(cells.dims)
@@ -144,6 +154,28 @@ class Guide(Program):
 
     def posteriors(self, cells: Cells) -> dict[str, dist.TorchDistribution]:
         """q of every site, over unconstrained vectors. Batch shape: [n], or [] for a latent shared by all cells."""
+        q = self._read(cells)
+        if cells.measured is None or self.training or self.encoder.hops or not self._reads_cells:
+            return q
+        filled_in = ~cells.measured & ~seen(cells, self.panels).unsqueeze(-1)
+        for _ in range(FILLED if filled_in.any() else 0):
+            counts = torch.where(filled_in, self._expected(cells, q), cells.x)
+            q = self._read(replace(cells, counts=counts))
+        return q
+
+    def _expected(self, cells: Cells, q: dict[str, dist.TorchDistribution]) -> Tensor:
+        """The counts that the model expects at the means of q [n, g]; discrete sites are summed over."""
+        means = {name: biject_to(self.sites[name].support)(posterior.mean) for name, posterior in q.items()}
+        (model,) = self.models
+        conditioned = poutine.enum(poutine.condition(model, data=means), first_available_dim=-2)
+        with torch.no_grad(), poutine.block():
+            sites: Any = sampled(poutine.trace(conditioned).get_trace(cells).nodes)
+            log_p = sum(site["fn"].log_prob(site["value"]) for site in sites.values() if is_local(site))
+            levels = log_p.reshape(-1, len(cells)).softmax(0).unsqueeze(-1)
+            x = sites["x"]["fn"].mean
+            return (levels * x.expand(*log_p.shape, -1).reshape(len(levels), *x.shape[-2:])).sum(0)
+
+    def _read(self, cells: Cells) -> dict[str, dist.TorchDistribution]:
         nothing = torch.ones(1, dtype=cells.dtype, device=cells.device)
         h = self.encoder(cells) if self._reads_cells else nothing
         return {
@@ -245,7 +277,7 @@ def _start_at(head: nn.Module, location: Tensor) -> None:
 
 
 def _is_real(support: constraints.Constraint) -> bool:
-    return getattr(support, "base_constraint", support) is constraints.real
+    return isinstance(getattr(support, "base_constraint", support), type(constraints.real))  # a copy is another object
 
 
 def onto(support: constraints.Constraint, q: dist.TorchDistribution) -> dist.TorchDistribution:

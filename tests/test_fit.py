@@ -345,3 +345,12 @@ def test_an_interrupted_fit_is_a_fit(cells):
     assert f.record["interrupted"]
     assert len(f.history) == 2
     assert f.latent(cells).shape == (60, 3)
+
+
+def test_latents_of_a_fit_that_was_trained_further_are_the_means_of_the_guide(cells):
+    """Supports of its sites are copies of torch's then, and were not recognised as the real line."""
+    cells = replace(cells, graph=None)
+    one = quick(SCVI(latent=2, likelihood=NB()), MeanField(), cells, epochs=1)
+    two = quick(one.model, one.guide, cells, epochs=1)
+    with torch.no_grad():
+        np.testing.assert_array_equal(two.latent(cells), two.guide.posteriors(cells)["z"].mean.numpy())

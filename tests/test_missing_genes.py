@@ -27,7 +27,8 @@ from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.simulated import simulate
 from pyroscvi.fitting.resume import digest
 from pyroscvi.guides import FullCovariance, MeanField
-from pyroscvi.models import PPCA, SCVI
+from pyroscvi.inference.run import evaluate
+from pyroscvi.models import PPCA, SCVI, Annotated
 from pyroscvi.parts import (
     NB,
     ZINB,
@@ -36,11 +37,13 @@ from pyroscvi.parts import (
     LatentSize,
     Linear,
     Log1pNormal,
+    Mixture,
     ObservedSize,
     Poisson,
     Size,
     SizeFactor,
     StandardNormal,
+    VampPrior,
 )
 from pyroscvi.program import Model
 
@@ -316,3 +319,73 @@ def test_a_fit_learns_from_cells_of_several_panels(size: Size):
     rates = f.denoise(part)
     assert (rates[:, ~MEASURED] > 0.1).all()
     assert abs(np.log(rates[1::2].sum(1).mean() / rates[::2].sum(1).mean())) < 0.2
+
+
+@pytest.mark.parametrize("name", ["scvi", "annotated", "gmvae", "ppca", "ldvae"])
+def test_a_guide_fills_in_what_the_model_expects_for_a_panel_that_training_did_not_have(name):
+    """Twice: latents, the counts that follow from them, the latents of the filled-in cells. Other cells stay."""
+    cells = counts()
+    _, guide = moved(ps.create(name), MeanField(), cells)
+    whole, part = guide._read(cells), without(cells)
+    assert torch.equal(guide.posteriors(cells)["z"].mean, whole["z"].mean)
+    q = guide._read(part)
+    for _ in range(2):
+        expected = guide._expected(part, q)
+        assert expected.shape == part.x.shape
+        q = guide._read(replace(part, counts=torch.where(MEASURED, part.x, expected)))
+    assert_close(guide.posteriors(part)["z"].mean, q["z"].mean)
+    assert not torch.allclose(guide._read(part)["z"].mean, q["z"].mean)
+    guide.panels = torch.cat([guide.panels, MEASURED[None]])
+    assert torch.equal(guide.posteriors(part)["z"].mean, guide._read(part)["z"].mean)
+
+
+def test_expected_counts_are_those_at_the_mean_of_the_guide_with_discrete_sites_summed_over():
+    cells = without(counts())
+    model, guide = moved(Annotated(latent=2), MeanField(), cells)
+    q = guide._read(cells)
+    types = []
+    for y in range(3):
+        values = {"z": q["z"].mean, "y": torch.full((len(cells),), y)}
+        trace = poutine.trace(poutine.condition(model, values)).get_trace(cells)
+        trace.compute_log_prob()
+        log_p = sum(trace.nodes[site]["log_prob"] for site in ("y", "label", "z", "x"))
+        types.append((log_p, trace.nodes["x"]["fn"].mean))
+    weights = torch.stack([log_p for log_p, _ in types]).softmax(0)
+    expected = sum(w.unsqueeze(-1) * mean for w, (_, mean) in zip(weights, types, strict=True))
+    assert_close(guide._expected(cells, q), expected)
+
+
+def test_the_guide_of_a_loaded_fit_knows_the_panels_of_training(tmp_path):
+    cells = counts(40).to(dtype=torch.float32)
+    panels, panel = torch.stack([torch.ones(GENES, dtype=torch.bool), MEASURED]), torch.arange(40) % 2
+    part = replace(cells, counts=cells.counts * panels[panel], panels=panels, panel=panel)
+    f = quick(page(latent=2), MeanField(), part)
+    f.save(tmp_path / "fit")
+    again = ps.load(tmp_path / "fit")
+    assert torch.equal(again.guide.panels, f.guide.panels)
+    assert MEASURED.tolist() in again.guide.panels.tolist()
+    np.testing.assert_array_equal(again.latent(part), f.latent(part))
+    np.testing.assert_array_equal(f.latent(part), f.guide._read(part)["z"].mean.detach())
+
+
+def test_an_adapted_fit_has_the_same_model_and_a_guide_closer_to_its_posteriors(tmp_path):
+    cells = Cells(torch.poisson(torch.rand(3, GENES)[torch.arange(90) % 3] * 10))
+    f = quick(page(latent=2, prior=Mixture(components=2)), MeanField(), cells, epochs=30)
+    part = without(cells)
+    new = f.adapted(part, epochs=40, progress=False)
+    before, after = f.model.state_dict(), new.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(p.requires_grad for p in new.model.parameters())
+    elbo = [evaluate(one.model, one.guide, part, len(part), seed=0) for one in (f, new)]
+    assert elbo[1] > elbo[0] + 0.05
+    new.save(tmp_path / "fit")
+    np.testing.assert_array_equal(ps.load(tmp_path / "fit").latent(part), new.latent(part))
+    np.testing.assert_array_equal(new.latent(part), new.guide._read(part)["z"].mean.detach())
+    assert torch.equal(new.dims.profile, f.dims.profile)
+
+
+def test_a_fit_whose_prior_is_made_of_the_guide_is_not_adapted():
+    cells = counts(20).to(dtype=torch.float32)
+    f = quick(page(latent=2, prior=VampPrior(components=2)), MeanField(), cells, epochs=1)
+    with pytest.raises(ValueError, match="VampPrior\\(components=2\\) is made of the guide"):
+        f.adapted(cells)

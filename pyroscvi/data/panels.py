@@ -5,10 +5,14 @@ count is not set to zero: ``handlers.Measured``.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from pyroscvi.data.cells import Cells
 
 ROUNDS, CHANGE = 1000, 1e-9  # of the average profile; the second is relative
 
@@ -28,6 +32,19 @@ def panels_of(groups: Sequence[np.ndarray], sizes: Sequence[int]) -> tuple[Tenso
 def shares(panels: Tensor, profile: Tensor) -> Tensor:
     """The share of the measured genes in a profile [p]; exactly 1 for a panel of all genes."""
     return torch.where(panels.all(1), 1.0, panels.to(profile.dtype) @ profile)
+
+
+def panels_with(panels: Tensor | None, genes: int) -> Tensor:
+    """These panels, and the panel of all genes [p + 1, g]."""
+    everything = torch.ones(1, genes, dtype=torch.bool)
+    return everything if panels is None else torch.cat([everything, panels.cpu()])
+
+
+def seen(cells: "Cells", panels: Tensor) -> Tensor:
+    """True for the cells whose panel is among these panels [n]."""
+    if cells.panels is None or cells.panel is None:
+        return torch.ones(len(cells), dtype=torch.bool, device=cells.device)
+    return (cells.panels.unsqueeze(1) == panels).all(-1).any(-1)[cells.panel]
 
 
 def profile_of(per_gene: Tensor, panels: Tensor, totals: Tensor) -> Tensor:

@@ -4,5 +4,6 @@ fit           the public function
 result        ``Fit``, and every method on it
 checkpoints   save and load; ``declarations``, models and guides as JSON
 files         files that are written whole and carry checksums
+adapted       the guide of a fit, trained further on other cells
 resume        a run that is written down as it goes, and continued
 """

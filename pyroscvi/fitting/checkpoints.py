@@ -90,7 +90,7 @@ def _made(tensors: dict[str, Tensor], about: dict[str, Any], parts: Iterable[typ
         raise ValueError(f"it declares {sum(dims.levels.values()):,} levels, and no field has as many")
     model = model.sized(dims)
     levels = {name: tuple(map(str, range(count))) for name, count in dims.levels.items()}
-    cells = stand_in(dims.genes, levels, dims.covariates)
+    cells = stand_in(dims.genes, levels, dims.covariates, panels=about["record"].get("panels", ()))
     vars(cells)["dims"] = dims  # those of the cells that were fitted, not of these
     guide = guide.sized(model, cells)
     for name, program in (("model", model), ("guide", guide)):
@@ -102,11 +102,20 @@ def _made(tensors: dict[str, Tensor], about: dict[str, Any], parts: Iterable[typ
     return Fit(model, guide, fields, dims, pd.DataFrame(about["history"]), {**about["record"]})
 
 
-def stand_in(genes: int, levels: Mapping[str, tuple[str, ...]], covariates: int, n: int = 2) -> Cells:
-    """Cells with as little as possible, on which programs are sized whose state replaces what they learn from them."""
+def stand_in(
+    genes: int, levels: Mapping[str, tuple[str, ...]], covariates: int, n: int = 2, panels: Iterable[list[int]] = ()
+) -> Cells:
+    """Cells with as little as possible, on which programs are sized whose state replaces what they learn from them.
+
+    panels   numbers of the genes that were measured, for every panel of training
+    """
+    table = [torch.zeros(genes, dtype=torch.bool).index_fill(0, torch.tensor(row), True) for row in panels]
     codes = {name: torch.zeros(n, dtype=torch.long) for name in levels}
     known = torch.zeros(n, covariates) if covariates else None
-    return Cells(torch.ones(n, genes), codes, known, size_factor=torch.ones(n), levels=levels)
+    measured: dict[str, Any] = (
+        {"panels": torch.stack(table), "panel": torch.zeros(n, dtype=torch.long)} if table else {}
+    )
+    return Cells(torch.ones(n, genes), codes, known, size_factor=torch.ones(n), levels=levels, **measured)
 
 
 def write(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:

@@ -249,6 +249,7 @@ def _result(run: Run, cells: Cells, interrupted: bool) -> Fit:
         "cells": {"train": len(run.train), "held_out": 0 if run.held_out is None else len(run.held_out)},
         "settings": run.settings,
         "levels": level_counts(cells),
+        "panels": [] if cells.panels is None else [row.nonzero().flatten().tolist() for row in cells.panels],
         "genes": None if cells.genes is None else [str(gene) for gene in cells.genes],
         "versions": {name: version(name) for name in ("pyroscvi", "torch", "pyro-ppl", "numpy")},
     }

@@ -120,6 +120,12 @@ class Fit:
     predictive_check = predictive_check
     to_arviz = to_arviz
 
+    def adapted(self, cells: Cells | AnnData, **options: Any) -> Fit:
+        """This fit with its guide trained further on these cells; the model does not change: ``fitting.adapted``."""
+        from pyroscvi.fitting.adapted import adapted
+
+        return adapted(self, cells, **options)
+
     def save(self, path: str | Path) -> None:
         """Write the fit into one file: safetensors and JSON, nothing that could execute."""
         from pyroscvi.fitting.checkpoints import save
