@@ -164,8 +164,8 @@ class Guide(Program):
         return q
 
     def _expected(self, cells: Cells, q: dict[str, dist.TorchDistribution]) -> Tensor:
-        """The counts that the model expects at the means of q [n, g]; discrete sites are summed over."""
-        means = {name: biject_to(self.sites[name].support)(posterior.mean) for name, posterior in q.items()}
+        """The counts that the model expects at the centres of q [n, g]; discrete sites are summed over."""
+        means = {name: biject_to(self.sites[name].support)(_centre(posterior)) for name, posterior in q.items()}
         (model,) = self.models
         conditioned = poutine.enum(poutine.condition(model, data=means), first_available_dim=-2)
         with torch.no_grad(), poutine.block():
@@ -266,6 +266,13 @@ def _middle(prior: Any) -> Tensor:
         torch.manual_seed(0)
         draws = biject_to(prior.support).inv(prior.sample(torch.Size([100])))
     return draws.flatten(0, -2).mean(0)
+
+
+def _centre(q: Any) -> Tensor:
+    """The mean of a posterior; of a flow, where it takes the mean of its base."""
+    if not isinstance(q, dist.TransformedDistribution):
+        return q.mean
+    return torch.distributions.ComposeTransform(q.transforms)(q.base_dist.mean)
 
 
 def _start_at(head: nn.Module, location: Tensor) -> None:

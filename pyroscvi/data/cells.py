@@ -157,6 +157,16 @@ class Cells:
             return self.library
         return self.library / shares(self.panels, profile)[self.panel].unsqueeze(-1)
 
+    def filled(self, profile: Tensor) -> Tensor:
+        """Counts [n, g], with those of an average cell of the same size for genes that were not measured.
+
+        profile   share of every gene in an average cell [g]
+        """
+        if self.measured is None:
+            return self.x
+        profile = profile.to(self.x)
+        return torch.where(self.measured, self.x, self.whole_size(profile) * profile)
+
     @property
     def batch(self) -> Tensor | None:
         return self.categories.get("batch")

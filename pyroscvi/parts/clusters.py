@@ -83,7 +83,8 @@ def clustered_shares(cells: Cells, k: int) -> Tensor:
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
-    x = cells.subset(torch.linspace(0, len(cells) - 1, min(len(cells), MAX_CLUSTERED)).long()).x.cpu().double()
+    some = cells.subset(torch.linspace(0, len(cells) - 1, min(len(cells), MAX_CLUSTERED)).long())
+    x = some.filled(cells.dims.average()).cpu().double()
     size = x.sum(-1, keepdim=True)
     scaled = (x * (size.mean() / size.clamp(min=1))).log1p()
     seed, chosen = int(torch.randint(2**31, ())), torch.randint(len(x), (k,))

@@ -21,7 +21,7 @@ def star(genes: int) -> Tensor:
 def high(cells: Cells) -> tuple[Tensor, Tensor]:
     """Counts of the cells [n, g], and whether each is above the median of its gene [n, g]."""
     rows = torch.linspace(0, len(cells) - 1, min(len(cells), MAX_SURVEYED)).long()
-    x = cells.subset(rows).x
+    x = cells.subset(rows).filled(cells.dims.average())
     return x, x > x.median(0).values
 
 
