@@ -14,12 +14,15 @@ listed as not measured. The exit status is 1 if one line does not meet its aim.
 """
 
 import argparse
+import copy
 import logging
 import sys
 import time
+import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -95,9 +98,15 @@ def small_cells(n: int = 200, g: int = 60) -> Cells:
     return Cells(x, codes | {"drug": torch.arange(n) % 4}, levels={"label": ("a", "b", "c")})
 
 
-def pages() -> Iterator[tuple[str, Any, Any]]:
+def pages(check: Callable[[str, Any, Any], Iterator[Line]]) -> Iterator[Line]:
+    """The lines of every model under every guide; where one fails, that is its line, and the others are checked."""
     for model, guide in product(ps.list_models(), ps.list_guides()):
-        yield f"{model}, {guide}", ps.create(model), ps.create(guide)
+        name = f"{model}, {guide}"
+        try:
+            yield from check(name, ps.create(model), ps.create(guide))
+        except Exception as error:
+            traceback.print_exc()
+            yield Line(f"{name}: {type(error).__name__}: {error}", np.nan, "", False)
 
 
 def graph_of(cells: Cells, guide: Any) -> Cells:
@@ -109,18 +118,19 @@ def graph_of(cells: Cells, guide: Any) -> Cells:
 
 def on_both(device: torch.device, quick: bool) -> Iterator[Line]:
     """Loss and gradients of one step on the CPU and on the device, parameters and random numbers being the same."""
-    for name, model, guide in pages():
+
+    def check(name: str, model: Any, guide: Any) -> Iterator[Line]:
         cells = graph_of(small_cells(), guide)
         with seeded(0):
             model = model.sized(cells.dims)
             pair = torch.nn.ModuleList([model, guide.sized(model, cells)]).eval()
         results = []
         for place in (torch.device("cpu"), device):
-            pair.to(place).zero_grad(set_to_none=True)
+            moved = copy.deepcopy(pair).to(place)
             with seeded(1), DrawnOnCPU():
-                loss = negative_elbo(pair[0], pair[1], cells.to(place))
+                loss = negative_elbo(moved[0], moved[1], cells.to(place))
                 loss.backward()
-            results.append((loss.item(), [p.grad.cpu() for p in pair.parameters() if p.grad is not None]))
+            results.append((loss.item(), [p.grad.cpu() for p in moved.parameters() if p.grad is not None]))
         (one, first), (two, second) = results
         norm = torch.stack([g.norm() for g in first]).norm()
         apart = max(float((a - b).norm() / norm) for a, b in zip(first, second, strict=True))
@@ -128,14 +138,20 @@ def on_both(device: torch.device, quick: bool) -> Iterator[Line]:
         yield Line(f"{name}: relative difference of the loss", difference, f"<= {LOSS:g}", difference <= LOSS)
         yield Line(f"{name}: of its gradients", apart, f"<= {GRADIENT:g}", apart <= GRADIENT)
 
+    yield from pages(check)
+
 
 def fits(device: torch.device, quick: bool) -> Iterator[Line]:
     options = {"epochs": 2 if quick else 10, "batch_size": 64, "progress": False, "device": device}
-    for name, model, guide in pages():
+
+    def check(name: str, model: Any, guide: Any) -> Iterator[Line]:
         cells = graph_of(small_cells(), guide)
         fit = ps.fit(model, guide, cells, **options)
-        finite = bool(np.isfinite(fit.history["loss"]).all()) and bool(np.isfinite(fit.latent(cells)).all())
+        values = [fit.history["loss"], *(fit.latent(cells, site=site) for site in fit.guide.sites)]
+        finite = all(bool(np.isfinite(some).all()) for some in values)
         yield Line(f"{name}: loss after {options['epochs']} epochs", fit.history["loss"].iloc[-1], "finite", finite)
+
+    yield from pages(check)
     eager = ps.fit(SCVI(), MeanField(), small_cells(), **options)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -163,9 +179,9 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def training(device: torch.device, quick: bool) -> Iterator[Line]:
+def training(device: torch.device, quick: bool, sizes: Sequence[int] = (2000, 6000)) -> Iterator[Line]:
     seconds = 0.5 if quick else 4.0
-    for genes in (200,) if quick else (2000, 6000):
+    for genes in (200,) if quick else sizes:
         adata = drawn(2_000 if quick else 20_000, genes)
         cells = ps.Fields(batch="batch").read(adata)
         for size, (name, likelihood) in product(PEER, {"nb": NB(), "zinb": ZINB()}.items()):
@@ -228,15 +244,17 @@ def main() -> int:
     ask.add_argument("--device", default="cuda")
     ask.add_argument("--quick", action="store_true", help="small sizes: shows that every section runs")
     ask.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
+    ask.add_argument("--genes", type=int, nargs="+", default=[2000, 6000], help="of the training section")
     ask.add_argument("--seconds", type=float, default=480, help="stop after so many seconds; later lines are missing")
     ask.add_argument("--out", type=Path, help="folder for gpu.json and gpu.md")
     asked = ask.parse_args()
     device = torch.device(asked.device)
     warnings.filterwarnings("ignore", category=UserWarning)
+    sections = SECTIONS | {"training": partial(training, sizes=asked.genes)}
     began, rows = time.monotonic(), []
     for section in asked.only:
         try:
-            for line in SECTIONS[section](device, asked.quick):
+            for line in sections[section](device, asked.quick):
                 rows.append({"section": section, **line._asdict()})
                 verdict = {True: "holds", False: "DOES NOT HOLD", None: ""}[line.holds]
                 print(f"{section}: {line.what} {line.value:.4g} {line.aim} {verdict}", flush=True)
@@ -245,6 +263,7 @@ def main() -> int:
         except Exception as error:  # the other sections are measured all the same: a card is rarely at hand
             rows.append({"section": section, **Line(f"{type(error).__name__}: {error}", np.nan, "", False)._asdict()})
             print(f"{section}: stopped by {type(error).__name__}: {error}", flush=True)
+            traceback.print_exc()
         if time.monotonic() - began > asked.seconds:
             print(f"out of time in {section}: what follows is not measured", flush=True)
             break
