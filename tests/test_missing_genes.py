@@ -18,21 +18,23 @@ from torch.testing import assert_close
 import pyroscvi as ps
 from pyroscvi.comparison.genes import gene_scores
 from pyroscvi.comparison.question import question, refuse_unequal
+from pyroscvi.data import Fields, simulated
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.panels import panels_of
 from pyroscvi.distributions import native
-from pyroscvi.evidence import evidences
+from pyroscvi.evidence import Importance, evidences
 from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.simulated import simulate
 from pyroscvi.fitting.resume import digest
-from pyroscvi.guides import Flow, FullCovariance, MeanField
+from pyroscvi.guides import Flow, FullCovariance, MeanField, SpatialGNN
 from pyroscvi.inference.run import evaluate
 from pyroscvi.models import PPCA, SCVI, Annotated, LatentTree
 from pyroscvi.parts import (
     NB,
     ZINB,
     ZIP,
+    Blend,
     Exponential,
     LatentSize,
     Linear,
@@ -116,14 +118,16 @@ def test_the_evidence_is_that_of_a_model_of_the_measured_genes_with_the_same_wei
 def test_every_page_leaves_genes_out(name):
     """The joint density is that of a model of the measured genes only, with the same weights and latents.
 
-    A size that is no total is that of all genes: the other model must know their shares among all. Without a softmax,
-    an observed size is the total of the measured genes divided by their average share.
+    A size that is no total is that of all genes: the other model must know their shares among all. So must a blend of
+    profiles. Without a softmax, an observed size is the total of the measured genes divided by their average share.
     """
     cells = counts()
     model, guide = moved(ps.create(name), MeanField(), cells)
     few = on_fewer_genes(model, cells)
     if isinstance(getattr(model, "size", None), LatentSize):
         few.decoder, few.likelihood.link = SharesOfAll(model.decoder), Exponential()
+    elif isinstance(getattr(model, "decoder", None), Blend):
+        few.decoder = SharesOfAll(model.decoder)
     elif isinstance(getattr(getattr(model, "likelihood", None), "link", None), Exponential):
         with torch.no_grad():
             few.decoder.heads["rho"].bias -= cells.dims.profile[MEASURED].double().sum().log()
@@ -421,3 +425,40 @@ def evidence(model, cells):
     """log p(x) of a page without latents [n]."""
     site = poutine.trace(model).get_trace(cells).nodes["x"]
     return site["fn"].log_prob(site["value"]).detach()
+
+
+def test_cells_of_a_tissue_and_cells_without_coordinates_are_one_model_of_all_genes():
+    """Fewer genes were measured in the tissue. The others are predicted there, from cells in which they were."""
+    shape = {"genes": 40, "types": 3, "difference": 1.0, "batch_effect": 0.0, "seed": 0}
+    tissue, others = simulated(cells=100, sections=2, **shape), simulated(cells=150, **shape)
+    measured = np.arange(40) % 3 > 0
+    others.obs_names = [f"other{n}" for n in range(150)]
+    fields = Fields(spatial="spatial", section="section")
+    with pytest.warns(UserWarning, match="150 of 250 cells have no coordinates"):
+        cells = fields.read({"tissue": tissue[:, measured].copy(), "others": others}, genes="union")
+    assert cells.graph[100:].nnz == 0
+    assert cells.measured[:100].sum(1).unique().item() == measured.sum()
+    f = quick(page(latent=4), SpatialGNN(), cells, epochs=20, batch_size=50, lr=1e-2)
+    place = [cells.genes.index(gene) for gene in tissue.var_names]
+    rates = f.denoise(cells, library=1)[:100][:, place][:, ~measured]
+    truth = tissue.layers["mean"][:, ~measured] / tissue.layers["mean"].sum(1, keepdims=True)
+    apart = [np.corrcoef(np.log(a), np.log(b))[0, 1] for a, b in zip(rates.T, truth.T, strict=True)]
+    assert np.mean(apart) > 0.7  # of cells, within a gene
+    assert np.isfinite(ps.log_evidence(f, cells.subset([0, 200]), 64, estimator=Importance(), progress=False)).all()
+
+
+def test_latents_of_cells_with_a_third_of_the_genes_are_nearer_to_those_with_all_than_zeros_are():
+    adata = simulated(cells=400, genes=90, types=4, difference=0.7, seed=0)
+    few = adata[300:, ::3].copy()
+    f = quick(page(latent=4), MeanField(), Fields().read(adata[:300].copy()), epochs=30, batch_size=64)
+    whole = f.latent(adata[300:])
+    with pytest.warns(UserWarning, match="60 of 90 genes are missing"):
+        part, zeros = (f.fields.read(few, missing=missing) for missing in ("marginalise", "zero"))
+    adapted = f.adapted(part, epochs=30, progress=False)
+
+    def distance(z):
+        return np.linalg.norm(z - whole, axis=1).mean()
+
+    assert distance(f.latent(part)) < 0.8 * distance(f.latent(zeros))
+    assert distance(adapted.latent(part)) < distance(f.latent(part))
+    assert ps.certify(f, part, 2000, simulated=16).gap < 0.05
