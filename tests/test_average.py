@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fits import interrupted_after, quick, same
+from fits import interrupted_after, quick, same, state
 
 from pyroscvi.fitting.resume import Folder
 from pyroscvi.guides import FullCovariance, MeanField
@@ -26,11 +26,6 @@ def states(monkeypatch):
 
     monkeypatch.setattr(Run, "_copied", kept)
     return copies
-
-
-def state(fit):
-    parts = {"model": fit.model, "guide": fit.guide}
-    return {f"{part}.{name}": t for part, module in parts.items() for name, t in module.state_dict().items()}
 
 
 def test_the_mean_is_that_of_all_states_and_integers_are_the_last_ones():

@@ -82,8 +82,9 @@ def test_fit_of_the_command_line_equals_fit_in_python(nb, data):
     from pyroscvi.models import SCVI
     from pyroscvi.parts import MLP, NB
 
-    seen, _ = ps.Fields(counts="counts", batch="batch").read(ad.read_h5ad(data)).split(0.1, seed=0)
-    fit = ps.fit(SCVI(latent=3, decoder=MLP(8), likelihood=NB()), MeanField(), seen, epochs=3, progress=False)
+    seen, unseen = ps.Fields(counts="counts", batch="batch").read(ad.read_h5ad(data)).split(0.1, seed=0)
+    model = SCVI(latent=3, decoder=MLP(8), likelihood=NB())
+    fit = ps.fit(model, MeanField(), seen, epochs=3, validation=unseen, progress=False)
     columns = ("epoch", "loss", "elbo_held_out")
     pd.testing.assert_frame_equal(fit.history[[*columns]], ps.load(nb).history[[*columns]])
 

@@ -3,13 +3,18 @@
 import numpy as np
 import pandas as pd
 import pytest
-from fits import quick
+import torch
+from fits import quick, same
 
+from pyroscvi.comparison.sweep import sweep
+from pyroscvi.data.cells import Cells
 from pyroscvi.data.datasets import simulated
 from pyroscvi.data.fields import Fields
+from pyroscvi.fitting import fit as fitting
 from pyroscvi.fitting.result import Fit
 from pyroscvi.guides import MeanField
 from pyroscvi.inference.convergence import gain, has_converged
+from pyroscvi.inference.run import evaluate
 from pyroscvi.models import SCVI
 from pyroscvi.parts import MLP, NB, ReadCell
 
@@ -73,3 +78,51 @@ def test_two_real_fits_one_of_them_too_short():
     assert long.converged is True
     assert long.history["elbo_held_out"].iloc[-1] > short.history["elbo_held_out"].iloc[-1] + 1.5
     assert (short.history["lr"] > 0).all()
+
+
+# Cells that a fit is judged by and not fitted to
+
+SMALL = SCVI(latent=2, decoder=MLP(8), likelihood=NB()), MeanField(encoder=ReadCell(widths=8))
+
+
+def test_cells_of_a_later_comparison_judge_a_fit_and_change_no_parameter(cells):
+    train, held_out = cells.split(0.3, seed=0)
+    alone = quick(*SMALL, train, validation=0, average=0)
+    judged = quick(*SMALL, train, validation=held_out, average=0)
+    assert same(alone, judged)
+    assert judged.record["cells"] == {"train": len(train), "held_out": len(held_out)}
+    expected = evaluate(judged.model, judged.guide, held_out, len(train), seed=0)
+    assert judged.history["elbo_held_out"].iloc[-1] == pytest.approx(expected)
+
+
+def test_many_cells_are_judged_by_some_of_them(cells, monkeypatch):
+    train, held_out = cells.split(0.3, seed=0)
+    monkeypatch.setattr(fitting, "MAX_JUDGED", 3)
+    judged = quick(*SMALL, train, validation=held_out, average=0)
+    three = held_out.subset(torch.tensor([0, 8, 17]))
+    expected = evaluate(judged.model, judged.guide, three, len(train), seed=0)
+    assert len(held_out) == 18
+    assert judged.history["elbo_held_out"].iloc[-1] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "options", "why"),
+    [
+        (Cells(torch.ones(4, 12)), {"early_stopping": True}, "early stopping would choose the state that suits these"),
+        (Cells(torch.ones(4, 11)), {}, "validation has 4 cells of 11 genes: it takes cells with the 12 genes"),
+        (Cells(torch.ones(0, 12)), {}, "validation has 0 cells"),
+    ],
+)
+def test_cells_that_cannot_judge_are_refused(wrong, options, why, cells):
+    with pytest.raises(ValueError, match=why):
+        quick(*SMALL, cells, validation=wrong, **options)
+
+
+def test_a_sweep_that_is_judged_finds_the_fits_of_one_that_is_not(cells, tmp_path):
+    train, held_out = cells.split(0.3, seed=0)
+    how = {"folder": tmp_path, "seeds": 1, "epochs": 2, "progress": False}
+    judged = sweep({"nb": SMALL}, train, validation=held_out, **how)
+    again = sweep({"nb": SMALL}, train, **how)
+    assert judged["nb"].history["elbo_held_out"].notna().all()
+    assert len(list(tmp_path.iterdir())) == 1
+    assert same(judged["nb"], again["nb"])

@@ -46,7 +46,7 @@ def fit(
     """
     from pyroscvi.cli.data import open_cells, read_cells
     from pyroscvi.cli.declare import declare, own_files
-    from pyroscvi.cli.runs import carry_out, check_folder, open_folder, write_run
+    from pyroscvi.cli.runs import carry_out, check_folder, judged_by, open_folder, write_run
     from pyroscvi.inference.distributed import Ranks
 
     model, guide = declare(**vars(slots))
@@ -72,7 +72,7 @@ def fit(
             shutil.copy(file, out / file.name)
 
     ranks.from_first(begin)
-    fitted = carry_out(out, model, guide, seen, **settings)
+    fitted = carry_out(out, model, guide, seen, **settings, **judged_by(unseen, settings))
     ranks.from_first(lambda: write_run(out, fitted, cells, obs, unseen))
     if ranks.first:
         say(f"{out}: {fitted!r}")

@@ -118,6 +118,11 @@ def carry_out(folder: Path, model: Model, guide: Guide, seen: Cells, **training:
     return fitted
 
 
+def judged_by(unseen: Cells | None, training: Mapping[str, Any]) -> dict[str, Any]:
+    """The setting of ``fit`` that judges convergence by these cells; none with early stopping, which takes its own."""
+    return {} if unseen is None or training.get("early_stopping") else {"validation": unseen}
+
+
 def write_run(folder: Path, fitted: Fit, cells: Cells, obs: pd.DataFrame, unseen: Cells | None = None) -> None:
     """Write all files of a finished run; ``cells`` are those that were fitted and those that were held out.
 

@@ -17,7 +17,7 @@ from pyroscvi.cli.compare_runs import write_report
 from pyroscvi.cli.data import read_cells
 from pyroscvi.cli.declare import declare, own_files
 from pyroscvi.cli.output import check_free, draw, say, terminal
-from pyroscvi.cli.runs import CONFIGURATION, DONE, write_cells
+from pyroscvi.cli.runs import CONFIGURATION, DONE, judged_by, write_cells
 from pyroscvi.comparison.compare import compare
 from pyroscvi.comparison.result import Comparison
 from pyroscvi.comparison.sweep import Declared, Swept, combinations, sweep
@@ -90,7 +90,8 @@ def fit_runs(
 
     about  where the data are from ("data"), and the files of own pages ("pages")
     """
-    swept = sweep(declared, seen, folder=out, seeds=list(seeds), tell=say, **training)
+    how = {**training, **judged_by(unseen, training)}
+    swept = sweep(declared, seen, folder=out, seeds=list(seeds), tell=say, **how)
     if not swept:
         raise ValueError("none of the models could be fitted: " + "; ".join(swept.failed.values()))
     pages = [file.name for file in about["pages"]]

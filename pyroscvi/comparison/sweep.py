@@ -113,7 +113,8 @@ def sweep(
     seeds      so many, from 0 on, or which; ``compare`` takes means over them, and their error. With one seed it tells
                nothing apart
     tell       called with a line before every fit: ``print``
-    settings   of ``fit``
+    settings   of ``fit``. With ``validation=held_out``, the cells that will be compared, every fit is judged by them
+               (``Fit.converged``); this changes no fit, so it is not part of what identifies one
 
     A loss that is not finite spoils one fit and not the sweep: a warning, and ``failed``. Ctrl-C raises
     KeyboardInterrupt, and the same sweep goes on from there.
@@ -156,13 +157,18 @@ def folder_name(model: Model, guide: Guide, cells: str, settings: Mapping[str, A
 
 
 def _content(model: Model, guide: Guide, cells: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    printed = {name: repr(value) for name, value in settings.items() if name not in NOT_IDENTITY}
+    printed = {name: repr(value) for name, value in settings.items() if _identifies(name, value)}
     if nameless := [name for name, value in printed.items() if re.search(r" at 0x[0-9a-f]+", value)]:
         raise ValueError(
             f"a sweep identifies a fit by its settings, and {nameless[0]}={printed[nameless[0]]} prints differently in "
             "every process: make it a Part or a dataclass, which print as they were typed"
         )
     return {"model": declaration(model), "guide": declaration(guide), "settings": printed, "cells": cells}
+
+
+def _identifies(name: str, value: Any) -> bool:
+    """Whether a setting decides what a fit is. Cells of ``validation`` are only looked at."""
+    return name not in NOT_IDENTITY and not isinstance(value, Cells)
 
 
 def _finished(folder: Path, model: Model, guide: Guide) -> Fit | None:

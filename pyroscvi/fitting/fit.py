@@ -26,6 +26,8 @@ from pyroscvi.inference.seeds import seeded
 from pyroscvi.program import Guide, Model, Program
 from pyroscvi.pyro_internals import alone
 
+MAX_JUDGED = 1_000  # cells of ``validation`` whose ELBO is computed after every epoch
+
 
 @alone
 def fit(
@@ -40,7 +42,7 @@ def fit(
     decay: CosineDecay = CosineDecay(),
     warmup: float | Schedule = 0.1,
     early_stopping: bool | Patience = False,
-    validation: float | None = None,
+    validation: float | Cells | None = None,
     average: float = 0.5,
     clip: float = 100.0,
     objectives: Sequence[Objective] = (),
@@ -64,8 +66,10 @@ def fit(
     early_stopping  True: after the warm-up, stop when the held-out ELBO no longer improves, and keep the best state;
                     ``Patience(watch=HeldOutEvidence(), every=5)``: when the held-out evidence no longer does.
                     The default is to train for all ``epochs``, while the learning rate falls
-    validation      fraction of the cells to hold out, from every batch, at most 10,000 cells: the history has their
-                    ELBO. None is a tenth with early stopping, and otherwise 0
+    validation      cells that the fit is not fitted to, such as those of a later comparison: the history has the ELBO
+                    of up to 1,000 of them, and ``Fit.converged`` is judged by it; this changes no parameter. Or the
+                    fraction of ``cells`` to hold out for this, from every batch, at most 10,000 cells. None is a tenth
+                    with early stopping, and otherwise 0
     average         fraction of the run, at its end, over whose epochs parameters are averaged; 0 keeps the last state.
                     Early stopping keeps the best state
     clip            largest norm of the gradient of the loss per cell
@@ -82,15 +86,20 @@ def fit(
     of a step that would make parameters NaN; its ``fit`` is the last good state. A second thread waits for the first.
     """
     _check_programs(model, guide)
-    _check(cells, guide, epochs, batch_size, lr, validation, average)
+    _check(cells, guide, epochs, batch_size, lr, average)
+    _check_validation(validation, cells, early_stopping)
     ranks = Ranks.here(distributed)
     place, seed, batch_size = ranks.device(_device(device)), int(seed), int(batch_size)
     with seeded(seed, place):
         fresh = not _is_sized(model)
         model, guide = _sized(model, guide, cells, place)
         patience = _patience(early_stopping)
-        validation = (0.1 if patience else 0.0) if validation is None else validation
-        train, held_out = _split(cells.to(place), validation, seed)
+        if validation is None:
+            validation = 0.1 if patience else 0.0
+        if isinstance(validation, Cells):
+            train, held_out = cells.to(place), _spread(validation, guide.encoder.hops).to(place, cells.dtype)
+        else:
+            train, held_out = _split(cells.to(place), validation, seed)
         epochs = default_epochs(len(train), batch_size) if epochs is None else int(epochs)
         schedule = warmup if isinstance(warmup, Schedule) else LinearWarmup(warmup)
         lr = scaled(lr, batch_size, len(train)) if scale_lr else lr
@@ -146,9 +155,7 @@ def _check_programs(model: Any, guide: Any) -> None:
             raise TypeError(f"fit takes a {what} such as {example}, not {value!r}: write fit(model, guide, cells)")
 
 
-def _check(
-    cells: Cells, guide: Guide, epochs: int | None, batch_size: int, lr: float, validation: float | None, average: float
-) -> None:
+def _check(cells: Cells, guide: Guide, epochs: int | None, batch_size: int, lr: float, average: float) -> None:
     if not isinstance(cells, Cells):
         raise TypeError(f"fit takes Cells, not {type(cells).__name__}: read them first, Fields(...).read(adata)")
     if not len(cells):
@@ -162,10 +169,22 @@ def _check(
         raise ValueError(f"these cells cannot be fitted: {problem}. Read them with Fields(...), which checks them")
     if (epochs is not None and epochs < 1) or batch_size < 1 or not 0 < lr < math.inf:
         raise ValueError(f"epochs, batch_size and lr must be positive numbers, not {epochs}, {batch_size} and {lr}")
-    if validation is not None and not 0 <= validation < 1:
-        raise ValueError(f"validation is the fraction of cells that is held out, in [0, 1), not {validation}")
     if not 0 <= average <= 1:
         raise ValueError(f"average is the fraction of the run that is averaged, in [0, 1], not {average}")
+
+
+def _check_validation(validation: float | Cells | None, cells: Cells, early_stopping: bool | Patience) -> None:
+    if not isinstance(validation, Cells):
+        if validation is not None and not 0 <= validation < 1:
+            raise ValueError(f"validation is the fraction of cells that is held out, in [0, 1), not {validation}")
+        return
+    if early_stopping:
+        raise ValueError("early stopping would choose the state that suits these cells: give a fraction as validation")
+    if validation.counts.shape[1] != cells.counts.shape[1] or not len(validation):
+        shape = f"{len(validation)} cells of {validation.counts.shape[1]} genes"
+        raise ValueError(f"validation has {shape}: it takes cells with the {cells.counts.shape[1]} genes of the others")
+    if problem := unfit(validation):
+        raise ValueError(f"the cells of validation cannot be evaluated: {problem}")
 
 
 def default_epochs(cells: int, batch_size: int = 128) -> int:
@@ -206,11 +225,18 @@ def _is_sized(program: Program) -> bool:
 
 
 def _split(cells: Cells, validation: float, seed: int) -> tuple[Cells, Cells | None]:
-    """Cells to fit to, and held-out cells for early stopping if there is at least one."""
+    """Cells to fit to, and held-out cells if there is at least one."""
     if round(validation * len(cells)) < 1:
         return cells, None
     by = None if cells.batch is None else "batch"
     return cells.split(min(validation, MAX_EVALUATED / len(cells)), by, seed)
+
+
+def _spread(cells: Cells, hops: int) -> Cells:
+    """At most ``MAX_JUDGED`` of these cells, from all over their order, with the neighbours that a guide reads."""
+    if len(cells) <= MAX_JUDGED:
+        return cells
+    return cells.subset(torch.linspace(0, len(cells) - 1, MAX_JUDGED).long(), hops)
 
 
 def _patience(early_stopping: bool | Patience) -> Patience | None:

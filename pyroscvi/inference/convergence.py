@@ -8,8 +8,8 @@ falls along half a cosine to zero, that is the second half of the epochs).
 NB on 630 cells of 765 genes, cosine: a fit of 25, 50, 100, 200 epochs gained 4.5, 2.2, 1.6 and -2.3 nats of held-out
 bound in this fifth, and twice as many epochs changed the evidence of other cells by 9.8, 7.1, 0.7 and -8.6.
 The bound of training cells rises as long as a fit overfits (by 7 to 10 nats of 650 in the same fifth; by 4 of 165 for a
-Poisson on over-dispersed counts), so it only shows fits that are far from the end. ``fit(validation=0.1)`` holds cells
-out.
+Poisson on over-dispersed counts), so it only shows fits that are far from the end. ``fit(validation=held_out)`` judges
+a fit by the cells that it will be compared on.
 """
 
 from collections.abc import Sequence

@@ -212,7 +212,7 @@ def _model(result: "Comparison", name: str) -> str:
     facts = {
         "model": f"<code>{_safe(fit.model)}</code>",
         "guide": f"<code>{_safe(fit.guide)}</code>",
-        "fitted to": f"{cells['train']:,} cells, and {cells['held_out']:,} for early stopping" if cells else "",
+        "fitted to": f"{cells['train']:,} cells, and {cells['held_out']:,} held out in training" if cells else "",
         "epochs": "; ".join(filter(None, map(_epochs, fit.seeds))),
         "seeds": f"{seeds}{f', with {spread} between them' if seeds > 1 else ''}",
     }
