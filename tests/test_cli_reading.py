@@ -20,7 +20,7 @@ from pyroscvi.models import SCVI
 
 pytestmark = [
     pytest.mark.filterwarnings(f"default:.*{words}")
-    for words in ("have no counts", "have no count", "genes are missing")
+    for words in ("have no counts", "have no count", "genes are missing", "genes that some files lack")
 ]
 
 QUICK = ("--batch", "batch", "--latent", "2", "--epochs", "1", "--decoder", "mlp:4")
@@ -109,6 +109,21 @@ def test_embed_leaves_out_genes_that_were_not_measured(fitted, adata, tmp_path):
         cells = f.fields.read(query, missing="marginalise")
     assert cells.measured.sum().item() == 21
     np.testing.assert_array_equal(anndata.read_h5ad(out).obsm["X_pyroscvi"], f.latent(cells))
+
+
+def test_files_with_other_genes_are_one_fit(adata, tmp_path, capsys):
+    """And the fit reads each of them without an option: it knows both panels."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    adata[8:20].write_h5ad(folder / "a.h5ad")
+    adata[20:, 2:].copy().write_h5ad(folder / "b.h5ad")
+    run("fit", folder, *QUICK, "--genes", "union", "--out", tmp_path / "run")
+    assert "genes that some files lack are left out of the probability of their cells" in capsys.readouterr().err
+    f = ps.load(tmp_path / "run")
+    assert f.dims.genes == 9
+    assert [len(panel) for panel in f.record["panels"]] == [7, 9]
+    run("embed", tmp_path / "run", folder / "b.h5ad", "--out", tmp_path / "b.h5ad")
+    assert anndata.read_h5ad(tmp_path / "b.h5ad").obsm["X_pyroscvi"].shape == (10, 2)
 
 
 def test_a_damaged_file_is_an_error_of_one_line(data, tmp_path, capsys):

@@ -8,7 +8,7 @@ import typer
 
 from pyroscvi import __version__
 from pyroscvi.cli.app import MAX_SEED, Force, HeldOut, Variable, app, in_data, in_training, option
-from pyroscvi.cli.grouped import Columns, Reading, Slots, Training, grouped
+from pyroscvi.cli.grouped import Columns, Files, Slots, Training, grouped
 from pyroscvi.cli.output import say
 
 
@@ -25,7 +25,7 @@ def fit(
     *,
     slots: Slots,
     columns: Columns,
-    reading: Reading,
+    reading: Files,
     hvg: Variable = None,
     backed: Annotated[
         bool, in_data("Read counts from disk as they are needed, where they do not fit in memory.", "--backed")

@@ -120,6 +120,18 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Files(Reading):
+    """The same, for a file or a folder of files."""
+
+    genes: Annotated[
+        Literal["intersection", "union"],
+        in_data(
+            "Of a folder: the genes that all files have, or that any has. Those that a file lacks were not measured."
+        ),
+    ] = "intersection"
+
+
+@dataclass(frozen=True)
 class Query(Reading):
     """The same, for cells that a fit reads: it knows which genes it needs."""
 
