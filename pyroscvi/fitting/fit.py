@@ -96,10 +96,7 @@ def fit(
         patience = _patience(early_stopping)
         if validation is None:
             validation = 0.1 if patience else 0.0
-        if isinstance(validation, Cells):
-            train, held_out = cells.to(place), _spread(validation, guide.encoder.hops).to(place, cells.dtype)
-        else:
-            train, held_out = _split(cells.to(place), validation, seed)
+        train, held_out = _split(cells.to(place), validation, seed, guide.encoder.hops)
         epochs = default_epochs(len(train), batch_size) if epochs is None else int(epochs)
         schedule = warmup if isinstance(warmup, Schedule) else LinearWarmup(warmup)
         lr = scaled(lr, batch_size, len(train)) if scale_lr else lr
@@ -224,19 +221,17 @@ def _is_sized(program: Program) -> bool:
     return next(chain(program.parameters(), program.buffers()), None) is not None
 
 
-def _split(cells: Cells, validation: float, seed: int) -> tuple[Cells, Cells | None]:
-    """Cells to fit to, and held-out cells if there is at least one."""
+def _split(cells: Cells, validation: float | Cells, seed: int, hops: int = 0) -> tuple[Cells, Cells | None]:
+    """Cells to fit to, and cells that are held out if there are any."""
+    if isinstance(validation, Cells):
+        judged = validation.to(cells.device, cells.dtype)
+        many = len(judged) > MAX_JUDGED
+        spread = torch.linspace(0, len(judged) - 1, MAX_JUDGED).long()
+        return cells, judged.subset(spread, hops) if many else judged
     if round(validation * len(cells)) < 1:
         return cells, None
     by = None if cells.batch is None else "batch"
     return cells.split(min(validation, MAX_EVALUATED / len(cells)), by, seed)
-
-
-def _spread(cells: Cells, hops: int) -> Cells:
-    """At most ``MAX_JUDGED`` of these cells, from all over their order, with the neighbours that a guide reads."""
-    if len(cells) <= MAX_JUDGED:
-        return cells
-    return cells.subset(torch.linspace(0, len(cells) - 1, MAX_JUDGED).long(), hops)
 
 
 def _patience(early_stopping: bool | Patience) -> Patience | None:
