@@ -1,5 +1,6 @@
 """The flow: its density, what it can represent, and what becomes of it where a Gaussian is expected."""
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -13,7 +14,7 @@ from pyroscvi.evidence.proposals import flow_moments
 from pyroscvi.guides import Flow, FullCovariance
 from pyroscvi.inference.elbo import bound
 from pyroscvi.inference.seeds import seeded
-from pyroscvi.models import LDVAE, SCVI
+from pyroscvi.models import LDVAE, SCVI, Topics
 from pyroscvi.parts import LatentSize, Linear, NormalLoadings, Prior, ReadCell, StandardNormal, VampPrior
 from pyroscvi.program import Model
 
@@ -95,6 +96,14 @@ def test_moments_are_those_of_samples_and_do_not_depend_on_the_other_cells(cells
         guide = Flow(hidden=16).sized(SCVI(latent=3).sized(cells.dims), cells).eval()
     few = flow_moments(guide.posteriors(cells.take([3, 7]))["z"])
     assert_close(few[0], flow_moments(guide.posteriors(cells)["z"])[0][[3, 7]])
+
+
+def test_the_mean_of_a_latent_on_the_simplex_is_on_the_simplex(cells):
+    for guide in (Flow(hidden=16), FullCovariance()):
+        fit = ps.fit(Topics(latent=3), guide, cells, epochs=1, progress=False)
+        mean = fit.latent(cells)
+        assert (mean > 0).all()
+        np.testing.assert_allclose(mean.sum(1), 1, rtol=1e-5)
 
 
 def test_single_numbers_and_latents_that_cells_share_are_gaussian(cells):

@@ -10,12 +10,10 @@ from torch import Tensor
 from pyroscvi.analysis.corrected import resampled
 from pyroscvi.analysis.posterior import each
 from pyroscvi.data.cells import Cells
-from pyroscvi.evidence.proposals import flow_moments
+from pyroscvi.evidence.proposals import flow_samples
 from pyroscvi.evidence.reader import Reader
 from pyroscvi.program import Fitted, onto
 from pyroscvi.pyro_internals import alone
-
-DRAWS = 256  # for the mean of a posterior that has none in closed form
 
 
 @alone
@@ -25,8 +23,8 @@ def latent(
 ) -> np.ndarray:  # fmt: skip
     """Posterior mean of a site [n, d], or posterior samples [samples, n, d]; without axis n where cells share the site.
 
-    samples     number of samples; None returns the mean. It is that of samples where the guide is a flow (512) or the
-                site is constrained (256; a positive size)
+    samples     number of samples; None returns the mean. It is that of 512 samples where the guide is a flow, or the
+                site is constrained (a positive size)
     site        name of the latent
     corrected   use the exact posterior by importance sampling, not the guide: it costs some thousand evaluations of
                 every cell
@@ -62,7 +60,5 @@ def _corrected(fit: Fitted, cells: Cells, samples: int | None, site: str, seed: 
 
 
 def _mean(q: Any) -> Tensor:
-    if (moments := flow_moments(q)) is not None:
-        return moments[0]
-    transformed = isinstance(q, torch.distributions.TransformedDistribution)
-    return q.sample(torch.Size([DRAWS])).mean(0) if transformed else q.mean
+    samples = flow_samples(q)
+    return q.mean if samples is None else samples.mean(0)

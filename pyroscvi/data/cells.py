@@ -228,7 +228,7 @@ class Cells:
         Rows are numbers, in any order, or a mask; with ``hops=None`` the halo is every cell that can be reached. Counts
         on disk are read.
         """
-        index = torch.arange(len(self))[index]
+        index = self._numbers(index)
         rows = picked(self, index)
         if rows["index"] is None:
             rows["index"] = index
@@ -245,10 +245,14 @@ class Cells:
 
         Counts on disk stay there if they are more than one buffer: 16,384 cells, or fewer if cells have many genes.
         """
-        index = torch.arange(len(self))[index]
+        index = self._numbers(index)
         if isinstance(self.counts, Stored) and len(index) > self.counts.buffer:
             return replace(self, **{**picked(self, index), "index": None}, total=None)
         return replace(self.take(index, hops), index=None, total=None)
+
+    def _numbers(self, rows: Rows) -> Tensor:
+        """The numbers of these rows, on the processor, where the rows of every field are looked up."""
+        return torch.arange(len(self))[rows.cpu() if isinstance(rows, Tensor) else rows]
 
     def minibatches(
         self, size: int, generator: torch.Generator | None = None, hops: int | None = 1, start: int = 0

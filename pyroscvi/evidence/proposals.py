@@ -242,18 +242,25 @@ def _gaussian_moments(q: Any) -> tuple[Tensor, Tensor] | None:
     return None
 
 
-def flow_moments(q: Any) -> tuple[Tensor, Tensor] | None:
-    """The same of draws from a transformed Gaussian, with the same noise for every cell; None for another one."""
+def flow_samples(q: Any) -> Tensor | None:
+    """Samples [s, ..., d] of a transformed Gaussian, with the same noise for every cell; None for another one."""
     if not isinstance(q, torch.distributions.TransformedDistribution):
         return None
-    if (moments := _gaussian_moments(q.base_dist)) is None:
-        return None
-    base = Elliptical(*moments)
-    with seeded(0, base.loc.device):
-        e = torch.randn(MOMENT_DRAWS // 2, 1, base.loc.shape[-1]).to(base.loc)
-    e = torch.cat([e, -e])  # so that the mean of a flow that is nearly affine is nearly exact
+    if (before := flow_samples(q.base_dist)) is None:
+        if (moments := _gaussian_moments(q.base_dist)) is None:
+            return None
+        loc, scale_tril = moments
+        with seeded(0, loc.device):
+            e = torch.randn(MOMENT_DRAWS // 2, *(1,) * (loc.dim() - 1), loc.shape[-1]).to(loc)
+        e = torch.cat([e, -e]).unsqueeze(-1)  # so that the mean of a nearly affine flow is nearly exact
+        before = loc + (scale_tril @ e).squeeze(-1)
     flow = torch.distributions.ComposeTransform(q.transforms)
-    return _moments_of(torch.cat([flow(base.around(some)) for some in e.split(32)]))
+    return torch.cat([flow(some) for some in before.split(32)])
+
+
+def flow_moments(q: Any) -> tuple[Tensor, Tensor] | None:
+    """Mean and Cholesky factor of the covariance of a transformed Gaussian, from samples; None for another one."""
+    return None if (samples := flow_samples(q)) is None else _moments_of(samples)
 
 
 def _sample_moments(guide: Any, name: str, cells: Cells) -> tuple[Tensor, Tensor]:
