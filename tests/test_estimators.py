@@ -13,8 +13,10 @@ from torch.testing import assert_close
 
 from pyroscvi.evidence import Adaptive, Annealed, GuideDraws, Importance, Ladder, Refined, StudentT
 from pyroscvi.evidence.annealed import Path
+from pyroscvi.evidence.at_components import AtComponents
 from pyroscvi.evidence.estimator import Target
 from pyroscvi.evidence.joint import Joint
+from pyroscvi.evidence.matched import Matched
 from pyroscvi.evidence.proposals import Elliptical, together
 from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.streams import Streams
@@ -179,8 +181,9 @@ def test_draws_end_where_the_error_is_within_the_tolerance():
 def test_no_more_draws_than_were_given():
     log_joint, q = gaussian(2)
     density = Counting(log_joint)
-    Importance(Adaptive(rounds=1))(Target(density, q, Streams(0, torch.arange(2))), 300)
-    assert density.draws == 2 * (1 + 128 + 300)  # one tells how many components there are
+    start = AtComponents(centre=Matched(rounds=2))
+    Importance(Adaptive(rounds=1, start=start))(Target(density, q, Streams(0, torch.arange(2))), 300)
+    assert density.draws == 2 * (2 * 6 + 1 + 128 + 300)  # with scores; one tells how many components there are
 
 
 def test_components_that_do_not_explain_a_cell_cost_nothing(cells, monkeypatch):

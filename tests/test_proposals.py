@@ -119,7 +119,7 @@ def test_draws_of_a_mixture_follow_its_density():
     loc = torch.stack([torch.zeros(3, 2), torch.ones(3, 2)]).double()
     two = Elliptical(loc, torch.tensor([0.5, 1.0]).double().view(2, 1, 1, 1) * torch.eye(2).expand(2, 3, 2, 2), 5.0)
     weights = torch.tensor([[0.3, 0.5, 1.0], [0.7, 0.5, 0.0]]).double()
-    mixed = Mixed(two, weights, torch.ones(3))
+    mixed = Mixed(two, weights, torch.ones(3), torch.zeros(2, 3))
     draws = mixed.sample(Streams(0, torch.arange(3)), 100_000)
     assert_close(draws.mean(0), weights[1, :, None].expand(3, 2), atol=0.02, rtol=0)
     # For any proposal, the weights of a normalised density have mean one.

@@ -14,6 +14,8 @@ Estimators, from quick to careful
 
 Proposals: where draws of the latents come from
     proposals          the slot; the guide's Gaussian, and the same with Student-t tails
+    matched            a Gaussian that has the scores of the posterior
+    at_components      that Gaussian, and the priors of a mixture's components
     adaptive           moved to where its own weights are large
     refined            about the modes of p(x, u)
     peaks              about the modes of latents that cells share
@@ -27,6 +29,7 @@ What they are made of
     importance         estimates from log weights, and k-hat: how heavy the tail of the weights is
     resampling         posterior draws, by importance resampling
     streams            random numbers of each cell
+    points             points that are more even than random ones, for proposals
     memory             how many cells and draws fit into memory at once
 """
 

@@ -5,7 +5,7 @@ gives its weights under all components, p(x, u_s, k) / q(u_s). Part k of the nex
 the draws with the weights of component k, and the component's evidence as its weight. So a component that does not
 explain a cell gets no draws. As long as the weights of a component are too uneven to estimate a covariance, they are
 raised to a power b < 1, the largest that leaves enough effective draws: a proposal that is far off takes small steps.
-No gradients are needed, so a decoder may be anything.
+These rounds need no gradients; only the Gaussian that they start from does (``matched``).
 
 References
     Cappe, O. et al. (2008) Adaptive importance sampling in general mixture classes. Stat Comput 18, 447-459.
@@ -14,14 +14,15 @@ References
     stochastic kinetic models. Stat Comput 25, 407-425. doi:10.1007/s11222-013-9440-2
 """
 
-from math import inf, log, sqrt
+from math import inf, log
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from pyroscvi.evidence.at_components import AtComponents
+from pyroscvi.evidence.points import student_points
 from pyroscvi.evidence.proposals import (
-    AtComponents,
     Elliptical,
     LogJoint,
     Mixed,
@@ -30,7 +31,7 @@ from pyroscvi.evidence.proposals import (
     by_component,
     widened,
     widening,
-)
+)  # fmt: skip
 
 PER_DIMENSION = 12  # draws in a round at least
 DRAWS_PER_DIMENSION = 4  # effective draws that a tempered round keeps
@@ -41,46 +42,48 @@ SEARCHED = 3.0  # nats: no component counts for less in these rounds, beside the
 MAX_DEFICIT = 15.0  # afterwards, components this many nats below the best get no draws
 NEGLIGIBLE = 5.0  # nats: how well a component so far below the best is covered does not matter
 SUFFICIENT = 0.35  # effective share of the draws: another round would cost more draws than it saves
-OWN = 0.1  # share of the draws that come from the guide
+GROWTH, SEARCHING = 1.5, 3  # draws of a round, beside the round before; beside the first, in a search
+OWN = 0.1  # share of the draws that come from the last part
 FLOOR, IMPOSSIBLE = 1e7, -1e30  # nats: below the best draw a weight is zero; the logarithm of a density of zero
 
 
 class Adaptive(Proposal):
     """Student-t with the moments of the posterior, estimated by tempered rounds of importance sampling.
 
-    Every component of a mixture (each level of what the model enumerates) has a part, which starts at the component's
-    prior; half of the first draws come from the guide. Or the rounds start at the modes: ``start=Refined()``. A cell
-    leaves the rounds when enough of its draws are effective. The rounds use the same points for every cell (a scrambled
-    Sobol sequence); the draws of the estimate are new ones, and one in ten comes from the guide.
+    Every component of a mixture (each level of what the model enumerates) has a part (``AtComponents`` says where it
+    starts). Or the rounds start at the modes: ``start=Refined()``. A cell leaves the rounds when enough of its draws
+    are effective. The rounds use the same points for every cell (a scrambled Sobol sequence); the draws of the estimate
+    are new ones, and one in ten comes from the last part: the guide's, or the matched Gaussian where components have
+    priors of their own.
     """
 
     method: ClassVar[str] = "adaptive"
 
-    rounds: int = 10
-    draws: int = 128  # three times as many for a mixture
+    rounds: int = 5
+    draws: int = 128  # in the first round; three times as many where components are searched
     start: Proposal = AtComponents()
 
     @torch.no_grad()
     def forward(self, q, log_joint):
         start: Mixed = self.start(q, log_joint)
         draws = start._replace(parts=start.parts._replace(df=widened(q).df))
-        size = torch.zeros_like(draws.weights[:-1])  # effective draws behind the moments of every part
         rest, some, joint = torch.arange(len(q.loc), device=q.loc.device), draws, log_joint
         for turn in range(self.rounds):
-            some, size, done = self.adapted(some, size, joint, turn)
+            some, done = self.adapted(some, joint, turn)
             draws = draws.put(rest, some)
             if done.all():
                 break
             if done.any() and hasattr(joint, "take"):
                 left = (~done).nonzero().squeeze(-1)
-                rest, some, size, joint = rest[left], some.take(left), size[:, left], joint.take(left)
+                rest, some, joint = rest[left], some.take(left), joint.take(left)
         return draws.compact()
 
-    def adapted(self, draws: Mixed, size: Tensor, log_joint: LogJoint, turn: int) -> tuple[Mixed, Tensor, Tensor]:
-        """The next mixture, the effective draws behind each of its parts [k, n], and the cells that need no more."""
-        (_, n, d), several = draws.parts.loc.shape, len(size) > 1
-        s, even = max(self.draws, PER_DIMENSION * d) * (3 if several else 1), flattened(draws)
-        e, uniform = (t.to(draws.weights) for t in sobol(s, d, draws.parts.df, turn))
+    def adapted(self, draws: Mixed, log_joint: LogJoint, turn: int) -> tuple[Mixed, Tensor]:
+        """The next mixture, and the cells that need no more."""
+        (_, n, d), even = draws.parts.loc.shape, flattened(draws)
+        searching = len(draws.weights) > 2 and turn < SEARCH
+        s = int(max(self.draws, PER_DIMENSION * d) * (SEARCHING if searching else GROWTH**turn))
+        e, uniform = (t.to(draws.weights) for t in student_points(s, d, draws.parts.df, turn))
         u = even.at(e[:, None].expand(-1, n, -1), uniform[:, None])
         piece, densities = getattr(log_joint, "chunk", None) or s, by_component(log_joint)
         log_p = torch.cat([densities(some) for some in u.split(piece)], 1).nan_to_num(IMPOSSIBLE, posinf=IMPOSSIBLE)
@@ -89,20 +92,20 @@ class Adaptive(Proposal):
         # Of the draws that a part gives, a third are effective, or enough for a covariance.
         effective = (s * even.weights[:-1] / 3).clamp(MIN_EFFECTIVE, max(DRAWS_PER_DIMENSION * d + 10, MIN_EFFECTIVE))
         b = power(log_w.clamp(min=log_w.amax(1, keepdim=True) - FLOOR), effective)
-        before = torch.where(b == 1, size, 0.0)  # tempered draws are wider than their component
+        before = draws.size[:-1].where((b == 1) | (turn == 0), 0.0)  # tempered draws are wider than their component
         parts, size = moments(draws.parts, before, (b.unsqueeze(1) * log_w).softmax(1), u)
 
         log_evidence = log_w.logsumexp(1) - log(s)
         deficit = log_evidence.amax(0) - log_evidence
-        searching = several and turn + 1 < SEARCH
-        log_weights = -deficit.clamp(max=SEARCHED) if searching else -deficit.masked_fill(deficit > MAX_DEFICIT, inf)
+        last = not searching or turn + 1 == SEARCH
+        log_weights = -deficit.masked_fill(deficit > MAX_DEFICIT, inf) if last else -deficit.clamp(max=SEARCHED)
         # The variance of weights p / q, estimated with draws of another q
         log_w = log_w.logsumexp(0)
         log_square = log_w + log_p.logsumexp(0) - draws.log_prob(u)
         spread = ((log_square.logsumexp(0) - 2 * log_w.logsumexp(0)).exp() * s - 1).clamp(min=0)
         untempered = ((b == 1) | (deficit > NEGLIGIBLE)).all(0)
-        done = untempered & (SUFFICIENT * (1 + spread) <= 1) & (not searching)
-        return beside(parts, log_weights, draws.parts.part(-1), OWN, spread), torch.where(b == 1, size, 0.0), done
+        done = untempered & (SUFFICIENT * (1 + spread) <= 1) & last
+        return beside(parts, log_weights, draws.parts.part(-1), OWN, spread, size.where(b == 1, 0.0)), done
 
 
 def flattened(draws: Mixed) -> Mixed:
@@ -146,13 +149,3 @@ def power(log_w: Tensor, size: Tensor) -> Tensor:
         fits = sufficient(middle)
         low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
     return torch.where(untempered, torch.ones_like(low), low)
-
-
-def sobol(s: int, d: int, df: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Points of a standard Student-t [s, d] and uniform numbers [s], which cover both more evenly than random ones."""
-    points = torch.quasirandom.SobolEngine(d + 2, scramble=True, seed=seed).draw(s, dtype=torch.float64)
-    uniform, points = points[:, -1], points.clamp(1e-9, 1 - 1e-9)
-    normal = sqrt(2) * torch.erfinv(2 * points[:, :d] - 1)
-    # Wilson and Hilferty's cube approximates a chi-square number to three digits, which is enough here.
-    cube = 1 - 2 / (9 * df) + sqrt(2 / (9 * df)) * sqrt(2) * torch.erfinv(2 * points[:, d] - 1)
-    return normal / cube.clamp(min=0.1).pow(1.5).unsqueeze(-1), uniform

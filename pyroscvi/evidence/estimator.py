@@ -34,8 +34,8 @@ from pyroscvi.evidence.streams import Streams
 from pyroscvi.part import Part
 from pyroscvi.parts.priors import StandardNormal
 
-MARGIN = 0.9  # of the draws that the last round asks for: the proposal is better than the one that it was made with
-EXTENSIONS = 4  # times at most that draws are added
+MARGIN = 1.1  # of the draws that the last round asks for: few standard errors are then too large, and need an extension
+EXTENSIONS = 8  # times at most that draws are added
 MIN_DRAWS, STEP = 128, 64  # draws of a cell at least, for a k-hat; numbers of draws are multiples of the second
 
 

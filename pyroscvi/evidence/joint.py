@@ -138,6 +138,14 @@ class Joint:
         shape = _log_p(trace, self.origin()).shape
         return {name: shape[axis] for name, axis in _enumerated(trace).items()}
 
+    def decoded(self) -> int:
+        """How many times a draw is decoded: once for every level of enumerated sites that the counts depend on."""
+        nodes = sampled(self.trace(self.origin()).nodes)
+        counts: list[Any] = [
+            node["fn"] for name, node in nodes.items() if node["is_observed"] and name not in self.sites
+        ]
+        return max((fn.batch_shape[:-1].numel() for fn in counts), default=1)
+
     def take(self, index: Tensor) -> "Joint":
         """The density of some of the cells, without their neighbours, which only guides read."""
         chunk = self.chunk and self.chunk * len(self.cells) // max(len(index), 1)  # fewer cells, more draws of each

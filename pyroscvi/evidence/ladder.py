@@ -1,6 +1,7 @@
 """The ladder: for every cell, the cheapest estimator that can be trusted, and as few draws as its error allows.
 
     adapt      from a mixture of proposals that has moved to where its own weights are large
+               the same with more draws in each round
     refine     the same, started at the mode or modes instead of at the guide's mean
     anneal     from that proposal in small steps to the posterior
 
@@ -12,21 +13,22 @@ the guide, because so few have no k-hat. The row of a cell in a table comes from
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from pyroscvi.evidence.adaptive import Adaptive
 from pyroscvi.evidence.annealed import Annealed
-from pyroscvi.evidence.estimator import Estimator, Importance, Result, Target, from_draws
+from pyroscvi.evidence.estimator import Estimator, Importance, Result, from_draws
 from pyroscvi.evidence.importance import MAX_K_HAT, NO_K_HAT, Estimate
 from pyroscvi.evidence.proposals import Proposal
 from pyroscvi.evidence.refined import Refined
 
 MAX_DRAWS = 10_000
-REFINE, ANNEAL = 2, 3  # purposes of streams
+MORE, REFINE, ANNEAL = 1, 2, 3  # purposes of streams
 
 
 class Ladder(Estimator):
-    """Adapt, refine, anneal: each rung estimates the cells that the rung before could not be trusted with.
+    """Adapt, adapt with more draws, refine, anneal: each rung estimates the cells that fail the test of the one before.
 
     Draws of a cell end where its standard error is within the tolerance, and with ``particles`` at the latest.
 
@@ -37,7 +39,8 @@ class Ladder(Estimator):
 
     tolerance: float = 0.05
     adapt: Proposal = Adaptive()
-    refine: Proposal = Adaptive(start=Refined())
+    more: Proposal = Adaptive(draws=512)
+    refine: Proposal = Adaptive(draws=512, start=Refined())
     anneal: Annealed = Annealed()
 
     def forward(self, target, particles=MAX_DRAWS):
@@ -46,16 +49,17 @@ class Ladder(Estimator):
         draws = Importance(self.adapt).draws(target)
         result = from_draws(draws, target, particles, self.adapt.method, self.tolerance)
         rest = self.open(result.estimate)
-        return better(result, rest, self.refined(target.take(rest, REFINE), particles)) if len(rest) else result
-
-    def refined(self, target: Target, particles: int) -> Result:
-        """The last two rungs, which share a proposal."""
-        draws = self.refine(target.q, target.joint)
-        result = from_draws(draws, target, particles, "refined", self.tolerance)
-        rest = self.open(result.estimate)
-        if not len(rest):
-            return result
-        return better(result, rest, self.anneal.from_draws(draws.take(rest), target.take(rest, ANNEAL)))
+        for proposal, name, purpose in (self.more, "adaptive", MORE), (self.refine, "refined", REFINE):
+            if not len(rest):
+                return result
+            before, some = rest, target.take(rest, purpose)
+            draws = proposal(some.q, some.joint)
+            result = better(result, rest, from_draws(draws, some, particles, name, self.tolerance))
+            rest = self.open(result.estimate)
+        if len(rest):
+            draws = draws.take(torch.searchsorted(before, rest))
+            result = better(result, rest, self.anneal.from_draws(draws, target.take(rest, ANNEAL)))
+        return result
 
     def open(self, estimate: Estimate) -> Tensor:
         """The cells whose estimates cannot be trusted."""

@@ -17,7 +17,7 @@ class Room(NamedTuple):
 
     memory     bytes, beside the model and the data set
     genes      genes, or units of the widest hidden layer if they are more
-    levels     joint levels of what is enumerated
+    levels     times that a draw is decoded: levels of what is enumerated that counts depend on
     particles  draws of every cell, whose weights are kept
     itemsize   bytes of one number of a predictor
     """

@@ -100,11 +100,13 @@ class Mixed(NamedTuple):
     parts    loc [part, n, d], scale_tril [part, n, d, d]
     weights  probability of each part for every cell  [part, n]
     spread   variance of importance weights, relative to their squared mean; infinite where it is not known  [n]
+    size     effective draws behind the covariance of each part; 0 for a guess  [part, n]
     """
 
     parts: Elliptical
     weights: Tensor
     spread: Tensor
+    size: Tensor
 
     def sample(self, streams: Streams, s: int) -> Tensor:
         return self.at(self.parts.noise(streams, s), streams.uniform(s).to(self.weights))
@@ -119,12 +121,13 @@ class Mixed(NamedTuple):
         return torch.linalg.cholesky((self.weights[..., None, None] * scales).sum(0))
 
     def take(self, index: Tensor) -> "Mixed":
-        return Mixed(self.parts.take(index), self.weights[:, index], self.spread[index])
+        return Mixed(self.parts.take(index), self.weights[:, index], self.spread[index], self.size[:, index])
 
     def put(self, index: Tensor, others: "Mixed") -> "Mixed":
         """This mixture, with others for the cells at ``index``."""
-        weights = self.weights.index_copy(1, index, others.weights)
-        return Mixed(self.parts.put(index, others.parts), weights, self.spread.index_copy(0, index, others.spread))
+        weights, size = (old.index_copy(1, index, new) for old, new in zip(self[1::2], others[1::2], strict=True))
+        spread = self.spread.index_copy(0, index, others.spread)
+        return Mixed(self.parts.put(index, others.parts), weights, spread, size)
 
     def log_prob(self, u: Tensor) -> Tensor:
         return self.parts.log_prob(u).add(self.weights.log().unsqueeze(1)).logsumexp(0)
@@ -135,7 +138,8 @@ class Mixed(NamedTuple):
         order = self.weights.argsort(0, descending=True)[:used]
         loc = self.parts.loc.take_along_dim(order[..., None], 0)
         scale_tril = self.parts.scale_tril.take_along_dim(order[..., None, None], 0)
-        return Mixed(Elliptical(loc, scale_tril, self.parts.df), self.weights.take_along_dim(order, 0), self.spread)
+        weights, size = (values.take_along_dim(order, 0) for values in (self.weights, self.size))
+        return Mixed(Elliptical(loc, scale_tril, self.parts.df), weights, self.spread, size)
 
 
 class Proposal(Part):
@@ -169,35 +173,19 @@ class StudentT(Proposal):
         return Elliptical(q.loc, self.widen * q.scale_tril, self.df)
 
 
-class AtComponents(Proposal):
-    """Student-t about the prior of every component of a mixture, mixed with the guide's own, which is the last part.
-
-    Latents whose prior is the same for all components come from the guide.
-    """
-
-    def forward(self, q, log_joint):
-        own = widened(q)
-        priors = getattr(log_joint, "component_priors", lambda: None)()
-        if priors is None:
-            k = len(by_component(log_joint)(q.loc.unsqueeze(0)))
-            parts = Elliptical(q.loc.expand(k, -1, -1), q.scale_tril.expand(k, -1, -1, -1))
-        else:
-            loc, scale = priors  # NaN where the prior does not depend on the component
-            factor = torch.where(scale.isnan().unsqueeze(-1), q.scale_tril, scale.nan_to_num().diag_embed())
-            parts = Elliptical(torch.where(loc.isnan(), q.loc, loc), factor)
-        return beside(parts, torch.zeros_like(parts.loc[..., 0]), own, 0.5)
-
-
 def beside(
-    parts: Elliptical, log_weights: Tensor, own: Elliptical, share: float, spread: Tensor | None = None
-) -> Mixed:
+    parts: Elliptical, log_weights: Tensor, own: Elliptical, share: float, spread: Tensor | None = None,
+    size: Tensor | None = None,
+) -> Mixed:  # fmt: skip
     """A mixture of parts, of these unnormalised log weights [part, n], and of the guide's own with a share of draws."""
     weights = (1 - share) * log_weights.softmax(0)
     both = Elliptical(
         torch.cat([parts.loc, own.loc[None]]), torch.cat([parts.scale_tril, own.scale_tril[None]]), own.df
     )
     spread = torch.full_like(weights[0], inf) if spread is None else spread
-    return Mixed(both, torch.cat([weights, torch.full_like(weights[:1], share)]), spread)
+    size = torch.zeros_like(weights) if size is None else size
+    weights = torch.cat([weights, torch.full_like(weights[:1], share)])
+    return Mixed(both, weights, spread, torch.cat([size, torch.zeros_like(size[:1])]))
 
 
 def widened(q: Elliptical) -> Elliptical:

@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from math import prod
 from typing import Any, Literal
 
 import torch
@@ -135,7 +134,7 @@ class Reader:
     def targets(self, seed: int = 0, particles: int = 1) -> Iterator[Target[Joint]]:
         """Minibatches in the order of the cells, with memory for the weights of so many draws of each cell."""
         with torch.no_grad():
-            levels = prod(self.first.levels().values())
+            levels = self.first.decoded()
         room = Room(self.memory, self._widest(), levels, particles, self.cells.dtype.itemsize)
         for minibatch in self.cells.minibatches(self.batch_size or room.cells(), hops=self.hops):
             chunk = self.chunk or room.draws(len(minibatch))
