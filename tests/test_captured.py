@@ -10,7 +10,7 @@ from torch import nn
 
 import pyroscvi as ps
 from pyroscvi.data.cells import Cells
-from pyroscvi.distributions import kernel, native
+from pyroscvi.distributions import kernel
 from pyroscvi.guides import Flow, FullCovariance, LowRank, MeanField, SpatialGNN
 from pyroscvi.inference import captured
 from pyroscvi.inference.captured import Captured, capture
@@ -217,6 +217,16 @@ def test_dropout_masks_in_a_compiled_graph_are_random_and_independent(alone):
     agree(eager, graph(alone, 0.5), 1e-12, 1e-12)
 
 
-def test_fits_are_not_compiled_by_default(alone, monkeypatch):
-    monkeypatch.setattr(native, "build", lambda dtype: pytest.fail("built"))
-    ps.fit(SCVI(latent=2), MeanField(), alone, epochs=1, progress=False)
+@compiled
+def test_a_fit_is_compiled_unasked_only_where_that_pays(cells, alone, monkeypatch):
+    asked, settings = [], {"epochs": 2, "progress": False}
+    monkeypatch.setattr("pyroscvi.inference.run.capture", lambda *_: asked.append(True))
+    ps.fit(SCVI(latent=2), MeanField(), alone, **settings)
+    assert not asked
+    monkeypatch.setattr(captured, "COUNTS", 2 * alone.x.numel())
+    ps.fit(SCVI(latent=2), SpatialGNN(), cells, **settings)  # a step with neighbours cannot be compiled
+    ps.fit(SCVI(latent=2), MeanField(), alone, compile=False, **settings)
+    ps.fit(SCVI(latent=2), MeanField(), alone, **settings | {"epochs": 1})
+    assert not asked
+    ps.fit(SCVI(latent=2), MeanField(), alone, **settings)
+    assert asked == [True]

@@ -58,8 +58,8 @@ def compare(
         in_evidence("Compute the evidence in single precision, however large its errors.", "--single"),
     ] = False,
     compile: Annotated[
-        bool, option("Compile training steps and the evidence: faster after the first half minute.", "--compile")
-    ] = False,
+        bool | None, option("Compile training steps and the evidence (default: where it pays).", "--compile/--eager")
+    ] = None,
     seed: Seed = 0,
     out: Annotated[
         Path | None, option("Sweep: the folder to write. Run folders: the table to write.", metavar="FOLDER | CSV")
@@ -96,14 +96,23 @@ def compare(
                 "run folders: a sweep has no use for it" if data is None else "a sweep: run folders are fitted already"
             )
             raise ValueError(f"--{name.replace('_', '-')} is for {what}")
+    compiling: Any = "auto" if compile is None else compile
     evidence = evidence_options(
-        single, method, proposal, particles=particles, seed=seed, certify=certify, by=by, budget=budget, compile=compile
+        single,
+        method,
+        proposal,
+        particles=particles,
+        seed=seed,
+        certify=certify,
+        by=by,
+        budget=budget,
+        compile=compiling,
     )
     written: dict[str, Any] = {"out": out, "picture": picture, "report": report, "force": force}
     if data is not None:
         compare_runs(places, data, vars(query), score, evidence, pages=page or (), **written)
         return
-    how = {**training.settings(), "compile": compile}
+    how = {**training.settings(), "compile": compiling}
     compare_sweep(
         places[0], choice, columns.fields(), vars(query), hvg, held_out, score, seed, seeds, how, evidence, **written
     )

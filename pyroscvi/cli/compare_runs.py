@@ -107,7 +107,6 @@ def write_report(
 def evidence_options(single: bool, method: str | None, proposal: str | None, **options: Any) -> dict[str, Any]:
     """The options of the command line, as ``compare`` takes them."""
     dtype = torch.float32 if single else None
-    options["compile"] = options["compile"] or "auto"
     return {**options, "dtype": dtype, "estimator": estimator(method, proposal)}
 
 

@@ -34,8 +34,9 @@ def fit(
     training: Training,
     scale_lr: Annotated[bool, in_training("Scale --lr with the square root of --batch-size.", "--scale-lr")] = False,
     compile: Annotated[
-        bool, in_training("Compile the training step: faster after the first half minute.", "--compile")
-    ] = False,
+        bool | None,
+        in_training("Compile the training step (default: for long fits, which it makes faster).", "--compile/--eager"),
+    ] = None,
     seed: Annotated[int, in_training("Seed of all random numbers.", min=0, max=MAX_SEED)] = 0,
     force: Force = False,
 ) -> None:
@@ -51,7 +52,8 @@ def fit(
 
     model, guide = declare(**vars(slots))
     own = own_files(slots.model, slots.guide)
-    fields, settings = columns.fields(), {**training.settings(), "scale_lr": scale_lr, "compile": compile, "seed": seed}
+    how = {"scale_lr": scale_lr, "compile": "auto" if compile is None else compile, "seed": seed}
+    fields, settings = columns.fields(), {**training.settings(), **how}
     asked = {
         "data": str(data), "model": repr(model), "guide": repr(guide), "pages": [file.name for file in own],
         "fields": {name: value for name, value in fields.items() if value}, "reading": vars(reading), "hvg": hvg,

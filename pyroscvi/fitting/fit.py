@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -51,7 +51,7 @@ def fit(
     progress: bool = True,
     folder: str | Path | Folder | None = None,
     distributed: bool = True,
-    compile: bool = False,
+    compile: bool | Literal["auto"] = "auto",
 ) -> Fit:
     """Fit a model and its guide to cells.
 
@@ -80,7 +80,8 @@ def fit(
     folder          write checkpoints here, and resume from the one in it
     distributed     under ``torchrun``, share every minibatch with the other processes; all get the same fit
     compile         compile the training step as one graph: the same fit up to rounding, several times as fast after
-                    half a minute or so; if compiling fails, a warning says why and the fit continues without
+                    half a minute or so; if compiling fails, a warning says why and the fit continues without.
+                    "auto": for a fit that is long enough to save more time than that
 
     Ctrl-C ends a fit early and returns it as it is, with a warning. ``NonFiniteLoss`` (a ValueError) is raised instead
     of a step that would make parameters NaN; its ``fit`` is the last good state. A second thread waits for the first.

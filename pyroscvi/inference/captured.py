@@ -10,9 +10,12 @@ that depends on a value. Random numbers are drawn in the order of the eager step
 the same fit up to rounding.
 """
 
+import os
+import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import torch
@@ -25,6 +28,10 @@ from pyroscvi.inference import noise
 from pyroscvi.inference.replayed import Replayed
 from pyroscvi.inference.seeds import generator_state, set_generator_state
 from pyroscvi.torch_internals import compiled, recorded
+
+# A fit of this size takes some two minutes on a processor (counts that are read) or half a minute on a GPU (steps), and
+# compiling its step about a quarter of that.
+COUNTS, STEPS = 1e9, 2_000
 
 LOSS, GRADIENT = 1e-5, 1e-3  # relative tolerances of the compiled step: float32, summed in another order
 
@@ -79,6 +86,16 @@ class Captured:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of compilers, about their own code
             return compiled(graph, [t.detach() for t in given])
+
+
+def pays(cells: Cells, epochs: int, steps: int) -> bool:
+    """Whether compiling the step of a fit saves more time than it costs; ``steps`` are those of an epoch."""
+    if cells.graph is not None:
+        return False
+    if cells.device.type == "cuda":
+        return epochs * steps >= STEPS
+    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+    return cells.device.type == "cpu" and compiler is not None and epochs * prod(cells.counts.shape) >= COUNTS
 
 
 def decline(reason: str) -> None:

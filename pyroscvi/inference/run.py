@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import pyro
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pyroscvi.data.cells import Cells
 from pyroscvi.distributions import native
 from pyroscvi.inference.average import Average
-from pyroscvi.inference.captured import Captured, capture, decline
+from pyroscvi.inference.captured import Captured, capture, decline, pays
 from pyroscvi.inference.diagnosis import NonFiniteLoss, explain
 from pyroscvi.inference.distributed import Ranks
 from pyroscvi.inference.elbo import negative_elbo
@@ -62,7 +62,7 @@ class Run:
     seed: int
     average: float = 0.0
     ranks: Ranks = field(default_factory=Ranks)
-    compile: bool = False
+    compile: bool | Literal["auto"] = False
     fresh: bool = False
 
     epoch: int = 0  # epochs that are finished
@@ -98,7 +98,9 @@ class Run:
         self.mean = Average()
         self.sound = self._copied()  # the last state that is known to have a finite bound
         self.captured: Captured | None = None
-        if self.compile and not self.ranks.alone:
+        if self.compile == "auto":
+            self.compile = self.ranks.alone and pays(self.train, self.epochs, self.steps)
+        elif self.compile and not self.ranks.alone:
             decline("a fit that several processes share is not captured")
             self.compile = False
         self._minibatches: Iterator[Cells] | None = None
