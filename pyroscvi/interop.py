@@ -50,7 +50,7 @@ class ScviMeanField(Guide):
         m, log_v = parameters.chunk(2, -1)
         return dist.Normal(m, (log_v.exp() + 1e-4).sqrt()).to_event(1)
 
-    def posteriors(self, cells):
+    def from_counts(self, cells):
         readers = {"z": self.encoder, "l": self.size_encoder}
         return {name: self.posterior(self.heads[name](readers[name](cells))) for name in self.sites}
 

@@ -154,13 +154,13 @@ class Guide(Program):
 
     def posteriors(self, cells: Cells) -> dict[str, dist.TorchDistribution]:
         """q of every site, over unconstrained vectors. Batch shape: [n], or [] for a latent shared by all cells."""
-        q = self._read(cells)
+        q = self.from_counts(cells)
         if cells.measured is None or self.training or self.encoder.hops or not self._reads_cells:
             return q
         filled_in = ~cells.measured & ~seen(cells, self.panels).unsqueeze(-1)
         for _ in range(FILLED if filled_in.any() else 0):
             counts = torch.where(filled_in, self._expected(cells, q), cells.x)
-            q = self._read(replace(cells, counts=counts))
+            q = self.from_counts(replace(cells, counts=counts))
         return q
 
     def _expected(self, cells: Cells, q: dict[str, dist.TorchDistribution]) -> Tensor:
@@ -175,7 +175,8 @@ class Guide(Program):
             x = sites["x"]["fn"].mean
             return (levels * x.expand(*log_p.shape, -1).reshape(len(levels), *x.shape[-2:])).sum(0)
 
-    def _read(self, cells: Cells) -> dict[str, dist.TorchDistribution]:
+    def from_counts(self, cells: Cells) -> dict[str, dist.TorchDistribution]:
+        """q of every site, from the counts as they are: ``posteriors`` fills in those that were not measured."""
         nothing = torch.ones(1, dtype=cells.dtype, device=cells.device)
         h = self.encoder(cells) if self._reads_cells else nothing
         return {

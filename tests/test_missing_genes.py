@@ -332,23 +332,23 @@ def test_a_guide_fills_in_what_the_model_expects_for_a_panel_that_training_did_n
     """Twice: latents, the counts that follow from them, the latents of the filled-in cells. Other cells stay."""
     cells = counts()
     _, guide = moved(ps.create(name), guide, cells)
-    whole, part = guide._read(cells), without(cells)
+    whole, part = guide.from_counts(cells), without(cells)
     assert torch.equal(_centre(guide.posteriors(cells)["z"]), _centre(whole["z"]))
-    q = guide._read(part)
+    q = guide.from_counts(part)
     for _ in range(2):
         expected = guide._expected(part, q)
         assert expected.shape == part.x.shape
-        q = guide._read(replace(part, counts=torch.where(MEASURED, part.x, expected)))
+        q = guide.from_counts(replace(part, counts=torch.where(MEASURED, part.x, expected)))
     assert_close(_centre(guide.posteriors(part)["z"]), _centre(q["z"]))
-    assert not torch.allclose(_centre(guide._read(part)["z"]), _centre(q["z"]))
+    assert not torch.allclose(_centre(guide.from_counts(part)["z"]), _centre(q["z"]))
     guide.panels = torch.cat([guide.panels, MEASURED[None]])
-    assert torch.equal(_centre(guide.posteriors(part)["z"]), _centre(guide._read(part)["z"]))
+    assert torch.equal(_centre(guide.posteriors(part)["z"]), _centre(guide.from_counts(part)["z"]))
 
 
 def test_expected_counts_are_those_at_the_mean_of_the_guide_with_discrete_sites_summed_over():
     cells = without(counts())
     model, guide = moved(Annotated(latent=2), MeanField(), cells)
-    q = guide._read(cells)
+    q = guide.from_counts(cells)
     types = []
     for y in range(3):
         values = {"z": q["z"].mean, "y": torch.full((len(cells),), y)}
@@ -371,7 +371,7 @@ def test_the_guide_of_a_loaded_fit_knows_the_panels_of_training(tmp_path):
     assert torch.equal(again.guide.panels, f.guide.panels)
     assert MEASURED.tolist() in again.guide.panels.tolist()
     np.testing.assert_array_equal(again.latent(part), f.latent(part))
-    np.testing.assert_array_equal(f.latent(part), f.guide._read(part)["z"].mean.detach())
+    np.testing.assert_array_equal(f.latent(part), f.guide.from_counts(part)["z"].mean.detach())
 
 
 def test_an_adapted_fit_has_the_same_model_and_a_guide_closer_to_its_posteriors(tmp_path):
@@ -386,7 +386,7 @@ def test_an_adapted_fit_has_the_same_model_and_a_guide_closer_to_its_posteriors(
     assert elbo[1] > elbo[0] + 0.05
     new.save(tmp_path / "fit")
     np.testing.assert_array_equal(ps.load(tmp_path / "fit").latent(part), new.latent(part))
-    np.testing.assert_array_equal(new.latent(part), new.guide._read(part)["z"].mean.detach())
+    np.testing.assert_array_equal(new.latent(part), new.guide.from_counts(part)["z"].mean.detach())
     assert torch.equal(new.dims.profile, f.dims.profile)
 
 
