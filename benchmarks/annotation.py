@@ -1,4 +1,4 @@
-"""Cell types from ten labels a type: ``Annotated`` and SCANVI of scvi-tools, scored on the cells without a label.
+"""Cell types from ten labels a type: our pages and SCANVI of scvi-tools, scored on the cells without a label.
 
     pip install -e ".[bench]"
     python benchmarks/annotation.py pbmc_facs.h5ad --label cell_type --out results
@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import scvi
 from anndata import AnnData
 from common import publish, read
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 import pyroscvi as ps
+from pyroscvi import models
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.inference.objectives import Classifier
 from pyroscvi.models import Annotated
@@ -37,6 +37,8 @@ def hide(labels: np.ndarray, keep: int, seed: int) -> np.ndarray:
 
 
 def scanvi(adata: AnnData, epochs: int, seed: int) -> pd.DataFrame:
+    import scvi
+
     scvi.settings.seed = seed
     how = {"accelerator": "cpu", "enable_progress_bar": False, "logger": False}
     scvi.model.SCVI.setup_anndata(adata, labels_key="shown")
@@ -47,11 +49,9 @@ def scanvi(adata: AnnData, epochs: int, seed: int) -> pd.DataFrame:
     return model.predict(adata, soft=True)
 
 
-def annotated(adata: AnnData, epochs: int, seed: int, guide=None, objectives=(), **slots) -> pd.DataFrame:
+def annotated(adata: AnnData, epochs: int, seed: int, page=Annotated, guide=None, objectives=()) -> pd.DataFrame:
     cells = ps.Fields(label="shown", unlabelled=HIDDEN).read(adata)
-    fit = ps.fit(
-        Annotated(**slots), guide or MeanField(), cells, epochs=epochs, seed=seed, objectives=objectives, progress=False
-    )
+    fit = ps.fit(page(), guide or MeanField(), cells, epochs=epochs, seed=seed, objectives=objectives, progress=False)
     return fit.probabilities(cells, "y")
 
 
@@ -60,6 +60,10 @@ WAYS = {
     "Annotated, MeanField": annotated,
     "Annotated, FullCovariance": lambda *about: annotated(*about, guide=FullCovariance()),
     "Annotated, MeanField, Classifier": lambda *about: annotated(*about, objectives=[Classifier(10.0)]),
+    "scanvi page, MeanField": lambda *about: annotated(*about, page=models.SCANVI),
+    "scanvi page, MeanField, Classifier": lambda *about: annotated(
+        *about, page=models.SCANVI, objectives=[Classifier(10.0)]
+    ),
 }
 
 

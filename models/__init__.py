@@ -13,10 +13,23 @@ if TYPE_CHECKING:
     from pyroscvi.models.mixture import Mixture
     from pyroscvi.models.poisson_lognormal import PoissonLognormal
     from pyroscvi.models.ppca import PPCA
+    from pyroscvi.models.scanvi import SCANVI
     from pyroscvi.models.scvi import SCVI
     from pyroscvi.models.topics import Topics
 
-__all__ = ["CVAE", "GMVAE", "LDVAE", "PPCA", "SCVI", "Annotated", "LatentTree", "Mixture", "PoissonLognormal", "Topics"]
+__all__ = [
+    "CVAE",
+    "GMVAE",
+    "LDVAE",
+    "PPCA",
+    "SCANVI",
+    "SCVI",
+    "Annotated",
+    "LatentTree",
+    "Mixture",
+    "PoissonLognormal",
+    "Topics",
+]
 
 
 def __getattr__(name: str) -> Any:

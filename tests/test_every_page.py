@@ -65,6 +65,8 @@ SLOTS = {
     "condition": [OneHot("batch") + Embedding("drug", width=3), Embedding("label", width=2)],
 }
 DISPERSIONS = [PerGene(), PerBatch(), PerLabel(), PerCell(), RandomDispersion(), GammaDispersion()]
+DISCRETE = ("latent_tree", "mixture")  # no continuous latent: all guides are the same
+PAIRS = [(model, guide) for model in MODELS for guide in GUIDES if model not in DISCRETE or guide == "mean_field"]
 SWAPS = [
     (model, slot, part)
     for model in MODELS
@@ -107,8 +109,7 @@ def sample_sites(program, cells):
     return [n for n, s in trace.nodes.items() if s["type"] == "sample" and not poutine.util.site_is_subsample(s)]
 
 
-@pytest.mark.parametrize("guide", GUIDES)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("model", "guide"), PAIRS)
 def test_a_short_fit_under_every_guide_lowers_the_loss_and_has_evidence_and_latents(model, guide, cells):
     f = quick(small(model), ps.create(guide), cells, epochs=15, lr=1e-2, early_stopping=False)
     first, *_, last = f.history["loss"]
@@ -135,8 +136,7 @@ def test_every_likelihood_fits_with_every_dispersion(likelihood, dispersion, cel
     assert np.isfinite(f.history["loss"]).all()
 
 
-@pytest.mark.parametrize("guide", GUIDES)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("model", "guide"), PAIRS)
 def test_svi_of_pyro_changes_every_parameter_and_leaves_the_param_store_empty(model, guide, cells):
     m = small(model).sized(cells.dims)
     g = ps.create(guide).sized(m, cells)
@@ -199,8 +199,7 @@ def test_two_fits_with_one_seed_are_equal(model, cells):
         assert torch.equal(p, q), name
 
 
-@pytest.mark.parametrize("guide", GUIDES)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("model", "guide"), PAIRS)
 def test_a_loaded_fit_gives_the_same_latents_and_evidence(model, guide, cells, tmp_path):
     f = quick(small(model), ps.create(guide), cells)
     f.save(tmp_path / "fit")
