@@ -63,7 +63,7 @@ class SCANVI(Model):
         self.w = nn.Parameter(torch.zeros(types))
         state = replace(dims, genes=self.latent, profile=None)  # f_m and f_s predict z, and not genes
         self.within = self.within.sized(state, latent=self.latent, conditions=types, heads=("m", "s"))
-        self.within.layers.linear[0].weight.data[:, self.latent :] = 0  # equal types: labels separate them first
+        self.within.start_equal(self.latent)  # so that labels, not clusters, separate types first
         wrong = (1 - self.trust) / max(types - 1, 1)
         self.register_buffer("C", torch.full((types, types), wrong).fill_diagonal_(1 - wrong * (types - 1)))
 

@@ -114,6 +114,12 @@ class MLP(Decoder):
         h = self.layers(z, d)
         return {head: layer(h) for head, layer in self.heads.items()}
 
+    @torch.no_grad()
+    def start_equal(self, latent: int) -> None:
+        """Set the weights of d in the first layer to 0: the decoder starts equal under all conditions."""
+        first: Any = self.layers.linear[0]
+        first.weight[:, latent:] = 0
+
     def log_prior(self):
         return self.weights(layer.weight for layer in [*self.layers.linear, *self.heads.values()])
 
