@@ -121,7 +121,7 @@ def test_files_with_other_genes_are_one_fit(adata, tmp_path, capsys):
     assert "genes that some files lack are left out of the probability of their cells" in capsys.readouterr().err
     f = ps.load(tmp_path / "run")
     assert f.dims.genes == 9
-    assert [len(panel) for panel in f.record["panels"]] == [7, 9]
+    assert [len(panel) for panel in f.record["panels"]] == [7]
     run("embed", tmp_path / "run", folder / "b.h5ad", "--out", tmp_path / "b.h5ad")
     assert anndata.read_h5ad(tmp_path / "b.h5ad").obsm["X_pyroscvi"].shape == (10, 2)
 

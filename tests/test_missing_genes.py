@@ -390,6 +390,18 @@ def test_an_adapted_fit_has_the_same_model_and_a_guide_closer_to_its_posteriors(
     assert torch.equal(new.dims.profile, f.dims.profile)
 
 
+def test_checks_of_posteriors_and_predictions_are_of_measured_genes():
+    cells = Cells(torch.poisson(torch.rand(3, GENES)[torch.arange(60) % 3] * 10))
+    f = quick(page(latent=2), MeanField(), cells, epochs=20)
+    part = without(cells)
+    check = f.predictive_check(part, replicates=5, simulations=1)
+    for one in (check.data, check.simulated[0]):
+        assert (one["zeros per gene"].of_replicates[:, ~MEASURED] == 1).all()
+        assert (one["zeros per gene"].of_data[~MEASURED] == 1).all()
+        assert (one["mean of a gene"].of_replicates[:, MEASURED] > 0).all()
+    assert f.calibrate(part, 100, draws=19, candidates=400).corrected.passes
+
+
 def test_a_fit_whose_prior_is_made_of_the_guide_is_not_adapted():
     cells = counts(20).to(dtype=torch.float32)
     f = quick(page(latent=2, prior=VampPrior(components=2)), MeanField(), cells, epochs=1)

@@ -35,9 +35,9 @@ def shares(panels: Tensor, profile: Tensor) -> Tensor:
 
 
 def panels_with(panels: Tensor | None, genes: int) -> Tensor:
-    """These panels, and the panel of all genes [p + 1, g]."""
+    """These panels and the panel of all genes, each once [p, g]."""
     everything = torch.ones(1, genes, dtype=torch.bool)
-    return everything if panels is None else torch.cat([everything, panels.cpu()])
+    return everything if panels is None else torch.cat([everything, panels.cpu()]).unique(dim=0)
 
 
 def seen(cells: "Cells", panels: Tensor) -> Tensor:

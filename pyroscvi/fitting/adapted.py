@@ -4,7 +4,6 @@ import copy
 from dataclasses import replace
 from typing import Any
 
-import torch
 from anndata import AnnData
 
 from pyroscvi.data.cells import Cells
@@ -34,9 +33,8 @@ def adapted(
                 f"{part!r} is made of the guide: if the guide were trained further, the model would change"
             )
     model, guide = copy.deepcopy((fitted.model, fitted.guide))
-    guide.panels = guide.panels if cells.panels is None else torch.cat([guide.panels, cells.panels])
     options: Any = {"warmup": 0.0, "seed": seed, "progress": progress, "device": cells.device}
     new = fit(model.requires_grad_(False), guide, cells, epochs=epochs, lr=lr, **options)
     new.model.requires_grad_(True)
-    panels = [row.nonzero().flatten().tolist() for row in new.guide.panels]
-    return replace(new, fields=fitted.fields, dims=fitted.dims, record={**fitted.record, "panels": panels})
+    record = {**fitted.record, "panels": new.record["panels"]}
+    return replace(new, fields=fitted.fields, dims=fitted.dims, record=record)

@@ -215,6 +215,8 @@ def _sized(model: Model, guide: Guide, cells: Cells, device: torch.device) -> tu
     model = model.to("cpu", cells.dtype)
     if not _is_sized(guide):
         guide = guide.sized(model, cells)
+    elif cells.panels is not None:  # it now learns to read these, too
+        guide.panels = torch.cat([guide.panels.cpu(), cells.panels]).unique(dim=0)
     return model.to(device), guide.to(device, cells.dtype)
 
 
@@ -271,7 +273,7 @@ def _result(run: Run, cells: Cells, interrupted: bool) -> Fit:
         "cells": {"train": len(run.train), "held_out": 0 if run.held_out is None else len(run.held_out)},
         "settings": run.settings,
         "levels": level_counts(cells),
-        "panels": [] if cells.panels is None else [row.nonzero().flatten().tolist() for row in cells.panels],
+        "panels": [row.nonzero().flatten().tolist() for row in run.guide.panels if not row.all()],
         "genes": None if cells.genes is None else [str(gene) for gene in cells.genes],
         "versions": {name: version(name) for name in ("pyroscvi", "torch", "pyro-ppl", "numpy")},
     }
