@@ -77,6 +77,15 @@ def test_simulated_cells_keep_an_observed_size(cells):
     assert_close(replayed, x + torch.distributions.Normal(0.0, 1.0).log_prob(truth).sum(-1))
 
 
+def test_simulated_counts_have_the_precision_of_the_model(cells):
+    """In double precision they would make a certificate twice as slow as the evidence that it is for."""
+    pair = untrained(SCVI(latent=2, likelihood=NB()), MeanField(), cells)
+    reader = Reader(pair, cells, dtype=torch.float32)
+    shown = simulate(reader, seed=0).shown_to(reader)
+    target = next(shown.targets())
+    assert target.joint.trace(target.truth[None]).nodes["x"]["value"].dtype == torch.float32
+
+
 def test_model_and_cells_are_copied_once(cells, monkeypatch):
     """For an evidence table and its certificate together."""
     copies = []

@@ -57,8 +57,10 @@ class Simulated(NamedTuple):
         """
         sites: Mapping[str, Site] = reader.guide.sites
         truth = self.unconstrained(sites) if all(site.local for site in sites.values()) else None
-        model, guide = ReplayedModel(reader.model, self.observed), ReplayedGuide(reader.guide, self.observed)
-        return reader.of(self.cells.to(dtype=reader.cells.dtype), model, guide, truth)
+        dtype = reader.cells.dtype  # counts in double precision would make the likelihood double too
+        observed = {name: x.to(dtype) if x.is_floating_point() else x for name, x in self.observed.items()}
+        model, guide = ReplayedModel(reader.model, observed), ReplayedGuide(reader.guide, observed)
+        return reader.of(self.cells.to(dtype=dtype), model, guide, truth)
 
 
 @torch.no_grad()
