@@ -106,13 +106,13 @@ class Rotated(Model):
     def log_evidence_by_quadrature(self, cells: Cells, points: int = 1201, reach: float = 12.0) -> Tensor:
         """log p(x_n) [n], by the trapezium rule, which is exact to many digits for what vanishes at both ends."""
         if isinstance(self.size, SizeFactor):
-            return self._given(cells.x, cells.size_factor[:, None].log(), points, reach)
+            return self._log_p_given(cells.x, cells.size_factor[:, None].log(), points, reach)
         m, s = self.size.m[0], self.size.s[0]
         log_l = torch.linspace(-6, 6, 121, dtype=torch.float64) * s + m
-        log_p = [self._given(cells.x, at.expand(len(cells), 1), 401, reach) for at in log_l]
+        log_p = [self._log_p_given(cells.x, at.expand(len(cells), 1), 401, reach) for at in log_l]
         return _log_trapezium(torch.stack(log_p) + _log_normal(log_l[:, None], m, s), float(log_l[1] - log_l[0]))
 
-    def _given(self, x: Tensor, log_l: Tensor, points: int, reach: float) -> Tensor:
+    def _log_p_given(self, x: Tensor, log_l: Tensor, points: int, reach: float) -> Tensor:
         u = torch.linspace(-reach, reach, points, dtype=torch.float64)
         coordinates = torch.zeros(points, len(x), self.latent, dtype=torch.float64)
         for piece in torch.arange(points).split(200):
