@@ -109,7 +109,7 @@ def test_the_site_documents_every_public_name():
     site = (ROOT / "docs" / "python.md").read_text("utf-8")
     documented = set(re.findall(r"(?:autofunction|autoclass):: pyroscvi\.(\w+)$", site, flags=re.MULTILINE))
     assert documented >= {name for name in ps.__all__ if callable(getattr(ps, name))}
-    for function in ("latent", "denoise", "generate", "loadings", "describe", "probabilities"):
+    for function in ("latent", "denoise", "generate", "loadings", "describe", "probabilities", "proportions"):
         assert f"automodule:: pyroscvi.analysis.{function}\n   :members: {function}\n" in site
 
 

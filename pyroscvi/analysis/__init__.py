@@ -3,12 +3,13 @@
 The files:
 
     latent         where cells lie
-    representation where cells lie, in files and pictures: latents, or probabilities where there are none
+    representation  the same for files and pictures: probabilities where there are no continuous latents
     denoise        the rate of every gene, under the conditions of a cell or under others
     generate       counts, of cells that there are and of cells that there are not
     loadings       what a latent dimension does to every gene
     describe       everything that one pass says, under names
     probabilities  which component, type or condition a cell is of
+    proportions    how much of a cell each topic is
     posterior      what they have in common
     corrected      draws of the posterior instead of the guide's, for all of these functions (``corrected=True``)
 """
