@@ -106,7 +106,6 @@ def _check(module: Any) -> None:
         f"gene_likelihood={module.gene_likelihood!r}": module.gene_likelihood not in ("nb", "zinb", "poisson"),
         "dispersion='gene-cell' with a linear decoder": _is_linear(module) and module.dispersion == "gene-cell",
         "a variance other than exp(.) + 1e-4": encoder.var_activation is not torch.exp or encoder.var_eps != 1e-4,
-        "batch norm and layer norm in one layer": any(len(_norms(block)) > 1 for block in blocks),
         **{f"a layer {layer}": not isinstance(layer, known) for layer in layers},
     }
     for option, is_used in refused.items():
@@ -238,11 +237,11 @@ def _hidden(layers: Any) -> dict[str, Any]:
 
 
 def _declared_norm(block: nn.Sequential) -> parts.Norm:
-    for norm in _norms(block):
-        return (
-            parts.BatchNorm(norm.momentum or 0.0, norm.eps) if isinstance(norm, nn.BatchNorm1d) else parts.LayerNorm()
-        )
-    return parts.NoNorm()
+    declared: list[parts.Norm] = [
+        parts.BatchNorm(norm.momentum or 0.0, norm.eps) if isinstance(norm, nn.BatchNorm1d) else parts.LayerNorm()
+        for norm in _norms(block)
+    ]
+    return reduce(add, declared) if declared else parts.NoNorm()
 
 
 # The weights
@@ -289,6 +288,7 @@ def _carry_layers(theirs: Any, ours: Any) -> None:
 
 
 def _carry_norm(block: nn.Sequential, ours: Any) -> None:
-    for norm in _norms(block):
+    own = (ours.first, ours.second) if isinstance(ours, parts.Chain) else (ours,)
+    for norm, part in zip(_norms(block), own, strict=False):
         if isinstance(norm, nn.BatchNorm1d):  # its layer norm has no weights: ours starts at one and zero
-            ours.norm.load_state_dict(norm.state_dict())
+            part.norm.load_state_dict(norm.state_dict())

@@ -175,7 +175,6 @@ def test_a_peer_without_data_does_not_make_up_cells(peer):
         (lambda m: setattr(m, "gene_likelihood", "normal"), ValueError, "gene_likelihood='normal'"),
         (lambda m: setattr(m.z_encoder, "var_activation", torch.nn.functional.softplus), ValueError, "variance"),
         (lambda m: m.z_encoder.encoder.fc_layers[0].append(nn.Tanh()), ValueError, "Tanh"),
-        (lambda m: m.z_encoder.encoder.fc_layers[0].append(nn.LayerNorm(16)), ValueError, "batch norm and layer norm"),
         (lambda m: setattr(m, "__class__", type("SCANVAE", (nn.Sequential,), {})), TypeError, "not SCANVAE"),
     ],
 )
@@ -219,6 +218,7 @@ LIVE = {
     "batches embedded": {"batch_representation": "embedding", "n_layers": 2, "encode_covariates": True, **CATEGORIES},
     "batches embedded, in the decoder alone": {"batch_representation": "embedding", "use_observed_lib_size": False},
     "layer norm": {"use_batch_norm": "none", "use_layer_norm": "both"},
+    "both norms": {"use_batch_norm": "both", "use_layer_norm": "both"},
     "batch norm in the encoder alone": {"use_batch_norm": "encoder"},
     "size factor": {"use_size_factor_key": True},
     "counts as they are": {"log_variational": False, "use_observed_lib_size": False},

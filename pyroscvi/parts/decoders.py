@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pyroscvi.data.cells import Dims
 from pyroscvi.part import Part
+from pyroscvi.parts.activations import Activation, ReLU
 from pyroscvi.parts.clusters import clustered_shares
 from pyroscvi.parts.layers import Layers, affine
 from pyroscvi.parts.loadings import Learned, Loadings
@@ -104,9 +105,11 @@ class MLP(Decoder):
     dropout: Dropout = 0.0
     everywhere: bool = False
     weights: Weights = NormalWeights()
+    activation: Activation = ReLU()
 
     def build(self, dims, *, latent, conditions, heads):
-        self.layers = Layers(self.widths, self.norm, self.dropout, self.everywhere).sized(latent, conditions)
+        hidden = Layers(self.widths, self.norm, self.dropout, self.everywhere, self.activation)
+        self.layers = hidden.sized(latent, conditions)
         self.heads = nn.ModuleDict({head: nn.Linear(self.layers.width, dims.genes) for head in heads})
         _start(self.heads, dims)
 

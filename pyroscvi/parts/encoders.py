@@ -6,6 +6,7 @@ from torch import Tensor
 from pyroscvi.data.cells import Cells, Dims
 from pyroscvi.data.csr import CSR
 from pyroscvi.part import Part
+from pyroscvi.parts.activations import Activation, ReLU
 from pyroscvi.parts.conditions import Condition, Nothing
 from pyroscvi.parts.layers import Layers
 from pyroscvi.parts.norms import LayerNorm, Norm
@@ -80,12 +81,12 @@ class ReadCell(Encoder):
     condition: Condition = Nothing()
     features: Features = Log1p()
     everywhere: bool = False
+    activation: Activation = ReLU()
 
     def build(self, dims):
         self.condition = self.condition.sized(dims)
-        self.layers = Layers(self.widths, self.norm, self.dropout, self.everywhere).sized(
-            dims.genes, self.condition.width
-        )
+        hidden = Layers(self.widths, self.norm, self.dropout, self.everywhere, self.activation)
+        self.layers = hidden.sized(dims.genes, self.condition.width)
         self.width = self.layers.width
 
     def forward(self, cells):

@@ -1,4 +1,4 @@
-"""Hidden layers of encoders and decoders: linear, norm, ReLU, dropout."""
+"""Hidden layers of encoders and decoders: linear, norm, activation, dropout."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from torch.nn.functional import linear as times
 
 from pyroscvi.data.csr import CSR
 from pyroscvi.part import Part
+from pyroscvi.parts.activations import Activation, ReLU
 from pyroscvi.parts.norms import LayerNorm, Norm
 from pyroscvi.ranges import Dropout, Widths
 
@@ -40,12 +41,13 @@ def affine(layer: Any, h: Tensor | CSR, d: Tensor) -> Tensor:
 
 
 class Layers(Part):
-    """h = dropout(relu(norm(A (h, d) + a))) for every width; the design row d enters the first layer or all layers."""
+    """h = dropout(f(norm(A (h, d) + a))) for every width; the design row d enters the first layer or all layers."""
 
     widths: Widths = 128
     norm: Norm = LayerNorm()
     dropout: Dropout = 0.0
     everywhere: bool = False
+    activation: Activation = ReLU()
 
     def build(self, inputs: int, conditions: int = 0) -> None:
         widths = (self.widths,) if isinstance(self.widths, int) else tuple(self.widths)
@@ -60,5 +62,5 @@ class Layers(Part):
         h: Any = inputs
         for layer, (linear, norm) in enumerate(zip(self.linear, self.norms, strict=True)):
             h = affine(linear, h, d) if self.everywhere or layer == 0 else linear(h)
-            h = self.drop(torch.relu(norm(h)))
+            h = self.drop(self.activation(norm(h)))
         return h

@@ -10,16 +10,19 @@ from torch import Tensor, nn
 from pyroscvi.part import Part
 from pyroscvi.ranges import Fraction, PositiveFloat
 
-__all__ = ["BatchNorm", "LayerNorm", "NoNorm", "Norm"]
+__all__ = ["BatchNorm", "Chain", "LayerNorm", "NoNorm", "Norm"]
 
 
 class Norm(Part):
-    """A slot from hidden units h [..., width] to the same units, normalised."""
+    """A slot from hidden units h [..., width] to the same units, normalised. ``a + b`` applies a, and then b."""
 
     def build(self, width: int) -> None: ...
 
     def forward(self, h: Tensor) -> Tensor:
         return h
+
+    def __add__(self, other: "Norm") -> "Chain":
+        return Chain(self, other)
 
 
 class NoNorm(Norm):
@@ -55,3 +58,16 @@ class BatchNorm(Norm):
             return self.norm(rows).reshape(h.shape)
         moments = self.norm.running_mean, self.norm.running_var, self.norm.weight, self.norm.bias
         return torch.nn.functional.batch_norm(rows, *moments, training=False, eps=self.eps).reshape(h.shape)
+
+
+class Chain(Norm):
+    """One norm after the other: ``BatchNorm() + LayerNorm()``."""
+
+    first: Norm = NoNorm()
+    second: Norm = NoNorm()
+
+    def build(self, width):
+        self.first, self.second = self.first.sized(width), self.second.sized(width)
+
+    def forward(self, h):
+        return self.second(self.first(h))
