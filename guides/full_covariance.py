@@ -52,6 +52,9 @@ class Factor(nn.Module):
         self.register_buffer("rows", rows)
         self.register_buffer("columns", columns)
         self.out = nn.Linear(width, 2 * size + len(rows))
+        with torch.no_grad():  # start as a mean field: what is below the diagonal is learned, and no noise at the start
+            self.out.weight[2 * size :].zero_()
+            self.out.bias[2 * size :].zero_()
 
     def forward(self, h):
         mu, raw_sigma, below = self.out(h).split([self.size, self.size, len(self.rows)], -1)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 import pyroscvi as ps
 from pyroscvi.comparison.nested import nested
@@ -43,6 +44,12 @@ def test_the_larger_model_is_behind_by_no_more_than_two_standard_errors(fits_and
         se = np.sqrt(ahead.var() / len(ahead) + (seed_sd[larger] ** 2 + seed_sd[smaller] ** 2) / SEEDS)
         assert ahead.mean() > -2 * se, (larger, smaller, ahead.mean(), se)
         assert se < 1.5, (larger, smaller, se)
+
+
+def test_a_full_covariance_starts_as_a_mean_field(cells):
+    model = SCVI(latent=3, size=LatentSize()).sized(cells.dims)
+    factor = FullCovariance().sized(model, cells).posteriors(cells)["z"].scale_tril
+    assert torch.equal(factor, factor.diagonal(dim1=-2, dim2=-1).diag_embed())
 
 
 def test_overdispersed_counts_are_no_poisson(fits_and_comparison):
