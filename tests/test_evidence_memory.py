@@ -12,7 +12,7 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.distributions import native
 from pyroscvi.evidence import reader
 from pyroscvi.evidence.estimator import Importance
-from pyroscvi.evidence.memory import CELLS, Room, in_bytes
+from pyroscvi.evidence.memory import CELLS, Room, in_bytes, usual_memory
 from pyroscvi.evidence.proposals import StudentT
 from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.refined import Refined
@@ -50,6 +50,12 @@ def test_memory_is_given_in_bytes_or_as_a_text(text, bytes):
 def test_an_amount_of_memory_that_is_not_understood_is_refused(text):
     with pytest.raises(ValueError, match="512MB"):
         in_bytes(text)
+
+
+def test_a_quarter_of_the_free_memory_of_a_gpu_is_used_unasked(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (40_000, 80_000))
+    assert usual_memory(torch.device("cuda")) == 10_000
+    assert usual_memory(torch.device("cpu")) == in_bytes("256MB")
 
 
 def test_minibatches_and_chunks_fit_into_the_memory():

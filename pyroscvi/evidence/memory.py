@@ -3,7 +3,10 @@
 import re
 from typing import NamedTuple
 
+import torch
+
 CELLS = 128  # at once, if memory allows it: more would save no time
+ON_GPU = 1024  # cells at once there: a call takes as long for a few cells as for many
 MIN_DRAWS = 8  # draws of each cell at once, before more cells are taken; a search for modes takes as many
 # Arrays of the predictors' shape that exist at the same time: with gradients, a ZINB whose decoder predicts theta was
 # measured at 8, without them at 5. Arrays of a minibatch's counts. Numbers that are kept for every draw.
@@ -20,6 +23,7 @@ class Room(NamedTuple):
     levels     times that a draw is decoded: levels of what is enumerated that counts depend on
     particles  draws of every cell, whose weights are kept
     itemsize   bytes of one number of a predictor
+    most       cells at once, however much memory there is
     """
 
     memory: int
@@ -27,6 +31,7 @@ class Room(NamedTuple):
     levels: int = 1
     particles: int = 1
     itemsize: int = 8
+    most: int = CELLS
 
     def cells(self) -> int:
         """Cells in a minibatch. Raises ValueError if one draw of one cell does not fit."""
@@ -36,7 +41,7 @@ class Room(NamedTuple):
                 f"memory={self.memory:,} bytes are too few: {self.particles:,} draws of one cell, one at a time, need "
                 f"{needed:,} with {self.genes:,} genes{levels}"
             )
-        return max(1, min(CELLS, self.memory // self._bytes(MIN_DRAWS)))
+        return max(1, min(self.most, self.memory // self._bytes(MIN_DRAWS)))
 
     def draws(self, cells: int) -> int:
         """Draws at once of each of these cells; one at least."""
@@ -47,6 +52,11 @@ class Room(NamedTuple):
         """Bytes of one cell with so many draws at once."""
         arrays = PREDICTORS * self.levels * draws + COUNTS
         return self.itemsize * self.genes * arrays + 8 * WEIGHTS * self.particles
+
+
+def usual_memory(device: torch.device) -> int:
+    """Bytes for intermediate results, where none are named: more of them on a GPU, where each call costs time."""
+    return torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else 256_000_000
 
 
 def in_bytes(memory: int | str) -> int:

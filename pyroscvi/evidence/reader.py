@@ -24,14 +24,14 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.distributions import native
 from pyroscvi.evidence.estimator import Target
 from pyroscvi.evidence.joint import Joint
-from pyroscvi.evidence.memory import Room, in_bytes
+from pyroscvi.evidence.memory import ON_GPU, Room, in_bytes, usual_memory
 from pyroscvi.evidence.proposals import together
 from pyroscvi.evidence.streams import Streams
 from pyroscvi.program import Fitted, Pair
 
 Compile = bool | Literal["auto"]
 
-MEMORY = "256MB"
+MEMORY = "auto"
 COMPARED = 8  # cells on which the kernel in C++, and single precision, are checked
 SINGLE = 1e-3  # nats: the error of a log-density in single precision, below which it suffices
 WORTH = 2e8  # counts to score: so many take as long as compiling the kernel does
@@ -43,7 +43,8 @@ class Reader:
 
     fit         a Fit, or a pair (model, guide)
     cells       Cells, or an AnnData, which a Fit reads through its fields
-    memory      bytes for intermediate results, as a number or as "2GB", beside the model and the data
+    memory      bytes for intermediate results, as a number or as "2GB", beside the model and the data. "auto": 256 MB,
+                or a quarter of the free memory of a GPU
     batch_size  cells at once, in place of what ``memory`` allows
     chunk       draws at once, in place of what ``memory`` allows
     dtype       precision of the model and the cells. None: single if the fit has it and it is precise enough for the
@@ -64,7 +65,8 @@ class Reader:
         if not len(cells):
             raise ValueError("there are no cells to take the evidence of")
         self.model, self.guide, self.cells = copied(*self.source, cells, dtype or torch.float64)
-        self.memory, self.batch_size, self.chunk, self.compile = in_bytes(memory), batch_size, chunk, compile
+        self.memory = usual_memory(self.cells.device) if memory == "auto" else in_bytes(memory)
+        self.batch_size, self.chunk, self.compile = batch_size, chunk, compile
         self.truth: Tensor | None = None
         if dtype is None and self._single_suffices():
             self.model, self.guide, self.cells = copied(*self.source, cells, torch.float32)
@@ -136,6 +138,7 @@ class Reader:
         with torch.no_grad():
             levels = self.first.decoded()
         room = Room(self.memory, self._widest(), levels, particles, self.cells.dtype.itemsize)
+        room = room._replace(most=ON_GPU) if self.cells.device.type == "cuda" else room
         for minibatch in self.cells.minibatches(self.batch_size or room.cells(), hops=self.hops):
             chunk = self.chunk or room.draws(len(minibatch))
             with torch.no_grad():
