@@ -230,3 +230,10 @@ def test_a_fit_is_compiled_unasked_only_where_that_pays(cells, alone, monkeypatc
     assert not asked
     ps.fit(SCVI(latent=2), MeanField(), alone, **settings)
     assert asked == [True]
+
+
+@compiled
+def test_a_step_that_cannot_be_compiled_unasked_says_nothing(alone, monkeypatch):
+    monkeypatch.setattr(captured, "COUNTS", 1)
+    monkeypatch.setattr(captured, "Captured", lambda *_: 1 / 0)
+    assert len(ps.fit(SCVI(latent=2), MeanField(), alone, epochs=2, progress=False).history) == 2

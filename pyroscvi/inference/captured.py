@@ -102,15 +102,17 @@ def decline(reason: str) -> None:
     warnings.warn(f"compile=True: {reason}; training goes on without compiling", stacklevel=3)
 
 
-def capture(loss: nn.Module, parameters: Sequence[nn.Parameter], first: Cells, beta: float) -> Captured | None:
-    """The compiled step, if it gives the loss and gradients of the eager one; otherwise None, after a warning."""
+def capture(
+    loss: nn.Module, parameters: Sequence[nn.Parameter], first: Cells, beta: float, asked: bool = True
+) -> Captured | None:
+    """The compiled step, if it gives the loss and gradients of the eager one; else None, and a warning if asked."""
     try:
         captured = Captured(loss, parameters, first)
         if wrong := _differs(captured, first, beta, parameters):
             raise ArithmeticError(wrong)
     except Exception as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        decline(reason)
+        if asked:
+            decline(str(error).strip().split("\n")[0] or type(error).__name__)
         return None
     return captured
 

@@ -98,6 +98,7 @@ class Run:
         self.mean = Average()
         self.sound = self._copied()  # the last state that is known to have a finite bound
         self.captured: Captured | None = None
+        self.asked = self.compile is True
         if self.compile == "auto":
             self.compile = self.ranks.alone and pays(self.train, self.epochs, self.steps)
         elif self.compile and not self.ranks.alone:
@@ -199,7 +200,7 @@ class Run:
     def _differentiate(self, cells: Cells, weight: float) -> Tensor:
         """The loss [] of this rank's cells; gradients are stored in the parameters."""
         if self.compile and self.captured is None and len(cells) == self.size:
-            self.captured = capture(self.loss, self.parameters, cells, self.beta)
+            self.captured = capture(self.loss, self.parameters, cells, self.beta, self.asked)
             self.compile = self.captured is not None
         if self.captured is not None and self.captured.suits(cells):
             loss, gradients = self.captured(cells, self.beta)
