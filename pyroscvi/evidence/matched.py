@@ -80,7 +80,8 @@ def matched(q: Elliptical, u: Tensor, score: Tensor, log_q: Tensor) -> Elliptica
     axes = L @ axes * (2 / (1 + (1 + 4 * values.clamp(min=0)).sqrt())).sqrt().unsqueeze(-2)
     covariance = axes @ axes.mT
     step = share * ((covariance @ mean_g.unsqueeze(-1)).squeeze(-1) + mean_e)
-    factor = torch.linalg.cholesky(covariance)
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    factor = torch.where((failed > 0)[:, None, None], torch.eye(d).to(u), factor)  # where rounding made it singular
     return Elliptical(q.loc + (q.scale_tril @ step.unsqueeze(-1)).squeeze(-1), q.scale_tril @ factor)
 
 

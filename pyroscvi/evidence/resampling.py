@@ -35,8 +35,8 @@ CANDIDATES = 4000
 MIN_EFFECTIVE = 400  # draws of a pool: the variance of a hundred resampled draws is then a quarter larger, at most
 POOLS, RESAMPLE = 64, 128  # purposes of streams
 
-# From fast to careful: moved to where weights are large, and started at every mode.
-PROPOSALS: tuple[Proposal, ...] = (Adaptive(), Adaptive(start=Refined()))
+# From fast to careful, as on the ladder: moved to where weights are large, with more draws, and started at every mode.
+PROPOSALS: tuple[Proposal, ...] = (Adaptive(), Adaptive(draws=512), Adaptive(draws=512, start=Refined()))
 
 
 class Pool(NamedTuple):
