@@ -44,7 +44,7 @@ HeldOut = Annotated[float, in_data("Fraction of cells not used in the fit: model
 @app.command("demo", rich_help_panel="Run")
 def demo(
     out: Annotated[Path, option("The folder to write.", metavar="FOLDER")] = Path("pyroscvi-demo"),
-    epochs: Annotated[int, option("Number of passes over the cells, for each fit.", min=1)] = 60,
+    epochs: Annotated[int, option("Number of passes over the cells, for each fit.", min=1)] = 120,
     particles: Annotated[int, option("Draws for the evidence of a cell, at most.", min=1)] = 10_000,
     seed: Seed = 0,
     seeds: Annotated[int, option("Number of fits of each variant, with different seeds.", min=1)] = 3,
