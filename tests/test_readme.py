@@ -67,7 +67,8 @@ def test_shell_blocks_run(cells, monkeypatch):
     for command in commands:
         program, *arguments = shlex.split(command)
         assert program == "pyroscvi"
-        assert main(arguments) == 0
+        short = ["--epochs", "2"] if arguments[0] != "embed" and "--out" in arguments else []
+        assert main([*arguments, *short]) == 0
     assert {file.name for file in cells.glob("*.png")} == {"comparison.png", "umap.png"}
 
 
