@@ -43,8 +43,8 @@ class Dims:
     profile     share of every gene in all counts, after adding one count to every gene       [g]
     log_size    mean and variance of the log total count, by batch (one row without batches)   [b, 2]
 
-    Where some genes were not measured, a cell counts for the others only (``panels.profile``), and its total is divided
-    by their share.
+    Where some genes were not measured, a cell counts for the others only (``panels.profile_of``), and its total is
+    divided by their share.
     """
 
     genes: int

@@ -29,9 +29,9 @@ from pyroscvi.inference.replayed import Replayed
 from pyroscvi.inference.seeds import generator_state, set_generator_state
 from pyroscvi.torch_internals import compiled, recorded
 
-# A fit of this size takes some two minutes on a processor (counts that are read) or half a minute on a GPU (steps), and
-# compiling its step about a quarter of that.
-COUNTS, STEPS = 1e9, 2_000
+# Counts that a fit reads on a processor, where an eager fit then takes about two minutes and a compiled one half of it;
+# and steps on a GPU, where an eager fit then takes about 70 seconds. Compiling took 13 to 36 there (docs/speed.md).
+COUNTS, STEPS = 1e9, 5_000
 
 LOSS, GRADIENT = 1e-5, 1e-3  # relative tolerances of the compiled step: float32, summed in another order
 
