@@ -7,6 +7,7 @@ The files:
     denoise        the rate of every gene, under the conditions of a cell or under others
     generate       counts, of cells that there are and of cells that there are not
     loadings       what a latent dimension does to every gene
+    differential   which genes change between groups of cells (with unit_rates, shrinkage and groups)
     describe       everything that one pass says, under names
     probabilities  which component, type or condition a cell is of
     proportions    how much of a cell each topic is

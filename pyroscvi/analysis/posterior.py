@@ -66,6 +66,14 @@ class Intervention(intervene):
                 )
 
 
+def fields_read(fit: Fitted, cells: Cells) -> set[str]:
+    """The fields of cells that the model reads."""
+    some = cells.take(torch.arange(min(2, len(cells))), hops=0)
+    with torch.no_grad(), seeded(0, cells.device), poutine.block(), Intervention(some, {}) as recorder:
+        poutine.trace(fit.model).get_trace(some)
+    return recorder.fields
+
+
 class Expected(NamedTuple):
     """The distribution of the counts of cells at one draw of the posterior.
 

@@ -34,6 +34,8 @@ ForceFiles = Annotated[bool, option("Replace the files to write where they exist
 OwnPages = Annotated[
     list[Path] | None, option("The file of your own page that the run was fitted with.", metavar="FILE.py")
 ]
+Json = Annotated[bool, option("Print the result as JSON, for a program to read.", "--json")]
+Quiet = Annotated[bool, option("Print no result and no progress: errors and warnings only.", "--quiet")]
 Seed = Annotated[int, option("Seed of all random numbers.", min=0, max=MAX_SEED)]
 
 # On which cells a model is trained: of every command that fits.

@@ -11,6 +11,7 @@ import pandas as pd
 
 from pyroscvi.analysis.denoise import denoise
 from pyroscvi.analysis.describe import describe
+from pyroscvi.analysis.differential import differential
 from pyroscvi.analysis.generate import generate
 from pyroscvi.analysis.latent import latent
 from pyroscvi.analysis.loadings import loadings
@@ -111,6 +112,7 @@ class Fit:
     generate = generate
     loadings = loadings
     describe = describe
+    differential = differential
     probabilities = probabilities
     proportions = proportions
     log_evidence = log_evidence

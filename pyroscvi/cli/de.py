@@ -1,0 +1,70 @@
+"""``pyroscvi de``: which genes change between groups of cells."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pyroscvi.cli.app import Data, ForceFiles, Json, OwnPages, Quiet, Run, Seed, app, drawn, option
+from pyroscvi.cli.grouped import Query, grouped
+from pyroscvi.cli.output import check_free, draw, say
+from pyroscvi.cli.query import as_json, asked
+
+SHOWN = ["gene", "log2_fold_change", "low", "high", "p_change", "expected_fdr", "rate_group", "rate_reference"]
+
+
+@app.command("de", rich_help_panel="Use")
+@grouped
+def de(
+    run: Run,
+    data: Data,
+    groups: Annotated[str, option("Column of obs that makes the groups.")],
+    *,
+    group: Annotated[list[str] | None, option("A group to compare. May be repeated. Default: every group.")] = None,
+    reference: Annotated[str, option("The group to compare with; rest: all other cells.")] = "rest",
+    donor: Annotated[
+        str | None, option("Column of obs: the donor of a cell. Intervals then hold the variation between donors.")
+    ] = None,
+    within: Annotated[str | None, option("Column of obs: compare within each of its levels, such as types.")] = None,
+    delta: Annotated[float, option("A change of log2 rate up to this size is none.", min=0)] = 0.25,
+    fdr: Annotated[float, option("Expected share of false discoveries among genes that are called changed.")] = 0.05,
+    out: Annotated[Path | None, option("Write the whole table here.", metavar="OUT.csv")] = None,
+    picture: Annotated[Path | None, drawn("Draw changes against their evidence here.")] = None,
+    top: Annotated[int, option("Number of genes to print for each comparison.", min=1)] = 10,
+    corrected: Annotated[
+        bool, option("Sample the exact posterior, by importance sampling from the guide: slower.", "--corrected")
+    ] = False,
+    query: Query,
+    page: OwnPages = None,
+    seed: Seed = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+    force: ForceFiles = False,
+) -> None:
+    """Find genes whose mean rate changes between groups of cells, with the probability that they do."""
+    from pyroscvi.analysis.differential import differential
+    from pyroscvi.fitting.files import write_whole
+
+    check_free(out, picture, force=force)
+    use = asked(run, data, query, page)
+    table = differential(
+        use.run.fit, use.cells, use.column(groups), group, reference, donor=use.column(donor),
+        within=use.column(within), delta=delta, fdr=fdr, corrected=corrected, seed=seed, progress=not quiet,
+    )  # fmt: skip
+    if out is not None:
+        write_whole(out, lambda file: table.to_csv(file, index=False))
+    if picture is not None:
+        from pyroscvi.report.differential import changes
+
+        draw(picture, changes(table))
+    if json:
+        say(as_json(table))
+        return
+    if quiet:
+        return
+    names = [name for name in ("within", "group", "reference") if name in table]
+    for key, rows in table.groupby(names, sort=False):
+        *where, one, other = key
+        say(f"{one} against {other}{''.join(f', in {name}' for name in where)}: {rows['changed'].sum():,} genes change")
+        say(rows[SHOWN].head(top).to_string(index=False, float_format="{:.3g}".format) + "\n")
+    for file, what in ((out, "the table"), (picture, "the picture")):
+        if file is not None:
+            say(f"{file}: {what}")

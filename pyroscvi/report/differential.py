@@ -1,0 +1,55 @@
+"""Pictures of differential expression: the change of every gene against its evidence.
+
+changes(fit.differential(adata, "cell_type")).savefig("changes.png")
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pyroscvi.report.labels import label
+from pyroscvi.report.plots import FAINT, INK, panels, quiet
+
+CHANGED = "#e76300"
+NAMED = 8  # genes a panel
+MAX_PANELS = 12
+
+
+def changes(table: pd.DataFrame) -> Figure:
+    """A panel for each comparison: estimates of log2 fold changes, and how many standard errors they are from zero.
+
+    The genes that are called changed are coloured, and those with the best evidence have their name and interval.
+    """
+    names = [name for name in ("within", "group", "reference") if name in table]
+    compared = list(table.groupby(names, sort=False))[:MAX_PANELS]
+    figure, squares = panels(len(compared), min(math.ceil(math.sqrt(len(compared))), 3), (3.4, 3.2), (0, 0))
+    for panel, (key, rows) in zip(squares, compared, strict=True):
+        x, y = rows["log2_fold_change"].to_numpy(), (rows["estimate"] / rows["standard_error"]).abs().to_numpy()
+        called = rows["changed"].to_numpy()
+        panel.scatter(x[~called], y[~called], s=4, color="#c8c8c8", linewidths=0)
+        panel.scatter(x[called], y[called], s=6, color=CHANGED, linewidths=0)
+        best = np.flatnonzero(called)[:NAMED]
+        panel.hlines(y[best], rows["low"].iloc[best], rows["high"].iloc[best], color=CHANGED, linewidth=0.6, alpha=0.5)
+        _name(panel, x[best], y[best], list(rows["gene"].iloc[best]))
+        panel.axvline(0, color=FAINT, linewidth=0.6, zorder=0)
+        *within, one, other = key
+        title = f"{one} against {other}{''.join(f', in {where}' for where in within)}"
+        panel.set_title(label(title, 44, 2), fontsize=8, color=INK, loc="left")
+        panel.set_xlabel("log2 fold change (interval)", fontsize=6.5, color=FAINT)
+        panel.set_ylabel("standard errors from zero", fontsize=6.5, color=FAINT)
+        quiet(panel, 6)
+    return figure
+
+
+def _name(panel: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> None:
+    """Names beside their points, moved down where they would lie on each other."""
+    step, place = np.ptp(panel.get_ylim()) / 22, np.inf
+    for g in np.argsort(-y, kind="stable"):
+        place = min(float(y[g]), place - step)
+        side = {"ha": "left", "xytext": (3, 0)} if x[g] >= 0 else {"ha": "right", "xytext": (-3, 0)}
+        at: Any = {"xy": (x[g], place), "textcoords": "offset points", "va": "center", **side}
+        panel.annotate(label(names[g], 16), fontsize=5.5, color=INK, **at)
