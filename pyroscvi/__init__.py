@@ -26,13 +26,13 @@ _HOME = {
     "compare_genes": "comparison.genes", "create": "catalogue", "data_evidence": "evidence.data_evidence",
     "fit": "fitting.fit", "from_scvi": "interop", "grid": "comparison.sweep", "list_guides": "catalogue",
     "list_models": "catalogue", "load": "fitting.checkpoints", "log_evidence": "evidence.table",
-    "predictive_check": "calibration.predictive", "sweep": "comparison.sweep",
+    "predictive_check": "calibration.predictive", "read": "data.reading", "sweep": "comparison.sweep",
 }  # fmt: skip
 
 __all__ = [
     "Cells", "Comparison", "Fields", "Fit", "calibrate", "certify", "compare", "compare_genes", "create", "data",
     "data_evidence", "distributions", "fit", "from_scvi", "grid", "guides", "handlers", "list_guides",
-    "list_models", "load", "log_evidence", "models", "parts", "predictive_check", "sweep"
+    "list_models", "load", "log_evidence", "models", "parts", "predictive_check", "read", "sweep"
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pyroscvi.comparison.sweep import grid, sweep
     from pyroscvi.data.cells import Cells
     from pyroscvi.data.fields import Fields
+    from pyroscvi.data.reading import read
     from pyroscvi.evidence.certificate import certify
     from pyroscvi.evidence.data_evidence import data_evidence
     from pyroscvi.evidence.table import log_evidence

@@ -99,8 +99,8 @@ def test_all_commands_that_read_data_have_the_same_options_for_columns(command, 
 
     options = {}
 
-    def noted(data, fields, reading, hvg):
-        options.update(fields=fields, hvg=hvg)
+    def noted(data, fields, reading, genes, annotations):
+        options.update(fields=fields, hvg=genes.hvg)
         raise ValueError("noted")
 
     for module in (pyroscvi.cli.data, pyroscvi.cli.sweep):

@@ -13,7 +13,7 @@ WRONG = [
     (["show", "gmvea"], "no page 'gmvea'; did you mean 'gmvae'?"),
     (["copy", "scvi", "mine.txt"], "name it mine.py"),
     (["fit", "nowhere.h5ad", "--out", "run"], "nowhere.h5ad: there is no such file"),
-    (["fit", "text.h5ad", "--out", "run"], "text.h5ad cannot be read as h5ad"),
+    (["fit", "text.h5ad", "--out", "run"], "text.h5ad cannot be read"),
     (["fit", "DATA"], "Missing option '--out'"),
     (["fit", "DATA", "--out", "run", "--epochs", "many"], "'--epochs'"),
     (["fit", "DATA", "--out", "run", "--seed", str(2**64)], "'--seed'"),

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
+from files_on_disk import batch_file, folder
 from fits import quick
 
 import pyroscvi as ps
@@ -117,7 +118,7 @@ def test_files_with_other_genes_are_one_fit(adata, tmp_path, capsys):
     folder.mkdir()
     adata[8:20].write_h5ad(folder / "a.h5ad")
     adata[20:, 2:].copy().write_h5ad(folder / "b.h5ad")
-    run("fit", folder, *QUICK, "--genes", "union", "--out", tmp_path / "run")
+    run("fit", folder, *QUICK, "--join", "union", "--out", tmp_path / "run")
     assert "genes that some files lack are left out of the probability of their cells" in capsys.readouterr().err
     f = ps.load(tmp_path / "run")
     assert f.dims.genes == 9
@@ -151,3 +152,40 @@ def test_a_run_without_fields_cannot_read_a_file(tmp_path):
     fitted = quick(SCVI(latent=2), MeanField(), Cells(torch.ones(4, 3)), epochs=1)
     with pytest.raises(ValueError, match=r"run: its fit was made without an AnnData and has no fields"):
         _ = Run(tmp_path / "run", {}, fitted, pd.DataFrame()).fields
+
+
+def test_a_run_names_its_genes_and_another_run_takes_them(tmp_path, capsys):
+    data = tmp_path / "cells.h5ad"
+    simulated(cells=30, genes=9, seed=0).write_h5ad(data)
+    (tmp_path / "chosen.txt").write_text("gene5\n\ngene2\n")
+    run("fit", data, *QUICK, "--genes", tmp_path / "chosen.txt", "--out", tmp_path / "a")
+    assert ps.load(tmp_path / "a").genes == ("gene5", "gene2")
+    run("fit", data, *QUICK, "--genes", tmp_path / "a" / "genes.txt", "--out", tmp_path / "b")
+    assert ps.load(tmp_path / "b").genes == ("gene5", "gene2")
+    assert main(["fit", str(data), "--hvg", "4", "--hvg-by", "seurat_v3", "--out", str(tmp_path / "c")]) == 1
+    assert "in 9 genes: --hvg-by pearson_residuals" in capsys.readouterr().err
+    assert main(["fit", str(data), "--genes", "x.txt", "--hvg", "3", "--out", str(tmp_path / "c")]) == 1
+    assert "--genes names the genes, and --hvg chooses them: give one of the two" in capsys.readouterr().err
+
+
+def test_a_donor_is_held_out_whole(tmp_path):
+    adata = simulated(cells=40, genes=9, seed=0)
+    adata.obs["donor"] = [f"d{n % 4}" for n in range(40)]
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    run("fit", tmp_path / "cells.h5ad", *QUICK, "--held-out", "0.25", "--split-by", "donor", "--out", tmp_path / "run")
+    held_out = pd.read_csv(tmp_path / "run" / "cells.csv", index_col="cell")["held_out"]
+    assert sorted(held_out.groupby(adata.obs["donor"].to_numpy()).mean()) == [0, 0, 0, 1]
+
+
+def test_every_command_reads_folders_of_batch_files_and_annotations(tmp_path):
+    adata = simulated(cells=60, genes=9, seed=0)
+    place = folder(adata, tmp_path / "batches", batch_file, "h5")
+    run("fit", place, *QUICK, "--out", tmp_path / "run")
+    run("embed", tmp_path / "run", place, "--out", tmp_path / "latents.h5ad")
+    assert anndata.read_h5ad(tmp_path / "latents.h5ad").obsm["X_pyroscvi"].shape == (60, 2)
+    run("compare", tmp_path / "run", "--data", place, "--particles", "10", "--out", tmp_path / "table.csv")
+    bare = AnnData(adata.X, obs=adata.obs[[]], var=adata.var)
+    bare.write_h5ad(tmp_path / "bare.h5ad")
+    adata.obs.rename_axis("barcode").to_csv(tmp_path / "obs.tsv", sep="\t")
+    run("fit", tmp_path / "bare.h5ad", *QUICK, "--annotations", tmp_path / "obs.tsv", "--out", tmp_path / "annotated")
+    assert ps.load(tmp_path / "annotated").levels["batch"] == ("batch0", "batch1")

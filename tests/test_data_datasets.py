@@ -162,3 +162,11 @@ def test_choosing_genes_gives_threads_and_generators_back(monkeypatch):
     highly_variable(simulated(cells=50, genes=20), 5)
     assert torch.get_num_threads() == 1
     assert (before == np.random.get_state()[1]).all()  # noqa: NPY002
+
+
+def test_variable_genes_of_seurat_are_chosen_on_request(blood):
+    chosen = highly_variable(blood, 50, counts="counts", flavor="seurat_v3")
+    assert len(chosen) == 50
+    assert chosen != highly_variable(blood, 50, counts="counts")
+    table = sc.pp.highly_variable_genes(blood, flavor="seurat_v3", n_top_genes=50, layer="counts", inplace=False)
+    assert chosen == tuple(blood.var_names[table["highly_variable"]])

@@ -12,6 +12,7 @@ import typer
 from pyroscvi.cli.grouped import completing, panel
 
 MAX_SEED = 2**32 - 1  # of numpy
+KINDS = "Cells: h5ad, zarr, h5mu, 10x Genomics' h5 file or folder, HDF5 batch files and their folder, csv, tsv."
 in_data, in_training = map(panel, ("Data", "Training"))
 option, drawn = panel(), panel(metavar="PNG")
 
@@ -27,7 +28,7 @@ app = typer.Typer(
 PageName = Annotated[
     str, typer.Argument(help="A name that `pyroscvi list` prints.", autocompletion=completing("models", "guides"))
 ]
-Data = Annotated[Path, typer.Argument(help="An h5ad file.", metavar="DATA.h5ad")]
+Data = Annotated[Path, typer.Argument(help=KINDS, metavar="DATA")]
 Run = Annotated[Path, typer.Argument(help="A folder that `pyroscvi fit` wrote.", metavar="RUN")]
 Force = Annotated[bool, option("Replace the files of an earlier run.", "--force")]
 ForceFiles = Annotated[bool, option("Replace the files to write where they exist already.", "--force")]
@@ -39,8 +40,14 @@ Quiet = Annotated[bool, option("Print no result and no progress: errors and warn
 Seed = Annotated[int, option("Seed of all random numbers.", min=0, max=MAX_SEED)]
 
 # On which cells a model is trained: of every command that fits.
-Variable = Annotated[int | None, in_data("Number of highly variable genes to use, chosen by Pearson residuals.", min=2)]
+Annotations = Annotated[
+    Path | None,
+    in_data("A table with a row for each cell, whose columns are added to obs.", "--annotations", metavar="FILE.tsv"),
+]
 HeldOut = Annotated[float, in_data("Fraction of cells not used in the fit: models are compared on them.")]
+SplitBy = Annotated[
+    str | None, in_data("Column of obs, such as the donor, whose levels are held out whole: none is on both sides.")
+]
 
 
 @app.command("demo", rich_help_panel="Run")

@@ -34,15 +34,15 @@ def calibrate(
     import pandas as pd
 
     from pyroscvi.calibration import calibrate, predictive_check
-    from pyroscvi.cli.data import read_data
     from pyroscvi.cli.runs import read_run
+    from pyroscvi.data.reading import read
     from pyroscvi.fitting.files import write_whole
 
     check_free(out, picture, predictive, force=force)
     if predictive is not None and data is None:
         raise ValueError("--predictive compares cells with simulated ones: name the cells with --data DATA.h5ad")
     fitted = read_run(run, page or ())
-    cells = None if data is None else fitted.fields.read(read_data(data), **vars(query))
+    cells = None if data is None else fitted.fields.read(read(data), **vars(query))
     ranks = calibrate(fitted.fit, cells, simulations, draws=draws, corrected=not raw, seed=seed)
     terminal().print(ranks)
     if out is not None:

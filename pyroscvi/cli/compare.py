@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
-from pyroscvi.cli.app import Force, HeldOut, OwnPages, Seed, Variable, app, drawn, option
-from pyroscvi.cli.grouped import Choices, Columns, Query, Several, Training, grouped, panel
+from pyroscvi.cli.app import Annotations, Force, HeldOut, OwnPages, Seed, SplitBy, app, drawn, option
+from pyroscvi.cli.grouped import Choices, Columns, Genes, Query, Several, Training, grouped, panel
 
 in_evidence, in_choices = map(panel, ("Evidence", "Choices of a sweep"))
-OF_SWEEPS = ("seeds", "hvg", "held_out", *(f.name for group in (Columns, Training) for f in fields(group)))
+OF_SWEEPS = ("seeds", "held_out", "split_by", *(f.name for group in (Columns, Genes, Training) for f in fields(group)))
 OF_RUNS = ("missing", "page")
 
 
@@ -24,21 +24,21 @@ OF_RUNS = ("missing", "page")
 def compare(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(help="One h5ad file for a sweep, or run folders.", metavar="DATA.h5ad | RUN RUN ..."),
+        typer.Argument(help="One data set for a sweep, or run folders.", metavar="DATA | RUN RUN ..."),
     ] = None,
     *,
     context: typer.Context,
-    data: Annotated[
-        Path | None, option("For run folders: the h5ad file with the cells to compare on.", metavar="DATA.h5ad")
-    ] = None,
+    data: Annotated[Path | None, option("For run folders: the cells to compare on.", metavar="DATA")] = None,
     choices: Choices,
     seeds: Annotated[
         int, in_choices("Number of fits of each model, with different seeds. One seed tells no models apart.", min=1)
     ] = 3,
     columns: Columns,
     query: Query,
-    hvg: Variable = None,
+    genes: Genes,
+    annotations: Annotations = None,
     held_out: HeldOut = 0.1,
+    split_by: SplitBy = None,
     training: Training,
     particles: Annotated[int, in_evidence("Draws of a cell, at most.", min=1)] = 10_000,
     method: Annotated[
@@ -110,11 +110,24 @@ def compare(
     )
     written: dict[str, Any] = {"out": out, "picture": picture, "report": report, "force": force}
     if data is not None:
-        compare_runs(places, data, vars(query), score, evidence, pages=page or (), **written)
+        compare_runs(places, data, vars(query), score, evidence, annotations=annotations, pages=page or (), **written)
         return
     how = {**training.settings(), "compile": compiling}
     compare_sweep(
-        places[0], choice, columns.fields(), vars(query), hvg, held_out, score, seed, seeds, how, evidence, **written
+        places[0],
+        choice,
+        columns.fields(),
+        vars(query),
+        genes,
+        held_out,
+        score,
+        seed,
+        seeds,
+        how,
+        evidence,
+        annotations=annotations,
+        split_by=split_by,
+        **written,
     )
 
 

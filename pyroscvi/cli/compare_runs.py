@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pyroscvi.cli.data import read_data
 from pyroscvi.cli.output import check_free, draw, say, terminal
 from pyroscvi.cli.runs import Run, read_run
 from pyroscvi.comparison.compare import compare
@@ -16,6 +15,7 @@ from pyroscvi.comparison.genes import compare_genes, zero_inflation
 from pyroscvi.comparison.result import Comparison
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.genes import unnumbered
+from pyroscvi.data.reading import read
 from pyroscvi.fitting.files import write_whole
 from pyroscvi.program import Fitted
 from pyroscvi.sugar import estimator
@@ -28,6 +28,7 @@ def compare_runs(
     score: int,
     evidence: dict[str, Any],
     *,
+    annotations: Path | None,
     pages: Iterable[Path],
     out: Path | None,
     picture: Path | None,
@@ -36,7 +37,7 @@ def compare_runs(
 ) -> None:
     check_free(out, picture, report, force=force)
     runs = dict(zip(_names(folders), (read_run(folder, pages) for folder in folders), strict=True))
-    adata = read_data(data)
+    adata = read(data, annotations)
     fitted_to = set().union(*(run.fitted_on for run in runs.values()))
     unseen = ~(adata.obs_names.isin(fitted_to) | unnumbered(adata.obs_names).isin(fitted_to))
     if not unseen.any():
@@ -47,14 +48,14 @@ def compare_runs(
         rows = np.sort(np.random.default_rng(evidence["seed"]).choice(rows, score, replace=False))
         say(f"{score:,} of them are scored: --score says how many")
 
-    def read(run: Run) -> Cells:
+    def unseen_cells(run: Run) -> Cells:
         """Unseen cells by name, each with its neighbours in the tissue whether they were seen or not."""
         cells = run.fields.read(adata, **reading)
         present = pd.Index(cells.names).get_indexer(adata.obs_names[rows])  # cells without counts may be left out
         return cells.subset(torch.as_tensor(present[present >= 0]), hops=run.fit.guide.encoder.hops)
 
     fits = _by_declaration(runs)
-    given = {name: read(runs[name]) for name in fits}
+    given = {name: unseen_cells(runs[name]) for name in fits}
     comparison = compare(fits, given, **evidence)
     terminal().print(comparison)
     if out is not None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pyroscvi.cli.app import Data, ForceFiles, OwnPages, Run, app, drawn, option
+from pyroscvi.cli.app import Annotations, Data, ForceFiles, OwnPages, Run, app, drawn, option
 from pyroscvi.cli.grouped import Query, grouped
 from pyroscvi.cli.output import check_free, draw, say
 from pyroscvi.names import among
@@ -22,6 +22,7 @@ def embed(
     corrected: Annotated[
         bool, option("Means of the exact posterior, by importance sampling from the guide: slower.", "--corrected")
     ] = False,
+    annotations: Annotations = None,
     query: Query,
     page: OwnPages = None,
     force: ForceFiles = False,
@@ -31,14 +32,14 @@ def embed(
     A page without continuous latents, such as mixture, gives the probabilities of its components.
     """
     from pyroscvi.analysis.representation import representation
-    from pyroscvi.cli.data import read_data
     from pyroscvi.cli.runs import KEY, read_run
+    from pyroscvi.data.reading import read
     from pyroscvi.fitting.files import write_whole
     from pyroscvi.report import embedding as pictures
 
     check_free(out, picture, tissue, force=force)
     fitted = read_run(run, page or ())
-    adata = read_data(data)
+    adata = read(data, annotations)
     column = None if color is None else among(color, {name: name for name in adata.obs}, "column of obs")
     key = fitted.fields.spatial or "spatial"
     if tissue is not None and key not in adata.obsm:

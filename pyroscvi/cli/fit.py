@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from pyroscvi import __version__
-from pyroscvi.cli.app import MAX_SEED, Force, HeldOut, Variable, app, in_data, in_training, option
-from pyroscvi.cli.grouped import Columns, Files, Slots, Training, grouped
+from pyroscvi.cli.app import KINDS, MAX_SEED, Annotations, Force, HeldOut, SplitBy, app, in_data, in_training, option
+from pyroscvi.cli.grouped import Columns, Files, Genes, Slots, Training, grouped
 from pyroscvi.cli.output import say
 
 
@@ -18,7 +18,7 @@ def fit(
     data: Annotated[
         Path,
         typer.Argument(
-            help="An h5ad file. Counts of a zarr store, or of a folder of files, stay on disk.", metavar="DATA.h5ad"
+            help=f"{KINDS} Counts of zarr stores, of batch files and of folders of files stay on disk.", metavar="DATA"
         ),
     ],
     out: Annotated[Path, option("The folder to write.", metavar="RUN")],
@@ -26,11 +26,13 @@ def fit(
     slots: Slots,
     columns: Columns,
     reading: Files,
-    hvg: Variable = None,
+    genes: Genes,
+    annotations: Annotations = None,
     backed: Annotated[
         bool, in_data("Read counts from disk as they are needed, where they do not fit in memory.", "--backed")
     ] = False,
     held_out: HeldOut = 0.1,
+    split_by: SplitBy = None,
     training: Training,
     scale_lr: Annotated[bool, in_training("Scale --lr with the square root of --batch-size.", "--scale-lr")] = False,
     compile: Annotated[
@@ -45,7 +47,7 @@ def fit(
     Parts have the names of their Python classes in snake case. Their fields follow after colons:
     --prior mixture:8 is Mixture(components=8), and --model gmvae:kinds=12 is GMVAE(kinds=12).
     """
-    from pyroscvi.cli.data import open_cells, read_cells
+    from pyroscvi.cli.data import fitting_cells, split_off
     from pyroscvi.cli.declare import declare, own_files
     from pyroscvi.cli.runs import carry_out, check_folder, judged_by, open_folder, write_run
     from pyroscvi.inference.distributed import Ranks
@@ -56,17 +58,14 @@ def fit(
     fields, settings = columns.fields(), {**training.settings(), **how}
     asked = {
         "data": str(data), "model": repr(model), "guide": repr(guide), "pages": [file.name for file in own],
-        "fields": {name: value for name, value in fields.items() if value}, "reading": vars(reading), "hvg": hvg,
-        "held_out": held_out, "training": {**settings, "early_stopping": repr(settings["early_stopping"])},
-        "pyroscvi": __version__,
+        "fields": {name: value for name, value in fields.items() if value}, "reading": vars(reading),
+        "genes": vars(genes), "annotations": annotations, "held_out": held_out, "split_by": split_by,
+        "training": {**settings, "early_stopping": repr(settings["early_stopping"])}, "pyroscvi": __version__,
     }  # fmt: skip
     ranks = Ranks.here()  # of processes that torchrun started, the first one alone writes
     ranks.from_first(lambda: check_folder(out, asked, force))
-    if backed or data.is_dir() or data.suffix in (".h5", ".hdf5"):
-        cells, obs = open_cells(data, fields, vars(reading), hvg, seed)
-    else:
-        cells, obs = read_cells(data, fields, vars(reading), hvg)
-    seen, unseen = cells.split(held_out, seed=seed) if held_out else (cells, None)
+    cells, obs = fitting_cells(data, fields, vars(reading), genes, annotations, backed, seed)
+    seen, unseen = split_off(cells, obs, held_out, None, split_by, seed) if held_out else (cells, None)
 
     def begin() -> None:
         open_folder(out, asked, force)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, signature
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
@@ -110,6 +111,30 @@ class Columns:
 
 
 @dataclass(frozen=True)
+class Genes:
+    """Which genes are used."""
+
+    hvg: Annotated[int | None, in_data("Number of highly variable genes to use.", min=2)] = None
+    hvg_by: Annotated[
+        Literal["pearson_residuals", "seurat_v3"], in_data("How they are chosen: scanpy has the details.")
+    ] = "pearson_residuals"
+    gene_list: Annotated[
+        Path | None, in_data("A file with the genes to use, one name in each line.", "--genes", metavar="FILE")
+    ] = None
+
+    def named(self) -> tuple[str, ...] | None:
+        """The genes of the file, if there is one."""
+        if self.gene_list is None:
+            return None
+        if self.hvg is not None:
+            raise ValueError("--genes names the genes, and --hvg chooses them: give one of the two")
+        if not self.gene_list.is_file():
+            raise ValueError(f"{self.gene_list}: there is no such file")
+        names = [line.strip() for line in self.gene_list.read_text("utf-8").splitlines()]
+        return tuple(name for name in names if name)
+
+
+@dataclass(frozen=True)
 class Reading:
     """What to do with cells that lack something: the options of ``Fields.read``."""
 
@@ -126,7 +151,8 @@ class Files(Reading):
     genes: Annotated[
         Literal["intersection", "union"],
         in_data(
-            "Of a folder: the genes that all files have, or that any has. Those that a file lacks were not measured."
+            "Of a folder: the genes that all files have, or that any has. Those that a file lacks were not measured.",
+            "--join",
         ),
     ] = "intersection"
 

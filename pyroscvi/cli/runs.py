@@ -2,6 +2,7 @@
 
 RUN/configuration.json   what was asked for; by its checksum the folder is known to be a run
     cells.csv            every cell, and whether it was held out of the fit
+    genes.txt            the genes that were fitted: ``--genes RUN/genes.txt`` uses them again
     checkpoints/         from which an interrupted fit goes on
     fit.safetensors      the fit: ps.load(RUN) reads it
     history.csv, .png    the ELBO of every epoch
@@ -39,7 +40,7 @@ from pyroscvi.report import plots
 KEY = "X_pyroscvi"
 CONFIGURATION = "configuration.json"
 DONE = CHECKSUMS  # written last: a folder that has it holds a finished run
-FILES = ("cells.csv", "fit.safetensors", "history.csv", "history.png", "latents.h5ad")
+FILES = ("cells.csv", "fit.safetensors", "genes.txt", "history.csv", "history.png", "latents.h5ad")
 FORCED = {  # what --force removes of a run, or of the fit of a sweep, where it is as it was written
     *FILES, CONFIGURATION, CHECKSUMS, "fit.safetensors.previous", "declaration.json"
 }  # fmt: skip
@@ -86,7 +87,7 @@ def check_folder(
 
 
 def _plain(configuration: Mapping[str, Any]) -> Any:
-    return json.loads(json.dumps(configuration, default=repr))
+    return json.loads(json.dumps(configuration, default=str))
 
 
 def _written(folder: Path) -> Iterator[Path]:
@@ -144,6 +145,7 @@ def write_cells(folder: Path, fitted: Fit, cells: Cells, obs: pd.DataFrame, unse
     names = _names(cells)
     roles = pd.DataFrame({"held_out": names.isin([] if unseen is None else _names(unseen))}, index=names)
     files.write_whole(folder / "cells.csv", roles.to_csv)
+    files.write_whole(folder / "genes.txt", lambda file: file.write_text("\n".join(fitted.genes) + "\n", "utf-8"))
     latents = AnnData(obs=obs.loc[names], obsm={KEY: representation(fitted, cells)})
     files.write_whole(folder / "latents.h5ad", latents.write_h5ad)
     pages = files.read_json(folder / CONFIGURATION).get("pages", ())

@@ -14,8 +14,9 @@ from typing import Any
 import pandas as pd
 
 from pyroscvi.cli.compare_runs import write_report
-from pyroscvi.cli.data import read_cells
+from pyroscvi.cli.data import read_cells, split_off
 from pyroscvi.cli.declare import declare, own_files
+from pyroscvi.cli.grouped import Genes
 from pyroscvi.cli.output import check_free, draw, say, terminal
 from pyroscvi.cli.runs import CONFIGURATION, DONE, judged_by, write_cells
 from pyroscvi.comparison.compare import compare
@@ -34,7 +35,7 @@ def compare_sweep(
     choices: Mapping[str, Sequence[str]],
     fields: dict[str, Any],
     reading: dict[str, Any],
-    hvg: int | None,
+    genes: Genes,
     held_out: float,
     score: int,
     seed: int,
@@ -42,6 +43,8 @@ def compare_sweep(
     training: Mapping[str, Any],
     evidence: dict[str, Any],
     *,
+    annotations: Path | None,
+    split_by: str | None,
     out: Path | None,
     picture: Path | None,
     report: Path | None,
@@ -52,10 +55,12 @@ def compare_sweep(
     check_free(picture, report, force=force)
     check_sweep_folder(out)
     declared = declared_grid(choices)
-    cells, obs = read_cells(data, fields, reading, hvg)
+    cells, obs = read_cells(data, fields, reading, genes, annotations)
     by = None if cells.batch is None else "batch"
-    seen, unseen = cells.split(held_out, by=by, seed=seed)
-    how = f"{held_out:.0%}{f' of every {fields[by]}' if by else ' of all cells'}, drawn with seed {seed}"
+    seen, unseen = split_off(cells, obs, held_out, by, split_by, seed)
+    of = f"every {fields[by]}" if by and not split_by else "all cells"
+    whole = f", whole levels of {split_by}" if split_by else ""
+    how = f"{len(unseen) / len(cells):.0%} of {of}{whole}, drawn with seed {seed}"
     scored = unseen
     if len(unseen) > score:
         _, scored = unseen.split(score / len(unseen), by=by, seed=seed)

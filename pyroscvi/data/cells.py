@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
+import pandas as pd
 import pyro
 import torch
 from scipy import sparse
@@ -22,6 +23,7 @@ from pyroscvi.data.graph import neighbourhood
 from pyroscvi.data.loader import minibatches
 from pyroscvi.data.panels import profile_of, shares
 from pyroscvi.data.rows import BY_CELL, by_cell, picked, stacked
+from pyroscvi.data.splits import stratified, whole_groups
 from pyroscvi.data.stored import Stored
 
 if TYPE_CHECKING:
@@ -265,18 +267,23 @@ class Cells:
             raise ValueError(f"a minibatch has at least one cell, not {size}")
         return minibatches(self, size, generator, hops, start)
 
-    def split(self, fraction: float, by: str | None = None, seed: int = 0) -> tuple[Self, Self]:
+    def split(
+        self, fraction: float, by: str | None = None, seed: int = 0, *, whole: str | Sequence[Any] | None = None
+    ) -> tuple[Self, Self]:
         """Two data sets, the second with ``fraction`` of the cells; of each level of the field ``by``, if it is named.
+
+        whole  a categorical field, or a value for each cell [n], whose levels stay whole: ``whole="donor"`` leaves no
+               donor on both sides. The second has then about ``fraction`` of the cells, at least one level
 
         With a graph, the first keeps the edges among its own cells. The second keeps all its neighbours, because only
         the guide uses them: they do not enter the probability of its counts.
         """
         if not 0 < fraction < 1:
             raise ValueError(f"{either('fraction', '--held-out')} must lie between 0 and 1, not {fraction}")
-        if by is not None and by not in self.categories:
-            raise KeyError(f"cells have no categorical field {by!r} to split by; there are {sorted(self.categories)}")
-        group = torch.zeros(len(self), dtype=torch.long) if by is None else self.categories[by].cpu()
-        held = _stratified(group, fraction, torch.Generator().manual_seed(seed))
+        if by is not None and whole is not None:
+            raise ValueError("levels are on both sides (by=) or on one (whole=): give one of the two")
+        choose = stratified if whole is None else whole_groups
+        held = choose(self._grouped(by if whole is None else whole), fraction, torch.Generator().manual_seed(seed))
         if held.all() or not held.any():
             raise ValueError(f"splitting off {fraction} of {len(self)} cells leaves one side empty")
         first = replace(self, graph=None, halo=None).subset(~held)
@@ -284,6 +291,19 @@ class Cells:
             own = (~held).nonzero().squeeze(-1).numpy()
             first = replace(first, graph=sparse.csr_matrix(self.graph[own][:, own]), hops=None)
         return first, self.subset(held)
+
+    def _grouped(self, by: str | Sequence[Any] | None) -> Tensor:
+        """The group of each cell [n]: its level of a field, or its value; one group without either."""
+        if by is None:
+            return torch.zeros(len(self), dtype=torch.long)
+        if not isinstance(by, str):
+            codes = pd.factorize(np.asarray(by, dtype=object))[0]
+            if len(codes) != len(self) or (codes < 0).any():
+                raise ValueError(f"to split {len(self):,} cells, each needs a value: there are {(codes >= 0).sum():,}")
+            return torch.from_numpy(codes)
+        if by not in self.categories:
+            raise KeyError(f"cells have no categorical field {by!r} to split by; there are {sorted(self.categories)}")
+        return self.categories[by].cpu()
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """The same cells, seen on another device or in another precision.
@@ -311,24 +331,6 @@ class Cells:
 def _has_room(device: torch.device, shape: tuple[int, ...], dtype: torch.dtype) -> bool:
     """Whether a dense matrix takes at most a quarter of the free memory of this device, which is a GPU."""
     return device.type == "cuda" and 4 * math.prod(shape) * dtype.itemsize <= torch.cuda.mem_get_info(device)[0]
-
-
-def _stratified(group: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
-    """A mask [n] with ``fraction`` of every group, rounded up or down; every cell has the same chance to be in it."""
-    n = len(group)
-    order = torch.randperm(n, generator=generator)
-    order = order[group[order].argsort(stable=True)]
-    # Systematic sampling: cells are sorted by group, at random within a group, and every (1 / fraction)-th is chosen,
-    # from a random start on. The start is moved if all cells or none would be chosen.
-    start = torch.rand((), dtype=torch.float64, generator=generator)
-    if n * fraction < 1:
-        start = 1 - (1 - start) * n * fraction
-    elif n * (1 - fraction) < 1:
-        start = start * n * (1 - fraction)
-    passed = (torch.arange(n + 1, dtype=torch.float64) * fraction + start).floor()
-    chosen = torch.zeros(n, dtype=torch.bool)
-    chosen[order[passed.diff() > 0]] = True
-    return chosen
 
 
 def _halo(cells: Cells, index: np.ndarray, hops: int | None) -> dict:

@@ -1,13 +1,14 @@
 """Data sets: real cells that come with scanpy, and simulated ones whose truth is known."""
 
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from pyroscvi.advice import either
 from pyroscvi.data.checks import counts_of
 from pyroscvi.data.columns import codes, column
 from pyroscvi.data.genes import numbered
@@ -101,14 +102,19 @@ def simulated(
     )  # fmt: skip
 
 
-def highly_variable(
-    adata: AnnData, n: int = 2000, counts: str | None = None, batch: str | None = None
-) -> tuple[str, ...]:
-    """Names of the ``n`` genes with the most variable Pearson residuals [Lause et al., 2021], as ``adata`` orders them.
+Flavor = Literal["pearson_residuals", "seurat_v3"]
 
-    Scanpy's ``highly_variable_genes(flavor="pearson_residuals")`` on counts (a layer; None is X), within batches (a
-    column of obs) where one is named. Every count is checked first: one NaN would change which genes are chosen. The
-    AnnData is not changed: ``Fields(genes=highly_variable(adata), ...)``.
+
+def highly_variable(
+    adata: AnnData, n: int = 2000, counts: str | None = None, batch: str | None = None,
+    flavor: Flavor = "pearson_residuals",
+) -> tuple[str, ...]:  # fmt: skip
+    """Names of the ``n`` most variable genes, as ``adata`` orders them.
+
+    Scanpy's ``highly_variable_genes`` on counts (a layer; None is X), within batches (a column of obs) where one is
+    named: by the variance of Pearson residuals [Lause et al., 2021], or of standardised counts ("seurat_v3" [Stuart et
+    al., 2019]). Every count is checked first: one NaN would change which genes are chosen. The AnnData is not changed:
+    ``Fields(genes=highly_variable(adata), ...)``.
     """
     import scanpy
 
@@ -122,8 +128,17 @@ def highly_variable(
         obs["batch"] = pd.Categorical(levels)
     copied = AnnData(matrix, obs=obs, var=pd.DataFrame(index=names))
     kwargs: dict[str, Any] = {"n_top_genes": n, "batch_key": None if batch is None else "batch", "inplace": False}
+    choose = scanpy.pp if flavor == "seurat_v3" else scanpy.experimental.pp
     with process_kept(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Observation names are not unique")
         warnings.filterwarnings("ignore", "The inplace keyword", DeprecationWarning)  # scanpy's own use of pandas
-        table = scanpy.experimental.pp.highly_variable_genes(copied, flavor="pearson_residuals", **kwargs)
+        try:
+            table = choose.highly_variable_genes(copied, flavor=flavor, **kwargs)
+        except ValueError as error:  # of the local regression, in scikit-misc
+            if "singularities" not in str(error):
+                raise
+            instead = either("flavor='pearson_residuals'", "--hvg-by pearson_residuals")
+            raise ValueError(
+                f"seurat_v3 finds no trend of variances in {len(names)} genes: choose {instead}"
+            ) from error
     return tuple(names[table["highly_variable"].to_numpy()])

@@ -56,7 +56,7 @@ def opened(data: Data) -> dict[str, Opened] | Opened:
         path = Path(data)
         if not path.exists():
             raise ValueError(f"{path}: there is no such file or folder")
-        return _of_folder(path) if path.is_dir() and not _is_zarr(path) else _of_file(path)
+        return _of_folder(path) if path.is_dir() and not is_zarr(path) else _of_file(path)
     if not isinstance(data, Mapping | list | tuple):
         raise TypeError(f"cells are opened from a path, an AnnData on disk, or several, not from {type(data).__name__}")
     by_key = data if isinstance(data, Mapping) else {str(number): one for number, one in enumerate(data)}
@@ -81,7 +81,7 @@ def _of_folder(path: Path) -> dict[str, Opened]:
 
 def _of_file(path: Path) -> Opened:
     try:
-        if _is_zarr(path):
+        if is_zarr(path):
             import zarr
 
             adata = _of_anndata_store(zarr.open_group(str(path), mode="r"))
@@ -143,7 +143,7 @@ def _values(dataset: h5py.Dataset) -> np.ndarray:
     return dataset.asstr()[:].astype(object) if h5py.check_string_dtype(dataset.dtype) else dataset[:]
 
 
-def _is_zarr(path: Path) -> bool:
+def is_zarr(path: Path) -> bool:
     return path.is_dir() and any((path / name).exists() for name in (".zgroup", "zarr.json", ".zmetadata"))
 
 
