@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pyroscvi.models.mixture import Mixture
     from pyroscvi.models.poisson_lognormal import PoissonLognormal
     from pyroscvi.models.ppca import PPCA
+    from pyroscvi.models.proteins import Proteins
     from pyroscvi.models.scanvi import SCANVI
     from pyroscvi.models.scvi import SCVI
     from pyroscvi.models.topics import Topics
@@ -28,6 +29,7 @@ __all__ = [
     "LatentTree",
     "Mixture",
     "PoissonLognormal",
+    "Proteins",
     "Topics",
 ]
 

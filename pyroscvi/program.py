@@ -126,7 +126,8 @@ class Guide(Program):
         self.register_buffer("panels", panels_with(cells.panels, cells.dims.genes), persistent=False)
         self.sites = free_sites(model, cells)
         if self._reads_cells:
-            self.encoder = self.encoder.sized(cells.dims)
+            observed = cells.dims if "proteins" in model.observes else replace(cells.dims, proteins=0)
+            self.encoder = self.encoder.sized(observed)
         widths = {name: self.encoder.width if site.local else 1 for name, site in self.sites.items()}
         self.heads = nn.ModuleDict({name: self.head(widths[name], site.size) for name, site in self.sites.items()})
         for name, site in self.sites.items():

@@ -31,19 +31,26 @@ def _deterministic():
 
 @pytest.fixture
 def cells() -> Cells:
-    """Sixty cells of three types in two batches, half of them annotated, on a piece of tissue; twelve genes."""
+    """Sixty cells of three types in two batches, half of them annotated, on a piece of tissue.
+
+    Twelve genes were measured in all of them, and three proteins in two thirds.
+    """
     n, g = 60, 12
     generator = torch.Generator().manual_seed(1)
     kind = torch.arange(n) % 3
     rate = torch.rand(3, g, generator=generator)[kind] * 10
     annotated = torch.rand(n, generator=generator) < 0.5
     place = torch.rand(n, 2, generator=generator).numpy()
+    counts = torch.poisson(rate, generator=generator)
+    proteins = torch.where(torch.arange(n)[:, None] % 3 > 0, counts[:, :3] * 5, float("nan"))
     return Cells(
-        torch.poisson(rate, generator=generator),
+        counts,
         {"batch": torch.arange(n) % 2, "label": torch.where(annotated, kind, -1), "drug": torch.arange(n) // 2 % 4},
+        proteins=proteins,
         graph=nearest(place, neighbours=4, section=(torch.arange(n) % 2).numpy()),
         levels={"batch": ("a", "b"), "label": ("B", "NK", "T"), "drug": ("control", "x", "y", "z")},
         genes=tuple(f"gene{i}" for i in range(g)),
+        protein_names=("CD3", "CD4", "CD8"),
     )
 
 

@@ -21,7 +21,7 @@ def counts(n: int = 8) -> Cells:
     """Cells in which every gene was measured."""
     x = torch.poisson(torch.linspace(1, 9, GENES).expand(n, -1)).double()
     labels = {"batch": torch.arange(n) % 2, "label": torch.arange(n) % 4}
-    return Cells(x, labels, size_factor=x.sum(1) * torch.rand(n).double(), dtype=torch.float64)
+    return Cells(x, labels, size_factor=x.sum(1) * torch.rand(n).double(), proteins=x[:, :2], dtype=torch.float64)
 
 
 def without(cells: Cells, measured: torch.Tensor = MEASURED) -> Cells:

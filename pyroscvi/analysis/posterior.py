@@ -97,28 +97,30 @@ class Expected(NamedTuple):
         return drawn.flatten(0, -3)[k, torch.arange(len(k), device=k.device)]
 
 
-def expected(fit: Fitted, cells: Cells, levels: Mapping[str, Tensor], guide: Any = None) -> Expected:
+def expected(fit: Fitted, cells: Cells, levels: Mapping[str, Tensor], guide: Any = None, site: str = "x") -> Expected:
     """One draw of the latents of these cells, under their own conditions, and their counts under these levels [n].
 
     guide   draws the latents instead of the fit's guide
+    site    the counts: "x" of genes, "proteins" of proteins
     """
     p, q = joint(fit.model, guide or fit.guide, cells)
     if not levels:
-        return counts_of(p)
+        return counts_of(p, site=site)
     drawn = {name: site["value"] for name, site in q.items()}
     conditioned = poutine.enum(poutine.condition(fit.model, data=drawn), first_available_dim=-2)
     with Intervention(cells, levels) as intervention:
-        counts = poutine.trace(conditioned).get_trace(cells).nodes["x"]["fn"]
+        counts = poutine.trace(conditioned).get_trace(cells).nodes[site]["fn"]
     intervention.check()
-    return counts_of(p, counts)
+    return counts_of(p, counts, site)
 
 
-def counts_of(p: Sites, counts: Any = None) -> Expected:
+def counts_of(p: Sites, counts: Any = None, site: str = "x") -> Expected:
     """The counts of a model (or the given ones), with every enumerated level weighted by its probability.
 
-    p   the sites of a run of the model at given latents
+    p     the sites of a run of the model at given latents
+    site  the site of the counts
     """
-    x = p["x"]
+    x = p[site]
     counts = x["fn"] if counts is None else counts
     if hasattr(counts, "after"):  # states within the counts, which the counts of the cell tell something about
         counts = counts.after(x["value"], x["fn"])

@@ -138,8 +138,9 @@ def _simulated(reader: Reader, cells: Cells, seed: int) -> Cells:
     """Cells with simulated counts under the conditions of these, in the form of observed ones."""
     _ = reader.first  # raises ValueError where cells share a latent
     observed = simulate(reader, CALIBRATION_SEED + seed).observed
-    labels: dict[str, Any] = {"belief": observed["label"].to(cells.dtype)} if "label" in observed else {}
-    return replace(cells, counts=observed["x"].clamp(min=0).to(cells.dtype), **labels)
+    fields = {"label": "belief", "proteins": "proteins"}
+    others: dict[str, Any] = {fields[site]: observed[site].to(cells.dtype) for site in fields if site in observed}
+    return replace(cells, counts=observed["x"].clamp(min=0).to(cells.dtype), **others)
 
 
 def _replicated(fit: Fitted, cells: Cells, replicates: int, corrected: bool, seed: int) -> dict[str, Replicated]:

@@ -100,6 +100,7 @@ class Columns:
     category: Annotated[list[str] | None, in_data("Another categorical column of obs. May be repeated.")] = None
     covariate: Annotated[list[str] | None, in_data("A continuous column of obs. May be repeated.")] = None
     size_factor: Annotated[str | None, in_data("Column of obs: size factor, for --size size_factor.")] = None
+    proteins: Annotated[str | None, in_data("Key of obsm: counts of surface proteins.")] = None
     spatial: Annotated[str | None, in_data("Key of obsm: coordinates on the tissue.")] = None
     section: Annotated[str | None, in_data("Column of obs: tissue section of a cell.")] = None
 

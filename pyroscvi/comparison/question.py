@@ -26,6 +26,7 @@ class Question(NamedTuple):
     counts: str  # fingerprint
     measured: str  # fingerprint of the genes that were measured in each cell; "" if all were
     estimand: str
+    proteins: str  # fingerprint; "" if the estimand has none
     labels: pd.DataFrame | None  # weights [n, y] if the estimand has labels; 0 for cells whose label is unknown
     measures: dict[str, str]  # base measure of every observed site
     supports: dict[str, str]
@@ -35,7 +36,8 @@ def question(fit: Fitted | Pair, cells: Cells) -> Question:
     """The question of this fit and these cells. ValueError if the fit was made with other genes or levels."""
     reader = Reader(fit, cells.subset(torch.arange(1)))
     name = estimand(reader.model, cells)
-    observed = {site: kind for site, kind in reader.first.observed().items() if site != "label" or "label" in name}
+    kinds = reader.first.observed().items()
+    observed = {site: kind for site, kind in kinds if site not in ("label", "proteins") or site in name}
     return Question(
         names=None if cells.names is None else list(map(str, cells.names)),
         genes=None if cells.genes is None else list(map(str, cells.genes)),
@@ -43,6 +45,7 @@ def question(fit: Fitted | Pair, cells: Cells) -> Question:
         counts=fingerprint(cells),
         measured="" if cells.panels is None or cells.panel is None else _of_panels(cells.panels, cells.panel),
         estimand=name,
+        proteins=_of_proteins(cells) if "proteins" in name else "",
         labels=_labels(cells) if "label" in name else None,
         measures={site: measure for site, (measure, _) in observed.items()},
         supports={site: support for site, (_, support) in observed.items()},
@@ -67,6 +70,12 @@ def _of_panels(panels: torch.Tensor, panel: torch.Tensor) -> str:
     used, of_cells = np.unique(code.reshape(-1)[panel.cpu().numpy()], return_inverse=True)
     content = hashlib.sha256(rows[used].tobytes() + of_cells.astype(np.int64).tobytes())
     return "" if rows[used].all() else content.hexdigest()
+
+
+def _of_proteins(cells: Cells) -> str:
+    """A hash of the counts of proteins; those that were not measured are -1 in it."""
+    counts = cells.protein_counts(0).cpu().double().nan_to_num(-1).numpy()
+    return hashlib.sha256(np.ascontiguousarray(counts).tobytes()).hexdigest()
 
 
 def _labels(cells: Cells) -> pd.DataFrame:
@@ -110,6 +119,8 @@ def _difference(first: str, a: Question, second: str, b: Question) -> str:
         return f"the counts differ. Read both from one layer: {field('counts')}"
     if a.estimand != b.estimand:
         return f"{first} gives {a.estimand} and {second} gives {b.estimand}. {_swap(first, a, second, b)}"
+    if a.proteins != b.proteins:
+        return f"the counts of proteins differ. Read both in the same way: {field('proteins')}"
     if a.labels is not None and b.labels is not None and not np.allclose(*a.labels.align(b.labels, fill_value=0)):
         return "their labels differ, and labels are part of the probability. Give both the same labels for these cells"
     if a.measures != b.measures:
@@ -131,6 +142,9 @@ def _swap(first: str, a: Question, second: str, b: Question) -> str:
     if ("label" in a.estimand) != ("label" in b.estimand):
         scores = first if "label" in a.estimand else second
         return f"{scores} also predicts labels: give it cells whose labels are unknown, {{{scores}: cells}}"
+    if ("proteins" in a.estimand) != ("proteins" in b.estimand):
+        scores = first if "proteins" in a.estimand else second
+        return f"{scores} also predicts proteins: give it cells read without proteins, {{{scores}: cells}}"
     given = first if "| l" in a.estimand else second
     latent, observed = (either(f"size={name}Size()", f"--size {name.lower()}") for name in ("Latent", "Observed"))
     return (

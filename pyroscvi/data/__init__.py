@@ -3,5 +3,6 @@
 from pyroscvi.data.cells import Cells, Dims
 from pyroscvi.data.datasets import highly_variable, pbmc68k_reduced, simulated
 from pyroscvi.data.fields import Fields
+from pyroscvi.data.proteins import from_mudata
 
-__all__ = ["Cells", "Dims", "Fields", "highly_variable", "pbmc68k_reduced", "simulated"]
+__all__ = ["Cells", "Dims", "Fields", "from_mudata", "highly_variable", "pbmc68k_reduced", "simulated"]

@@ -42,6 +42,7 @@ class Dims:
     genes       number of genes
     levels      number of levels of each categorical field: {"batch": 2}
     covariates  number of continuous covariates
+    proteins    number of surface proteins
     profile     share of every gene in all counts, after adding one count to every gene       [g]
     log_size    mean and variance of the log total count, by batch (one row without batches)   [b, 2]
 
@@ -52,6 +53,7 @@ class Dims:
     genes: int
     levels: Mapping[str, int] = field(default_factory=dict)
     covariates: int = 0
+    proteins: int = 0
     profile: Tensor | None = field(default=None, repr=False)
     log_size: Tensor | None = field(default=None, repr=False)
 
@@ -74,6 +76,7 @@ class Cells:
     counts       counts: dense, CSR, or on disk                                          [n, g]
     categories   codes by field, -1 where unknown: {"batch": [n], "label": [n]}
     covariates   continuous covariates                                                   [n, c]
+    proteins     counts of surface proteins, NaN where not measured                       [n, p]
     belief       weights of the labels of each cell, all ones where nothing is known      [n, y]
     size_factor  sizes that do not come from these counts                                 [n]
     panels       genes that were measured, a row for each group of cells: True or False    [p, g]
@@ -84,6 +87,7 @@ class Cells:
     total        number of cells in the whole data set
     levels       names of the levels, in the order of their codes: {"batch": ("a", "b")}
     genes        names of genes
+    protein_names  names of proteins
     names        names of cells                                                           [n]
     hops         rounds of message passing into these cells that the graph has edges for; None: any number
     fields       the fields that these cells were read with: ``cells.fields.read(query)`` reads others the same way
@@ -92,6 +96,7 @@ class Cells:
     counts: Counts = field(metadata=BY_CELL)
     categories: Mapping[str, Tensor] = field(default_factory=dict, metadata=BY_CELL)
     covariates: Tensor | None = field(default=None, metadata=BY_CELL)
+    proteins: Tensor | None = field(default=None, metadata=BY_CELL)
     belief: Tensor | None = field(default=None, metadata=BY_CELL)
     size_factor: Tensor | None = field(default=None, metadata=BY_CELL)
     panels: Tensor | None = None
@@ -102,6 +107,7 @@ class Cells:
     total: int | None = None
     levels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     genes: tuple[str, ...] | None = None
+    protein_names: tuple[str, ...] | None = None
     names: np.ndarray | None = field(default=None, metadata=BY_CELL)
     hops: int | None = None
     fields: "Fields | None" = field(default=None, repr=False)
@@ -122,7 +128,8 @@ class Cells:
     def __repr__(self) -> str:
         levels = "".join(f", {name}: {len(levels)}" for name, levels in self.levels.items())
         panels = "" if self.panels is None else f", gene panels: {len(self.panels)}"
-        return f"Cells({len(self):,} cells, {self.counts.shape[1]:,} genes{levels}{panels})"
+        proteins = "" if self.proteins is None else f", {self.proteins.shape[1]} proteins"
+        return f"Cells({len(self):,} cells, {self.counts.shape[1]:,} genes{proteins}{levels}{panels})"
 
     # For models and guides
 
@@ -189,6 +196,12 @@ class Cells:
             one_hot = torch.nn.functional.one_hot(self.label.clamp(min=0), types).to(weights)
             weights = torch.where((self.label >= 0).unsqueeze(-1), one_hot, weights)
         return weights
+
+    def protein_counts(self, number: int) -> Tensor:
+        """Counts of the surface proteins [n, p], NaN where not measured; all NaN if no proteins were read."""
+        if self.proteins is not None:
+            return self.proteins
+        return torch.full((len(self), number), math.nan, dtype=self.dtype, device=self.device)
 
     @cached_property
     def edges(self) -> Tensor:
@@ -372,6 +385,7 @@ def _survey(cells: Cells) -> Dims:
         genes=cells.counts.shape[1],
         levels=levels,
         covariates=0 if cells.covariates is None else cells.covariates.shape[-1],
+        proteins=0 if cells.proteins is None else cells.proteins.shape[-1],
         profile=profile.float(),
         log_size=torch.stack([torch.stack([own.mean(), own.var(correction=0)]) for own in by_batch]).float(),
     )

@@ -19,6 +19,7 @@ from pyroscvi.data.genes import match, numbered, unique_cells
 from pyroscvi.data.matrices import Matrix
 from pyroscvi.data.merge import merged, outlined
 from pyroscvi.data.panels import panels_of
+from pyroscvi.data.proteins import read_proteins
 from pyroscvi.data.stored import Stored
 from pyroscvi.data.survey import end_to_end, surveyed
 from pyroscvi.data.tissue import tissue_graph
@@ -44,15 +45,17 @@ class Fields:
     covariates   columns of obs: continuous; standardised
     size_factor  column of obs: sizes that do not come from these counts, positive
     belief       key of obsm: a weight for each label, one column each; a row of NaN means that nothing is known
+    proteins     key of obsm: counts of surface proteins, a DataFrame or an array; NaN where a protein was not measured
+    protein_names  names of the proteins to read; None reads all columns of a DataFrame, and numbers those of an array
     spatial      key of obsm: two or three coordinates, by which the nearest ``neighbours`` of each cell are found; a
                  cell whose row is NaN has no coordinates, and so no neighbours
     section      column of obs: cells of different sections are never neighbours
     genes        names of the genes to read, in their order; None reads all
 
-    ``cells.fields`` are these fields and what reading has added: ``genes``, ``levels`` (names of the levels of every
-    category), ``moments`` (mean and sd of every covariate) and ``panels`` (for each group of cells in which not all
-    genes were measured, the numbers of those that were). They are plain data: ``to_dict`` and ``from_dict`` go through
-    JSON.
+    ``cells.fields`` are these fields and what reading has added: ``genes``, ``protein_names``, ``levels`` (names of the
+    levels of every category), ``moments`` (mean and sd of every covariate) and ``panels`` (for each group of cells in
+    which not all genes were measured, the numbers of those that were). They are plain data: ``to_dict`` and
+    ``from_dict`` go through JSON.
     """
 
     counts: str | None = None
@@ -62,6 +65,8 @@ class Fields:
     covariates: tuple[str, ...] = ()
     size_factor: str | None = None
     belief: str | None = None
+    proteins: str | None = None
+    protein_names: tuple[str, ...] | None = None
     spatial: str | None = None
     section: str | None = None
     neighbours: int = 6
@@ -83,6 +88,7 @@ class Fields:
             "categories": names(self.categories),
             "covariates": names(self.covariates),
             "genes": None if self.genes is None else names(self.genes),
+            "protein_names": None if self.protein_names is None else names(self.protein_names),
             "chosen": self.genes is not None if self.chosen is None else self.chosen,
             "levels": tuples(self.levels),
             "moments": tuples(self.moments),
@@ -191,18 +197,23 @@ class Fields:
         if self.levels is None and measured is not None:
             known = tuple(tuple(row.nonzero().flatten().tolist()) for row in measured if not row.all())
         covariates, moments = self._covariates(adata.obs)
+        proteins, protein_names = read_proteins(adata, self.proteins, self.protein_names)
         cells = Cells(
             torch.from_numpy(counts) if isinstance(counts, np.ndarray) else counts,
             categories={name: torch.from_numpy(code) for name, code in categories.items()},
             covariates=None if covariates is None else torch.from_numpy(covariates).to(dtype),
+            proteins=None if proteins is None else torch.from_numpy(proteins).to(dtype),
             size_factor=self._sizes(adata.obs, dtype),
             panels=measured,
             panel=panel,
             graph=self._graph(adata),
             levels=levels,
             genes=names,
+            protein_names=protein_names,
             names=cell_names.to_numpy(dtype=object),
-            fields=replace(self, genes=names, levels=levels, moments=moments, panels=known),
+            fields=replace(
+                self, genes=names, protein_names=protein_names, levels=levels, moments=moments, panels=known
+            ),
             dtype=dtype,
         )
         if belief is None:

@@ -94,8 +94,8 @@ def _narrowed(several: Mapping[str, AnnData], fields: "Fields") -> dict[str, Ann
 
     A column or table that only other data sets have is filled with missing values.
     """
-    keys = [name for name in (fields.belief, fields.spatial) if name is not None]
-    tables = {name: _tables(several, name) for name in keys}
+    keys = [name for name in (fields.belief, fields.spatial, fields.proteins) if name is not None]
+    tables = {name: _tables(several, name, union=name == fields.proteins) for name in keys}
     return {
         key: AnnData(
             obs=_columns(key, adata, fields, several),
@@ -122,8 +122,11 @@ def _columns(key: str, adata: AnnData, fields: "Fields", several: Mapping[str, A
     return obs
 
 
-def _tables(several: Mapping[str, AnnData], name: str) -> dict[str, Any]:
-    """The table ``name`` of obsm by data set, NaN where a data set has none; {} if no data set has it."""
+def _tables(several: Mapping[str, AnnData], name: str, union: bool = False) -> dict[str, Any]:
+    """The table ``name`` of obsm by data set, NaN where a data set has none; {} if no data set has it.
+
+    union   data sets may have different columns: the result has all of them, NaN where a data set lacks one
+    """
     given = {key: adata.obsm[name] for key, adata in several.items() if name in adata.obsm}
     tables = {key: pd.DataFrame(floats_of(values, f"{key}: obsm[{name!r}]")) for key, values in given.items()}
     if not tables:
@@ -131,6 +134,9 @@ def _tables(several: Mapping[str, AnnData], name: str) -> dict[str, Any]:
     for key, values in given.items():
         if isinstance(values, pd.DataFrame):
             tables[key].columns = values.columns.astype(str)
+    if union and all(isinstance(values, pd.DataFrame) for values in given.values()):
+        every = list(dict.fromkeys(column for own in tables.values() for column in own.columns))
+        tables = {key: own.reindex(columns=every) for key, own in tables.items()}
     (first, one), *others = tables.items()
     for key, other in others:
         if list(other.columns) != list(one.columns):

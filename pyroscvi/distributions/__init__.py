@@ -3,6 +3,7 @@
     Poisson, NegativeBinomial, ZeroInflatedPoisson, ZeroInflatedNegativeBinomial    counts
     Log1pNormal                                                                     a Gaussian on log(1 + x)
     LatentTree                                                                      counts given states on a tree
+    ProteinCounts                                                                   proteins: background or foreground
     Annotation                                                                      the label of a cell, given its type
 
 ``kernel`` evaluates blocks of cells; it calls ``terms`` for their genes, ``terms`` calls ``deviance`` for counts above
@@ -20,8 +21,10 @@ from pyroscvi.distributions.count_vector import CountVector
 from pyroscvi.distributions.latent_tree import LatentTree
 from pyroscvi.distributions.log1p_normal import Log1pNormal
 from pyroscvi.distributions.parameters import Shares
+from pyroscvi.distributions.protein_counts import ProteinCounts
 
 __all__ = [
-    "Annotation", "CountVector", "LatentTree", "Log1pNormal", "NegativeBinomial", "Poisson", "Shares",
+    "Annotation", "CountVector", "LatentTree", "Log1pNormal", "NegativeBinomial", "Poisson", "ProteinCounts",
+    "Shares",
     "ZeroInflatedNegativeBinomial", "ZeroInflatedPoisson",
 ]  # fmt: skip

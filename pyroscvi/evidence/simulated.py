@@ -79,6 +79,9 @@ def simulate(reader: Reader, seed: int) -> Simulated:
     observed = {name: drawn[name]["value"] for name, node in sites.items() if node["is_observed"]}
     if cells.measured is not None and "x" in observed:
         observed["x"] = observed["x"] * cells.measured
+    if "proteins" in observed:
+        counts = cells.protein_counts(observed["proteins"].shape[-1])
+        observed["proteins"] = torch.where(counts.isnan(), counts, observed["proteins"])
     latents = {name: drawn[name]["value"] for name in sites if name not in observed}
     return Simulated(cells, observed, latents)
 
@@ -122,6 +125,8 @@ class ReplayedGuide(nn.Module):
         changes: dict[str, Any] = {}
         if "x" in self.observed:
             changes["counts"] = self.observed["x"][cells.index]
+        if "proteins" in self.observed:
+            changes["proteins"] = self.observed["proteins"][cells.index]
         if "label" in self.observed:
             changes["belief"] = self.observed["label"][cells.index]
         if cells.graph is not None and cells.graph.nnz:

@@ -41,7 +41,12 @@ def save(fit: Fit, path: str | Path) -> None:
         "model": declaration(fit.model),
         "guide": declaration(fit.guide),
         "fields": None if fit.fields is None else fit.fields.to_dict(),
-        "dims": {"genes": fit.dims.genes, "levels": dict(fit.dims.levels), "covariates": fit.dims.covariates},
+        "dims": {
+            "genes": fit.dims.genes,
+            "levels": dict(fit.dims.levels),
+            "covariates": fit.dims.covariates,
+            "proteins": fit.dims.proteins,
+        },
         "history": fit.history.to_dict("list"),
         "record": fit.record,
     }

@@ -17,6 +17,7 @@ from pyroscvi.analysis.latent import latent
 from pyroscvi.analysis.loadings import loadings
 from pyroscvi.analysis.probabilities import probabilities
 from pyroscvi.analysis.proportions import proportions
+from pyroscvi.analysis.proteins import proteins
 from pyroscvi.calibration.predictive import predictive_check
 from pyroscvi.calibration.simulation_based import calibrate
 from pyroscvi.data.cells import Cells, Dims
@@ -115,6 +116,7 @@ class Fit:
     differential = differential
     probabilities = probabilities
     proportions = proportions
+    proteins = proteins
     log_evidence = log_evidence
     data_evidence = data_evidence
     certify = certify

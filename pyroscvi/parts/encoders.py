@@ -8,7 +8,7 @@ from pyroscvi.data.csr import CSR
 from pyroscvi.part import Part
 from pyroscvi.parts.activations import Activation, ReLU
 from pyroscvi.parts.conditions import Condition, Nothing
-from pyroscvi.parts.layers import Layers
+from pyroscvi.parts.layers import Layers, beside
 from pyroscvi.parts.norms import LayerNorm, Norm
 from pyroscvi.ranges import Dropout, Widths
 
@@ -73,7 +73,10 @@ class Encoder(Part):
 
 
 class ReadCell(Encoder):
-    """h_n = f(log(1 + x_n), d_n): each cell is read without its neighbours."""
+    """h_n = f(log(1 + x_n), d_n): each cell is read without its neighbours.
+
+    If the model observes proteins, they are read too: log(1 + count), and which of them were measured.
+    """
 
     widths: Widths = 128
     norm: Norm = LayerNorm()
@@ -85,12 +88,17 @@ class ReadCell(Encoder):
 
     def build(self, dims):
         self.condition = self.condition.sized(dims)
+        self.proteins = dims.proteins
         hidden = Layers(self.widths, self.norm, self.dropout, self.everywhere, self.activation)
-        self.layers = hidden.sized(dims.genes, self.condition.width)
+        self.layers = hidden.sized(dims.genes, self.condition.width + 2 * self.proteins)
         self.width = self.layers.width
 
     def forward(self, cells):
-        return self.layers(self._inputs(cells), self.condition(cells))
+        d = self.condition(cells)
+        if self.proteins:
+            counts = cells.protein_counts(self.proteins)
+            d = beside(d, counts.nan_to_num().log1p(), (~counts.isnan()).to(counts))
+        return self.layers(self._inputs(cells), d)
 
     def _inputs(self, cells: Cells) -> Tensor | CSR:
         """The inputs [n, g]: dense in training, for gradients; otherwise sparse, if the cells and features allow it."""
