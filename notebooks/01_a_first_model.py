@@ -77,7 +77,7 @@ print(inspect.getsource(SCVI.model))
 # seed gives another fit: `fits["nb"]` is the first of the three. The history of a fit is a table.
 
 # %%
-fits = ps.sweep(declared, train, epochs=80, lr=1e-2, progress=False)
+fits = ps.sweep(declared, train, epochs=60, lr=1e-2, progress=False)
 fits["nb"].history.tail(3)
 
 # %% [markdown]
@@ -133,7 +133,7 @@ assert error["model"] < 0.5 * error["counts"]
 # epochs its number would change. So look at the size of the difference too, beside its 95% interval.
 
 # %%
-comparison = ps.compare(fits, held_out, particles=300)
+comparison = ps.compare(fits, held_out)
 comparison
 
 # %%
