@@ -163,7 +163,7 @@ def test_a_run_names_its_genes_and_another_run_takes_them(tmp_path, capsys):
     run("fit", data, *QUICK, "--genes", tmp_path / "a" / "genes.txt", "--out", tmp_path / "b")
     assert ps.load(tmp_path / "b").genes == ("gene5", "gene2")
     assert main(["fit", str(data), "--hvg", "4", "--hvg-by", "seurat_v3", "--out", str(tmp_path / "c")]) == 1
-    assert "in 9 genes: --hvg-by pearson_residuals" in capsys.readouterr().err
+    assert "in 9 genes: choose --hvg-by pearson_residuals" in capsys.readouterr().err
     assert main(["fit", str(data), "--genes", "x.txt", "--hvg", "3", "--out", str(tmp_path / "c")]) == 1
     assert "--genes names the genes, and --hvg chooses them: give one of the two" in capsys.readouterr().err
 

@@ -29,11 +29,11 @@ class Asked(NamedTuple):
 
 def asked(folder: Path, data: Path, query: Query, pages: Iterable[Path] | None = None) -> Asked:
     """The run in a folder, and the cells of a file as its fit reads them."""
-    from pyroscvi.cli.data import read_data
     from pyroscvi.cli.runs import read_run
+    from pyroscvi.data.reading import read
 
     run = read_run(folder, pages or ())
-    adata = read_data(data)
+    adata = read(data)
     cells = run.fields.read(adata, **vars(query))
     return Asked(run, cells, adata[cells.names].copy() if len(cells) < len(adata) else adata)
 

@@ -4,5 +4,9 @@ from pyroscvi.data.cells import Cells, Dims
 from pyroscvi.data.datasets import highly_variable, pbmc68k_reduced, simulated
 from pyroscvi.data.fields import Fields
 from pyroscvi.data.proteins import from_mudata
+from pyroscvi.data.reading import coco, read
+from pyroscvi.data.tcga import tcga
 
-__all__ = ["Cells", "Dims", "Fields", "from_mudata", "highly_variable", "pbmc68k_reduced", "simulated"]
+__all__ = [
+    "Cells", "Dims", "Fields", "coco", "from_mudata", "highly_variable", "pbmc68k_reduced", "read", "simulated", "tcga"
+]  # fmt: skip
