@@ -2,12 +2,14 @@
 
     with temper(0.3):                          KL warm-up: log-densities of latents count for 0.3
     with intervene(perturbation=2):            every cell as if its perturbation had been level 2
+    with intervene(dose=1.5):                  every cell as if its dose had been 1.5 standard deviations above the mean
     with unknown("perturbation", log_prior):   the condition as a latent, summed out exactly
     with as_scored():                          draws follow the density that scores them, even if they are no counts
     with Measured(measured):                   genes that were not measured are left out of p(x | z); ``Model`` does it
 
-A condition of a cell (its batch, its perturbation) is not sampled but *read*: ``read(cells, "batch")``. Reading is an
-effect, as sampling is, so that a handler can change its result.
+A condition of a cell (its batch, its dose) is not sampled but *read*: ``read(cells, "batch")`` for a category,
+``read_covariate(cells, "dose")`` for a number. Reading is an effect, as sampling is, so that a handler can change its
+result.
 """
 
 from contextlib import nullcontext
@@ -28,7 +30,9 @@ from pyroscvi.sites import is_latent
 
 
 @effectful(type="read")
-def _read(cells: Any, name: str) -> Tensor:
+def _read(cells: Any, name: str, is_covariate: bool) -> Tensor:
+    if is_covariate:
+        return cells.covariate(name)
     return cells.categories[name] if name in cells.categories else _unknown_codes(cells)
 
 
@@ -39,21 +43,38 @@ def _unknown_codes(cells: Any) -> Tensor:
 
 def read(cells: Any, name: str) -> Tensor:
     """Codes of the cells in the field ``name`` [n], -1 where unknown; handlers can change them."""
-    return _read(cells, name, name=f"read {name}")
+    return _read(cells, name, False, name=f"read {name}")
+
+
+def read_covariate(cells: Any, name: str) -> Tensor:
+    """Values of the cells in the covariate ``name`` [n], standardised by ``Fields``; handlers can change them.
+
+    Raises KeyError for a covariate that was not read from the data.
+    """
+    return _read(cells, name, True, name=f"read covariate {name}")
 
 
 class intervene(Messenger):
-    """Set a condition by hand: ``intervene(batch=0)`` gives every cell the first batch [Pearl's do-operator]."""
+    """Set a condition by hand: ``intervene(batch=0)`` gives every cell the first batch [Pearl's do-operator].
 
-    def __init__(self, **levels: int | Tensor):
+    A whole number is the code of a level, another number a standardised value of a covariate.
+    """
+
+    def __init__(self, **levels: float | Tensor):
         super().__init__()
         self.levels = levels
 
     def _pyro_read(self, message: dict) -> None:
-        cells, name = message["args"]
-        if name in self.levels:
-            message["value"] = torch.as_tensor(self.levels[name], device=cells.device).expand(len(cells))
-            message["done"] = True
+        cells, name, is_covariate = message["args"]
+        if name not in self.levels:
+            return
+        value = torch.as_tensor(self.levels[name], device=cells.device)
+        if is_covariate and (value.is_floating_point() or name not in cells.categories):
+            value = value.to(cells.dtype)
+        elif is_covariate or value.is_floating_point():  # a category and a covariate of one name: set the other one
+            return
+        message["value"] = value.expand(len(cells))
+        message["done"] = True
 
 
 class unknown(Messenger):
@@ -69,8 +90,8 @@ class unknown(Messenger):
         self.name, self.log_prior = name, log_prior
 
     def _pyro_read(self, message: dict) -> None:
-        cells, name = message["args"]
-        if name == self.name:
+        cells, name, is_covariate = message["args"]
+        if name == self.name and not is_covariate:
             message["value"] = self._level(cells)
             message["done"] = True
 

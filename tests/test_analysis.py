@@ -334,7 +334,7 @@ def test_help_names_every_option():
         parameters = inspect.signature(method).parameters.values()
         assert not [p for p in parameters if p.kind is p.VAR_KEYWORD], method
         assert all(p.annotation is not p.empty for p in parameters), method
-    for method in (ps.Fit.denoise, ps.Fit.generate, ps.Fit.latent):
+    for method in (ps.Fit.denoise, ps.Fit.decode, ps.Fit.generate, ps.Fit.latent):
         for name in list(inspect.signature(method).parameters)[2:]:
             assert re.search(rf"^    (\w+, )*{name}\b", method.__doc__, re.MULTILINE), (method, name)
 

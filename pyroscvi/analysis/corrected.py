@@ -6,7 +6,7 @@ already: ``Given`` samples the latents of these cells from their pools (``eviden
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any, NamedTuple, TypeVar
 
@@ -30,11 +30,14 @@ Guide = Callable[[Cells], Any]
 
 @dataclass(frozen=True)
 class Given:
-    """A guide of these very cells whose latents have given values {site: [n, d]}."""
+    """A guide of these very cells whose latents have given values [n, d]; those that cells share have values [d]."""
 
     values: Mapping[str, Tensor]
+    shared: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __call__(self, cells: Cells) -> None:
+        for name, value in self.shared.items():
+            pyro.sample(name, dist.Delta(value, event_dim=1))
         with cells.plate():
             for name, value in self.values.items():
                 pyro.sample(name, dist.Delta(value, event_dim=1))

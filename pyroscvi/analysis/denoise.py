@@ -1,15 +1,13 @@
 """Denoising: the expected count of every gene in place of the observed one."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from anndata import AnnData
-from torch import Tensor
 
 from pyroscvi.analysis.corrected import each_drawn
-from pyroscvi.analysis.posterior import Level, codes, expected
+from pyroscvi.analysis.posterior import Conditions, Over, columns_of, each_expected, interventions, rates
 from pyroscvi.data.cells import Cells
 from pyroscvi.program import Fitted
 from pyroscvi.pyro_internals import alone
@@ -17,13 +15,16 @@ from pyroscvi.pyro_internals import alone
 
 @alone
 def denoise(
-    fit: Fitted, cells: Cells | AnnData, *, given: Mapping[str, Level] | None = None, samples: int = 10,
-    library: float | None = None, genes: Sequence[str] | None = None, corrected: bool = False, seed: int = 0,
-    batch_size: int = 256,
+    fit: Fitted, cells: Cells | AnnData, *, given: Conditions | None = None, average: Over | None = None,
+    samples: int = 10, library: float | None = None, genes: Sequence[str] | None = None, corrected: bool = False,
+    seed: int = 0, batch_size: int = 256,
 ) -> np.ndarray:  # fmt: skip
     """Posterior mean of the rate of every gene [n, g]: E[l rho | x], without the extra zeros of a zero-inflated model.
 
-    given       see the same cells under other conditions: ``given={"batch": "donor1"}``, or one level for each cell
+    given       see the same cells under other conditions: ``given={"batch": "donor1", "dose": 2.0}``, one value for all
+                cells or one for each. Covariates are in their own units
+    average     average over several values: ``"batch"`` is every batch, ``{"batch": ["donor1", "donor2"]}`` these two,
+                with equal weights. Several fields: every combination
     samples     posterior samples to average over
     library     scale the rates of each cell to this sum: 1 gives shares; None keeps the size of the cell
     genes       names of the genes to return; None returns all
@@ -35,26 +36,15 @@ def denoise(
     does not read.
     """
     cells = fit.read(cells)
-    values = codes(fit, len(cells), given or {})
-    columns = slice(None) if genes is None else _columns(fit, genes)
+    several = interventions(fit, len(cells), given or {}, average)
+    columns = columns_of(fit, genes)
 
     def rate(minibatch: Cells, guides: Iterable[Any]) -> np.ndarray:
-        of_minibatch = {name: code[minibatch.index] for name, code in values.items()}
+        of_minibatch = [{name: value[minibatch.index] for name, value in values.items()} for values in several]
         total: Any = 0.0
         for guide in guides:
-            counts = expected(fit, minibatch, of_minibatch, guide)
-            x = counts.counts
-            mu = x.mu if hasattr(x, "mu") else x.mean  # without extra zeros [..., n, g]
-            if library is not None:
-                mu = mu * (library / mu.sum(-1, keepdim=True))
-            total = total + counts.mean(mu)[:, columns]
-        return (total / samples).cpu().numpy()
+            for counts in each_expected(fit, minibatch, of_minibatch, guide):
+                total = total + counts.mean(rates(counts.counts, library))[:, columns]
+        return (total / (samples * len(several))).cpu().numpy()
 
     return np.concatenate(list(each_drawn(fit, cells, rate, samples, seed, batch_size, corrected)))
-
-
-def _columns(fit: Fitted, genes: Sequence[str]) -> Tensor:
-    place = {name: g for g, name in enumerate(fit.genes)}
-    if unknown := [gene for gene in genes if gene not in place]:
-        raise KeyError(f"the fit knows no gene {unknown[0]!r}")
-    return torch.tensor([place[gene] for gene in genes])

@@ -11,7 +11,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyroscvi.analysis.corrected import each_drawn
-from pyroscvi.analysis.posterior import Intervention, Level, codes, expected
+from pyroscvi.analysis.posterior import Conditions, Intervention, expected, interventions
 from pyroscvi.data.cells import Cells
 from pyroscvi.program import Fitted, onto
 from pyroscvi.pyro_internals import alone
@@ -20,7 +20,7 @@ from pyroscvi.pyro_internals import alone
 @alone
 def generate(
     fit: Fitted, cells: Cells | AnnData | None = None, *, n: int | None = None,
-    given: Mapping[str, Level] | None = None, samples: int | None = None, size: ArrayLike | None = None,
+    given: Conditions | None = None, samples: int | None = None, size: ArrayLike | None = None,
     corrected: bool = False, seed: int = 0, batch_size: int = 256,
 ) -> np.ndarray:  # fmt: skip
     """Draw counts [n, g], or [samples, n, g], of given cells or of ``n`` new ones.
@@ -29,7 +29,7 @@ def generate(
     n           without cells: the number of new cells, drawn from the prior. A categorical field that is not ``given``
                 is drawn with the frequencies of training, a covariate is at its mean, and the size of a cell is drawn
                 from those of its batch
-    given       values of categorical fields, one for all cells or one for each: ``given={"perturbation": "control"}``
+    given       values of fields and covariates, one for all cells or one for each: ``given={"dose": 2.0}``
     samples     number of draws; None is one draw, without the first axis
     size        sizes of new cells: one, or [n]
     corrected   draw the latents of ``cells`` from the exact posterior by importance resampling, not from the guide
@@ -44,14 +44,14 @@ def generate(
     given = given or {}
     if cells is None:
         assert n is not None
-        values = codes(fit, n, given)
+        (values,) = interventions(fit, n, given)
         cells = fit.read(blank(fit, n, values, size, seed))
-        draw, corrected = _from_the_prior(fit, given), False
+        draw, corrected = _from_the_prior(fit, values), False
     else:
         if size is not None:
             raise ValueError("generate: size= is for new cells (n=); these cells keep the sizes that they have")
         cells = fit.read(cells)
-        values = codes(fit, len(cells), given)
+        (values,) = interventions(fit, len(cells), given)
 
         def draw(minibatch: Cells, guide: Any) -> Tensor:
             of_minibatch = {name: code[minibatch.index] for name, code in values.items()}
@@ -65,7 +65,7 @@ def generate(
     return counts[0] if samples is None else counts
 
 
-def _from_the_prior(fit: Fitted, given: Mapping[str, Level]) -> Callable[[Cells, Any], Tensor]:
+def _from_the_prior(fit: Fitted, given: Mapping[str, Tensor]) -> Callable[[Cells, Any], Tensor]:
     """Draws counts of new cells from the prior; latents that cells share come from their posterior."""
     shared = [name for name, site in fit.guide.sites.items() if not site.local]
 
@@ -73,7 +73,7 @@ def _from_the_prior(fit: Fitted, given: Mapping[str, Level]) -> Callable[[Cells,
         q = fit.guide.posteriors(cells) if shared else {}
         latents = {name: onto(fit.guide.sites[name].support, q[name]).sample() for name in shared}
         model = poutine.condition(poutine.uncondition(fit.model), data=latents)
-        with Intervention(cells, {name: cells.categories[name] for name in given}) as conditions:
+        with Intervention(cells, {name: value[cells.index] for name, value in given.items()}) as conditions:
             sites: Any = poutine.trace(model).get_trace(cells).nodes
         conditions.check()
         return sites["x"]["value"]
@@ -84,12 +84,14 @@ def _from_the_prior(fit: Fitted, given: Mapping[str, Level]) -> Callable[[Cells,
 def blank(fit: Fitted, n: int, given: Mapping[str, Tensor], size: ArrayLike | None, seed: int) -> Cells:
     """New cells without counts of their own: each has the average profile, scaled to its size.
 
-    given   codes [n] of categorical fields; the others are drawn with the frequencies of training
+    given   codes [n] of categorical fields, and values [n] of covariates; other fields are drawn with the frequencies
+            of training, and other covariates are at their means
 
     Raises ValueError for sizes, frequencies and means of covariates that the fit does not know.
     """
     generator = torch.Generator().manual_seed(seed)
-    categories = {field: _drawn(fit, field, n, generator) for field in fit.levels if field not in given} | dict(given)
+    codes = {field: values for field, values in given.items() if not values.is_floating_point()}
+    categories = {field: _drawn(fit, field, n, generator) for field in fit.levels if field not in codes} | codes
     if size is None:
         batch = categories.get("batch", torch.zeros(n, dtype=torch.long))
         sizes = _sizes(fit, batch, generator)
@@ -97,8 +99,11 @@ def blank(fit: Fitted, n: int, given: Mapping[str, Tensor], size: ArrayLike | No
         sizes = torch.as_tensor(np.broadcast_to(np.asarray(size, dtype=np.float32), (n,)).copy())
     means = fit.record.get("covariates", [0.0] * fit.dims.covariates)  # fields standardise covariates to a mean of 0
     if fit.dims.covariates and means is None:
-        raise ValueError(_unknown("the means of covariates", "cells in place of n"))
+        raise ValueError(unknown("the means of covariates", "cells in place of n"))
     covariates = torch.tensor(means).expand(n, -1).clone() if fit.dims.covariates else None
+    for i, name in enumerate(fit.covariates):
+        if covariates is not None and name in given and given[name].is_floating_point():
+            covariates[:, i] = given[name]
     ordered = {field: categories[field] for field in fit.levels}
     return Cells(sizes.unsqueeze(-1) * fit.dims.average(), ordered, covariates, size_factor=sizes, levels=fit.levels)
 
@@ -109,7 +114,7 @@ def _drawn(fit: Fitted, field: str, n: int, generator: torch.Generator) -> Tenso
         return torch.zeros(n, dtype=torch.long)
     counted = fit.record.get("levels", {}).get(field)
     if counted is None:
-        raise ValueError(_unknown(f"how frequent the levels of {field!r} are", f"given={{{field!r}: ...}}"))
+        raise ValueError(unknown(f"how frequent the levels of {field!r} are", f"given={{{field!r}: ...}}"))
     counts = torch.tensor([float(counted.get(name, 0)) for name in fit.levels[field]])
     weights = counts if counts.sum() > 0 else torch.ones_like(counts)
     return torch.multinomial(weights, n, replacement=True, generator=generator)
@@ -119,11 +124,12 @@ def _sizes(fit: Fitted, batch: Tensor, generator: torch.Generator) -> Tensor:
     """Sizes [n] of cells of these batches, log-normal with the moments that training had."""
     moments = fit.dims.log_size
     if moments is None or moments.isnan().any():
-        raise ValueError(_unknown("the sizes of cells", "size=..."))
+        raise ValueError(unknown("the sizes of cells", "size=..."))
     row = batch if len(moments) > 1 else torch.zeros_like(batch)
     noise = torch.randn(len(batch), generator=generator)
     return (moments[row, 0] + moments[row, 1].sqrt() * noise).exp()
 
 
-def _unknown(what: str, give: str) -> str:
-    return f"generate: this fit does not know {what}, for it came without the cells it was fitted to: give {give}"
+def unknown(what: str, give: str, call: str = "generate") -> str:
+    """The message for something that a fit does not know, and that its user can give."""
+    return f"{call}: this fit does not know {what}, for it came without the cells it was fitted to: give {give}"

@@ -1,8 +1,10 @@
 """Functions that analyses share: cells in minibatches, and the distribution of their counts under a model."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product as combined
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
@@ -16,6 +18,9 @@ from pyroscvi.program import Fitted
 
 T = TypeVar("T")
 Level = str | Sequence[str]
+Value = Level | float | Sequence[float]
+Conditions = Mapping[str, Value]  # field or covariate: one value for all cells, or one for each
+Over = str | Mapping[str, Sequence[str] | Sequence[float]]  # a field with all its levels, or fields with some of theirs
 
 
 def each(fit: Fitted, cells: Cells, do: Callable[[Cells], T], seed: int, batch_size: int) -> Iterator[T]:
@@ -31,7 +36,7 @@ def codes(fit: Fitted, n: int, levels: Mapping[str, Level]) -> dict[str, Tensor]
     result = {}
     for field, level in levels.items():
         if field not in fit.levels:
-            raise KeyError(f"the fit knows no field {field!r}; it knows {', '.join(fit.levels) or 'none'}")
+            raise KeyError(f"the fit knows no field {field!r}; it knows {_known(fit)}")
         known = {name: code for code, name in enumerate(fit.levels[field])}
         names = [level] if isinstance(level, str) else [str(name) for name in level]
         if unknown := [name for name in names if name not in known]:
@@ -40,6 +45,46 @@ def codes(fit: Fitted, n: int, levels: Mapping[str, Level]) -> dict[str, Tensor]
             raise ValueError(f"{field}: give one level, or one for each of the {n} cells, not {len(names)}")
         result[field] = torch.tensor([known[name] for name in names]).expand(n)
     return result
+
+
+def interventions(fit: Fitted, n: int, given: Conditions, average: Over | None = None) -> list[dict[str, Tensor]]:
+    """What ``intervene`` sets for n cells: codes [n] of fields, standardised values [n] of covariates.
+
+    given    values of fields, by the names of their levels, and of covariates, in their own units
+    average  several values of fields or covariates: there is one dictionary for each combination of them
+
+    Raises KeyError for a name that training did not have, and ValueError for values that do not suit the cells.
+    """
+    if isinstance(average, str):
+        if average not in fit.levels:
+            raise KeyError(f"the fit has no levels of {average!r} to average over; it has {_known(fit)}")
+        average = {average: fit.levels[average]}
+    average = average or {}
+    if twice := set(average) & set(given):
+        raise ValueError(f"{min(twice)!r} is both given and averaged over: leave it out of one of them")
+    alone = {name: _values(fit, n, name, value) for name, value in given.items()}
+    several = [[(name, _values(fit, n, name, value)) for value in values] for name, values in average.items()]
+    if not all(several):
+        raise ValueError("average names a field without a value to average over")
+    return [alone | dict(chosen) for chosen in combined(*several)]
+
+
+def _values(fit: Fitted, n: int, name: str, value: Any) -> Tensor:
+    """Codes [n] of a field, or standardised values [n] of a covariate."""
+    array = np.asarray(value)
+    is_number = array.dtype.kind in "biuf"
+    if name in fit.levels and not (is_number and name in fit.covariates):
+        return codes(fit, n, {name: str(value) if is_number and not array.ndim else value})[name]
+    if name not in fit.covariates:
+        raise KeyError(f"the fit knows no field {name!r}; it knows {_known(fit)}")
+    if not is_number or array.ndim > 1 or array.size not in (1, n) or not np.isfinite(array).all():
+        raise ValueError(f"{name} is a covariate: give one finite number, or one for each of the {n} cells")
+    mean, sd = fit.covariates[name]
+    return torch.as_tensor((array.astype(np.float64) - mean) / (sd or 1.0)).expand(n)
+
+
+def _known(fit: Fitted) -> str:
+    return ", ".join([*fit.levels, *fit.covariates]) or "none"
 
 
 class Intervention(intervene):
@@ -51,7 +96,7 @@ class Intervention(intervene):
         self.fields: set[str] = set()
 
     def _pyro_read(self, message: dict) -> None:
-        cells, name = message["args"]
+        cells, name, _ = message["args"]
         if cells is self.cells:
             self.fields.add(name)
             super()._pyro_read(message)
@@ -103,29 +148,54 @@ def expected(fit: Fitted, cells: Cells, levels: Mapping[str, Tensor], guide: Any
     guide   draws the latents instead of the fit's guide
     site    the counts: "x" of genes, "proteins" of proteins
     """
+    return next(each_expected(fit, cells, [levels], guide, site))
+
+
+def each_expected(
+    fit: Fitted, cells: Cells, several: Sequence[Mapping[str, Tensor]], guide: Any = None, site: str = "x"
+) -> Iterator[Expected]:
+    """``expected`` under each of several interventions, all at one draw of the latents."""
     p, q = joint(fit.model, guide or fit.guide, cells)
-    if not levels:
-        return counts_of(p, site=site)
     drawn = {name: site["value"] for name, site in q.items()}
     conditioned = poutine.enum(poutine.condition(fit.model, data=drawn), first_available_dim=-2)
-    with Intervention(cells, levels) as intervention:
-        counts = poutine.trace(conditioned).get_trace(cells).nodes[site]["fn"]
-    intervention.check()
-    return counts_of(p, counts, site)
+    for levels in several:
+        if not levels:
+            yield counts_of(p, site=site)
+            continue
+        with Intervention(cells, levels) as intervention:
+            counts = poutine.trace(conditioned).get_trace(cells).nodes[site]["fn"]
+        intervention.check()
+        yield counts_of(p, counts, site)
 
 
-def counts_of(p: Sites, counts: Any = None, site: str = "x") -> Expected:
+def rates(counts: Any, total: float | None = None) -> Tensor:
+    """Means of counts without their extra zeros [..., n, g]; those of a cell sum to ``total``, if it is given."""
+    mu = counts.mu if hasattr(counts, "mu") else counts.mean
+    return mu if total is None else mu * (total / mu.sum(-1, keepdim=True))
+
+
+def columns_of(fit: Fitted, genes: Sequence[str] | None) -> Any:
+    """Numbers of genes by name, all of them for None; KeyError for a gene that training did not have."""
+    place = {name: g for g, name in enumerate(fit.genes)}
+    if unknown := [gene for gene in genes or () if gene not in place]:
+        raise KeyError(f"the fit knows no gene {unknown[0]!r}")
+    return slice(None) if genes is None else torch.tensor([place[gene] for gene in genes])
+
+
+def counts_of(p: Sites, counts: Any = None, site: str = "x", *, seen: bool = True) -> Expected:
     """The counts of a model (or the given ones), with every enumerated level weighted by its probability.
 
-    p     the sites of a run of the model at given latents
-    site  the site of the counts
+    p      the sites of a run of the model at given latents
+    site   the site of the counts
+    seen   whether the counts and labels of the cells tell something about the levels; if not, only latents do
     """
     x = p[site]
     counts = x["fn"] if counts is None else counts
-    if hasattr(counts, "after"):  # states within the counts, which the counts of the cell tell something about
+    if seen and hasattr(counts, "after"):  # states within the counts, of which the counts of the cell tell something
         counts = counts.after(x["value"], x["fn"])
     if len(counts.batch_shape) < 2:
         return Expected(counts, None)
-    log_p = product([f for f in map(factor, p.values()) if f.local])
+    telling = [node for node in p.values() if seen or not node["is_observed"]]
+    log_p = product([f for f in map(factor, telling) if f.local])
     weights = log_p.flatten(0, -2).softmax(0).reshape(log_p.shape)
     return Expected(counts.expand(log_p.shape), weights)

@@ -177,6 +177,21 @@ class Cells:
         return torch.where(self.measured, self.x, self.whole_size(profile) * profile)
 
     @property
+    def covariate_names(self) -> tuple[str, ...]:
+        """Names of the covariates: the columns that they were read from, or "covariate0" and so on."""
+        count = 0 if self.covariates is None else self.covariates.shape[-1]
+        columns = () if self.fields is None else self.fields.covariates
+        return columns if len(columns) == count else tuple(f"covariate{i}" for i in range(count))
+
+    def covariate(self, name: str) -> Tensor:
+        """Values of one covariate [n]."""
+        if self.covariates is None or name not in self.covariate_names:
+            known = ", ".join(self.covariate_names) or "none"
+            named = either("name it in Fields(covariates=...)", "name it with --covariate")
+            raise KeyError(f"no covariate {name!r} was read; there are {known}: {named}")
+        return self.covariates[:, self.covariate_names.index(name)]
+
+    @property
     def batch(self) -> Tensor | None:
         return self.categories.get("batch")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from pyroscvi.analysis.decode import decode
 from pyroscvi.analysis.denoise import denoise
 from pyroscvi.analysis.describe import describe
 from pyroscvi.analysis.differential import differential
@@ -67,6 +68,13 @@ class Fit:
         return {name: tuple(names.get(name, map(str, range(n)))) for name, n in self.dims.levels.items()}
 
     @property
+    def covariates(self) -> dict[str, tuple[float, float]]:
+        """Mean and standard deviation in training of every covariate; 0 and 1 if it was not standardised."""
+        if self.fields is not None and len(self.fields.covariates) == self.dims.covariates:
+            return {name: (self.fields.moments or {}).get(name, (0.0, 1.0)) for name in self.fields.covariates}
+        return {f"covariate{i}": (0.0, 1.0) for i in range(self.dims.covariates)}
+
+    @property
     def converged(self) -> bool | None:
         """Whether the bound no longer rose when training ended; None if that is not known: ``convergence``.
 
@@ -90,7 +98,8 @@ class Fit:
             raise ValueError("there are no cells")
         self.recognise(data)
         like = next(iter(self.model.parameters()))
-        return replace(data, index=None, total=None).to(like.device, like.dtype)
+        fields = data.fields or self.fields  # these have the names of covariates
+        return replace(data, index=None, total=None, fields=fields).to(like.device, like.dtype)
 
     def recognise(self, cells: Cells) -> None:
         """Raise ValueError if a gene or a level of these cells has another place than in training."""
@@ -110,6 +119,7 @@ class Fit:
 
     latent = latent
     denoise = denoise
+    decode = decode
     generate = generate
     loadings = loadings
     describe = describe

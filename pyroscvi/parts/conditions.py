@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from pyroscvi.data.cells import Cells, Dims
-from pyroscvi.handlers import read
+from pyroscvi.handlers import read, read_covariate
 from pyroscvi.part import Part
 from pyroscvi.ranges import PositiveInt
 
@@ -77,7 +77,9 @@ class Continuous(Condition):
         self.width = dims.covariates
 
     def forward(self, cells):
-        return super().forward(cells) if cells.covariates is None else cells.covariates
+        if not cells.covariate_names:
+            return super().forward(cells)
+        return torch.stack([read_covariate(cells, name) for name in cells.covariate_names], -1)
 
 
 class Together(Condition):
