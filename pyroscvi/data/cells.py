@@ -19,9 +19,10 @@ from torch import Tensor
 
 from pyroscvi.advice import either
 from pyroscvi.data.csr import CSR, is_sparse_enough
+from pyroscvi.data.dims import Dims, survey, totals
 from pyroscvi.data.graph import neighbourhood
 from pyroscvi.data.loader import minibatches
-from pyroscvi.data.panels import profile_of, shares
+from pyroscvi.data.panels import shares
 from pyroscvi.data.rows import BY_CELL, by_cell, picked, stacked
 from pyroscvi.data.splits import stratified, whole_groups
 from pyroscvi.data.stored import Stored
@@ -33,40 +34,6 @@ Counts: TypeAlias = Tensor | sparse.csr_matrix | Stored
 Rows: TypeAlias = Tensor | np.ndarray | Sequence[int] | slice
 
 CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class Dims:
-    """What a model must know about the data before it can own parameters.
-
-    genes       number of genes
-    levels      number of levels of each categorical field: {"batch": 2}
-    covariates  number of continuous covariates
-    proteins    number of surface proteins
-    profile     share of every gene in all counts, after adding one count to every gene       [g]
-    log_size    mean and variance of the log total count, by batch (one row without batches)   [b, 2]
-
-    Where some genes were not measured, a cell counts for the others only (``panels.profile_of``), and its total is
-    divided by their share.
-    """
-
-    genes: int
-    levels: Mapping[str, int] = field(default_factory=dict)
-    covariates: int = 0
-    proteins: int = 0
-    profile: Tensor | None = field(default=None, repr=False)
-    log_size: Tensor | None = field(default=None, repr=False)
-
-    def count(self, name: str) -> int:
-        """Number of levels of a categorical field; 1 for a ``batch`` or ``label`` that was not read."""
-        if name not in self.levels and name not in ("batch", "label"):
-            named = either("name it in Fields(...)", "name it with --batch, --label or --category")
-            raise KeyError(f"no categorical field {name!r} was read; there are {sorted(self.levels)}: {named}")
-        return self.levels.get(name, 1)
-
-    def average(self) -> Tensor:
-        """The profile, or equal shares if it is not known [g]."""
-        return torch.full((self.genes,), 1 / self.genes) if self.profile is None else self.profile.clone()
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +117,7 @@ class Cells:
     @cached_property
     def library(self) -> Tensor:
         """Counts per cell [n, 1]."""
-        return _totals(self.counts, 1).unsqueeze(-1).to(self.device, self.dtype)
+        return totals(self.counts, 1).unsqueeze(-1).to(self.device, self.dtype)
 
     @cached_property
     def measured(self) -> Tensor | None:
@@ -242,7 +209,7 @@ class Cells:
 
     @cached_property
     def dims(self) -> Dims:
-        return _survey(self)
+        return survey(self)
 
     def plate(self) -> pyro.plate:
         """The plate over cells; its scale makes a minibatch stand for the whole data set."""
@@ -369,38 +336,3 @@ def _halo(cells: Cells, index: np.ndarray, hops: int | None) -> dict:
     halo = replace(everyone, **{**picked(everyone, torch.as_tensor(outside)), "index": None}, total=None)
     reach = [rounds for rounds in (hops, cells.hops) if rounds is not None]
     return {"graph": graph, "halo": halo, "hops": min(reach, default=None)}
-
-
-def _totals(counts: Counts, axis: int) -> Tensor:
-    """Sums over an axis, in double precision: float32 is exact up to 2^24 only."""
-    if isinstance(counts, Stored):
-        return torch.as_tensor(counts.totals if axis == 1 else counts.genes)
-    if isinstance(counts, Tensor):
-        counts = counts.cpu() if counts.device.type == "mps" else counts  # MPS has no double precision
-        return counts.sum(axis, dtype=torch.float64)
-    # Not ``counts.sum(axis, dtype=...)``: scipy adds in float32 and converts afterwards.
-    rows = counts if axis == 1 else counts.T
-    return torch.as_tensor(rows @ np.ones(rows.shape[1]))
-
-
-def _survey(cells: Cells) -> Dims:
-    """Sizes and moments of a data set."""
-    levels = {name: len(names) for name, names in cells.levels.items()}
-    per_gene, total = _totals(cells.counts, 0).cpu(), _totals(cells.counts, 1).cpu()
-    profile = (per_gene + 1) / (per_gene + 1).sum()
-    log_total = total.clamp(min=1).log()
-    if cells.panels is not None and cells.panel is not None:
-        panels, panel = cells.panels.cpu(), cells.panel.cpu()
-        profile = profile_of(per_gene, panels, torch.zeros(len(panels), dtype=total.dtype).index_add(0, panel, total))
-        log_total = log_total - shares(panels, profile)[panel].log()
-    batch = torch.zeros(len(cells), dtype=torch.long) if cells.batch is None else cells.batch.cpu()
-    by_batch = [log_total[batch == level] for level in range(max(levels.get("batch", 1), 1))]
-    by_batch = [own if len(own) else log_total for own in by_batch]
-    return Dims(
-        genes=cells.counts.shape[1],
-        levels=levels,
-        covariates=0 if cells.covariates is None else cells.covariates.shape[-1],
-        proteins=0 if cells.proteins is None else cells.proteins.shape[-1],
-        profile=profile.float(),
-        log_size=torch.stack([torch.stack([own.mean(), own.var(correction=0)]) for own in by_batch]).float(),
-    )
