@@ -17,6 +17,7 @@ from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
 
+from pyroscvi.advice import either, field
 from pyroscvi.data.cells import Cells, Dims
 from pyroscvi.data.panels import panels_with, seen
 from pyroscvi.handlers import Measured
@@ -66,7 +67,19 @@ class Model(Program):
 
     @property
     def _given(self) -> str:
-        return "".join(part.given for part in self.children() if isinstance(part, Size))
+        return "".join(part.given for part in self.children() if isinstance(part, Size) and self._of_counts)
+
+    @property
+    def _of_counts(self) -> bool:
+        return getattr(getattr(self, "likelihood", None), "of_counts", True)
+
+    def _check_values(self, real: bool) -> None:
+        """ValueError if cells hold values that are not counts, and this model explains counts."""
+        if real and self._of_counts:
+            raise ValueError(
+                f"these cells hold values that are not counts, and {self!r} explains counts: fit a page with "
+                f"{either('likelihood=Normal()', '--likelihood normal')}, or read the counts, {field('counts')}"
+            )
 
     @property
     def width(self) -> int:
@@ -75,6 +88,7 @@ class Model(Program):
 
     def build(self, dims: Dims) -> None:
         """Size the slots of this page. A page with its own parameters creates them after ``super().build(dims)``."""
+        self._check_values(dims.real)
         slots: dict[str, Any] = dict(self.named_children())
         for name in ("condition", "size", "likelihood"):
             if name in slots:
@@ -97,6 +111,7 @@ class Model(Program):
         raise NotImplementedError
 
     def forward(self, cells: Cells) -> None:
+        self._check_values(cells.real)
         with ExitStack() as drawn:
             for part in self.modules():
                 if isinstance(part, Loadings):  # shared by all cells, so drawn outside their plate

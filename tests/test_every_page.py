@@ -32,6 +32,7 @@ from pyroscvi.parts import (
     Log1pNormal,
     LogisticNormal,
     Mixture,
+    Normal,
     NormalLoadings,
     OneHot,
     PerBatch,
@@ -46,7 +47,7 @@ from pyroscvi.parts import (
 
 MODELS, GUIDES = ps.list_models(), ps.list_guides()
 SLOTS = {
-    "likelihood": [Poisson(), ZIP(), NB(), ZINB(), Log1pNormal()],
+    "likelihood": [Poisson(), ZIP(), NB(), ZINB(), Log1pNormal(), Normal()],
     "prior": [
         StandardNormal(),
         Mixture(components=3),

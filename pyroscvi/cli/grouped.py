@@ -95,6 +95,9 @@ class Columns:
     """Which columns of the data hold what."""
 
     counts: Annotated[str | None, in_data("Layer that holds the counts. Default: X.")] = None
+    values: Annotated[
+        str | None, in_data("Layer with values that are not counts, for --likelihood normal. X reads X.")
+    ] = None
     batch: Annotated[str | None, in_data("Column of obs: batch of a cell.")] = None
     label: Annotated[str | None, in_data("Column of obs: cell type.")] = None
     category: Annotated[list[str] | None, in_data("Another categorical column of obs. May be repeated.")] = None

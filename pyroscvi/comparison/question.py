@@ -115,6 +115,12 @@ def _difference(first: str, a: Question, second: str, b: Question) -> str:
             "different genes were measured in the same cells, and a gene that is left out of one probability is part "
             f"of the other. Read both in the same way: {options}"
         )
+    if ("values" in a.estimand) != ("values" in b.estimand):
+        values, counts = (first, second) if "values" in a.estimand else (second, first)
+        return (
+            f"{values} gives a density of values that are not counts, and {counts} a probability of counts: these are "
+            "on different scales. Fit both to the same"
+        )
     if a.counts != b.counts:
         return f"the counts differ. Read both from one layer: {field('counts')}"
     if a.estimand != b.estimand:

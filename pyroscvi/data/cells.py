@@ -40,7 +40,7 @@ CPU = torch.device("cpu")
 class Cells:
     """A minibatch of cells, or all of them.
 
-    counts       counts: dense, CSR, or on disk                                          [n, g]
+    counts       counts: dense, CSR, or on disk; or other values, if ``real``              [n, g]
     categories   codes by field, -1 where unknown: {"batch": [n], "label": [n]}
     covariates   continuous covariates                                                   [n, c]
     proteins     counts of surface proteins, NaN where not measured                       [n, p]
@@ -56,6 +56,7 @@ class Cells:
     genes        names of genes
     protein_names  names of proteins
     names        names of cells                                                           [n]
+    real         True if ``counts`` are values that are not counts, such as logarithms
     hops         rounds of message passing into these cells that the graph has edges for; None: any number
     fields       the fields that these cells were read with: ``cells.fields.read(query)`` reads others the same way
     """
@@ -76,6 +77,7 @@ class Cells:
     genes: tuple[str, ...] | None = None
     protein_names: tuple[str, ...] | None = None
     names: np.ndarray | None = field(default=None, metadata=BY_CELL)
+    real: bool = False
     hops: int | None = None
     fields: "Fields | None" = field(default=None, repr=False)
     dtype: torch.dtype = torch.float32

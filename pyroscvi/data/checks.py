@@ -13,6 +13,7 @@ from pyroscvi.data.matrices import Matrix, blocks, check_indices, gather
 from pyroscvi.data.stored import Stored
 from pyroscvi.names import listed
 
+LARGEST_VALUE = 1e18  # squares of values are computed in single precision, which goes up to 3e38
 BLOCK = 1 << 22  # values looked at at once, so that a scan needs little memory beside the data
 
 
@@ -24,6 +25,23 @@ def counts_of(adata: AnnData, layer: str | None, columns: np.ndarray, genes: Seq
     tally.look(counts)
     tally.check(adata.obs_names, genes, place, lambda: remedy(adata))
     return counts
+
+
+def values_of(adata: AnnData, layer: str | None, columns: np.ndarray, genes: Sequence[str]) -> Matrix:
+    """The same for values that are not counts: real numbers, every one of them finite, in single precision."""
+    source, place = source_of(adata, layer)
+    values = gather(source, columns, place)
+    stored = values.reshape(-1) if isinstance(values, np.ndarray) else values.data
+    if stored.dtype.kind not in "buif":
+        raise TypeError(f"{place} holds values of type {stored.dtype}, which are not real numbers")
+    if not (right := np.abs(stored) <= LARGEST_VALUE).all():
+        first = int((~right).argmax())
+        row, column = _position(values, first)
+        raise ValueError(
+            f"{place} must hold numbers that single precision holds: {(~right).sum():,} of {len(right):,} do not, the "
+            f"first is {stored[first]}, of gene {genes[column]!r} in cell {adata.obs_names[row]!r}"
+        )
+    return values.astype(np.float32)
 
 
 def source_of(adata: AnnData, layer: str | None) -> tuple[Any, str]:

@@ -24,6 +24,8 @@ class Dims:
     levels      number of levels of each categorical field: {"batch": 2}
     covariates  number of continuous covariates
     proteins    number of surface proteins
+    real        whether the values of genes are not counts
+    mean        mean value of every gene, where these are not counts                          [g]
     profile     share of every gene in all counts, after adding one count to every gene       [g]
     log_size    mean and variance of the log total count, by batch (one row without batches)   [b, 2]
 
@@ -35,6 +37,8 @@ class Dims:
     levels: Mapping[str, int] = field(default_factory=dict)
     covariates: int = 0
     proteins: int = 0
+    real: bool = False
+    mean: Tensor | None = field(default=None, repr=False)
     profile: Tensor | None = field(default=None, repr=False)
     log_size: Tensor | None = field(default=None, repr=False)
 
@@ -67,7 +71,7 @@ def survey(cells: "Cells") -> Dims:
     levels = {name: len(names) for name, names in cells.levels.items()}
     per_gene, total = totals(cells.counts, 0).cpu(), totals(cells.counts, 1).cpu()
     profile = (per_gene + 1) / (per_gene + 1).sum()
-    log_total = total.clamp(min=1).log()
+    log_total = torch.zeros(len(cells)) if cells.real else total.clamp(min=1).log()
     if cells.panels is not None and cells.panel is not None:
         panels, panel = cells.panels.cpu(), cells.panel.cpu()
         profile = profile_of(per_gene, panels, torch.zeros(len(panels), dtype=total.dtype).index_add(0, panel, total))
@@ -80,6 +84,8 @@ def survey(cells: "Cells") -> Dims:
         levels=levels,
         covariates=0 if cells.covariates is None else cells.covariates.shape[-1],
         proteins=0 if cells.proteins is None else cells.proteins.shape[-1],
-        profile=profile.float(),
+        real=cells.real,
+        mean=(per_gene / len(cells)).float() if cells.real else None,
+        profile=None if cells.real else profile.float(),
         log_size=torch.stack([torch.stack([own.mean(), own.var(correction=0)]) for own in by_batch]).float(),
     )

@@ -12,7 +12,7 @@ from scipy import sparse
 from torch import Tensor
 
 from pyroscvi.data.cells import Cells
-from pyroscvi.data.checks import check_cells, check_genes, counts_of, precision
+from pyroscvi.data.checks import check_cells, check_genes, counts_of, precision, values_of
 from pyroscvi.data.columns import codes, column, sizes_of, standardised, table, weights
 from pyroscvi.data.files import Data, Opened, opened
 from pyroscvi.data.genes import match, numbered, unique_cells
@@ -38,6 +38,7 @@ class Fields:
         query = cells.fields.read(other)        # the same genes, levels and moments
 
     counts       a layer; None is X
+    values       a layer with real numbers in place of counts, such as logarithms, for ``likelihood=Normal()``; "X" is X
     batch        column of obs: the batch that a model corrects for
     label        column of obs: the type of a cell, where it is known
     unlabelled   a label that means "not known", in addition to missing values
@@ -59,6 +60,7 @@ class Fields:
     """
 
     counts: str | None = None
+    values: str | None = None
     batch: str | None = None
     label: str | None = None
     categories: tuple[str, ...] = ()
@@ -96,6 +98,8 @@ class Fields:
         }
         for name, value in canonical.items():
             object.__setattr__(self, name, value)
+        if self.counts is not None and self.values is not None:
+            raise ValueError(f"name counts or values, not both: counts={self.counts!r}, values={self.values!r}")
         if self.genes is not None and len(set(self.genes)) < len(self.genes):
             raise ValueError(f"genes name {listed(pd.Index(self.genes)[pd.Index(self.genes).duplicated()])} twice")
         if clash := {"batch", "label"} & set(self.categories):
@@ -132,7 +136,17 @@ class Fields:
             [adata] if isinstance(adata, AnnData) else list(adata.values() if isinstance(adata, Mapping) else adata)
         )
         panels = None if missing == "zero" else _panels(several, names, picked)
-        return self._cells(joined, counts_of(joined, self.counts, picked, names), names, panels, unknown, empty)
+        return self._cells(joined, self.matrix(joined, picked, names), names, panels, unknown, empty)
+
+    def matrix(self, adata: AnnData, columns: np.ndarray, genes: Sequence[str]) -> Matrix:
+        """The counts or values of these columns, in memory, each of them checked."""
+        read = counts_of if self.values is None else values_of
+        return read(adata, self.layer, columns, genes)
+
+    @property
+    def layer(self) -> str | None:
+        """The layer of the counts or values; None is X."""
+        return None if self.values == "X" else self.values or self.counts
 
     def open(
         self, data: Data, *, genes: Join = "intersection", missing: Missing = "error",
@@ -151,6 +165,8 @@ class Fields:
         take others. If no file has a column for the batch, every file is a batch of its own.
         """
         _check_options(genes, missing, unknown, empty)
+        if self.values is not None:
+            raise ValueError("values that are not counts are read into memory: Fields.read")
         if self.spatial is not None:
             raise ValueError("cells in space are read into memory, for the graph of their neighbours: Fields.read")
         files = opened(data)
@@ -180,14 +196,15 @@ class Fields:
         unknown: str, empty: str,
     ) -> Cells:  # fmt: skip
         cell_names = unique_cells(adata.obs_names)
-        filled = check_cells(counts, cell_names, empty)
+        real = self.values is not None
+        filled = np.ones(len(cell_names), dtype=bool) if real else check_cells(counts, cell_names, empty)
         measured, panel = (None, None) if panels is None else panels
         if not filled.all():
             adata, counts, cell_names = adata[filled], counts[filled], cell_names[filled]
             panel = None if panel is None else panel[torch.from_numpy(filled)]
-        if self.levels is None:  # new cells need not have counts of every gene of the model
+        if self.levels is None and not real:  # new cells need not have counts of every gene of the model
             check_genes(counts, names)
-        exact = precision(counts)
+        exact = np.float32 if real else precision(counts)
         counts = counts.astype(exact, copy=False)
         dtype = torch.float32 if exact is np.float32 else torch.float64
 
@@ -208,6 +225,7 @@ class Fields:
             panel=panel,
             graph=self._graph(adata),
             levels=levels,
+            real=real,
             genes=names,
             protein_names=protein_names,
             names=cell_names.to_numpy(dtype=object),

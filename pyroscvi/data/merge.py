@@ -11,7 +11,6 @@ import pandas as pd
 from anndata import AnnData
 
 from pyroscvi.advice import field
-from pyroscvi.data.checks import counts_of
 from pyroscvi.data.columns import column, floats_of
 from pyroscvi.data.genes import match, numbered
 from pyroscvi.names import listed
@@ -42,11 +41,11 @@ def merged(
     narrow = _narrowed(by_key, fields)
     for key, adata in by_key.items():
         names, columns = match(adata.var_names, None)
-        counts = counts_of(adata, fields.counts, columns, names)
-        if fields.counts is None:
+        counts = fields.matrix(adata, columns, names)
+        if fields.layer is None:
             narrow[key].X = counts
         else:
-            narrow[key].layers[fields.counts] = counts
+            narrow[key].layers[fields.layer] = counts
     return _joined(narrow, genes)
 
 

@@ -2,6 +2,7 @@
 
     Poisson, NegativeBinomial, ZeroInflatedPoisson, ZeroInflatedNegativeBinomial    counts
     Log1pNormal                                                                     a Gaussian on log(1 + x)
+    NormalValues                                                                    values that are not counts
     LatentTree                                                                      counts given states on a tree
     ProteinCounts                                                                   proteins: background or foreground
     Annotation                                                                      the label of a cell, given its type
@@ -20,11 +21,11 @@ from pyroscvi.distributions.count_families import (
 from pyroscvi.distributions.count_vector import CountVector
 from pyroscvi.distributions.latent_tree import LatentTree
 from pyroscvi.distributions.log1p_normal import Log1pNormal
+from pyroscvi.distributions.normal_values import NormalValues
 from pyroscvi.distributions.parameters import Shares
 from pyroscvi.distributions.protein_counts import ProteinCounts
 
 __all__ = [
-    "Annotation", "CountVector", "LatentTree", "Log1pNormal", "NegativeBinomial", "Poisson", "ProteinCounts",
-    "Shares",
-    "ZeroInflatedNegativeBinomial", "ZeroInflatedPoisson",
+    "Annotation", "CountVector", "LatentTree", "Log1pNormal", "NegativeBinomial", "NormalValues", "Poisson",
+    "ProteinCounts", "Shares", "ZeroInflatedNegativeBinomial", "ZeroInflatedPoisson",
 ]  # fmt: skip

@@ -74,4 +74,5 @@ class ProteinCounts(TorchDistribution):
         shape = self._extended_shape(Size(sample_shape))
         batch = shape[:-1]
         is_foreground = torch.bernoulli(self.probability.expand(shape)).bool()
-        return torch.where(is_foreground, *(one.expand(batch).sample() for one in (self.foreground, self.background)))
+        foreground, background = (one.expand(batch).sample() for one in (self.foreground, self.background))
+        return torch.where(is_foreground, foreground, background)

@@ -117,7 +117,7 @@ def estimand(model: Any, cells: Cells) -> str:
     """What an evidence of these cells is a probability of: "p(x)", "p(x | l)", "p(x, label | l)", ...
 
     Labels are part of it if the label of at least one cell is known, and proteins if one of them was measured in at
-    least one cell: what is unknown has probability one.
+    least one cell: what is unknown has probability one. Of values that are not counts it is a density: "p(values)".
     It is conditional on l also if the model reads a size factor that is the total of the cell's own counts, or
     proportional to it. A size factor that was computed from the counts in another way is not noticed.
     """
@@ -126,7 +126,9 @@ def estimand(model: Any, cells: Cells) -> str:
         name = name.replace("x, label", "x")
     if "proteins" in name and bool(cells.protein_counts(1).isnan().all()):
         name = name.replace("x, proteins", "x")
-    sized = any(isinstance(part, SizeFactor) for part in getattr(model, "children", list)())
+    if cells.real:
+        name = name.replace("x", "values", 1)
+    sized = not cells.real and any(isinstance(part, SizeFactor) for part in getattr(model, "children", list)())
     return f"{name[:-1]} | l)" if sized and "| l" not in name and _is_own_total(cells) else name
 
 

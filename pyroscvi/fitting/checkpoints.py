@@ -10,6 +10,7 @@ import json
 import math
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def save(fit: Fit, path: str | Path) -> None:
             "levels": dict(fit.dims.levels),
             "covariates": fit.dims.covariates,
             "proteins": fit.dims.proteins,
+            "real": fit.dims.real,
         },
         "history": fit.history.to_dict("list"),
         "record": fit.record,
@@ -96,6 +98,7 @@ def _made(tensors: dict[str, Tensor], about: dict[str, Any], parts: Iterable[typ
     model = model.sized(dims)
     levels = {name: tuple(map(str, range(count))) for name, count in dims.levels.items()}
     cells = stand_in(dims.genes, levels, dims.covariates, panels=about["record"].get("panels", ()))
+    cells = replace(cells, real=dims.real)
     vars(cells)["dims"] = dims  # those of the cells that were fitted, not of these
     guide = guide.sized(model, cells)
     for name, program in (("model", model), ("guide", guide)):

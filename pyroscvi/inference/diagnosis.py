@@ -28,7 +28,7 @@ def explain(model: Model, guide: Guide, cells: Cells, trained: nn.Module) -> str
 
 def unfit(cells: Cells) -> str:
     """The first value in the data of cells that no model can be fitted to, in words; "" if there is none."""
-    for n, g, count in _no_count(cells.counts):
+    for n, g, count in _no_count(cells.counts, -np.inf if cells.real else 0):
         return f"cell {_cell(cells, n)}, gene {_gene(cells, g)} has the count {count}"
     for name, values in {"covariate": cells.covariates, "size factor": cells.size_factor}.items():
         if values is not None and not torch.isfinite(values).all():
@@ -37,14 +37,14 @@ def unfit(cells: Cells) -> str:
     return ""
 
 
-def _no_count(counts: Any) -> Iterator[tuple[int, int, float]]:
-    """Row, column and value of the first invalid count; counts on disk were checked when they were opened."""
+def _no_count(counts: Any, least: float) -> Iterator[tuple[int, int, float]]:
+    """Row, column and value of the first count that is not finite or below ``least``; those on disk were checked."""
     if isinstance(counts, Tensor):
-        wrong = ~(torch.isfinite(counts) & (counts >= 0))
+        wrong = ~(torch.isfinite(counts) & (counts >= least))
         for n, g in wrong.nonzero()[:1].tolist():
             yield n, g, float(counts[n, g])
     elif not isinstance(counts, Stored):
-        for k in np.flatnonzero(~(np.isfinite(counts.data) & (counts.data >= 0)))[:1]:
+        for k in np.flatnonzero(~(np.isfinite(counts.data) & (counts.data >= least)))[:1]:
             row = int(np.searchsorted(counts.indptr, k, side="right")) - 1
             yield row, int(counts.indices[k]), float(counts.data[k])
 

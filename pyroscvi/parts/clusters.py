@@ -68,8 +68,17 @@ def set_to_clusters(w: Tensor, m: Tensor, raw_s: Tensor, z: Tensor) -> None:
 
 @torch.no_grad()
 def start_at_clusters(head: Any, k: int, cells: Cells) -> None:
-    """Set the first k columns of the weights of a linear layer to the log shares of k clusters, less its bias."""
-    head.weight[:, :k] = clustered_shares(cells, k).log().T - head.bias.unsqueeze(-1)
+    """Set the first k columns of the weights of a linear layer to the log shares of k clusters, less its bias.
+
+    Of values that are not counts, they are the differences of the means of the clusters from the mean of all cells.
+    """
+    if cells.real:
+        x, member = _clustered(cells, k)
+        start = (member.T @ x + x.mean(0)) / (member.sum(0).unsqueeze(-1) + 1) - x.mean(0)
+        start = start.to(head.weight)
+    else:
+        start = clustered_shares(cells, k).log()
+    head.weight[:, :k] = start.T - head.bias.unsqueeze(-1)
 
 
 @torch.no_grad()
@@ -80,13 +89,22 @@ def clustered_shares(cells: Cells, k: int) -> Tensor:
     cluster contains one pseudo-cell, with the average profile, so that no share is 0. The starts of k-means come from
     torch's generator: fits with several seeds have several starts.
     """
+    if cells.real:
+        raise ValueError("profiles are shares of counts, and these cells hold other values: use decoder=Linear()")
+    x, member = _clustered(cells, k)
+    counts = member.T @ x + x.mean(0) + 1 / len(x)  # the pseudo-cell has every gene
+    return (counts / counts.sum(-1, keepdim=True)).to(cells.device, cells.dtype)
+
+
+def _clustered(cells: Cells, k: int) -> tuple[Tensor, Tensor]:
+    """Counts or values of some cells [n, g], and the cluster of each, one-hot [n, k]."""
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
     some = cells.subset(torch.linspace(0, len(cells) - 1, min(len(cells), MAX_CLUSTERED)).long())
     x = some.filled(cells.dims.average()).cpu().double()
     size = x.sum(-1, keepdim=True)
-    scaled = (x * (size.mean() / size.clamp(min=1))).log1p()
+    scaled = x if cells.real else (x * (size.mean() / size.clamp(min=1))).log1p()
     seed, chosen = int(torch.randint(2**31, ())), torch.randint(len(x), (k,))
     member = one_hot(chosen, len(x)).double().T
     scaled = scaled[:, scaled.var(0).nan_to_num().topk(min(MAX_GENES, x.shape[1])).indices]
@@ -94,5 +112,4 @@ def clustered_shares(cells: Cells, k: int) -> Tensor:
         with threadpool_limits(1):
             labels = KMeans(k, n_init=3, random_state=seed).fit(scaled.numpy()).labels_
         member = one_hot(torch.as_tensor(labels).long(), k).double()
-    counts = member.T @ x + x.mean(0) + 1 / len(x)  # the pseudo-cell has every gene
-    return (counts / counts.sum(-1, keepdim=True)).to(cells.device, cells.dtype)
+    return x, member

@@ -60,6 +60,9 @@ class Counts(Features):
         return self(counts.values)
 
 
+AS_THEY_ARE = Counts()
+
+
 class Encoder(Part):
     """A slot from cells to hidden rows h [n, width]; it reads neighbours up to ``hops`` edges away."""
 
@@ -75,7 +78,8 @@ class Encoder(Part):
 class ReadCell(Encoder):
     """h_n = f(log(1 + x_n), d_n): each cell is read without its neighbours.
 
-    If the model observes proteins, they are read too: log(1 + count), and which of them were measured.
+    Values that are not counts are read as they are. If the model observes proteins, they are read too: log(1 + count),
+    and which of them were measured.
     """
 
     widths: Widths = 128
@@ -102,8 +106,9 @@ class ReadCell(Encoder):
 
     def _inputs(self, cells: Cells) -> Tensor | CSR:
         """The inputs [n, g]: dense in training, for gradients; otherwise sparse, if the cells and features allow it."""
+        features = AS_THEY_ARE if cells.real else self.features
         if not torch.is_grad_enabled() and cells.csr is not None:
-            values = self.features.above_zero(cells.csr)
+            values = features.above_zero(cells.csr)
             if values is not None:
                 return cells.csr._replace(values=values)
-        return self.features(cells.x)
+        return features(cells.x)

@@ -12,6 +12,7 @@ all cells share:
 
 from typing import ClassVar
 
+import torch
 from torch.nn.functional import softplus
 
 from pyroscvi import distributions
@@ -20,7 +21,7 @@ from pyroscvi.part import Part
 from pyroscvi.parts.dispersions import Dispersion, Equidispersed, PerGene
 from pyroscvi.parts.links import Link, Softmax
 
-__all__ = ["NB", "ZINB", "ZIP", "Likelihood", "Log1pNormal", "Poisson"]
+__all__ = ["NB", "ZINB", "ZIP", "Likelihood", "Log1pNormal", "Normal", "Poisson"]
 
 
 class Likelihood(Part):
@@ -30,6 +31,7 @@ class Likelihood(Part):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("rho",)  # heads besides those of the dispersion
+    of_counts: ClassVar[bool] = True  # whether x are counts, whose means depend on the size of a cell
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -88,3 +90,22 @@ class Log1pNormal(NB):
         log_mu = self.link(l.log(), rho)
         shares = isinstance(log_mu, distributions.Shares)
         return distributions.Log1pNormal(log_mu if shares else softplus(log_mu), log_theta)  # softplus: log(1 + mu)
+
+
+class Normal(Likelihood):
+    """x_ng ~ Normal(m_g + eta_ng, theta_g): values that are not counts, whose size is not used.
+
+    m_g is the mean of the gene in the cells of training, and theta the standard deviation. The evidence is a density of
+    the values, and depends on their units: it is never compared with that of counts.
+    """
+
+    of_counts: ClassVar[bool] = False
+
+    dispersion: Dispersion = PerGene()
+
+    def build(self, dims):
+        self.dispersion = self.dispersion.sized(dims)
+        self.register_buffer("m", torch.zeros(dims.genes) if dims.mean is None else dims.mean.clone())
+
+    def forward(self, l, log_theta, *, rho, theta=None):
+        return distributions.NormalValues(self.m + rho, theta if log_theta is None else log_theta)

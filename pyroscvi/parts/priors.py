@@ -129,7 +129,8 @@ class VampPrior(Prior):
     def follow(self, guide, cells):  # pseudo-cells start as cells of the data, evenly spaced in their order
         object.__setattr__(self, "guide", guide)
         chosen = cells.subset(torch.linspace(0, len(cells) - 1, self.components).long())
-        self.raw_u = nn.Parameter(chosen.x.log1p())
+        self.real = chosen.real
+        self.raw_u = nn.Parameter(chosen.x.clone() if self.real else chosen.x.log1p())
         self.conditions, self.levels = list(chosen.categories), chosen.levels  # an encoder may read these
         for field, codes in chosen.categories.items():
             self.register_buffer(f"code_{field}", codes)
@@ -137,15 +138,17 @@ class VampPrior(Prior):
 
     @property
     def u(self) -> Tensor:
-        """Pseudo-counts [k, g]."""
-        return softplus(self.raw_u, beta=8.0).expm1()
+        """Pseudo-counts, or values if the cells have these [k, g]."""
+        return self.raw_u if self.real else softplus(self.raw_u, beta=8.0).expm1()
 
     def forward(self):
         k = pyro.sample("k", dist.Categorical(logits=self.w), infer={"enumerate": "parallel"})
         if self.guide is None:
             return pyro.sample("z", dist.Normal(self.loc[k], 1.0).to_event(1))
         codes = {field: getattr(self, f"code_{field}") for field in self.conditions}
-        pseudo = Cells(self.u, codes, self.covariates, levels=self.levels, dtype=self.u.dtype, device=self.u.device)
+        pseudo = Cells(
+            self.u, codes, self.covariates, levels=self.levels, real=self.real, dtype=self.u.dtype, device=self.u.device
+        )
         with block(hide_types=["read"]):  # an intervention on cells does not change the conditions of pseudo-cells
             q = self.guide.posteriors(pseudo)["z"]
         return pyro.sample("z", _pick(q, k))

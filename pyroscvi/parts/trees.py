@@ -75,7 +75,8 @@ def start_tree(parent: Tensor, T: Tensor, head: Any, cells: Cells) -> None:
     counts = torch.einsum("ing,jng->gij", above, one) + 0.5
     rows = (counts / counts.sum(-1, keepdim=True))[:, half][:, :, half]
     T.copy_((rows / rows.sum(-1, keepdim=True)).log())
-    mean = x.double().mean(0) + 1e-6
+    mean = x.double().mean(0) + (0.0 if cells.real else 1e-6)
     means = ((one * x).sum(1) + mean) / (one.sum(1) + 1)  # a cell with the mean count is added [2, g]
     apart = torch.linspace(-0.5, 0.5, levels, device=T.device)  # levels of one half start apart, too
-    head.weight[:, :levels] = (means / mean).log().clamp(min=LOWEST)[half].T + apart
+    start = means - mean if cells.real else (means / mean).log().clamp(min=LOWEST)
+    head.weight[:, :levels] = start[half].T + apart
