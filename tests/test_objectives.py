@@ -1,5 +1,8 @@
 """Objectives beside the bound."""
 
+import copy
+from dataclasses import replace
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -10,10 +13,12 @@ from torch import nn
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.inference.elbo import joint, negative_elbo
 from pyroscvi.inference.loss import Loss
-from pyroscvi.inference.objectives import Classifier, FreeBits, log_levels
+from pyroscvi.inference.objectives import Adversary, Classifier, FreeBits, Reconstruction, log_levels
+from pyroscvi.inference.run import Run
+from pyroscvi.inference.schedules import Constant, CosineDecay
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.models import GMVAE, SCVI, Annotated
-from pyroscvi.parts import Linear, Mixture, Poisson
+from pyroscvi.parts import ZINB, Linear, Log1pNormal, Mixture, Poisson, ReadCell
 from pyroscvi.program import Guide, Model
 
 
@@ -93,6 +98,109 @@ def test_below_the_bits_the_loss_is_that_of_the_bits(beta, cells):
     at_zero = Loss(trained, (), len(cells))(cells, 0.0)
     torch.manual_seed(0)
     assert torch.allclose(Loss(trained, (FreeBits(1e3),), len(cells))(cells, beta), at_zero + beta * 1e3)
+
+
+def test_a_weight_of_the_counts_is_the_inverse_of_a_weight_of_the_kl(cells):
+    """2 log p(x | z) - KL = 2 (log p(x | z) - KL / 2), for a decoder whose weights have no prior."""
+    cells = cells.to("cpu", torch.float64)
+    model, guide = moved(SCVI(latent=3, decoder=Linear()), MeanField(), cells)
+    trained = nn.ModuleDict({"model": model, "guide": guide})
+    doubled, halved = (
+        seeded_loss(trained, cells, beta, *objectives) for beta, objectives in [(1.0, [Reconstruction(2.0)]), (0.5, [])]
+    )
+    assert torch.allclose(doubled, 2 * halved)
+
+
+def seeded_loss(trained, cells, beta, *objectives):
+    torch.manual_seed(0)
+    return Loss(trained, objectives, len(cells))(cells, beta)
+
+
+@pytest.mark.parametrize("likelihood", [Poisson(), ZINB(), Log1pNormal()], ids=repr)
+def test_gene_weights_of_one_change_nothing_and_of_zero_leave_a_gene_out(likelihood, cells):
+    cells = cells.to("cpu", torch.float64)
+    model, guide = moved(SCVI(latent=3, likelihood=likelihood), MeanField(), cells)
+    trained = nn.ModuleDict({"model": model, "guide": guide})
+    whole = seeded_loss(trained, cells, 1.0)
+    assert torch.allclose(seeded_loss(trained, cells, 1.0, Reconstruction(genes=(1.0,) * 12)), whole)
+    without = seeded_loss(trained, cells, 1.0, Reconstruction(genes=(1.0,) * 5 + (0.0,) + (1.0,) * 6))
+    torch.manual_seed(0)
+    p, _ = joint(model, guide, cells)
+    x = p["x"]["fn"]
+    of_genes = x.log_density(cells.x) if isinstance(likelihood, Log1pNormal) else x.log_pmf(cells.x)
+    assert torch.allclose(without, whole + of_genes[:, 5].mean())
+    with pytest.raises(ValueError, match="2 weights for 12 genes"):
+        seeded_loss(trained, cells, 1.0, Reconstruction(genes=(1.0, 2.0)))
+
+
+def test_weights_by_variance_are_small_for_genes_that_vary(cells):
+    weights = torch.tensor(Reconstruction.by_variance(cells).genes)
+    variances = cells.x.log1p().var(0)
+    assert weights.mean() == pytest.approx(1)
+    assert torch.equal(weights.argsort(), (-variances).argsort())
+
+
+def test_the_adversarys_gradient_is_reversed_for_the_guide_alone(cells):
+    cells = cells.to("cpu", torch.float64)
+    model, guide = moved(SCVI(latent=3), MeanField(), cells)
+    slopes = []
+    for weight in (1.0, 3.0):
+        torch.manual_seed(0)
+        adversary = Adversary("batch", weight).sized(guide, cells.dims).to(torch.float64)
+        torch.manual_seed(1)
+        loss = adversary(model, guide, cells).mean()
+        of_guide, of_network = guide.heads["z"].weight, adversary.out.weight
+        slopes.append(torch.autograd.grad(loss, [of_guide, of_network]))
+    assert torch.allclose(slopes[1][0], 3 * slopes[0][0])
+    assert torch.allclose(slopes[1][1], slopes[0][1])
+    torch.manual_seed(1)
+    z = guide.posteriors(cells)["z"].rsample()
+    plain = torch.nn.functional.cross_entropy(adversary.out(adversary.hidden(z, z[:, :0])), cells.batch)
+    assert torch.allclose(torch.autograd.grad(plain, guide.heads["z"].weight)[0], -slopes[0][0])
+    assert torch.allclose(loss, plain)
+
+
+def test_an_adversary_is_declared_as_other_parts_and_trained_with_the_fit(cells):
+    f = quick(SCVI(latent=3), MeanField(), cells, objectives=[Adversary(weight=2.0)])
+    assert f.record["settings"]["objectives"] == ["Adversary(weight=2.0)"]
+    with pytest.raises(ValueError, match="one level of 'label'"):
+        quick(SCVI(latent=3), MeanField(), cells_without_labels(cells), objectives=[Adversary("label")])
+    with pytest.raises(KeyError, match="the guide has no site 'u'; it has z"):
+        quick(SCVI(latent=3), MeanField(), cells, objectives=[Adversary(site="u")])
+
+
+def cells_without_labels(cells):
+    return replace(cells, categories={"batch": cells.batch}, levels={"batch": ("a", "b")})
+
+
+@pytest.mark.parametrize("size", [20, 23])
+def test_four_minibatches_accumulated_are_one_of_four_times_the_size(size, cells):
+    """The same loss and gradient if the guide has no noise; a latent that cells share counts once."""
+    cells = replace(cells.to("cpu", torch.float64), graph=None)
+    model, guide = moved(SCVI(latent=3, likelihood=Poisson()), MeanField(ReadCell(dropout=0)), cells)
+    with torch.no_grad():
+        guide.heads["z"].bias[3:] = -40.0
+        guide.heads["z"].weight[3:] = 0.0
+    found = []
+    for accumulate in (1, 4):
+        run = Run(
+            *copy.deepcopy((model, guide)), cells, None, 1, size, 1e-2, CosineDecay(), Constant(), None, 1e9, (), 0,
+            accumulate=accumulate,
+        )  # fmt: skip
+        run.trained.train()
+        run.beta = 1.0
+        loss = run._accumulated(cells.take(torch.arange(size)), 1.0)
+        found.append((loss, [p.grad for p in run.parameters]))
+    assert torch.allclose(found[0][0], found[1][0], atol=1e-3)  # sigma is 1e-4
+    for one, two in zip(*(gradients for _, gradients in found), strict=True):
+        assert torch.allclose(one, two, atol=1e-2 * one.abs().max().clamp(min=1e-3))
+
+
+def test_a_fit_accumulates_and_says_so(cells):
+    f = quick(SCVI(latent=3), MeanField(), cells, batch_size=5, accumulate=4)
+    assert (f.record["settings"]["batch_size"], f.record["settings"]["accumulate"]) == (20, 4)
+    with pytest.raises(ValueError, match="accumulate is a number of minibatches, at least 1, not 0"):
+        quick(SCVI(latent=3), MeanField(), cells, accumulate=0)
 
 
 def test_an_objective_with_parameters_is_trained_too(cells):

@@ -44,8 +44,12 @@ class Log1pNormal(TorchDistribution):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density of log(1 + x), summed over genes [...]."""
+        return self.log_density(x).sum(-1)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """Log-density of log(1 + x) of every gene [..., g]; 0 where it was not measured."""
         z = (x.log1p() - self.loc) / self.scale
-        return self._of_measured(-0.5 * z * z - self.log_scale - 0.5 * math.log(2 * math.pi)).sum(-1)
+        return self._of_measured(-0.5 * z * z - self.log_scale - 0.5 * math.log(2 * math.pi))
 
     def among(self, measured: Tensor, total: Tensor | None = None) -> Self:
         """These values, some of which were not measured: ``CountVector.among``."""

@@ -23,7 +23,8 @@ from pyroscvi.inference.progress import watched
 from pyroscvi.inference.run import MAX_EVALUATED, Run
 from pyroscvi.inference.schedules import CosineDecay, LinearWarmup, Patience, Schedule
 from pyroscvi.inference.seeds import seeded
-from pyroscvi.program import Guide, Model, Program
+from pyroscvi.part import Part
+from pyroscvi.program import Guide, Model
 from pyroscvi.pyro_internals import alone
 
 MAX_JUDGED = 1_000  # cells of ``validation`` whose ELBO is computed after every epoch
@@ -37,6 +38,7 @@ def fit(
     *,
     epochs: int | None = None,
     batch_size: int = 128,
+    accumulate: int = 1,
     lr: float = 6e-3,
     scale_lr: bool = False,
     decay: CosineDecay = CosineDecay(),
@@ -59,8 +61,10 @@ def fit(
     cells           the cells to fit to
     epochs          passes over the cells; None is ``default_epochs``
     batch_size      cells in a minibatch, which processes that share a fit divide among them
+    accumulate      minibatches whose gradients are averaged for one step: ``batch_size=32, accumulate=4`` takes steps
+                    of 128 cells in the memory of 32
     lr              largest learning rate of Adam
-    scale_lr        lr is meant for minibatches of 128: scale it to this batch_size, with ``scaled``
+    scale_lr        lr is meant for steps of 128 cells: scale it to the cells of a step, with ``scaled``
     decay           how the learning rate falls over the run; ``CosineDecay(end=1)`` keeps it constant
     warmup          the fraction of the run in which the KL weight rises from 0 to 1, or a ``Schedule``
     early_stopping  True: after the warm-up, stop when the held-out ELBO no longer improves, and keep the best state;
@@ -73,7 +77,7 @@ def fit(
     average         fraction of the run, at its end, over whose epochs parameters are averaged; 0 keeps the last state.
                     Early stopping keeps the best state
     clip            largest norm of the gradient of the loss per cell
-    objectives      callables (model, guide, cells) -> [n], whose mean is added to the loss
+    objectives      terms that are added to the loss, or change it: ``pyroscvi.inference.objectives``
     seed            of all random numbers; global generators stay untouched
     device          "cpu", "cuda", "mps", or "auto" for the fastest available
     progress        show a progress bar, or a line every half minute where output is not a terminal
@@ -88,12 +92,15 @@ def fit(
     """
     _check_programs(model, guide)
     _check(cells, guide, epochs, batch_size, lr, average)
+    if not isinstance(accumulate, int) or accumulate < 1:
+        raise ValueError(f"accumulate is a number of minibatches, at least 1, not {accumulate!r}")
     _check_validation(validation, cells, early_stopping)
     ranks = Ranks.here(distributed)
-    place, seed, batch_size = ranks.device(_device(device)), int(seed), int(batch_size)
+    place, seed, batch_size = ranks.device(_device(device)), int(seed), int(batch_size) * accumulate  # of a step
     with seeded(seed, place):
         fresh = not _is_sized(model)
         model, guide = _sized(model, guide, cells, place)
+        objectives = [_sized_objective(objective, guide, cells, place) for objective in objectives]
         patience = _patience(early_stopping)
         if validation is None:
             validation = 0.1 if patience else 0.0
@@ -103,7 +110,7 @@ def fit(
         lr = scaled(lr, batch_size, len(train)) if scale_lr else lr
         run = Run(
             model, guide, train, held_out, epochs, batch_size, lr, decay, schedule, patience, clip, objectives, seed,
-            average=average, ranks=ranks, compile=compile, fresh=fresh,
+            average=average, ranks=ranks, compile=compile, fresh=fresh, accumulate=accumulate,
         )  # fmt: skip
         ranks.check_same(lambda: identity(run, cells))
         notes = folder if isinstance(folder, Folder | None) else Folder(folder)
@@ -220,7 +227,14 @@ def _sized(model: Model, guide: Guide, cells: Cells, device: torch.device) -> tu
     return model.to(device), guide.to(device, cells.dtype)
 
 
-def _is_sized(program: Program) -> bool:
+def _sized_objective(objective: Objective, guide: Guide, cells: Cells, device: torch.device) -> Objective:
+    """An objective that is a part, with parameters; any other as it is."""
+    if not isinstance(objective, Part) or _is_sized(objective):
+        return objective
+    return objective.sized(guide, cells.dims).to(device, cells.dtype)
+
+
+def _is_sized(program: Part) -> bool:
     return next(chain(program.parameters(), program.buffers()), None) is not None
 
 

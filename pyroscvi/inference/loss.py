@@ -1,9 +1,11 @@
 """The loss of a minibatch, as one module."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import cast
 
 import pyro
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyroscvi.data.cells import Cells
@@ -24,7 +26,14 @@ class KLObjective:
         raise NotImplementedError
 
 
-Objective = Callable[[Model, Guide, Cells], Tensor] | KLObjective
+class Reweighting:
+    """An objective that changes what the probability of the counts counts for: its handler runs around the model."""
+
+    def handler(self) -> Messenger:
+        raise NotImplementedError
+
+
+Objective = Callable[[Model, Guide, Cells], Tensor] | KLObjective | Reweighting
 
 
 class Loss(nn.Module):
@@ -46,11 +55,15 @@ class Loss(nn.Module):
                  whatever it is
         """
         model, guide = cast(Model, self.trained["model"]), cast(Guide, self.trained["guide"])
-        with temper(beta), pyro.validation_enabled(False):
+        with pyro.validation_enabled(False), ExitStack() as around:
+            around.enter_context(temper(beta))
+            for objective in self.objectives:
+                if isinstance(objective, Reweighting):
+                    around.enter_context(objective.handler())
             p, q = joint(model, guide, cells)
             elbo = bound_of(p, q, cells)
             of_kl = [o(p, q, beta) for o in self.objectives if isinstance(o, KLObjective)]
-        others = [o(model, guide, cells) for o in self.objectives if not isinstance(o, KLObjective)]
+        others = [o(model, guide, cells) for o in self.objectives if not isinstance(o, KLObjective | Reweighting)]
         shared = elbo.shared + sum(part.log_prior() for part in self.parts)
         loss = -(elbo.cells.sum() * weight + shared) / self.total
         return loss + sum(value.mean() * weight for value in [*of_kl, *others])

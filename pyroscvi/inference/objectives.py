@@ -1,7 +1,13 @@
-"""Objectives: terms that are added to the loss of a fit.
+"""Objectives: what a fit minimises beside, or in place of, minus the evidence lower bound.
 
-An objective is a callable (model, guide, cells) -> [n], in nats; ``fit(objectives=[...])`` adds its mean over cells to
-the loss. An objective that is an ``nn.Module`` is trained too. A ``KLObjective`` is called with the KL of the step.
+    fit(model, guide, cells, objectives=[Classifier(10), Adversary("batch")])
+
+An objective is a callable (model, guide, cells) -> [n], in nats, whose mean over cells is added to the loss. One that
+is an ``nn.Module`` is trained too. A ``KLObjective`` is called with the KL of the step, and a ``Reweighting`` changes
+what the probability of the counts counts for.
+
+The history of a fit and its evidence are those of the model, without objectives. Each of them buys something else for
+some evidence: ``compare`` shows how much.
 """
 
 from collections.abc import Mapping
@@ -13,10 +19,14 @@ import torch
 from torch import Tensor
 
 from pyroscvi.data.cells import Cells
+from pyroscvi.inference.adversary import Adversary
 from pyroscvi.inference.elbo import Sites, divergences, factor, joint, product, summed
 from pyroscvi.inference.loss import KLObjective
+from pyroscvi.inference.reconstruction import Reconstruction
 from pyroscvi.program import Guide, Model
 from pyroscvi.pyro_internals import enumerated_dim
+
+__all__ = ["Adversary", "Balance", "Classifier", "FreeBits", "Reconstruction", "log_levels"]
 
 
 @dataclass(frozen=True)

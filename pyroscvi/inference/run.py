@@ -64,6 +64,7 @@ class Run:
     ranks: Ranks = field(default_factory=Ranks)
     compile: bool | Literal["auto"] = False
     fresh: bool = False
+    accumulate: int = 1  # pieces that a minibatch is read in
 
     epoch: int = 0  # epochs that are finished
     step: int = 0  # minibatches of the current epoch that are finished
@@ -170,7 +171,7 @@ class Run:
         self.ranks.draw_apart(self.train.device, self.seed, self.epoch, self.step)
         before = generator_state(self.train.device)
         cells, weight = self.ranks.shard(cells, self.guide.encoder.hops)
-        loss = self.ranks.mean(self._differentiate(cells, weight))
+        loss = self.ranks.mean(self._accumulated(cells, weight))
         for part in self.parts:
             for parameter in part.held(self.progress):
                 parameter.grad = None
@@ -197,9 +198,31 @@ class Run:
         self.optimiser.step()
         return loss
 
+    def _accumulated(self, cells: Cells, weight: float) -> Tensor:
+        """The loss [] of this rank's cells, a piece of them after the other; gradients are stored in the parameters."""
+        if self.accumulate == 1:
+            return self._differentiate(cells, weight)
+        total = torch.zeros((), dtype=cells.dtype, device=cells.device)
+        sums: list[Tensor | None] = [None] * len(self.parameters)
+        for rows in torch.arange(len(cells)).split(self._piece):
+            share = len(rows) / len(cells)
+            total = total + share * self._differentiate(cells.take(rows, self.guide.encoder.hops), weight)
+            slopes = [None if p.grad is None else share * p.grad for p in self.parameters]
+            sums = [
+                new if old is None else old if new is None else old + new for old, new in zip(sums, slopes, strict=True)
+            ]
+        for parameter, gradient in zip(self.parameters, sums, strict=True):
+            parameter.grad = gradient
+        return total
+
+    @property
+    def _piece(self) -> int:
+        """Cells whose gradients are computed at once."""
+        return math.ceil(self.size / self.accumulate)
+
     def _differentiate(self, cells: Cells, weight: float) -> Tensor:
         """The loss [] of this rank's cells; gradients are stored in the parameters."""
-        if self.compile and self.captured is None and len(cells) == self.size:
+        if self.compile and self.captured is None and len(cells) == self._piece:
             self.captured = capture(self.loss, self.parameters, cells, self.beta, self.asked)
             self.compile = self.captured is not None
         if self.captured is not None and self.captured.suits(cells):
@@ -288,7 +311,7 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """The settings of the run, as plain values."""
-        asked = ("epochs", "batch_size", "lr", "average", "clip", "seed")
+        asked = ("epochs", "batch_size", "accumulate", "lr", "average", "clip", "seed")
         shown = {name: repr(getattr(self, name)) for name in ("decay", "warmup", "patience")}
         names = [getattr(o, "__qualname__", None) or repr(o) for o in self.objectives]
         return {name: getattr(self, name) for name in asked} | shown | {"objectives": names}
