@@ -16,7 +16,7 @@ from rich.table import Table
 
 from pyroscvi.catalogue import Page, find, pages
 from pyroscvi.cli.app import ForceFiles, PageName, app, option
-from pyroscvi.cli.output import check_free, say, terminal
+from pyroscvi.cli.output import check_free, draw, say, terminal
 from pyroscvi.names import snake
 
 EQUATION = re.compile(r"( +[^\s|+>.].*?(?: ~ | = ).*\S) {2,}(\S(?: ?\S)*)")  # and, to its right, what it means
@@ -39,10 +39,16 @@ def list_pages() -> None:
 
 @app.command("show", rich_help_panel="Read")
 def show(
-    page: PageName, source: Annotated[bool, option("Print the source code of the page.", "--source")] = False
+    page: PageName,
+    source: Annotated[bool, option("Print the source code of the page.", "--source")] = False,
+    plates: Annotated[Path | None, option("Draw the plate diagram of a model.", "--plates", metavar="FILE.svg")] = None,
+    force: ForceFiles = False,
 ) -> None:
     """Print a page: its generative process, references, and the parts that can be replaced."""
     shown, console = find(page), terminal()
+    if plates is not None:
+        _draw(shown, plates, force)
+        return
     if source:
         console.print(Syntax(shown.text.rstrip(), "python", theme="ansi_dark", background_color="default"))
         return
@@ -75,6 +81,16 @@ def copy(
     option = f"--{copied.kind.removesuffix('s')} {shlex.quote(str(file))}"
     say(f"{file}: a copy of {copied.name} to edit; its class is called {renamed}.")
     say(f"Fit it with `pyroscvi fit DATA.h5ad {option} --out RUN`")
+
+
+def _draw(page: Page, file: Path, force: bool) -> None:
+    if page.kind != "models":
+        raise ValueError(f"{page.name} is a guide: only models have a plate diagram")
+    from pyroscvi.report.plates import example_cells, plates  # matplotlib takes a second to import
+
+    check_free(file, force=force)
+    cells = example_cells()
+    say(f"{draw(file, plates(page.load()().sized(cells.dims), cells))}: the plate diagram of {page.name}")
 
 
 def _renamed(page: Page, stem: str) -> tuple[str, str]:

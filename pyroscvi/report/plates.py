@@ -19,6 +19,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyroscvi.data.cells import Cells
+from pyroscvi.data.datasets import simulated
+from pyroscvi.data.fields import Fields
 from pyroscvi.report.plots import INK
 
 RADIUS, ACROSS, DOWN = 0.36, 1.4, 1.0  # of a circle, and between the centres of neighbouring circles, in inches
@@ -76,6 +78,13 @@ def plates(model: Any, cells: Cells) -> Axes:
         for parent in sorted(site.parents):
             ax.add_patch(_arrow(at[parent], at[site.name]))
     return ax
+
+
+def example_cells() -> Cells:
+    """Few simulated cells that have every field that a page can need."""
+    adata = simulated(cells=12, genes=6, sections=1)
+    adata.obsm["proteins"] = adata.obsm["spatial"].round()
+    return Fields(batch="batch", label="cell_type", spatial="spatial", proteins="proteins").read(adata)
 
 
 def _places(every: list[Site]) -> dict[str, tuple[float, float]]:
