@@ -13,9 +13,7 @@ References
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import digamma, polygamma
-from scipy.stats import norm, t
+from scipy.special import digamma, ndtr, ndtri, polygamma, stdtr  # scipy.stats takes a second to import
 
 NULL = 10.0  # prior observations of no effect: weights err on the side of it
 MOST = 1e6  # degrees of freedom that stand for infinitely many
@@ -23,6 +21,8 @@ MOST = 1e6  # degrees of freedom that stand for infinitely many
 
 def moderated(variance: np.ndarray, df: int) -> tuple[np.ndarray, float]:
     """Posterior variances of genes, and their degrees of freedom; the prior is estimated from all of them."""
+    from scipy.optimize import brentq  # it takes half a second to import
+
     usable = variance > 0
     if usable.sum() < 3:
         return variance, float(df)
@@ -51,7 +51,7 @@ class Effects:
         distance = np.asarray(value, float).reshape(-1, 1) - self.mean_of
         with np.errstate(divide="ignore", invalid="ignore"):
             z = np.where(self.sd_of > 0, distance / self.sd_of, np.where(distance >= 0, np.inf, -np.inf))
-        return (self.weight * norm.cdf(z)).sum(1)
+        return (self.weight * ndtr(z)).sum(1)
 
     def beyond(self, delta: float) -> np.ndarray:
         """The probability that an effect is larger than ``delta``, or smaller than minus it [g]."""
@@ -100,6 +100,6 @@ def _normal_error(estimate: np.ndarray, error: np.ndarray, df: float) -> np.ndar
     if df >= MOST:
         return error
     ratio = np.maximum(np.abs(estimate / error), 0.1)
-    tail = t.sf(ratio, df)
-    z = np.where(tail > 1e-290, norm.isf(np.maximum(tail, 1e-290)), ratio)
+    tail = stdtr(df, -ratio)
+    z = np.where(tail > 1e-290, -ndtri(np.maximum(tail, 1e-290)), ratio)
     return error * ratio / z
