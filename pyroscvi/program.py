@@ -19,6 +19,7 @@ from torch.distributions import biject_to, constraints
 
 from pyroscvi.advice import either, field
 from pyroscvi.data.cells import Cells, Dims
+from pyroscvi.data.fields import Fields
 from pyroscvi.data.panels import panels_with, seen
 from pyroscvi.handlers import Measured
 from pyroscvi.part import Part
@@ -221,6 +222,7 @@ class Fitted(Protocol):
 
     model: Model
     guide: Guide
+    fields: Fields | None
     dims: Dims
     record: dict[str, Any]
 

@@ -9,6 +9,7 @@ The files:
     loadings       what a latent dimension does to every gene
     differential   which genes change between groups of cells (with unit_rates, shrinkage and groups)
     describe       everything that one pass says, under names
+    annotate       the type of a cell, or that it is of no type the fit knows
     probabilities  which component, type or condition a cell is of
     proportions    how much of a cell each topic is
     posterior      what they have in common

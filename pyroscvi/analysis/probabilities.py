@@ -6,6 +6,8 @@ The state of the cell is integrated out of p(x_n | c), by importance sampling fr
 cell under each c would be another question, because it is at one state only, the one that the guide gives.
 """
 
+from math import log
+
 import pandas as pd
 import torch
 from anndata import AnnData
@@ -39,23 +41,31 @@ def probabilities(
 
     Raises KeyError where the model neither enumerates nor reads ``site``.
     """
-    reader = Reader(fit, cells)
-    sites, fields = _sites_and_fields(reader)
+    return as_table(reader := Reader(fit, cells), site, log_joint(reader, site, particles, seed, prior, proposal))
+
+
+def log_joint(
+    reader: Reader, site: str, particles: int, seed: int, prior: ArrayLike | None, proposal: Proposal
+) -> Tensor:
+    """log p(x_n, c) of every level c [n, levels], up to the constant weights of a prior that does not add up to one."""
+    sites, fields = sites_and_fields(reader)
     if site in sites:
         if prior is not None:
             raise ValueError(
                 f"{site!r} has its prior in the model: prior= is for a field that cells are conditioned on"
             )
-        log_p = _of_site(reader, site, particles, seed, Importance(proposal))
-    elif site in fields:
+        return _of_site(reader, site, particles, seed, Importance(proposal))
+    if site in fields:
         log_p = _of_field(reader, site, particles, seed, Importance(proposal))
-        if prior is not None:
-            log_p = log_p + torch.as_tensor(prior, dtype=torch.float64).log()
-    else:
-        raise KeyError(
-            f"the model neither enumerates nor reads {site!r}: sites {', '.join(sites) or 'none'}; "
-            f"fields {', '.join(sorted(fields)) or 'none'}"
-        )
+        weights = torch.full((log_p.shape[-1],), 1 / log_p.shape[-1]) if prior is None else torch.as_tensor(prior)
+        return log_p + weights.double().log()
+    raise KeyError(
+        f"the model neither enumerates nor reads {site!r}: sites {', '.join(sites) or 'none'}; "
+        f"fields {', '.join(sorted(fields)) or 'none'}"
+    )
+
+
+def as_table(reader: Reader, site: str, log_p: Tensor) -> pd.DataFrame:
     names = reader.cells.names
     index = None if names is None else pd.Index(names, name="cell")
     return pd.DataFrame(log_p.softmax(-1).numpy(), index, _columns(reader.cells, site, log_p.shape[-1]))
@@ -63,7 +73,7 @@ def probabilities(
 
 @torch.no_grad()
 def _of_site(reader: Reader, site: str, particles: int, seed: int, estimator: Importance) -> Tensor:
-    """log p(x_n, k) up to a constant [n, levels]: every draw is weighted at every level."""
+    """log p(x_n, k) [n, levels]: every draw is weighted at every level."""
     rows = []
     for target in reader.targets(seed):
         draws = estimator.draws(target)
@@ -71,7 +81,7 @@ def _of_site(reader: Reader, site: str, particles: int, seed: int, estimator: Im
             (target.joint.by_level(u, site) - draws.log_prob(u)).logsumexp(1)
             for u in drawn(draws, target.streams, particles, target.chunk)
         ]
-        rows.append(torch.stack(pieces).logsumexp(0).T)
+        rows.append(torch.stack(pieces).logsumexp(0).T - log(particles))
     return torch.cat(rows).cpu()
 
 
@@ -90,7 +100,7 @@ def _of_field(reader: Reader, field: str, particles: int, seed: int, estimator: 
 
 
 @torch.no_grad()
-def _sites_and_fields(reader: Reader) -> tuple[list[str], set[str]]:
+def sites_and_fields(reader: Reader) -> tuple[list[str], set[str]]:
     """The sites that the model enumerates, and the fields that it reads."""
     with Intervention(reader.first.cells, {}) as recorder:
         sites = reader.first.levels()

@@ -24,7 +24,7 @@ from scipy.special import polygamma
 from torch import Tensor
 
 from pyroscvi.analysis.corrected import each_drawn
-from pyroscvi.analysis.posterior import expected
+from pyroscvi.analysis.posterior import Expected, each_expected
 from pyroscvi.data.cells import Cells
 from pyroscvi.inference.progress import counted
 from pyroscvi.program import Fitted
@@ -93,8 +93,10 @@ def unit_sums(
         seen: Any = 0.0
         mean_seen: Any = 0.0
         for level, guide in zip(given, guides, strict=True):
-            mean, weight = _mean_and_weight(fit, minibatch, guide)
-            share = mean if level is None else _mean(fit, minibatch, {average: level.expand(len(minibatch))}, guide)
+            seen_under = [{}] if level is None else [{}, {str(average): level.expand(len(minibatch))}]
+            own, *other = each_expected(fit, minibatch, seen_under, guide)
+            mean, weight = _mean_and_weight(own)
+            share = _mean(other[0]) if other else mean
             share = share / share.sum(-1, keepdim=True)
             weight = weight if minibatch.measured is None else weight * minibatch.measured
             added = [share, share**2, weight * minibatch.x, weight * mean]
@@ -125,16 +127,13 @@ def _levels(cells: Cells, field: str | None, samples: int, seed: int) -> list[Te
     return list(islice(cycle(present), rounds * len(present)))
 
 
-def _mean_and_weight(fit: Fitted, cells: Cells, guide: Any) -> tuple[Tensor, Tensor]:
-    """The mean of every count under the cell's own conditions, and its weight: mean / variance."""
-    own = expected(fit, cells, {}, guide)
-    mean = own.mean(own.counts.mean)
-    variance = own.mean(own.counts.variance + own.counts.mean**2) - mean**2
-    return mean, (mean / variance.clamp(min=1e-30)).clamp(max=1.0)
+def _mean_and_weight(own: Expected) -> tuple[Tensor, Tensor]:
+    """The mean of every count, and its weight: mean / variance."""
+    mean, square = _mean(own), own.mean(own.counts.variance + own.counts.mean**2)
+    return mean, (mean / (square - mean**2).clamp(min=1e-30)).clamp(max=1.0)
 
 
-def _mean(fit: Fitted, cells: Cells, levels: dict[Any, Tensor], guide: Any) -> Tensor:
-    counts = expected(fit, cells, levels, guide)
+def _mean(counts: Expected) -> Tensor:
     return counts.mean(counts.counts.mean)
 
 

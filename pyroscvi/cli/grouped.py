@@ -100,6 +100,10 @@ class Columns:
     ] = None
     batch: Annotated[str | None, in_data("Column of obs: batch of a cell.")] = None
     label: Annotated[str | None, in_data("Column of obs: cell type.")] = None
+    unlabelled: Annotated[str | None, in_data("A label that means: not known. Missing values mean it too.")] = None
+    belief: Annotated[
+        str | None, in_data("Key of obsm: a weight of every type for each cell, in place of certain labels.")
+    ] = None
     category: Annotated[list[str] | None, in_data("Another categorical column of obs. May be repeated.")] = None
     covariate: Annotated[list[str] | None, in_data("A continuous column of obs. May be repeated.")] = None
     size_factor: Annotated[str | None, in_data("Column of obs: size factor, for --size size_factor.")] = None

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,14 +28,15 @@ class Asked(NamedTuple):
         return None if name is None else self.adata.obs[among(name, {key: key for key in self.adata.obs}, what)]
 
 
-def asked(folder: Path, data: Path, query: Query, pages: Iterable[Path] | None = None) -> Asked:
-    """The run in a folder, and the cells of a file as its fit reads them."""
+def asked(folder: Path, data: Path, query: Query, pages: Iterable[Path] | None = None, *, labels: bool = True) -> Asked:
+    """The run in a folder, and the cells of a file as its fit reads them; without ``labels``, not their labels."""
     from pyroscvi.cli.runs import read_run
     from pyroscvi.data.reading import read
 
     run = read_run(folder, pages or ())
     adata = read(data)
-    cells = run.fields.read(adata, **vars(query))
+    fields = run.fields if labels else replace(run.fields, label=None, belief=None)
+    cells = fields.read(adata, **vars(query))
     return Asked(run, cells, adata[cells.names].copy() if len(cells) < len(adata) else adata)
 
 

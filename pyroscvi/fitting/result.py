@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from pyroscvi.analysis.annotate import annotate
 from pyroscvi.analysis.decode import decode
 from pyroscvi.analysis.denoise import denoise
 from pyroscvi.analysis.describe import describe
@@ -124,6 +125,7 @@ class Fit:
     loadings = loadings
     describe = describe
     differential = differential
+    annotate = annotate
     probabilities = probabilities
     proportions = proportions
     proteins = proteins
