@@ -17,7 +17,7 @@ from pyroscvi.cli.output import say
 __all__ = ["annotate", "app", "calibrate", "compare", "de", "embed", "fit", "main", "show"]
 
 # The order of the commands in the help.
-ORDER = "list show copy demo fit embed annotate de compare calibrate".split()
+ORDER = ["list", "show", "copy", "demo", "fit", "embed", "annotate", "de", "compare", "calibrate"]
 app.registered_commands.sort(key=lambda command: ORDER.index(str(command.name)))
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Unable to allocate")  # of torch, CUDA and numpy
 
