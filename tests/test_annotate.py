@@ -15,6 +15,7 @@ from pyroscvi.cli import main
 from pyroscvi.data.datasets import simulated
 from pyroscvi.guides import MeanField
 from pyroscvi.models import SCVI, Annotated
+from pyroscvi.report.annotation import annotated
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_scores_of_a_known_annotation():
     assert scores["called_unknown"] == 0
     assert scores["found_unknown"] == 1
     assert result.scores([None, None, "B", None])["accuracy"] == 1
-    assert len(result.plot(["A", "B", "B", "C"]).axes) == 2
+    assert len(annotated(result, ["A", "B", "B", "C"]).axes) == 2
 
 
 def test_a_model_without_types_is_refused(types):

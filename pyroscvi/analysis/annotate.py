@@ -11,7 +11,7 @@ of a cell depends on its total count and its type, so both are accounted for by 
 """
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,9 +27,6 @@ from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.simulated import simulate
 from pyroscvi.program import Fitted
 from pyroscvi.pyro_internals import alone
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 UNKNOWN = "unknown"
 BINS = 15  # of the expected calibration error
@@ -60,7 +57,7 @@ class Annotation:
         """
         from sklearn.metrics import f1_score, recall_score
 
-        true, p = self._true(truth), self.probabilities
+        true, p = self.true_types(truth), self.probabilities
         known, novel = true.isin(p.columns).to_numpy(), (true.notna() & ~true.isin(p.columns)).to_numpy()
         result: dict[str, float] = {"cells": float(known.sum())}
         unknown = (self.table["annotation"] == UNKNOWN).to_numpy()
@@ -80,13 +77,8 @@ class Annotation:
             result["found_unknown"] = float(unknown[novel].mean())
         return result
 
-    def plot(self, truth: ArrayLike) -> "Figure":
-        """Confusion matrix and reliability: ``report.annotation.annotated``."""
-        from pyroscvi.report.annotation import annotated
-
-        return annotated(self, self._true(truth))
-
-    def _true(self, truth: ArrayLike) -> pd.Series:
+    def true_types(self, truth: ArrayLike) -> pd.Series:
+        """The true types as text, by cell; missing values stay missing."""
         values = pd.Series(np.asarray(truth, dtype=object), index=self.table.index)
         return values.where(values.isna(), values.astype(str))
 

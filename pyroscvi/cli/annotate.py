@@ -57,7 +57,9 @@ def annotate(
     result = fit.annotate(use.cells, reference=usual, unknown=threshold, particles=particles, seed=seed)
     scores = {} if known is None else result.scores(known)
     if picture is not None:
-        draw(picture, result.plot(known))
+        from pyroscvi.report.annotation import annotated
+
+        draw(picture, annotated(result, known))
     if out is not None:
         if out.suffix == ".h5ad":
             for name, values in result.table.items():

@@ -1,6 +1,6 @@
 """Pictures of an annotation: which types are taken for which, and whether probabilities mean what they say.
 
-fit.annotate(query).plot(query.obs["cell_type"]).savefig("annotation.png")
+annotated(fit.annotate(query), query.obs["cell_type"]).savefig("annotation.png")
 """
 
 from typing import TYPE_CHECKING
@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 from scipy.stats import beta
 
 from pyroscvi.report.labels import label
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
 BINS = 8  # of equally many cells
 
 
-def annotated(annotation: "Annotation", truth: pd.Series) -> Figure:
+def annotated(annotation: "Annotation", truth: ArrayLike) -> Figure:
     """The confusion matrix of true types (rows) and annotations, and the reliability of the best probability."""
-    said = truth.notna().to_numpy()
+    true = annotation.true_types(truth)
+    said = true.notna().to_numpy()
     if not said.any():
         raise ValueError("no cell has a true type: there is nothing to compare annotations with")
-    table = annotation.table[said].assign(truth=truth[said].astype(str))
+    table = annotation.table[said].assign(truth=true[said])
     counts = pd.crosstab(table["truth"], table["annotation"])
     known = [name for name in annotation.probabilities if name in counts.index or name in counts.columns]
     rows = [*(name for name in known if name in counts.index), *(n for n in counts.index if n not in known)]
