@@ -9,6 +9,7 @@ from textbook import negative_binomial_log_pmf, poisson_log_pmf, zero_inflated
 from torch import nn
 
 import pyroscvi as ps
+from pyroscvi import torch_internals
 from pyroscvi.data.cells import Cells
 from pyroscvi.distributions import kernel
 from pyroscvi.guides import Flow, FullCovariance, LowRank, MeanField, SpatialGNN
@@ -26,6 +27,7 @@ from pyroscvi.parts import (
     Linear,
     Mixture,
     NormalLoadings,
+    NormalWeights,
     PerBatch,
     Poisson,
     RandomDispersion,
@@ -51,6 +53,11 @@ PROGRAMS = [
     (PPCA(latent=3), LowRank()),
     (PoissonLognormal(), MeanField()),
 ]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_compiled_yet(monkeypatch):
+    monkeypatch.setattr(torch_internals, "_PROGRAMS", {})
 
 
 def graph_itself(graph, inputs, **_):
@@ -158,6 +165,35 @@ def test_compiled_fits_are_the_eager_ones(model, guide, alone):
     state = slow.model.state_dict()
     for name, tensor in fast.model.state_dict().items():
         torch.testing.assert_close(tensor, state[name], rtol=1e-2, atol=1e-3)
+
+
+@compiled
+def test_seeds_of_a_model_share_a_program(alone, monkeypatch):
+    """Two seeds are compiled once. A page that differs by a number alone is compiled for itself."""
+    graphs = []
+    monkeypatch.setattr("torch._inductor.compile", lambda graph, inputs, **_: graphs.append(graph) or graph)
+    monkeypatch.setattr(torch_internals, "PROGRAMS", 2)
+    for page, programs in [
+        (1.0, 1),
+        (1.0, 1),
+        (2.0, 2),
+        (1.0, 2),
+        (3.0, 3),
+        (1.0, 4),
+    ]:  # the first was given up for 3.0
+        model = SCVI(latent=2, likelihood=Poisson(), decoder=MLP(weights=NormalWeights(s=page)))
+        assert capture(*loss_of(model, MeanField(), alone), alone, 0.5) is not None
+        assert len(graphs) == programs
+    assert len(torch_internals._PROGRAMS) == 2
+
+
+@compiled
+def test_a_step_that_is_only_recorded_is_the_eager_one(alone, monkeypatch):
+    monkeypatch.setattr("torch._inductor.compile", lambda *_, **__: 1 / 0)
+    settings = {"epochs": 2, "batch_size": 25, "progress": False}
+    traced = ps.fit(SCVI(latent=2, likelihood=NB()), MeanField(), alone, compile="trace", **settings)
+    eager = ps.fit(SCVI(latent=2, likelihood=NB()), MeanField(), alone, compile=False, **settings)
+    assert traced.history["loss"].to_numpy() == pytest.approx(eager.history["loss"].to_numpy(), rel=1e-6)
 
 
 @compiled

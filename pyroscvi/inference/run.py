@@ -62,7 +62,7 @@ class Run:
     seed: int
     average: float = 0.0
     ranks: Ranks = field(default_factory=Ranks)
-    compile: bool | Literal["auto"] = False
+    compile: bool | Literal["auto", "trace"] = False
     fresh: bool = False
     accumulate: int = 1  # pieces that a minibatch is read in
 
@@ -99,7 +99,7 @@ class Run:
         self.mean = Average()
         self.sound = self._copied()  # the last state that is known to have a finite bound
         self.captured: Captured | None = None
-        self.asked = self.compile is True
+        self.asked, self.inductor = self.compile != "auto", self.compile != "trace"
         if self.compile == "auto":
             self.compile = self.ranks.alone and pays(self.train, self.epochs, self.steps)
         elif self.compile and not self.ranks.alone:
@@ -223,7 +223,7 @@ class Run:
     def _differentiate(self, cells: Cells, weight: float) -> Tensor:
         """The loss [] of this rank's cells; gradients are stored in the parameters."""
         if self.compile and self.captured is None and len(cells) == self._piece:
-            self.captured = capture(self.loss, self.parameters, cells, self.beta, self.asked)
+            self.captured = capture(self.loss, self.parameters, cells, self.beta, self.asked, self.inductor)
             self.compile = self.captured is not None
         if self.captured is not None and self.captured.suits(cells):
             loss, gradients = self.captured(cells, self.beta)
