@@ -131,7 +131,8 @@ def test_few_cells_are_taken_several_times(cells):
 def test_comparisons_show_certificates(cells):
     few = replace(cells, graph=None).subset(torch.arange(6))
     pair = untrained(SCVI(latent=2, likelihood=NB()), MeanField(), cells)
-    table = ps.compare({"a": pair}, few, 15, certify=True).table
+    table = ps.compare({"a": pair}, few, 15, certify=True, simulated=7).table
+    assert table["certificate"].iloc[0] == certify(pair, few, 15, simulated=7).words
     assert "certified (gap" in table["certificate"].iloc[0]
     assert set(ps.compare({"a": pair}, few, 15).table["certificate"]) == {"uncertified"}
 

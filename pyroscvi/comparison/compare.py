@@ -47,6 +47,7 @@ def compare(
     budget: float | None = None,
     estimator: Estimator = Ladder(),
     certify: bool = False,
+    simulated: int = 64,
     batch_size: int | None = None,
     memory: int | str = MEMORY,
     compile: Compile = "auto",
@@ -63,6 +64,7 @@ def compare(
     budget     seconds: cells are scored until all verdicts are clear, or the seconds are over (``looks`` says how);
                None scores all cells
     certify    simulate cells from every fit and measure the error of its evidence: ``pyroscvi.certify``
+    simulated  so many cells, for every seed of a fit
     particles, seed, estimator, batch_size, memory, compile, dtype, progress   as in ``log_evidence``
 
     The table of the result has one row for each fit and these columns:
@@ -113,7 +115,8 @@ def compare(
     reference = next(iter(entries.values())).cells
     every_cluster = None if by is None else clusters(reference, by)
     looks, parts = pieces(len(reference), seed, budget)
-    how: dict[str, Any] = {"particles": particles, "seed": seed, "estimator": estimator, "certify": certify}
+    how: dict[str, Any] = {"particles": particles, "seed": seed, "estimator": estimator}
+    how |= {"certify": certify, "simulated": simulated}
     for part in parts:
         for entry in entries.values():
             entry.score(part.rows, how, progress)

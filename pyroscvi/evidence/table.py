@@ -73,11 +73,12 @@ def log_evidence(
 @alone
 def evidences(
     reader: Reader, particles: int = MAX_DRAWS, seed: int = 0, *, estimator: Estimator = Ladder(),
-    certify: bool = False, progress: bool | str = True,
+    certify: bool = False, simulated: int = 64, progress: bool | str = True,
 ) -> Evidences:  # fmt: skip
     """The evidence of every cell of a reader and its error; other arguments as in ``log_evidence``.
 
-    certify   simulate 64 cells from the fit and measure how far off an evidence is: ``pyroscvi.certify``
+    certify   simulate cells from the fit, so many as ``simulated``, and measure how far off an evidence is:
+              ``pyroscvi.certify``
 
     The table has one row a cell and these columns:
 
@@ -104,7 +105,7 @@ def evidences(
         table = pd.concat(pieces, ignore_index=True)
         certificate = None
         if certify and not (table["method"] == "exact").all():
-            certificate = certificate_of(reader, particles, seed, estimator=estimator)
+            certificate = certificate_of(reader, particles, seed, estimator=estimator, simulated=simulated)
     words = "uncertified" if certificate is None else certificate.words
     table["certificate"] = table["method"].where(table["method"] == "exact", words)
     table["estimand"] = estimand(reader.model, cells)

@@ -99,7 +99,7 @@ class Run:
         self.mean = Average()
         self.sound = self._copied()  # the last state that is known to have a finite bound
         self.captured: Captured | None = None
-        self.asked, self.inductor = self.compile != "auto", self.compile != "trace"
+        self.asked, self.inductor = self.compile is True, self.compile != "trace"
         if self.compile == "auto":
             self.compile = self.ranks.alone and pays(self.train, self.epochs, self.steps)
         elif self.compile and not self.ranks.alone:
