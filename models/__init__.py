@@ -7,6 +7,7 @@ from pyroscvi.catalogue import public_class
 if TYPE_CHECKING:
     from pyroscvi.models.annotated import Annotated
     from pyroscvi.models.cvae import CVAE
+    from pyroscvi.models.donors import Donors
     from pyroscvi.models.gmvae import GMVAE
     from pyroscvi.models.latent_tree import LatentTree
     from pyroscvi.models.ldvae import LDVAE
@@ -26,6 +27,7 @@ __all__ = [
     "SCANVI",
     "SCVI",
     "Annotated",
+    "Donors",
     "LatentTree",
     "Mixture",
     "PoissonLognormal",

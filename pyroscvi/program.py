@@ -29,6 +29,7 @@ from pyroscvi.parts.sizes import Size
 from pyroscvi.pyro_internals import alone
 from pyroscvi.sites import is_latent, is_local, sampled
 
+NARROW = -2.0  # before a softplus: posteriors of shared latents start with standard deviations of about 0.1
 FILLED = 2  # rounds in which a guide fills in counts that were not measured: docs/missing_genes.md
 
 
@@ -147,7 +148,9 @@ class Guide(Program):
         widths = {name: self.encoder.width if site.local else 1 for name, site in self.sites.items()}
         self.heads = nn.ModuleDict({name: self.head(widths[name], site.size) for name, site in self.sites.items()})
         for name, site in self.sites.items():
-            if not _is_real(site.support):
+            if not site.local:
+                _start_narrow(self.heads[name], site.start)
+            elif not _is_real(site.support):
                 _start_at(self.heads[name], site.start)
         for part in model.modules():
             if isinstance(part, Part):
@@ -161,7 +164,8 @@ class Guide(Program):
     def head(self, width: int, size: int) -> nn.Module:
         """A module from the encoder's output [..., width] to the family's parameters for a site of ``size`` numbers.
 
-        The location comes first in the output of its last linear layer, so that a site can start at its prior.
+        The location comes first in the output of its last linear layer, then the scale before its softplus, so that a
+        site can start at its prior.
         """
         raise NotImplementedError
 
@@ -182,7 +186,7 @@ class Guide(Program):
 
     def _expected(self, cells: Cells, q: dict[str, dist.TorchDistribution]) -> Tensor:
         """The counts that the model expects at the centres of q [n, g]; discrete sites are summed over."""
-        means = {name: biject_to(self.sites[name].support)(_centre(posterior)) for name, posterior in q.items()}
+        means = {name: biject_to(self.sites[name].support)(centre(posterior)) for name, posterior in q.items()}
         (model,) = self.models
         conditioned = poutine.enum(poutine.condition(model, data=means), first_available_dim=-2)
         with torch.no_grad(), poutine.block():
@@ -290,19 +294,28 @@ def _middle(prior: Any) -> Tensor:
     return draws.flatten(0, -2).mean(0)
 
 
-def _centre(q: Any) -> Tensor:
+def centre(q: Any) -> Tensor:
     """The mean of a posterior; of a flow, where it takes the mean of its base."""
     if not isinstance(q, dist.TransformedDistribution):
         return q.mean
     return torch.distributions.ComposeTransform(q.transforms)(q.base_dist.mean)
 
 
-def _start_at(head: nn.Module, location: Tensor) -> None:
+def _start_at(head: nn.Module, location: Tensor) -> Any:
     """Set the head so that the posterior starts near its prior: with an exponential link, a random start diverges."""
     *_, last = (module for module in head.modules() if isinstance(module, nn.Linear))
     with torch.no_grad():
         last.weight *= 0.1
         last.bias[: len(location)] += location
+    return last
+
+
+@torch.no_grad()
+def _start_narrow(head: nn.Module, location: Tensor) -> None:
+    """Start near the centre of the prior and narrow: all cells tell of what they share, and a wide start is noise."""
+    last = _start_at(head, 10 * location)
+    last.bias *= 0.1
+    last.bias[len(location) : 2 * len(location)] += NARROW
 
 
 def _is_real(support: constraints.Constraint) -> bool:

@@ -302,9 +302,6 @@ def test_bad_input_is_refused(ppca, cells):
         calibrate(pair, cells, 0)
     with pytest.raises(ValueError, match="draws=0"):
         calibrate(pair, cells, draws=0)
-    shared = ps.create("scvi", latent=2, likelihood=NB(dispersion=RandomDispersion())).sized(cells.dims)
-    with pytest.raises(ValueError, match="shared by all cells"):
-        calibrate((shared, ps.create("mean_field").sized(shared, cells)), cells, 10)
 
 
 def test_a_calibration_is_printed_and_drawn(ppca, cells):

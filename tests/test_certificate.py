@@ -19,7 +19,7 @@ from pyroscvi.evidence.simulated import simulate
 from pyroscvi.evidence.table import evidences
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import PPCA, SCVI, Annotated
-from pyroscvi.parts import NB, RandomDispersion
+from pyroscvi.parts import NB
 
 
 def test_the_gap_shows_a_missed_mode():
@@ -138,9 +138,6 @@ def test_comparisons_show_certificates(cells):
 
 
 def test_bad_input_is_refused(cells):
-    shared = untrained(SCVI(likelihood=NB(dispersion=RandomDispersion())), MeanField(), cells)
-    with pytest.raises(ValueError, match="shared by all cells"):
-        certify(shared, cells)
     with pytest.raises(ValueError, match="one simulated cell at least"):
         certify(untrained(SCVI(latent=2), MeanField(), cells), cells, simulated=0)
 

@@ -112,8 +112,11 @@ def test_uneven_weights_give_a_warning(ppca, cells):
         list(resampled(Reader(ppca, cells), 10, candidates=500, proposals=(StudentT(),)))
 
 
-def test_a_shared_latent_is_refused(cells):
+def test_a_shared_latent_is_not_corrected_but_held(cells):
     model = ps.create("scvi", latent=2, likelihood=NB(dispersion=RandomDispersion()))
     fit = ps.fit(model, ps.create("mean_field"), cells, epochs=1, progress=False, early_stopping=False)
-    with pytest.raises(ValueError, match="shared by all cells"):
-        fit.latent(cells, corrected=True)
+    with pytest.raises(ValueError, match="theta is shared by all cells"):
+        fit.latent(cells, corrected=True, site="theta")
+    assert np.isfinite(fit.latent(cells, corrected=True)).all()
+    assert np.isfinite(fit.describe(cells, corrected=True).mean).all()
+    assert fit.generate(cells, samples=2, corrected=True).shape == (2, 60, 12)

@@ -290,10 +290,18 @@ def test_poisson_is_a_negative_binomial_without_dispersion(cells):
 # Bad input
 
 
-def test_a_latent_that_cells_share_is_refused(cells):
-    pair = untrained(SCVI(likelihood=NB(dispersion=RandomDispersion())), MeanField(), cells)
-    with pytest.raises(ValueError, match=r"site 'theta' is shared by all cells.*PerGene"):
-        log_evidence(pair, cells)
+def test_a_latent_that_cells_share_is_held_at_the_centre_of_its_posterior(cells):
+    """The evidence is that of the page with a parameter of this value."""
+    model, guide = untrained(SCVI(latent=2, likelihood=NB(dispersion=RandomDispersion())), MeanField(), cells)
+    plain, own = untrained(SCVI(latent=2, likelihood=NB()), MeanField(), cells)
+    own.encoder, own.heads["z"], plain.decoder = guide.encoder, guide.heads["z"], model.decoder
+    with torch.no_grad():
+        guide.heads["theta"].bias[:12].normal_()
+        centre = guide.heads["theta"](torch.ones(1))[:12]  # of log theta
+        plain.likelihood.dispersion.log_theta.copy_(centre)
+    options = {"estimator": Importance(), "dtype": torch.float64}
+    one, two = log_evidence((model, guide), cells, 20, **options), log_evidence((plain, own), cells, 20, **options)
+    np.testing.assert_allclose(one, two, rtol=1e-6)
 
 
 def test_a_guide_of_another_model_is_refused(cells):

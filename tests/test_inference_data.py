@@ -15,13 +15,13 @@ from torch.testing import assert_close
 from pyroscvi.data.cells import Cells
 from pyroscvi.distributions import NegativeBinomial
 from pyroscvi.evidence.estimator import Importance
+from pyroscvi.evidence.held import shared_draws
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import LDVAE, SCVI, Annotated
 from pyroscvi.parts import NB, Linear, Log1pNormal, NormalLoadings, RandomDispersion
 from pyroscvi.program import Model, free_sites
 from pyroscvi.report import arviz_versions
 from pyroscvi.report.inference_data import loo, to_arviz
-from pyroscvi.report.shared import shared_draws
 
 az = arviz_versions.arviz()
 FIRST = arviz_versions.first_generation()

@@ -67,8 +67,8 @@ def resampled(reader: Reader, samples: int, seed: int = 0, **options: Any) -> It
 
     options  of ``evidence.resampling.pools``
 
-    Warns of cells whose weights are so uneven that the draws follow the proposal rather than the posterior. Raises
-    ValueError where cells share a latent.
+    Warns of cells whose weights are so uneven that the draws follow the proposal rather than the posterior. Latents
+    that cells share are held at the centre of their posterior.
     """
     uneven = total = 0
     for target, pool in pools(reader, seed=seed, **options):
@@ -89,9 +89,11 @@ def each_drawn(
     if not corrected:
         yield from each(fit, cells, lambda minibatch: do(minibatch, repeat(fit.guide, samples)), seed, batch_size)
         return
-    for i, piece in enumerate(resampled(Reader(fit, cells), samples, seed)):
-        values = piece.target.joint.values(piece.draws)
-        given = [Given({name: value[s].to(cells.dtype) for name, value in values.items()}) for s in range(samples)]
+    reader = Reader(fit, cells)
+    shared = {name: value.to(cells.dtype) for name, value in reader.held.items()}
+    for i, piece in enumerate(resampled(reader, samples, seed)):
+        values = {name: value.to(cells.dtype) for name, value in piece.target.joint.values(piece.draws).items()}
+        given = [Given({name: value[s] for name, value in values.items()}, shared) for s in range(samples)]
         minibatch = cells.take(piece.rows, hops=0)
         with torch.no_grad(), seeded(seed + i, cells.device), pyro.validation_enabled(False):
             result = do(minibatch, given)

@@ -102,7 +102,7 @@ def describe(
         sample=q[site]["value"] if site in q else empty,
         log_variance=covariance.diagonal(dim1=-2, dim2=-1).log(),
         covariance=covariance,
-        kl=_kl(local, q, zero) if better is None else {" + ".join(fit.guide.sites): better.kl},
+        kl=_kl(local, q, zero) if better is None else {" + ".join(better.guide.values): better.kl},
         log_likelihood=summed([factor(s) for s in local.values()], zero) - summed(latent, zero),
         counts=counts.counts if counts.weights is None else counts,
         logits=logits,
@@ -127,12 +127,13 @@ class Corrected(NamedTuple):
 
 
 def _corrected(fit: Fitted, cells: Cells, site: str, seed: int) -> Corrected:
-    sizes = [each.size for each in fit.guide.sites.values()]
-    place = list(fit.guide.sites).index(site)
+    reader = Reader(fit, cells)
+    sizes = [each.size for each in reader.guide.sites.values()]
+    place = list(reader.guide.sites).index(site)
     block = slice(sum(sizes[:place]), sum(sizes[: place + 1]))
     draws: list[dict[str, Tensor]] = []
     pieces: list[tuple[Tensor, Tensor, Tensor]] = []
-    for target, pool, u in resampled(Reader(fit, cells), DRAWS, seed):
+    for target, pool, u in resampled(reader, DRAWS, seed):
         draws.append(target.joint.values(u[:1]))
         log_p = torch.cat(
             [target.joint(some) - target.joint.log_prior(some) for some in u.split(target.chunk or DRAWS)]
@@ -140,8 +141,9 @@ def _corrected(fit: Fitted, cells: Cells, site: str, seed: int) -> Corrected:
         kl = log_p.mean(0) - (pool.log_w.logsumexp(0) - log(len(pool.log_w)))  # E log p(x | z) - log p(x)
         pieces.append((pool.mean(pool.u)[:, block], pool.covariance()[:, block, block], kl))
     mean, covariance, kl = (torch.cat(column).to(cells.dtype) for column in zip(*pieces, strict=True))
-    values = {name: torch.cat([piece[name][0] for piece in draws]).to(cells.dtype) for name in fit.guide.sites}
-    return Corrected(Given(values), (mean, covariance), kl)
+    values = {name: torch.cat([piece[name][0] for piece in draws]).to(cells.dtype) for name in reader.guide.sites}
+    shared = {name: value.to(cells.dtype) for name, value in reader.held.items()}
+    return Corrected(Given(values, shared), (mean, covariance), kl)
 
 
 def _kl(p: Sites, q: Sites, zero: Tensor) -> dict[str, Tensor]:

@@ -31,14 +31,16 @@ def latent(
     seed        of the samples
     batch_size  cells at once
 
-    Raises KeyError for a site that the guide does not have.
+    Raises KeyError for a site that the guide does not have, and ValueError for corrected draws of one that cells share.
     """
     cells = fit.read(cells)
     if site not in fit.guide.sites:
         raise KeyError(f"the guide has no site {site!r}; it has {', '.join(fit.guide.sites) or 'none'}")
+    support, local = fit.guide.sites[site].support, fit.guide.sites[site].local
+    if corrected and not local:
+        raise ValueError(f"corrected=True: {site} is shared by all cells, and cannot be corrected for one cell")
     if corrected:
         return _corrected(fit, cells, samples, site, seed)
-    support, local = fit.guide.sites[site].support, fit.guide.sites[site].local
 
     def read(minibatch: Cells) -> Tensor:
         q = onto(support, fit.guide.posteriors(minibatch)[site])

@@ -136,7 +136,6 @@ def predictive_check(
 
 def _simulated(reader: Reader, cells: Cells, seed: int) -> Cells:
     """Cells with simulated counts under the conditions of these, in the form of observed ones."""
-    _ = reader.first  # raises ValueError where cells share a latent
     observed = simulate(reader, CALIBRATION_SEED + seed).observed
     fields = {"label": "belief", "proteins": "proteins"}
     others: dict[str, Any] = {fields[site]: observed[site].to(cells.dtype) for site in fields if site in observed}

@@ -115,8 +115,8 @@ def calibrate(
     level        the significance level, for p-values corrected for the number of quantities
 
     A guide that is not Gaussian is replaced by the Gaussian with its moments. For a guide that reads neighbours,
-    every simulated cell replaces a real cell of ``cells`` and has the neighbours of that cell. Raises ValueError if
-    cells share a latent.
+    every simulated cell replaces a real cell of ``cells`` and has the neighbours of that cell. Latents that cells
+    share are held at the centre of their posterior.
     """
     if draws < 1:
         raise ValueError(f"calibrate takes one draw at least, not draws={draws}")

@@ -92,8 +92,6 @@ def certify(
     cells   the simulated cells have the conditions and sizes of these. Their counts are not used, except by a spatial
             guide, which reads neighbours. Fewer cells than are simulated are taken several times
     others  as in ``log_evidence``
-
-    Raises ValueError where cells share a latent.
     """
     reader = Reader(fit, cells, memory=memory, batch_size=batch_size, chunk=chunk, dtype=dtype, compile=compile)
     with reader.kernel():

@@ -127,7 +127,7 @@ def data_evidence(
     Everything is in float64. Raises ValueError for more than 64 shared numbers, a shared site that is discrete, and a
     page that does not take several draws of a shared latent at once.
     """
-    reader = Reader(fit, cells, memory=memory)
+    reader = Reader(fit, cells, memory=memory, shared=True)
     shared = {name: site.size for name, site in sites_of(reader.guide, local=False).items()}
     if not shared:
         return _cell_by_cell(reader, particles, seed, certify)

@@ -23,9 +23,11 @@ from torch import Tensor, nn
 from pyroscvi.data.cells import Cells
 from pyroscvi.distributions import native
 from pyroscvi.evidence.estimator import Target
+from pyroscvi.evidence.held import held, shared_centres
 from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.memory import ON_GPU, Room, in_bytes, usual_memory
 from pyroscvi.evidence.proposals import together
+from pyroscvi.evidence.shared_latents import sites_of
 from pyroscvi.evidence.streams import Streams
 from pyroscvi.program import Fitted, Pair
 
@@ -51,6 +53,8 @@ class Reader:
                 cells with the largest totals, otherwise double
     compile     score counts with the kernel in C++ inside ``with reader.kernel():``. "auto": if it has been compiled
                 before, or if the work is large enough to pay for compiling it
+    shared      keep latents that cells share as latents, for ``data_evidence``. Otherwise they are held at the centre
+                of their posterior, as parameters are plugged in: cells are then independent
 
     Copies of model and guide are made here and nowhere else, with dropout off and batch norms frozen. Raises ValueError
     where the fit knows other genes than the cells have, or the levels of a field in another order.
@@ -59,11 +63,17 @@ class Reader:
     def __init__(
         self, fit: Fitted | Pair, cells: Cells | AnnData, *, memory: int | str = MEMORY, batch_size: int | None = None,
         chunk: int | None = None, dtype: torch.dtype | None = torch.float64, compile: Compile = "auto",
+        shared: bool = False,
     ):  # fmt: skip
         self.source: Pair = pair(fit)
         cells = as_cells(fit, cells)
         if not len(cells):
             raise ValueError("there are no cells to take the evidence of")
+        self.held: dict[str, Tensor] = {}
+        if not shared and sites_of(self.source[1], local=False):
+            _, guide, precise = copied(None, self.source[1], cells)
+            self.held = shared_centres(guide, precise)
+            self.source = held(self.source, self.held)
         self.model, self.guide, self.cells = copied(*self.source, cells, dtype or torch.float64)
         self.memory = usual_memory(self.cells.device) if memory == "auto" else in_bytes(memory)
         self.batch_size, self.chunk, self.compile = batch_size, chunk, compile
@@ -89,7 +99,7 @@ class Reader:
 
     @cached_property
     def first(self) -> Joint:
-        """The joint density of the first cell. Raises ValueError where cells share a latent."""
+        """The joint density of the first cell."""
         return self._joint(1)
 
     @contextmanager

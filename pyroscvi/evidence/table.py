@@ -3,8 +3,8 @@
     log_evidence(fit, held_out)              one number a cell
     evidences(Reader(fit, held_out)).table   with its Monte Carlo error, effective sample size and k-hat
 
-Parameters are plugged in, discrete sites are summed exactly, and the model runs in double precision unless single is
-asked for. An estimate without a certificate is called "uncertified".
+Parameters and latents that cells share are plugged in, discrete sites are summed exactly, and the model runs in double
+precision unless single is asked for. An estimate without a certificate is called "uncertified".
 """
 
 from typing import Any, NamedTuple
@@ -63,7 +63,8 @@ def log_evidence(
                 weights and their average are in float64 in either case
     progress    show a bar, on a terminal or in a notebook; a text is its label
 
-    Raises ValueError where cells share a latent: they have one evidence together, and none each.
+    Latents that cells share, such as effects of donors, are held at the centre of their posterior, as parameters are
+    plugged in. ``data_evidence`` integrates over them.
     """
     reader = Reader(fit, cells, memory=memory, batch_size=batch_size, chunk=chunk, dtype=dtype, compile=compile)
     table = evidences(reader, particles, seed, estimator=estimator, progress=progress).table
@@ -129,7 +130,7 @@ def estimand(model: Any, cells: Cells) -> str:
         name = name.replace("x, proteins", "x")
     if cells.real:
         name = name.replace("x", "values", 1)
-    sized = not cells.real and any(isinstance(part, SizeFactor) for part in getattr(model, "children", list)())
+    sized = not cells.real and any(isinstance(part, SizeFactor) for part in getattr(model, "modules", list)())
     return f"{name[:-1]} | l)" if sized and "| l" not in name and _is_own_total(cells) else name
 
 

@@ -4,6 +4,8 @@
 OneHot(field='donor') + Embedding(field='perturbation', width=16) + Continuous()
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
@@ -14,6 +16,21 @@ from pyroscvi.part import Part
 from pyroscvi.ranges import PositiveInt
 
 __all__ = ["Condition", "Continuous", "Embedding", "Nothing", "OneHot", "Together"]
+
+
+def indicators(cells: Cells, field: str, levels: int) -> Tensor:
+    """Ones at the levels of cells in a categorical field [n, levels], zeros elsewhere; 1 / levels where unknown."""
+    code = read(cells, field)
+    row = one_hot(code.clamp(min=0), levels).to(cells.dtype)
+    return torch.where((code >= 0).unsqueeze(-1), row, 1 / levels)
+
+
+def crossed(cells: Cells, levels: Mapping[str, int]) -> Tensor:
+    """``indicators`` of every combination of levels of several fields {field: levels} [n, combinations]."""
+    rows = torch.ones(len(cells), 1, dtype=cells.dtype, device=cells.device)
+    for field, count in levels.items():
+        rows = (rows.unsqueeze(-1) * indicators(cells, field, count).unsqueeze(-2)).flatten(-2)
+    return rows
 
 
 class Condition(Part):
@@ -49,11 +66,7 @@ class OneHot(Condition):
         self.width = self.levels if self.levels > 1 else 0
 
     def forward(self, cells):
-        if not self.width:
-            return super().forward(cells)
-        code = read(cells, self.field)
-        row = one_hot(code.clamp(min=0), self.levels).to(cells.dtype)
-        return torch.where((code >= 0).unsqueeze(-1), row, 1 / self.levels)
+        return indicators(cells, self.field, self.levels) if self.width else super().forward(cells)
 
 
 class Embedding(Condition):

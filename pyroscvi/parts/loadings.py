@@ -51,6 +51,16 @@ class Loadings(Part):
         return self.values[head].unflatten(-1, (-1, self.latent))
 
 
+def shifted(eta: dict[str, Tensor], rows: Tensor, effects: Tensor) -> dict[str, Tensor]:
+    """Predictors eta whose log rates rho are shifted by rows [..., n, k] times effects [k, g].
+
+    The effects are latents that cells share, one vector of k * g numbers. Several draws of them have shape
+    [..., 1, k * g]: the 1 is the dimension of the plate over cells.
+    """
+    table = effects.unflatten(-1, (rows.shape[-1], -1))
+    return eta | {"rho": eta["rho"] + rows @ (table if table.dim() == 2 else table.squeeze(-3))}
+
+
 class Learned(Loadings):
     """W is a parameter, which the decoder owns: calling this part returns None."""
 

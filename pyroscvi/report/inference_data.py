@@ -24,6 +24,7 @@ from torch import Tensor
 from pyroscvi.analysis.corrected import resampled
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.estimator import Estimator, Target
+from pyroscvi.evidence.held import Held, held, shared_draws
 from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.ladder import Ladder
 from pyroscvi.evidence.reader import Reader, as_cells, pair
@@ -32,7 +33,6 @@ from pyroscvi.inference.seeds import seeded
 from pyroscvi.program import Fitted, Pair
 from pyroscvi.pyro_internals import alone
 from pyroscvi.report.arviz_versions import arviz, inference_data
-from pyroscvi.report.shared import Held, held, shared_draws
 
 CONDITIONAL_NOTE = (
     "log p(x_n | z_n) at posterior samples of the latents of the cell. If the cell is left out, its latents have no "
@@ -85,14 +85,14 @@ def to_arviz(
             f"samples={samples} cannot be divided into chains={chains} of equal length: choose a multiple, or chains=1"
         )
     cells = as_cells(fit, cells)
-    model, _ = pair(fit)
-    shared = shared_draws(fit, cells, samples, seed)
+    model, guide = pair(fit)
+    shared = shared_draws(guide, cells, samples, seed)
     _check(log_likelihood, shared, corrected)
     latents: list[dict[str, Tensor]] = []
     predicted, conditional = [], []
     are_counts = bool((cells.x == cells.x.round()).all())
     with torch.no_grad(), seeded(seed, next((p.device for p in model.parameters()), cells.device)):
-        for target, u in _minibatches(held(fit, _at(shared, 0)), cells, samples, seed, corrected):
+        for target, u in _minibatches(held((model, guide), _at(shared, 0)), cells, samples, seed, corrected):
             are_counts &= target.joint.observed()["x"][0] == "counting"
             latents.append(target.joint.values(u))
             pieces = list(_given_shared(target.joint, u, shared))
@@ -117,7 +117,8 @@ def to_arviz(
     }
     if log_likelihood is not None:
         marginal = [
-            log_evidence(held(fit, _at(shared, s)), cells, particles, seed, estimator=estimator) for s in range(samples)
+            log_evidence(held((model, guide), _at(shared, s)), cells, particles, seed, estimator=estimator)
+            for s in range(samples)
         ]
         groups["log_likelihood"] = {"x": by_chain(torch.as_tensor(np.stack(marginal)))}
         attrs["log_likelihood"] = {"note": MARGINAL_NOTE.format(**names), "estimand": attrs["sample_stats"]["estimand"]}
