@@ -15,7 +15,7 @@ Plate diagram:
 Cells of a donor are alike, so conditions are compared by donors, not by cells: with D donors each, the variance of a is
 about s^2 / D. Genes share m and v, which are learnt. b is centred at a so that a mean field, in which they are
 independent, has this variance. For paired donors, look at b[p, 1] - b[p, 0]. All cells share a, s and b: evidence,
-p(x | l), plugs in their posterior centres, as it does parameters; ``data_evidence`` integrates over them. Example: effects.
+p(x | l), plugs in their posterior centres, as it does parameters; ``data_evidence`` integrates over them. For example:
 
     >>> from pyroscvi.data import Fields, simulated
     >>> cells = Fields(batch="batch", label="cell_type").read(simulated(cells=20, genes=5))

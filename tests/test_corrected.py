@@ -117,6 +117,7 @@ def test_a_shared_latent_is_not_corrected_but_held(cells):
     fit = ps.fit(model, ps.create("mean_field"), cells, epochs=1, progress=False, early_stopping=False)
     with pytest.raises(ValueError, match="theta is shared by all cells"):
         fit.latent(cells, corrected=True, site="theta")
-    assert np.isfinite(fit.latent(cells, corrected=True)).all()
-    assert np.isfinite(fit.describe(cells, corrected=True).mean).all()
-    assert fit.generate(cells, samples=2, corrected=True).shape == (2, 60, 12)
+    few = cells.subset(torch.arange(4))
+    assert np.isfinite(fit.latent(few, corrected=True)).all()
+    assert fit.describe(few, corrected=True).mean.isfinite().all()
+    assert fit.generate(few, samples=2, corrected=True).shape == (2, 4, 12)
