@@ -128,8 +128,6 @@ def estimand(model: Any, cells: Cells) -> str:
         name = name.replace("x, label", "x")
     if "proteins" in name and bool(cells.protein_counts(1).isnan().all()):
         name = name.replace("x, proteins", "x")
-    if "proteins" in name and bool(cells.protein_counts(1).isnan().all()):
-        name = name.replace("x, proteins", "x")
     if cells.real:
         name = name.replace("x", "values", 1)
     sized = not cells.real and any(isinstance(part, SizeFactor) for part in getattr(model, "modules", list)())
