@@ -24,7 +24,7 @@ from pyroscvi.data.panels import panels_with, seen
 from pyroscvi.handlers import Measured
 from pyroscvi.part import Part
 from pyroscvi.parts.encoders import Encoder, ReadCell
-from pyroscvi.parts.loadings import Loadings
+from pyroscvi.parts.shared import Shared
 from pyroscvi.parts.sizes import Size
 from pyroscvi.pyro_internals import alone
 from pyroscvi.sites import is_latent, is_local, sampled
@@ -116,7 +116,7 @@ class Model(Program):
         self._check_values(cells.real)
         with ExitStack() as drawn:
             for part in self.modules():
-                if isinstance(part, Loadings):  # shared by all cells, so drawn outside their plate
+                if isinstance(part, Shared):  # shared by all cells, so drawn outside their plate
                     drawn.enter_context(part.drawn())
             if cells.measured is not None:
                 drawn.enter_context(Measured(cells.measured, cells.library if self._given else None))

@@ -13,14 +13,16 @@ from pyroscvi.pyro_internals import alone
 @torch.no_grad()
 @alone
 def loadings(fit: Fitted) -> pd.DataFrame:
-    """Change of each gene's linear predictor per unit step of each latent dimension, genes x latents (or components).
+    """Change of each gene's linear predictor per unit step of each latent dimension, genes x latents, or components.
 
     Under a softmax link the predictor is a log share, up to a constant of all genes. Loadings with a prior are returned
     as posterior means. Raises ValueError for a decoder that is not linear, where the change depends on z.
     """
     W = _weights(fit)
     letter = "z" if fit.guide.sites else "k"
-    return pd.DataFrame(W.cpu().numpy(), index=list(fit.genes), columns=[f"{letter}{j}" for j in range(W.shape[1])])
+    names = [f"{letter}{j}" for j in range(W.shape[1])]
+    sets = getattr(getattr(getattr(fit.model, "decoder", None), "factors", None), "names", ())
+    return pd.DataFrame(W.cpu().numpy(), index=list(fit.genes), columns=[*sets, *names[len(sets) :]])
 
 
 def _weights(fit: Fitted) -> Tensor:
@@ -32,7 +34,8 @@ def _weights(fit: Fitted) -> Tensor:
         raise ValueError(f"{type(model).__name__} has no decoder to read loadings from")
     if "W" in fit.guide.sites:
         any_cell = blank(fit, 1, {name: torch.zeros(1, dtype=torch.long) for name in fit.levels}, 1.0, 0)
-        return torch.as_tensor(latent(fit, any_cell, site="W")).unflatten(-1, (-1, model.width))
+        W = torch.as_tensor(latent(fit, any_cell, site="W")).unflatten(-1, (-1, model.width))
+        return W if model.decoder.mask is None else W * model.decoder.mask.cpu()
     steps = torch.eye(model.width).to(next(model.parameters()))
     d = steps.new_zeros(1, getattr(getattr(model, "condition", None), "width", 0))
     was = model.training

@@ -28,6 +28,7 @@ class Dims:
     mean        mean value of every gene, where these are not counts                          [g]
     profile     share of every gene in all counts, after adding one count to every gene       [g]
     log_size    mean and variance of the log total count, by batch (one row without batches)   [b, 2]
+    names       names of the genes                                                            [g]
 
     Where some genes were not measured, a cell counts for the others only (``panels.profile_of``), and its total is
     divided by their share.
@@ -41,6 +42,7 @@ class Dims:
     mean: Tensor | None = field(default=None, repr=False)
     profile: Tensor | None = field(default=None, repr=False)
     log_size: Tensor | None = field(default=None, repr=False)
+    names: tuple[str, ...] | None = field(default=None, repr=False)
 
     def count(self, name: str) -> int:
         """Number of levels of a categorical field; 1 for a ``batch`` or ``label`` that was not read."""
@@ -85,6 +87,7 @@ def survey(cells: "Cells") -> Dims:
         covariates=0 if cells.covariates is None else cells.covariates.shape[-1],
         proteins=0 if cells.proteins is None else cells.proteins.shape[-1],
         real=cells.real,
+        names=cells.genes,
         mean=(per_gene / len(cells)).float() if cells.real else None,
         profile=None if cells.real else profile.float(),
         log_size=torch.stack([torch.stack([own.mean(), own.var(correction=0)]) for own in by_batch]).float(),

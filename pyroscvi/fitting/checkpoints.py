@@ -92,7 +92,10 @@ class _NumbersLimit(TorchDispatchMode):
 
 def _made(tensors: dict[str, Tensor], about: dict[str, Any], parts: Iterable[type[Part]]) -> Fit:
     model, guide = declared(about["model"], parts), declared(about["guide"], parts)
-    dims = Dims(**about["dims"], profile=tensors.get("dims.profile"), log_size=tensors.get("dims.log_size"))
+    names = about["record"].get("genes") and tuple(about["record"]["genes"])
+    dims = Dims(
+        **about["dims"], names=names, profile=tensors.get("dims.profile"), log_size=tensors.get("dims.log_size")
+    )
     if sum(dims.levels.values()) > MAX_LEVELS:
         raise ValueError(f"it declares {sum(dims.levels.values()):,} levels, and no field has as many")
     model = model.sized(dims)

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from pyroscvi.part import Part
 from pyroscvi.ranges import PositiveFloat
 
-__all__ = ["ELU", "GELU", "Activation", "LeakyReLU", "ReLU", "SiLU", "Tanh"]
+__all__ = ["ELU", "GELU", "Activation", "Identity", "LeakyReLU", "ReLU", "SiLU", "Tanh"]
 
 
 class Activation(Part):
@@ -59,3 +59,10 @@ class Tanh(Activation):
 
     def forward(self, h):
         return torch.tanh(h)
+
+
+class Identity(Activation):
+    """h, without change: the network is linear."""
+
+    def forward(self, h):
+        return h

@@ -5,18 +5,20 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear as times
 
 from pyroscvi.data.cells import Dims
 from pyroscvi.part import Part
-from pyroscvi.parts.activations import Activation, ReLU
+from pyroscvi.parts.activations import ELU, Activation, ReLU
 from pyroscvi.parts.clusters import clustered_shares
+from pyroscvi.parts.gene_sets import AllGenes, Factors
 from pyroscvi.parts.layers import Layers, affine
 from pyroscvi.parts.loadings import Learned, Loadings
 from pyroscvi.parts.norms import LayerNorm, NoNorm, Norm
 from pyroscvi.parts.weights import NormalWeights, Weights
-from pyroscvi.ranges import Dropout, Widths
+from pyroscvi.ranges import Dropout, PositiveInt, Widths
 
-__all__ = ["MLP", "Blend", "Decoder", "Linear"]
+__all__ = ["MLP", "Additive", "Blend", "Decoder", "Linear"]
 
 CLOSED = -3.0  # logit of the gate at the start: a twentieth of the counts are structural zeros
 
@@ -36,13 +38,16 @@ class Linear(Decoder):
     """eta = W z + C d + b: one loading for every gene and latent dimension [Svensson et al., 2020].
 
     loadings   W is a parameter (``Learned()``), or a latent shared by all cells (``NormalLoadings(s=0.5)``)
+    factors    the genes that each dimension has an effect on: all, or those of ``GeneSets({"name": [genes]})``
     """
 
     bias: bool = True
     norm: Norm = NoNorm()
     loadings: Loadings = Learned()
+    factors: Factors = AllGenes()
 
     def build(self, dims, *, latent, conditions, heads):
+        self.register_buffer("mask", self.factors.mask(dims, latent))
         self.loadings = self.loadings.sized(dims.genes, latent, heads)
         inputs = conditions + (latent if isinstance(self.loadings, Learned) else 0)
         with warnings.catch_warnings(action="ignore"):  # of torch, about a layer with no inputs, which is only a bias
@@ -56,10 +61,40 @@ class Linear(Decoder):
 
     def _affine(self, head: str, layer: Any, z: Tensor, d: Tensor) -> Tensor:
         W = self.loadings(head)
-        if W is None:
+        if W is None and self.mask is None:
             return affine(layer, z, d)
+        of_d = layer(d) if W is not None else times(d, layer.weight[:, z.shape[-1] :], layer.bias)
+        W = layer.weight[:, : z.shape[-1]] if W is None else W
+        W = W if self.mask is None else W * self.mask
         # Several samples of W have shape [..., 1, g, latent]: the 1 is the dimension of the plate over cells.
-        return z @ (W if W.dim() == 2 else W.squeeze(-3)).mT + layer(d)
+        return z @ (W if W.dim() == 2 else W.squeeze(-3)).mT + of_d
+
+
+class Additive(Decoder):
+    """eta = sum_j f_j(z_j) + C d + b: the effect of every latent dimension is a curve of its own, and effects add up.
+
+    f_j(z_j) = V_j (h(a_j z_j + c_j) - h(c_j)) has ``units`` hidden units, and is 0 at z_j = 0. A dimension is then one
+    process, as in ``Linear``, but its genes may respond late, or saturate [Moinfar & Theis, 2024,
+    doi:10.1101/2024.11.06.622266].
+    """
+
+    units: PositiveInt = 16
+    weights: Weights = NormalWeights()
+    activation: Activation = ELU()
+
+    def build(self, dims, *, latent, conditions, heads):
+        self.a = nn.Parameter(torch.randn(latent, self.units))
+        self.c = nn.Parameter(torch.randn(latent, self.units))
+        inputs = latent * self.units + conditions
+        self.heads = nn.ModuleDict({head: nn.Linear(inputs, dims.genes) for head in heads})
+        _start(self.heads, dims)
+
+    def forward(self, z, d):
+        h = (self.activation(z.unsqueeze(-1) * self.a + self.c) - self.activation(self.c)).flatten(-2)
+        return {head: affine(layer, h, d) for head, layer in self.heads.items()}
+
+    def log_prior(self):
+        return self.weights(layer.weight for layer in self.heads.values())
 
 
 class Blend(Decoder):

@@ -1,24 +1,19 @@
-"""Loadings W: the linear map from the state of a cell to its genes; a parameter, or a latent with a prior.
+"""Loadings W: the linear map from the state of a cell to its genes; a parameter, or a latent that all cells share."""
 
-All cells share W. If W is a latent, ``Model`` samples it before a page enters the plate over cells. So a page may call
-its decoder inside the plate, as all pages do.
-"""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyroscvi.part import Part
+from pyroscvi.parts.shared import Shared, half_cauchy, horseshoe
 from pyroscvi.ranges import PositiveFloat
 
-__all__ = ["LaplaceLoadings", "Learned", "Loadings", "NormalLoadings"]
+__all__ = ["ARDLoadings", "HorseshoeLoadings", "LaplaceLoadings", "Learned", "Loadings", "NormalLoadings"]
 
 
-class Loadings(Part):
+class Loadings(Shared):
     """A slot from the name of a head to its loadings W [g, latent], which have the distribution ``prior()``.
 
     The site of the head ``rho`` is "W"; that of the head ``gate`` is "W_gate", and so on. A site is one vector of
@@ -34,21 +29,15 @@ class Loadings(Part):
         """The distribution of all numbers of W, as one vector [g * latent]."""
         raise NotImplementedError
 
-    @contextmanager
-    def drawn(self) -> Iterator[None]:
-        """Sample W and keep it for the duration of this block, which must be entered outside the plate over cells."""
-        values = {head: pyro.sample(site, self.prior()) for head, site in self.sites.items()}
-        # Not a buffer, and deleted after the run: these tensors hold a gradient graph, which cannot be saved or copied.
-        object.__setattr__(self, "values", values)
-        try:
-            yield
-        finally:
-            object.__delattr__(self, "values")
+    def of_site(self, site: str) -> Tensor:
+        """W of one site, sampled, as one vector [g * latent]."""
+        return pyro.sample(site, self.prior())
+
+    def draw(self) -> dict[str, Tensor]:
+        return {head: self.of_site(site) for head, site in self.sites.items()}
 
     def forward(self, head: str) -> Tensor | None:
-        if "values" not in vars(self):
-            raise RuntimeError(f"{self!r} has a value only while its model runs: use fit.latent(cells, site='W')")
-        return self.values[head].unflatten(-1, (-1, self.latent))
+        return self.now()[head].unflatten(-1, (-1, self.latent))
 
 
 def shifted(eta: dict[str, Tensor], rows: Tensor, effects: Tensor) -> dict[str, Tensor]:
@@ -66,9 +55,8 @@ class Learned(Loadings):
 
     def build(self, genes, latent, heads): ...
 
-    @contextmanager
     def drawn(self):
-        yield
+        return nullcontext()
 
     def forward(self, head):
         return None
@@ -90,3 +78,29 @@ class LaplaceLoadings(Loadings):
 
     def prior(self):
         return dist.Laplace(self.loc, self.b).to_event(1)
+
+
+class HorseshoeLoadings(Loadings):
+    """W_gj ~ Normal(0, tau c_gj), c_gj ~ HalfCauchy(1): most loadings are near zero, and few are far from it.
+
+    ``tau`` is about the share of loadings that are not near zero. The scales c are the site "W_scale".
+    """
+
+    tau: PositiveFloat = 0.1
+
+    def of_site(self, site):
+        return horseshoe(site, self.loc, self.tau)
+
+
+class ARDLoadings(Loadings):
+    """W_gj ~ Normal(0, s a_j), a_j ~ HalfCauchy(1): dimensions that are not needed have loadings near zero.
+
+    Automatic relevance determination. The scales a, one for each dimension, are the site "W_scale".
+    """
+
+    s: PositiveFloat = 1.0
+
+    def of_site(self, site):
+        a = half_cauchy(f"{site}_scale", self.loc[: self.latent])
+        scale = a.unsqueeze(-2).expand(*a.shape[:-1], len(self.loc) // self.latent, self.latent).flatten(-2)
+        return pyro.sample(site, dist.Normal(self.loc, self.s * scale).to_event(1))

@@ -5,6 +5,8 @@ from typing import Any, ClassVar
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.distributions.transforms import ConditionalAffineAutoregressive
+from pyro.nn import ConditionalAutoRegressiveNN
 from pyro.poutine import block
 from torch import Tensor, nn
 from torch.nn.functional import softplus
@@ -12,10 +14,11 @@ from torch.nn.functional import softplus
 from pyroscvi.data.cells import Cells
 from pyroscvi.part import Part
 from pyroscvi.parts.clusters import MIN_SPREAD, KMeans, Start
+from pyroscvi.parts.component_weights import ComponentWeights, LearnedWeights
 from pyroscvi.ranges import Fraction, PositiveFloat, PositiveInt
 from pyroscvi.torch_internals import covariance_factors
 
-__all__ = ["Dirichlet", "Laplace", "LogisticNormal", "Mixture", "Prior", "StandardNormal", "VampPrior"]
+__all__ = ["Dirichlet", "FlowPrior", "Laplace", "LogisticNormal", "Mixture", "Prior", "StandardNormal", "VampPrior"]
 
 
 class Prior(Part):
@@ -84,14 +87,19 @@ class Mixture(Prior):
     start   what happens in the first half of a fit, once the latent space separates cells: ``KMeans()`` sets m and s to
             those of k-means clusters of cells, ``Random()`` keeps them
     equal   the fraction of a fit during which all weights w stay equal, whatever their gradients are
+    weights  w is a parameter (``LearnedWeights()``), or a latent (``StickBreaking()``, ``DirichletWeights()``)
     """
 
     components: PositiveInt = 8
     start: Start = KMeans()
     equal: Fraction = 0.0
+    weights: ComponentWeights = LearnedWeights()
 
     def build(self, latent):
-        self.w = nn.Parameter(torch.zeros(self.components))
+        self.weights = self.weights.sized(self.components)
+        self.learns = isinstance(self.weights, LearnedWeights)
+        if self.learns:
+            self.w = nn.Parameter(torch.zeros(self.components))
         self.m = nn.Parameter(torch.randn(self.components, latent))
         self.raw_s = nn.Parameter(torch.zeros(self.components, latent))
 
@@ -100,14 +108,46 @@ class Mixture(Prior):
         return softplus(self.raw_s) + MIN_SPREAD
 
     def settle(self, z):
-        self.start(self.w, self.m, self.raw_s, z)
+        w = self.w if self.learns else torch.zeros(self.components)
+        self.start(w, self.m, self.raw_s, z)
 
     def held(self, progress):
-        return [self.w] if progress < self.equal else []
+        return [self.w] if self.learns and progress < self.equal else []
 
     def forward(self):
-        k = pyro.sample("k", dist.Categorical(logits=self.w), infer={"enumerate": "parallel"})
+        w = dist.Categorical(logits=self.w) if self.learns else dist.Categorical(probs=self.weights())
+        k = pyro.sample("k", w, infer={"enumerate": "parallel"})
         return pyro.sample("z", dist.Normal(self.m[k], self.s[k]).to_event(1))
+
+
+class FlowPrior(Prior):
+    """z = T(e), e ~ Normal(0, I): a prior of any shape, from the standard normal that it is at the start.
+
+    T is a masked autoregressive flow of ``steps`` steps [Papamakarios et al., 2017, arXiv:1705.07057], each with a
+    network of one hidden layer. The density of a state takes one pass, a new state one pass for each dimension.
+    """
+
+    steps: PositiveInt = 3
+    hidden: PositiveInt = 64
+
+    def build(self, latent):
+        super().build(latent)
+        orders: list[Any] = [torch.arange(latent), torch.arange(latent).flip(0)]
+        networks = [
+            ConditionalAutoRegressiveNN(latent, 1, [max(self.hidden, latent)], permutation=orders[t % 2])
+            for t in range(self.steps if latent > 1 else 0)  # of one number a step could only shift and scale it
+        ]
+        for network in networks:  # its last layer is zero: a step starts as the identity
+            for parameter in network.layers[-1].parameters():
+                nn.init.zeros_(parameter)
+        self.to_noise = nn.ModuleList([ConditionalAffineAutoregressive(network) for network in networks])
+
+    def forward(self):
+        nothing = self.loc[:1]  # a step has a context, of which this prior makes no use; it keeps no values of a run
+        steps: Any = self.to_noise
+        from_noise = [step.condition(nothing).inv for step in reversed(steps)]
+        noise = dist.Normal(self.loc, 1.0).to_event(1)
+        return pyro.sample("z", dist.TransformedDistribution(noise, from_noise) if from_noise else noise)
 
 
 class VampPrior(Prior):

@@ -10,7 +10,7 @@ from torch import Tensor
 from pyroscvi.part import Part
 from pyroscvi.ranges import PositiveFloat
 
-__all__ = ["FlatWeights", "NormalWeights", "Weights"]
+__all__ = ["ARDWeights", "FlatWeights", "NormalWeights", "Weights"]
 
 
 class Weights(Part):
@@ -37,3 +37,21 @@ class NormalWeights(Weights):
 
     def forward(self, weights):
         return -sum(W.shape[1] * W.square().sum() for W in weights) / (2 * self.s**2)
+
+
+class ARDWeights(Weights):
+    """W_ij ~ Normal(0, r_j), 1 / r_j^2 ~ Gamma(a, a s^2): inputs j that are not needed have weights near zero.
+
+    Automatic relevance determination. The scale r_j of an input is integrated out, so its weights have a Student-t
+    distribution together, whose density is finite at zero, as MAP needs it; the smaller a, the heavier its tails.
+    """
+
+    s: PositiveFloat = 1.0
+    a: PositiveFloat = 1.0
+
+    def forward(self, weights):
+        return sum(self._of_layer(W) for W in weights)
+
+    def _of_layer(self, W: Tensor) -> Tensor:
+        square = W.square().sum(0) / (2 * self.a * self.s**2)
+        return -(self.a + len(W) / 2) * square.log1p().sum()
