@@ -1,5 +1,7 @@
 """Configuration of the site: the README, every page of the zoo, and the documented names of the library."""
 
+import sys
+from importlib import import_module
 from pathlib import Path
 
 import pyroscvi
@@ -13,22 +15,16 @@ html_theme = "sphinx_book_theme"
 html_title = "pyroscvi"
 html_static_path = ["_static"]
 html_css_files = ["width.css"]
+myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # the tests execute them
 exclude_patterns = ["_build", "README.md"]
 autodoc_member_order = "bysource"
 suppress_warnings = ["myst.xref_missing"]  # the README links to files of the repository
 
-# Docstrings of pages are shown as plain text, with equations and diagrams. Every page of the catalogue is here.
-here = Path(__file__).parent
-for page in pages().values():
-    folder = here / "zoo" / page.kind
-    folder.mkdir(parents=True, exist_ok=True)
-    code = page.text.partition(page.docstring.splitlines()[-1])[2].partition('"""')[2].strip()
-    story = page.docstring.partition("\n")[2].strip("\n")
-    (folder / f"{page.name}.md").write_text(
-        f"# `{page.name}`\n\n{page.headline}\n\n```text\n{story}\n```\n\n```python\n{code}\n```\n", "utf-8"
-    )
+sys.path.insert(0, str(Path(__file__).parent))
+zoo = import_module("zoo")
+zoo.write(Path(__file__).parent / "zoo", list(pages().values()))
 
 
 def setup(app):
