@@ -47,7 +47,8 @@ catalogue = [
 ]
 (HERE / "_extra" / "catalogue.json").write_text(json.dumps(catalogue, indent=1), "utf-8")
 (HERE / "_extra" / "llms.txt").write_text(
-    "# pyroscvi\n\n> A zoo of probabilistic programs in Pyro for single-cell and spatial counts.\n\n## Models and guides\n\n"
+    "# pyroscvi\n\n> A zoo of probabilistic programs in Pyro for single-cell and spatial counts.\n\n"
+    "## Models and guides\n\n"
     + "".join(f"- [{page.name}](zoo/{page.kind}/{page.name}.html): {page.headline}\n" for page in pages().values())
     + "\n## More\n\n- [The catalogue as JSON](catalogue.json)\n- [From Python](python.html)\n"
     "- [The command line](command_line.html)\n- [How evidence is estimated and certified](evidence.html)\n",

@@ -8,7 +8,8 @@ from pyroscvi.report.plates import example_cells, plates
 
 GREEK = "alpha beta gamma delta epsilon eta theta kappa lambda mu nu pi rho sigma tau phi psi omega"
 NAMES = {name: f"\\{name}" for name in GREEK.split()} | {"inf": "\\infty", "sum": "\\sum"}
-SYMBOLS = {"~": " \\sim ", "|": " \\mid ", "..": ", \\dots, ", "'": "^{\\top}", ">=": " \\ge ", "<=": " \\le ", " ": "\\ "}
+SYMBOLS = {"~": " \\sim ", "|": " \\mid ", "..": ", \\dots, ", ">=": " \\ge ", "<=": " \\le "}
+SYMBOLS |= {"'": "^{\\top}", " ": "\\ "}
 WORDS = {"over", "of", "for", "and", "if", "in", "neighbours", "to", "the", "with", "from", "each", "or", "is"}
 TOKEN = re.compile(r"([A-Za-z][A-Za-z0-9]*)(?:_(t\(g\)|\w+))?|\.\.|>=|<=|[~|' ]")
 CLOSED = " *(~|=|[|]|[.][.]|>=|<=) *"  # symbols that have a space of their own on both sides
@@ -82,5 +83,6 @@ def write(folder: Path, pages: list[Page]) -> None:
         diagram = None
         if page.kind == "models":
             diagram = f"{page.name}.svg"
-            plates(page.load()().sized(cells.dims), cells).figure.savefig(folder / page.kind / diagram, transparent=True)
+            drawn = plates(page.load()().sized(cells.dims), cells)
+            drawn.figure.savefig(folder / page.kind / diagram, transparent=True)
         (folder / page.kind / f"{page.name}.md").write_text(markdown(page, diagram), "utf-8")

@@ -102,7 +102,8 @@ def test_constraints_pin_everything_that_is_asked_for():
     assert all(str(pin.specifier).startswith("==") for pin in pinned.values())
     assert str(pinned["torch"].specifier) == "==2.13.0"
     assert "pyroscvi" not in pinned
-    for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]:
+    extras = PROJECT["optional-dependencies"]
+    for text in [*PROJECT["dependencies"], *extras["test"], *extras["docs"]]:
         asked = Requirement(text)
         (version,) = (spec.version for spec in pinned[canonicalize_name(asked.name)].specifier)
         assert asked.specifier.contains(version), text
