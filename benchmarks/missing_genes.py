@@ -27,7 +27,7 @@ from pyroscvi.guides import MeanField
 from pyroscvi.inference.run import evaluate
 from pyroscvi.models import SCVI
 from pyroscvi.parts import NB, OneHot, ReadCell
-from pyroscvi.report.embedding import embedding, umap
+from pyroscvi.report.embedding import embedding, projection
 
 SHARE, DRAWS, NEIGHBOURS = 0.3, 3, 15
 
@@ -116,7 +116,7 @@ def unions(train: AnnData, held_out: AnnData, label: str) -> pd.DataFrame:
 def picture(latents: dict[str, np.ndarray], labels: np.ndarray, path: Path) -> None:
     """All latents on one UMAP."""
     shown = {name: z for name, z in latents.items() if name != "adapted to the training cells"}
-    xy = np.split(umap(np.concatenate(list(shown.values()))), len(shown))
+    xy = np.split(projection(np.concatenate(list(shown.values()))), len(shown))
     figure = Figure(figsize=(11, 3), dpi=110, layout="constrained")
     for ax, name, points in zip(figure.subplots(1, len(shown), sharex=True, sharey=True), shown, xy, strict=True):
         embedding(points, labels, ax=ax, legend=name == list(shown)[-1])

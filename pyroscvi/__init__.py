@@ -22,8 +22,8 @@ __version__ = "0.1.0"
 # Torch alone takes seconds to import: names are looked up when they are first used (PEP 562).
 _HOME = {
     "Cells": "data.cells", "Comparison": "comparison.result", "Fields": "data.fields", "Fit": "fitting.result",
-    "calibrate": "calibration.simulation_based", "certify": "evidence.certificate", "coarse": "data.coarse",
-    "compare": "comparison.compare",
+    "analyse": "workflow.analyse", "calibrate": "calibration.simulation_based", "certify": "evidence.certificate",
+    "coarse": "data.coarse", "compare": "comparison.compare",
     "compare_genes": "comparison.genes", "create": "catalogue", "data_evidence": "evidence.data_evidence",
     "fit": "fitting.fit", "from_scvi": "interop", "grid": "comparison.sweep", "list_guides": "catalogue",
     "list_models": "catalogue", "load": "fitting.checkpoints", "log_evidence": "evidence.table",
@@ -31,8 +31,8 @@ _HOME = {
 }  # fmt: skip
 
 __all__ = [
-    "Cells", "Comparison", "Fields", "Fit", "calibrate", "certify", "coarse", "compare", "compare_genes", "create",
-    "data", "data_evidence", "distributions", "fit", "from_scvi", "grid", "guides", "handlers", "list_guides",
+    "Cells", "Comparison", "Fields", "Fit", "analyse", "calibrate", "certify", "coarse", "compare", "compare_genes",
+    "create", "data", "data_evidence", "distributions", "fit", "from_scvi", "grid", "guides", "handlers", "list_guides",
     "list_models", "load", "log_evidence", "models", "parts", "predictive_check", "read", "sweep"
 ]  # fmt: skip
 
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from pyroscvi.fitting.fit import fit
     from pyroscvi.fitting.result import Fit
     from pyroscvi.interop import from_scvi
+    from pyroscvi.workflow.analyse import analyse
 
 
 def __getattr__(name: str) -> Any:

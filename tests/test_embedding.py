@@ -110,11 +110,11 @@ def test_latents_has_a_panel_for_every_fit_and_one_legend(count, monkeypatch):
 def test_umap_keeps_neighbours():
     kinds = np.arange(60) % 2
     z = np.random.default_rng(0).normal(size=(60, 5)) + 20 * kinds[:, None]
-    xy = embedding.umap(z, seed=1)
+    xy = embedding.projection(z, seed=1)
     assert xy.shape == (60, 2)
     distance = np.linalg.norm(xy[:, None] - xy[None], axis=-1) + 1e9 * np.eye(60)
     assert (kinds[distance.argmin(1)] == kinds).all()
-    np.testing.assert_array_equal(embedding.umap(z, seed=1), xy)
+    np.testing.assert_array_equal(embedding.projection(z, seed=1), xy)
 
 
 def test_umap_leaves_generators_and_threads_alone():
@@ -129,7 +129,7 @@ def draws(): return random.random(), np.random.rand(), torch.rand(1).item()
 before = random.getstate(), np.random.get_state(), torch.get_rng_state()
 expected = draws()
 random.setstate(before[0]), np.random.set_state(before[1]), torch.set_rng_state(before[2])
-embedding.umap(np.random.default_rng(0).normal(size=(30, 3)))
+embedding.projection(np.random.default_rng(0).normal(size=(30, 3)))
 print(draws() == expected and torch.get_num_threads() == 1)
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True)

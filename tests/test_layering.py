@@ -24,6 +24,7 @@ FLOORS = [  # lowest first; a file imports from lower floors and from its own ro
     {"fitting"},
     {"comparison"},
     {"interop", "sugar"},
+    {"workflow"},
     {"cli"},
     {"__main__"},
 ]

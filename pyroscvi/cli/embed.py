@@ -49,7 +49,7 @@ def embed(
     adata.obsm[KEY] = representation(fitted.fit, cells, corrected=corrected)
     groups = None if column is None else adata.obs[column]
     if picture is not None:
-        adata.obsm["X_umap"] = pictures.umap(adata.obsm[KEY])
+        adata.obsm["X_umap"] = pictures.projection(adata.obsm[KEY])
         draw(picture, pictures.embedding(adata.obsm["X_umap"], groups))
         say(f"{picture}: UMAP of {len(adata):,} cells, in obsm['X_umap']")
     if tissue is not None:

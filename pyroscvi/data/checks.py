@@ -47,7 +47,7 @@ def values_of(adata: AnnData, layer: str | None, columns: np.ndarray, genes: Seq
 def source_of(adata: AnnData, layer: str | None) -> tuple[Any, str]:
     """A layer (None: X), wherever it lies, and its name in errors."""
     if layer is not None and layer not in adata.layers:
-        layers = f"its layers are {listed(names)}" if (names := _layers(adata)) else "it has no layers"
+        layers = f"its layers are {listed(names)}" if (names := layer_names(adata)) else "it has no layers"
         instead = either("counts=None reads X", "without --counts, X is read")
         raise KeyError(f"there is no layer {layer!r}: {layers}; {instead}")
     place = "X" if layer is None else f"layer {layer!r}"
@@ -146,13 +146,13 @@ def precision(matrix: Matrix | Stored) -> type:
 
 def remedy(adata: AnnData) -> str:
     """Where else in this AnnData counts are: every layer, X and raw are scanned in full."""
-    layers = [name for name in _layers(adata) if _holds_counts(adata, name)]
+    layers = [name for name in layer_names(adata) if holds_counts(adata, name)]
     fields = [f"with {field('counts', name)}" for name in layers]
-    if _holds_counts(adata, None):
+    if holds_counts(adata, None):
         layers, fields = ["X", *layers], [either("with Fields(counts=None)", "without --counts"), *fields]
     if fields:
         return f"There are counts in {listed(layers)}: read them {' or '.join(fields)}."
-    if adata.raw is not None and _are_all_counts(adata.raw.X):
+    if adata.raw is not None and are_all_counts(adata.raw.X):
         instead = either("read adata.raw.to_adata()", "give a file of adata.raw.to_adata()")
         return f"There are counts in raw: {instead} instead."
     return (
@@ -161,7 +161,7 @@ def remedy(adata: AnnData) -> str:
     )
 
 
-def _layers(adata: AnnData) -> list[str]:
+def layer_names(adata: AnnData) -> list[str]:
     return [name for name in adata.layers if name is not None]  # from anndata 0.13 on, X is the layer None
 
 
@@ -174,14 +174,14 @@ def _at(adata: AnnData, layer: str | None, place: str) -> Any:
     return adata.X if layer is None else adata.layers[layer]
 
 
-def _holds_counts(adata: AnnData, layer: str | None) -> bool:
+def holds_counts(adata: AnnData, layer: str | None) -> bool:
     try:
-        return _are_all_counts(_at(adata, layer, ""))
+        return are_all_counts(_at(adata, layer, ""))
     except (TypeError, ValueError):  # a damaged matrix, or no matrix at all
         return False
 
 
-def _are_all_counts(source: Any) -> bool:
+def are_all_counts(source: Any) -> bool:
     """Whether all values are counts, and some are above zero."""
     tally = Tally()
     for block in () if source is None else blocks(source):

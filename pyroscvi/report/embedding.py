@@ -24,20 +24,33 @@ from pyroscvi.report.plots import FAINT, INK, MAX_COLOURS, legend_of, palette, p
 UNKNOWN = "not known"
 
 
-def umap(z: np.ndarray, neighbours: int = 15, seed: int = 0) -> np.ndarray:
-    """Two dimensions [n, 2] that keep the neighbours of z [n, d] [McInnes et al., 2018, arXiv:1802.03426]."""
+def projection(z: np.ndarray, method: str = "umap", seed: int = 0) -> np.ndarray:
+    """Two dimensions [n, 2] of z [n, d], by scanpy: "umap", "tsne" or "pca".
+
+    UMAP [McInnes et al., 2018, arXiv:1802.03426] and t-SNE [van der Maaten and Hinton, 2008] keep the neighbours of a
+    cell. PCA keeps distances: it is linear. A z with fewer than three dimensions is its own PCA.
+    """
     import scanpy as sc
     from anndata import AnnData
 
-    cells = AnnData(obsm={"z": np.asarray(z, dtype=np.float32)})
+    z = np.asarray(z, dtype=np.float32)
+    cells = AnnData(obsm={"z": z})
     with process_kept(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "n_jobs value", UserWarning)  # scanpy warns at every seeded UMAP
-        sc.pp.neighbors(cells, n_neighbors=min(neighbours, len(z) - 1), use_rep="z", random_state=seed)
-        sc.tl.umap(cells, random_state=seed)
-    return np.asarray(cells.obsm["X_umap"])
+        if method == "pca":
+            found = sc.pp.pca(z, n_comps=min(2, *z.shape), random_state=seed)
+            return np.hstack([found, np.zeros((len(z), 2 - found.shape[1]))])
+        if method == "tsne":
+            sc.tl.tsne(cells, use_rep="z", perplexity=min(30, (len(z) - 1) / 3), random_state=seed)
+        else:
+            sc.pp.neighbors(cells, n_neighbors=min(15, len(z) - 1), use_rep="z", random_state=seed)
+            sc.tl.umap(cells, random_state=seed)
+    return np.asarray(cells.obsm[f"X_{method}"])
 
 
-def embedding(xy: np.ndarray, groups: Any = None, *, ax: Axes | None = None, legend: bool = True) -> Axes:
+def embedding(
+    xy: np.ndarray, groups: Any = None, *, ax: Axes | None = None, legend: bool = True, name: str = "UMAP"
+) -> Axes:
     """Cells at xy [n, 2], coloured by group [n]: each level in its colour, many different numbers by a colour bar."""
     own = ax is None
     if ax is None:
@@ -47,8 +60,8 @@ def embedding(xy: np.ndarray, groups: Any = None, *, ax: Axes | None = None, leg
     ax.margins(0.06)
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(FAINT)
-    ax.set_xlabel("UMAP 1", loc="left", fontsize=8, color=FAINT)
-    ax.set_ylabel("UMAP 2", loc="bottom", fontsize=8, color=FAINT)
+    ax.set_xlabel(f"{name} 1", loc="left", fontsize=8, color=FAINT)
+    ax.set_ylabel(f"{name} 2", loc="bottom", fontsize=8, color=FAINT)
     if legend and _is_continuous(groups):
         ax.figure.colorbar(drawn, ax=ax, shrink=0.6)
     elif legend and own:
@@ -58,11 +71,24 @@ def embedding(xy: np.ndarray, groups: Any = None, *, ax: Axes | None = None, leg
     return ax
 
 
+def coloured(xy: np.ndarray, colours: Mapping[str, Any], *, name: str = "UMAP") -> Figure:
+    """The same cells at xy [n, 2] several times, coloured by each of these groups or numbers, each with its legend."""
+    figure = Figure(figsize=(5.6 * min(len(colours), 2), 3.9 * math.ceil(len(colours) / 2)), dpi=200)
+    figure.set_layout_engine("constrained")
+    squares = figure.subplots(math.ceil(len(colours) / 2), min(len(colours), 2), squeeze=False).ravel()
+    for panel, (title, groups) in zip(squares, colours.items(), strict=False):
+        embedding(xy, groups, ax=panel, name=name)
+        panel.set_title(label(title, 40, 2), fontsize=9, color=INK, loc="left")
+    for panel in squares[len(colours) :]:
+        panel.set_axis_off()
+    return figure
+
+
 def latents(z: Mapping[str, np.ndarray], groups: Any = None, *, seed: int = 0) -> Figure:
     """The UMAP of every latent space [n, d], side by side with one legend."""
     figure, squares = _titled(list(z))
     for panel, points in zip(squares, z.values(), strict=True):
-        embedding(umap(points, seed=seed), groups, ax=panel, legend=False)
+        embedding(projection(points, seed=seed), groups, ax=panel, legend=False)
     _shared_legend(figure, groups, len(next(iter(z.values()))))
     return figure
 

@@ -6,39 +6,20 @@ The answer comes first, in words: which model, by how much, told apart or not. T
 pictures, and the declaration of every model. The page loads nothing from elsewhere.
 """
 
-import base64
 from collections.abc import Hashable, Iterable, Mapping
 from html import escape
-from io import BytesIO
 from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from pyroscvi import __version__
-from pyroscvi.names import printable
 from pyroscvi.report import comparison, words
+from pyroscvi.report.document import document, figure, paragraphs, safe
 
 if TYPE_CHECKING:
     from pyroscvi.comparison.result import Comparison, GeneComparison
-
-STYLE = """
-body { font: 16px/1.55 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2.5rem auto; padding: 0 1.2rem; }
-h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-.aside, figcaption, summary + p { color: #666; font-size: .9rem; }
-.answer { font-size: 1.12rem; border-left: 4px solid #3f90da; padding: .1rem 0 .1rem 1rem; }
-.answer p { margin: .4rem 0; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .28rem .6rem; text-align: right; border-bottom: 1px solid #e5e5e5; white-space: nowrap; }
-th { color: #666; font-weight: 500; vertical-align: bottom; } td.word, th.word { text-align: left; }
-tr.best td { font-weight: 600; } .apart { color: #b34700; } .alike { color: #1f6fb2; }
-figure { margin: 1.2rem 0; } img { max-width: 100%; height: auto; }
-code { font-size: .85rem; } details { margin: .35rem 0; } summary { cursor: pointer; }
-dt { font-weight: 600; margin-top: .5rem; } dd { margin-left: 1.2rem; color: #444; }
-"""
 
 GLOSSARY = {
     "evidence": "mean over cells (and over seeds, if there are several) of the log probability of the counts, in nats. "
@@ -71,7 +52,7 @@ def write(result: "Comparison", file: str | Path, **options: Any) -> Path:
 
 def summary(result: "Comparison") -> str:
     """HTML for a notebook: the answer, the table, and how reliable it is."""
-    said = _paragraphs([" ".join(words.answer(result)), " ".join(words.doubts(result))]).split("</p>", 1)
+    said = paragraphs([" ".join(words.answer(result)), " ".join(words.doubts(result))]).split("</p>", 1)
     return f"{said[0]}</p>{_table(result, RESULTS)}{said[1]}"
 
 
@@ -96,11 +77,11 @@ def page(
     field = ("label" if "label" in result.by_cell["cell"] else None) if field is None else field
     size = f"{len(result.table)} fits, {len(result.by_cell):,} held-out cells, {result.genes:,} genes"
     parts = [
-        f"<h1>{_safe(title)}</h1>",
-        f'<p class="aside">{_safe(f"{data}: " if data else "")}{size}; pyroscvi {__version__}</p>',
-        f'<div class="answer">{_paragraphs([" ".join(words.answer(result))])}</div>',
-        "<h2>The question</h2>" + _paragraphs(words.asked(result, held_out)),
-        "<h2>How reliable it is</h2>" + _paragraphs([" ".join(words.trusted(result))]),
+        f"<h1>{safe(title)}</h1>",
+        f'<p class="aside">{safe(f"{data}: " if data else "")}{size}; pyroscvi {__version__}</p>',
+        f'<div class="answer">{paragraphs([" ".join(words.answer(result))])}</div>',
+        "<h2>The question</h2>" + paragraphs(words.asked(result, held_out)),
+        "<h2>How reliable it is</h2>" + paragraphs([" ".join(words.trusted(result))]),
         "<h2>Results</h2>" + _table(result, RESULTS) + _failed(failed or {}),
         "<h2>How much of each model is used</h2>" + _table(result, USAGE),
         "<h2>Pictures</h2>" + "".join(_figures(result, field)),
@@ -108,20 +89,7 @@ def page(
         "<h2>Models</h2>" + "".join(_model(result, name) for name in result.table.index),
         _glossary(),
     ]
-    body = "\n".join(part for part in parts if part)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_safe(title)}</title>\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{STYLE}</style></head>\n'
-        f"<body>\n{body}\n</body></html>\n"
-    )
-
-
-def _safe(text: object) -> str:
-    return escape(printable(text))
-
-
-def _paragraphs(texts: Iterable[str]) -> str:
-    return "".join(f"<p>{_safe(text)}</p>" for text in texts)
+    return document(title, parts)
 
 
 RESULTS = ("fit", "evidence", "difference", "± s.e.", "verdict", "weight", "certificate")
@@ -149,7 +117,7 @@ def _row(result: "Comparison", name: Hashable, row: pd.Series) -> dict[str, str]
     best = row["verdict"] == "best"
     colour = {"told apart": "apart", "indistinguishable": "alike"}.get(row["verdict"], "")
     return {
-        "fit": _safe(words.marked(name, row)),
+        "fit": safe(words.marked(name, row)),
         "evidence": words.minus(row["evidence"], 3),
         "difference": "" if best else words.minus(row["difference"], 3),
         "± s.e.": "" if best else f"{row['standard_error']:.3f}",
@@ -177,32 +145,32 @@ def _number(value: float, digits: str) -> str:
 
 
 def _failed(failed: Mapping[str, str]) -> str:
-    return _paragraphs(f"{name} could not be fitted: {why}" for name, why in failed.items())
+    return paragraphs(f"{name} could not be fitted: {why}" for name, why in failed.items())
 
 
 def _figures(result: "Comparison", field: str | None) -> Iterable[str]:
     by = f", by {field}," if field else ""
     median = "; the dark line is a running median" if len(result.by_cell) >= comparison.MIN_CELLS_OF_MEDIAN else ""
-    yield _figure(result.plot(), "Differences to the best fit, with their 95% intervals.")
+    yield figure(result.plot(), "Differences to the best fit, with their 95% intervals.")
     if len(result.table) < 2:
         return
-    yield _figure(
+    yield figure(
         comparison.by_cell(result, field),
         "Every held-out cell: its log evidence less that under the best fit, against its counts. Above zero the other "
         f"fit explains the cell better{median}.",
     )
-    yield _figure(
+    yield figure(
         comparison.winners(result, field),
         f"The share of the cells{by} that each fit explains best, by however small a difference.",
     )
     if comparison.varies_in_width(result):
-        yield _figure(comparison.by_latent(result), "Evidence against the dimensions of z.")
+        yield figure(comparison.by_latent(result), "Evidence against the dimensions of z.")
 
 
 def _genes(genes: "GeneComparison", several: bool) -> str:
     text = words.genes_answer(genes) + (" Both fits are those with the first seed." if several else "")
-    picture = _figure(genes.plot(), "The genes on which the two fits differ most.")
-    return f"<h2>Genes</h2>{_paragraphs([text])}{picture}"
+    picture = figure(genes.plot(), "The genes on which the two fits differ most.")
+    return f"<h2>Genes</h2>{paragraphs([text])}{picture}"
 
 
 def _model(result: "Comparison", name: str) -> str:
@@ -210,14 +178,14 @@ def _model(result: "Comparison", name: str) -> str:
     cells = fit.seeds[0].get("cells", {})
     spread = f"a standard deviation of {result.table.loc[name, 'seed_sd']:.3f} nats a cell"
     facts = {
-        "model": f"<code>{_safe(fit.model)}</code>",
-        "guide": f"<code>{_safe(fit.guide)}</code>",
+        "model": f"<code>{safe(fit.model)}</code>",
+        "guide": f"<code>{safe(fit.guide)}</code>",
         "fitted to": f"{cells['train']:,} cells, and {cells['held_out']:,} held out in training" if cells else "",
         "epochs": "; ".join(filter(None, map(_epochs, fit.seeds))),
         "seeds": f"{seeds}{f', with {spread} between them' if seeds > 1 else ''}",
     }
     text = "".join(f"<dt>{fact}</dt><dd>{value}</dd>" for fact, value in facts.items() if value)
-    return f"<details><summary>{_safe(name)}</summary><dl>{text}</dl></details>"
+    return f"<details><summary>{safe(name)}</summary><dl>{text}</dl></details>"
 
 
 def _epochs(fitted: Mapping[str, Any]) -> str:
@@ -230,14 +198,3 @@ def _epochs(fitted: Mapping[str, Any]) -> str:
 def _glossary() -> str:
     text = "".join(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in GLOSSARY.items())
     return f"<h2>Words</h2><details><summary>What the columns mean</summary><dl>{text}</dl></details>"
-
-
-def _figure(figure: Figure, caption: str) -> str:
-    file = BytesIO()
-    figure.savefig(file, format="png", dpi=160)
-    code = base64.b64encode(file.getvalue()).decode()
-    width = round(figure.get_figwidth() * 110)
-    return (
-        f'<figure><img alt="{_safe(caption)}" width="{width}" src="data:image/png;base64,{code}">'
-        f"<figcaption>{_safe(caption)}</figcaption></figure>"
-    )

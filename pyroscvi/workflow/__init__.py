@@ -1,0 +1,1 @@
+"""From cells to the figures of a paper in one call: ``analyse``."""

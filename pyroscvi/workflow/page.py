@@ -1,0 +1,172 @@
+"""An analysis as one page of HTML: what was found, how sure it is, and what was taken for what."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from pyroscvi import __version__
+from pyroscvi.report import html, plots
+from pyroscvi.report.differential import changes as draw_changes
+from pyroscvi.report.document import bullets, document, figure, paragraphs, rows, safe
+from pyroscvi.report.embedding import coloured, tissue
+from pyroscvi.report.markers import best_markers, heatmap, in_order
+
+if TYPE_CHECKING:
+    from pyroscvi.workflow.analyse import Analysis
+
+CLUSTER = "pyroscvi_cluster"
+MAX_ROWS = 60
+STABLE = 0.8  # adjusted Rand index from which clusters are called the same for every seed
+DIGITS = {"share": "{:.1%}", "p_change": "{:.3f}", "expected_fdr": "{:.2g}"}
+SHOWN = ["gene", "log2_fold_change", "low", "high", "p_change", "expected_fdr", "rate_group", "rate_reference"]
+
+
+def page(analysis: "Analysis", title: str = "Analysis of these cells") -> str:
+    """The page."""
+    n = analysis.adata.n_obs
+    parts = [
+        f"<h1>{safe(title)}</h1>",
+        f'<p class="aside">{n:,} cells, {len(analysis.fit.genes):,} genes; pyroscvi {__version__}</p>',
+        f'<div class="answer">{paragraphs(answer(analysis))}</div>',
+        *_cells(analysis),
+        *_markers(analysis),
+        *_changes(analysis),
+        "<h2>What was taken for what</h2>" + bullets(analysis.found.said),
+        *_model(analysis),
+        "<h2>Warnings</h2>" + bullets(analysis.said) if analysis.said else "",
+        "<h2>Files</h2>" + FILES,
+    ]
+    return document(title, parts)
+
+
+FILES = """<dl>
+<dt>analysed.h5ad</dt><dd>latents in <code>obsm["X_pyroscvi"]</code>, UMAP in <code>obsm["X_umap"]</code>, clusters in
+<code>obs["pyroscvi_cluster"]</code>, the graph of neighbours where scanpy looks for it</dd>
+<dt>script.py</dt><dd>the same steps in Python, to edit and to run</dd>
+<dt>markers.csv, changes.csv</dt><dd>every gene in every comparison, with intervals and error rates</dd>
+<dt>fit.safetensors, genes.txt</dt><dd>the fit, <code>ps.load(...)</code>, and its genes</dd>
+<dt>fits/</dt><dd>the fits that were compared, which the same command uses again</dd></dl>"""
+
+
+def answer(analysis: "Analysis") -> list[str]:
+    """The results in a few sentences, each with how sure it is."""
+    sizes = analysis.adata.obs[CLUSTER].value_counts()
+    said = [
+        f"{len(sizes)} clusters of {sizes.min():,} to {sizes.max():,} cells."
+        if len(sizes) > 1
+        else "All cells are one cluster."
+    ]
+    if alike := analysis.stability:
+        mean, spread = np.mean(alike), np.std(alike, ddof=1) if len(alike) > 1 else np.nan
+        known = f" ± {spread:.2f} between pairs of seeds" if np.isfinite(spread) else ""
+        verdict = (
+            "They hardly depend on the seed" if mean >= STABLE else "They depend on the seed: trust the large ones"
+        )
+        said.append(f"{verdict} (adjusted Rand index of two fits {mean:.2f}{known}; 1 would be the same clusters).")
+    else:
+        said.append("How much they depend on the seed is not known: there was no time for a second fit.")
+    for name, one in analysis.agreements.items():
+        said.append(
+            f"They agree with {name} with an adjusted Rand index of {one.index:.2f} ± {one.standard_error:.2f} "
+            "(standard error over cells)."
+        )
+    if len(analysis.markers):
+        found = best_markers(analysis.markers, 10**6).groupby("group")["gene"].size()
+        fewest, most = found.min() if len(found) == len(sizes) else 0, found.max() if len(found) else 0
+        said.append(
+            f"{fewest:,} to {most:,} genes are higher in a cluster than in all others, with an expected share of false "
+            "discoveries of 5%."
+        )
+    if analysis.fit.converged is False:
+        said.append("The fit has not converged: give it more minutes.")
+    return [" ".join(said)]
+
+
+def _cells(analysis: "Analysis") -> Iterator[str]:
+    adata, found = analysis.adata, analysis.found
+    groups = {
+        "cluster": adata.obs[CLUSTER],
+        **{
+            f"{role}: {name}": adata.obs[name]
+            for role, name in (("label", found.label), ("batch", found.fields["batch"]), ("condition", found.condition))
+            if name is not None
+        },
+        "log10 counts of a cell": np.log10(np.maximum(analysis.cells.library.cpu().numpy().ravel(), 1)),
+    }
+    yield "<h2>Cells</h2>" + figure(
+        coloured(adata.obsm["X_umap"], groups),
+        "UMAP of the latent space: near cells are alike; distances between groups, and their sizes, have no meaning.",
+    )
+    place = found.fields.get("spatial") or next((key for key in ("spatial", "X_spatial") if key in adata.obsm), None)
+    if place is not None:
+        section = found.fields.get("section")
+        drawn = tissue(adata.obsm[place], adata.obs[CLUSTER], None if section is None else adata.obs[section])
+        yield figure(drawn, "Clusters on the tissue.")
+    if found.label is not None:
+        shares = pd.crosstab(adata.obs[CLUSTER], adata.obs[found.label], normalize="index")
+        sizes = adata.obs[CLUSTER].value_counts()[shares.index]
+        table = pd.DataFrame({"cluster": shares.index.astype(str), "cells": sizes,
+                              f"most frequent {found.label}": shares.idxmax(axis=1).astype(str),
+                              "share": shares.max(axis=1)})  # fmt: skip
+        yield f"<h3>Clusters and {safe(found.label)}</h3>" + rows(
+            table, {"share": "{:.0%}".format, "cells": "{:,}".format}
+        )
+
+
+def _markers(analysis: "Analysis") -> Iterator[str]:
+    if not len(analysis.markers):
+        return
+    best = best_markers(analysis.markers)
+    yield "<h2>Marker genes</h2>"
+    if len(best):
+        yield figure(
+            heatmap(analysis.markers), "The best marker genes of every cluster, and how they change elsewhere."
+        )
+    yield paragraphs([_tested_how(analysis.markers) + (
+        " The clusters were found in the same cells, so that some difference between them is certain: intervals say "
+        "how large it is, and not whether the cluster exists."
+    )])  # fmt: skip
+    yield _table(best.head(MAX_ROWS), ["group"])
+
+
+def _changes(analysis: "Analysis") -> Iterator[str]:
+    table, condition = analysis.changes, analysis.found.condition
+    if table is None or not len(table):
+        return
+    yield f"<h2>Changes with {safe(condition)}</h2>" + paragraphs([_tested_how(table)])
+    table = table.sort_values("within", key=in_order, kind="stable")
+    called = table[table["changed"]].groupby(["within", "group"], sort=False).head(3)
+    yield figure(draw_changes(table), "Every gene: its change, and how many standard errors that is from zero.")
+    yield _table(called.head(MAX_ROWS), ["within", "group", "reference"])
+
+
+def _tested_how(table: pd.DataFrame) -> str:
+    donors = int(table["donors"].max())
+    unit = f"Donors are the unit, up to {donors} in a comparison." if donors else (
+        "No donors were named, so cells are the unit: intervals are those of more cells of the same donors, and too "
+        "narrow for other donors."
+    )  # fmt: skip
+    return (
+        f"{int(table['changed'].sum()):,} of {len(table):,} tests are called changes, with an expected share of false "
+        f"discoveries of 5%. Intervals contain the change with a probability of 90%. {unit}"
+    )
+
+
+def _table(table: pd.DataFrame, first: list[str]) -> str:
+    shown = table[[*first, *SHOWN]]
+    formats = {name: DIGITS.get(name, "{:.2f}").format for name in SHOWN[1:]}
+    return rows(shown.rename(columns={"group": "cluster"} if first == ["group"] else {}), formats)
+
+
+def _model(analysis: "Analysis") -> Iterator[str]:
+    choice, fit = analysis.choice, analysis.fit
+    yield "<h2>How the model was chosen</h2>" + bullets(choice.said)
+    for stage, result in choice.comparisons.items():
+        yield f"<h3>{safe(stage.capitalize())}</h3>" + html.summary(result)
+        if len(result.table) > 1:
+            yield figure(result.plot(), "Differences to the best fit, with their 95% intervals.")
+    yield "<h2>The fit</h2>" + f"<p><code>{safe(choice.model)}</code><br><code>{safe(choice.guide)}</code></p>"
+    drawn = plots.history({"fit": fit.history}).figure
+    yield figure(drawn, f"{fit.record['epochs']} epochs in {fit.record['seconds']:.0f} seconds.")  # type: ignore[arg-type]

@@ -1,0 +1,152 @@
+"""``analyse``: from cells to clusters, marker genes, a report, and a script that repeats it, without an option."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from command_line import run
+
+import pyroscvi as ps
+from pyroscvi.analysis.clusters import agreement, clusters, neighbours_of, stability
+from pyroscvi.data import simulated
+from pyroscvi.guides import MeanField
+from pyroscvi.workflow import choosing
+from pyroscvi.workflow.choosing import Clock, choose
+from pyroscvi.workflow.inspection import inspect
+
+
+def with_logs(adata: AnnData) -> AnnData:
+    adata = adata.copy()
+    adata.X = np.log1p(adata.X.toarray())
+    return adata
+
+
+def test_counts_are_found_wherever_they_are():
+    adata = simulated(cells=30, genes=6, seed=0)
+    del adata.layers["counts"]
+    assert inspect(adata).fields["counts"] is None
+    logs = with_logs(adata)
+    with pytest.raises(ValueError, match="no counts: neither X, nor a layer, nor raw holds whole numbers only"):
+        inspect(logs)
+    logs.raw = adata
+    found = inspect(logs)
+    assert found.from_raw
+    assert ps.Fields(**found.fields).read(found.adata).x.sum() == adata.X.sum()
+    logs.layers["umi"] = adata.X
+    assert inspect(logs).fields["counts"] == "umi"
+    assert inspect(simulated(cells=30, genes=6)).fields["counts"] == "counts"
+
+
+def test_columns_are_taken_by_their_names_and_it_is_said():
+    adata = simulated(cells=60, genes=6, seed=0)
+    adata.obs["stim"] = pd.Categorical(["ctrl", "stim"] * 30)
+    found = inspect(adata)
+    assert (found.fields["batch"], found.label, found.condition) == ("batch", "cell_type", "stim")
+    assert "Batch: obs['batch'], 2 levels (by its name); the model corrects for it." in found.said
+    named = inspect(adata, batch="stim", label="batch")
+    assert (named.fields["batch"], named.label) == ("stim", "batch")
+    with pytest.raises(KeyError, match="obs has no column 'donors'"):
+        inspect(adata, batch="donors")
+
+
+def test_a_batch_within_a_condition_is_replaced_by_the_donor():
+    adata = simulated(cells=60, genes=6, seed=0)
+    del adata.obs["batch"]
+    adata.obs["donor"] = [f"d{n % 3}" for n in range(60)]
+    adata.obs["condition"] = ["a", "b"] * 30
+    adata.obs["sample"] = adata.obs["donor"] + adata.obs["condition"]
+    assert inspect(adata).fields["batch"] == "donor"
+    asked = inspect(adata, batch="sample")
+    assert asked.fields["batch"] == "sample"
+    assert any(
+        line.startswith("Attention: every level of 'sample' has one level of 'condition'") for line in asked.said
+    )
+
+
+def test_clusters_are_the_types_that_are_there():
+    centres = np.repeat([[0.0, 0], [9, 0], [0, 9]], 40, axis=0)
+    z = [centres + np.random.default_rng(seed).normal(size=centres.shape) for seed in (0, 1)]
+    adata = AnnData(obsm={"z": z[0]})
+    neighbours_of(adata, "z")
+    clusters(adata, resolution=0.1)
+    truth = np.repeat([0, 1, 2], 40)
+    assert agreement(adata.obs["pyroscvi_cluster"], truth) == (1, 0)
+    index, error = agreement(truth, np.roll(truth, 20))
+    assert 0.2 < index < 0.4
+    assert 0.01 < error < 0.1
+    assert stability(z, resolution=0.1) == [1]
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return ps.Fields(counts="counts", batch="batch").read(simulated(cells=120, genes=20, seed=0))
+
+
+def test_a_model_is_chosen_by_the_evidence(cells, monkeypatch):
+    monkeypatch.setattr(choosing, "PARTICLES", 20)
+    monkeypatch.setattr(choosing, "SEEDS", 1)
+    choice = choose(cells, MeanField(), Clock(600), epochs=2, progress=False)
+    assert list(choice.comparisons) == ["likelihood", "dimensions and prior"]
+    first = choice.comparisons["likelihood"].table.index[0]
+    assert choice.said[0] == f"Likelihood: {first}, of nb, zinb, poisson."
+    last = choice.comparisons["dimensions and prior"].table.index[0]
+    assert choice.fits[0].record["seed"] == 0
+    assert repr(replace(choice.model)) == repr(choice.model)
+    assert f"Dimensions and prior: {last}, of latent 10, latent 5, latent 20, latent 10, mixture prior." in choice.said
+    assert choice.pace > 0
+
+
+def test_without_time_the_usual_model_is_taken_and_it_is_said(cells):
+    choice = choose(cells, MeanField(), Clock(1e-6), epochs=1, progress=False)
+    assert not choice.comparisons
+    assert repr(choice.model) == "SCVI(likelihood=NB())"
+    assert choice.said[0] == "There was no time to compare choices of likelihood: the usual one was taken."
+
+
+@pytest.fixture(scope="module")
+def analysed(tmp_path_factory):
+    """The folder of an analysis of sixty cells on tissue, in two conditions."""
+    folder = tmp_path_factory.mktemp("analysis")
+    adata = simulated(cells=60, genes=12, sections=1, batches=1, seed=0)
+    adata.obs["condition"] = ["treated", "ctrl"] * 30
+    adata.write_h5ad(folder / "cells.h5ad")
+    run("analyse", folder / "cells.h5ad", "--out", folder / "out", "--minutes", "0.0001", "--epochs", "2", "--denoised",
+        "--quiet")  # fmt: skip
+    return folder / "out"
+
+
+def test_a_command_leaves_a_report_and_an_h5ad_that_scanpy_knows(analysed):
+    names = {file.name for file in analysed.iterdir()}
+    assert names >= {"report.html", "analysed.h5ad", "markers.csv", "script.py", "fit.safetensors", "genes.txt"}
+    adata = anndata.read_h5ad(analysed / "analysed.h5ad")
+    assert adata.obsm["X_pyroscvi"].shape == (60, 10)
+    assert {"X_umap", "spatial"} <= set(adata.obsm)
+    assert adata.obs["pyroscvi_cluster"].dtype == "category"
+    assert (adata.layers["denoised"] > 0).all()
+    assert set(adata.obsp) == {"connectivities", "distances"}
+    report = (analysed / "report.html").read_text()
+    for words in (
+        "Counts: layer",
+        "Clusters on the tissue",
+        "They agree with cell_type",
+        "no time to compare",
+        "Files",
+    ):
+        assert words in report
+    assert "http" not in report.replace("http-equiv", "")
+    if (analysed / "changes.csv").exists():
+        assert set(pd.read_csv(analysed / "changes.csv")["reference"]) == {"ctrl"}
+
+
+def test_the_script_repeats_the_analysis(analysed):
+    done = subprocess.run([sys.executable, "-W", "ignore", "script.py"], cwd=analysed, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    again, first = (anndata.read_h5ad(analysed / name) for name in ("from_script.h5ad", "analysed.h5ad"))
+    np.testing.assert_allclose(again.obsm["X_pyroscvi"], first.obsm["X_pyroscvi"], rtol=1e-5)
+    np.testing.assert_allclose(again.layers["denoised"], first.layers["denoised"], rtol=1e-5)
+    assert (again.obs["pyroscvi_cluster"] == first.obs["pyroscvi_cluster"]).all()
