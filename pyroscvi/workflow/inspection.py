@@ -72,11 +72,11 @@ def inspect(adata: AnnData, **asked: str | None) -> Found:
         if name is not None:
             how = "as you said" if asked.get(role) else "by its name"
             said.append(f"{role.capitalize()}: obs[{name!r}], {adata.obs[name].nunique()} levels ({how}){USES[role]}.")
-    instead = asked.get("batch") is None and taken["donor"] is not None
-    if instead and (taken["batch"] is None or _nested(adata, taken["batch"], taken["condition"])):
-        if not _nested(adata, taken["donor"], taken["condition"]):
-            said += [f"Batch: obs[{taken['donor']!r}], the donor, so that differences between conditions remain."]
-            taken["batch"] = taken["donor"]
+    is_wanted = taken["batch"] is None or _nested(adata, taken["batch"], taken["condition"])
+    if asked.get("batch") is None and is_wanted and not _nested(adata, taken["donor"], taken["condition"]):
+        if taken["donor"] is not None:
+            said.append(f"Batch: obs[{taken['donor']!r}], the donor, so that differences between conditions remain.")
+        taken["batch"] = taken["donor"] or taken["batch"]
     if taken["batch"] is None:
         said.append(f"Batch: none. To correct for one, name its column: {either('batch=', '--batch')}...")
     if nested := _nested(adata, taken["batch"], taken["condition"]):
