@@ -17,7 +17,7 @@ MIN_CELLS = 3
 class Agreement(NamedTuple):
     """The adjusted Rand index of two groupings of the same cells, and its standard error over cells."""
 
-    index: float
+    rand_index: float
     standard_error: float
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``pyroscvi list | show | copy | demo | analyse | fit | embed | annotate | de | compare | calibrate``.
+"""The command line: ``pyroscvi list | show | copy | demo | analyse | fit | embed | annotate | de | compare | ...``.
 
 Each command reads its arguments, calls the functions that a Python user would call, and writes their results. Torch and
 scanpy take seconds to import, so a command imports what it needs when it runs.

@@ -7,6 +7,7 @@ result.adata.obs["pyroscvi_cluster"], result.markers, result.fit
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class Analysis:
         from pyroscvi.workflow.page import page
 
         text = page(self)
-        return write_whole(Path(file), lambda partial: partial.write_text(text, "utf-8"))
+        return write_whole(Path(file), partial(Path.write_text, data=text, encoding="utf-8"))
 
     def write(self, folder: str | Path) -> Path:
         """Write report.html, analysed.h5ad, fit.safetensors, markers.csv, changes.csv, genes.txt and script.py."""
@@ -80,9 +81,9 @@ class Analysis:
         self.fit.save(folder / "fit.safetensors")
         for name, table in {"markers": self.markers, "changes": self.changes}.items():
             if table is not None:
-                write_whole(folder / f"{name}.csv", lambda file, table=table: table.to_csv(file, index=False))
+                write_whole(folder / f"{name}.csv", partial(table.to_csv, index=False))
         for name, text in {"genes.txt": "\n".join(self.fit.genes) + "\n", "script.py": script(self)}.items():
-            write_whole(folder / name, lambda file, text=text: file.write_text(text, "utf-8"))
+            write_whole(folder / name, partial(Path.write_text, data=text, encoding="utf-8"))
         self.report(folder / "report.html")
         return folder
 
@@ -178,7 +179,7 @@ def _read(found: Found, genes: int) -> tuple[AnnData, Cells]:
     adata = found.adata
     adata.obs_names = adata.obs_names.astype(str)
     if len(cells) < adata.n_obs:
-        adata = adata[np.isin(adata.obs_names, cells.names)]
+        adata = adata[np.isin(adata.obs_names, np.asarray(cells.names))]
     return adata.copy(), cells
 
 

@@ -101,7 +101,8 @@ def choose(
         left = max(SHARES[stage] * clock.seconds - clock.spent, 0.05 * clock.seconds)
         if tell is not None:
             tell(f"comparing {', '.join(fits)} on {len(held_out):,} held-out cells")
-        result = comparisons[stage] = compare(fits, held_out, PARTICLES, seed, budget=left, progress=tell is not None)
+        given: Any = fits
+        result = comparisons[stage] = compare(given, held_out, PARTICLES, seed, budget=left, progress=tell is not None)
         best = str(result.table.index[0])
         model = declared[best]
         left_out = [name for name in declared if name not in fits]

@@ -69,7 +69,7 @@ def answer(analysis: "Analysis") -> list[str]:
         said.append("How much they depend on the seed is not known: there was no time for a second fit.")
     for name, one in analysis.agreements.items():
         said.append(
-            f"They agree with {name} with an adjusted Rand index of {one.index:.2f} ± {one.standard_error:.2f} "
+            f"They agree with {name} with an adjusted Rand index of {one.rand_index:.2f} ± {one.standard_error:.2f} "
             "(standard error over cells)."
         )
     if len(analysis.markers):
