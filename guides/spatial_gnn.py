@@ -13,8 +13,8 @@ Example: what the encoder returns for a cell depends on its 3 nearest neighbours
 
     >>> import torch
     >>> from pyroscvi.models import SCVI
-    >>> from pyroscvi.data import Fields, simulated
-    >>> cells = Fields(spatial="spatial", neighbours=3).read(simulated(cells=20, genes=5, sections=1))
+    >>> from pyroscvi.data import Fields, Nearest, simulated
+    >>> cells = Fields(spatial="spatial", graph=Nearest(3)).read(simulated(cells=20, genes=5, sections=1))
     >>> guide = SpatialGNN().sized(SCVI(latent=2).sized(cells.dims), cells).eval()
     >>> torch.equal(guide.encoder(cells), guide.encoder.cell(cells))  # with neighbours, and alone
     False

@@ -1,5 +1,6 @@
 """What goes wrong with the counts that people bring, and what they get: a test or a few for every row of the list."""
 
+import re
 from collections.abc import Callable
 
 import anndata
@@ -10,7 +11,7 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 
-from pyroscvi.data import Fields, checks
+from pyroscvi.data import Fields, Nearest, checks
 
 FORMS: dict[str, Callable] = {"dense": np.array, "csr": sparse.csr_matrix, "csc": sparse.csc_array}
 
@@ -229,7 +230,7 @@ def test_cells_without_counts_are_an_error_or_dropped_and_listed(form):
     said = refusal(data)
     assert "2 of 30 cells have no counts: 'cell4', 'cell11'. " in said
     assert "or read with empty='drop'" in said
-    fields = Fields(batch="batch", spatial="place", neighbours=2)
+    fields = Fields(batch="batch", spatial="place", graph=Nearest(2))
     with pytest.warns(UserWarning, match="2 of 30 cells have no counts: 'cell4', 'cell11'. They are dropped") as caught:
         cells = fields.read(data, empty="drop")
     assert len(caught) == 1
@@ -357,5 +358,7 @@ def test_extreme_beliefs_are_refused(value):
 
 @pytest.mark.parametrize("neighbours", [0, -1, 2.5, "6", True])
 def test_neighbours_are_a_positive_whole_number(neighbours):
-    with pytest.raises(ValueError, match=f"neighbours is a whole number, at least 1, not {neighbours!r}"):
-        Fields(spatial="place", neighbours=neighbours)
+    with pytest.raises(
+        ValueError, match=re.escape(f"Nearest: k must be a whole number of 1 or more, not {neighbours!r}")
+    ):
+        Nearest(neighbours)

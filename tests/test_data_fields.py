@@ -10,7 +10,7 @@ from anndata import AnnData
 from scipy import sparse
 
 import pyroscvi as ps
-from pyroscvi.data import Cells, Fields
+from pyroscvi.data import Cells, Fields, Nearest
 
 
 def data(n: int = 12, g: int = 6, seed: int = 0) -> AnnData:
@@ -48,7 +48,7 @@ EVERYTHING = Fields(
     size_factor="size",
     spatial="spatial",
     section="slice",
-    neighbours=3,
+    graph=Nearest(3),
 )
 
 

@@ -7,7 +7,7 @@ import torch
 from anndata import AnnData
 from test_data_fields import FORMS, data
 
-from pyroscvi.data import Fields
+from pyroscvi.data import Fields, Nearest
 
 
 def pair() -> tuple[AnnData, AnnData]:
@@ -68,7 +68,7 @@ def test_labels_that_only_some_data_sets_have():
 
 def test_sections_of_different_data_sets_are_different():
     a, b = pair()
-    cells = Fields(spatial="spatial", section="slice", neighbours=2).read([a, b])
+    cells = Fields(spatial="spatial", section="slice", graph=Nearest(2)).read([a, b])
     source, target = cells.edges
     section = np.array([0] * 3 + [1] * 3 + [2] * 4 + [3] * 4)
     assert (section[source] == section[target]).all()
@@ -98,10 +98,10 @@ def test_cells_without_coordinates_have_no_neighbours(genes):
     a, b = pair()
     del b.obsm["spatial"], b.obs["slice"]
     with pytest.warns(UserWarning, match="8 of 14 cells have no coordinates"):
-        cells = Fields(spatial="spatial", section="slice", neighbours=2).read([a, b], genes=genes)
+        cells = Fields(spatial="spatial", section="slice", graph=Nearest(2)).read([a, b], genes=genes)
     assert cells.graph.shape == (14, 14)
     assert cells.graph[6:].nnz == cells.graph[:, 6:].nnz == 0
-    alone = Fields(spatial="spatial", section="slice", neighbours=2).read(a).graph
+    alone = Fields(spatial="spatial", section="slice", graph=Nearest(2)).read(a).graph
     assert (cells.graph[:6, :6] != alone).nnz == 0
 
 

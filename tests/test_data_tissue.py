@@ -5,15 +5,15 @@ import warnings
 import numpy as np
 import pytest
 
-from pyroscvi.data import Fields, simulated
+from pyroscvi.data import Fields, Nearest, simulated
 
 
 def test_a_cell_whose_coordinates_are_missing_has_no_neighbours():
     adata = simulated(cells=40, genes=8, sections=1)
-    complete = Fields(spatial="spatial", neighbours=3).read(adata[np.arange(40) != 7]).graph
+    complete = Fields(spatial="spatial", graph=Nearest(3)).read(adata[np.arange(40) != 7]).graph
     adata.obsm["spatial"][7] = np.nan
     with pytest.warns(UserWarning, match=r"coordinates \(obsm\['spatial'\]\): 1 of 40 cells have no coordinates"):
-        graph = Fields(spatial="spatial", neighbours=3).read(adata).graph
+        graph = Fields(spatial="spatial", graph=Nearest(3)).read(adata).graph
     assert graph[7].nnz == graph[:, 7].nnz == 0
     others = np.delete(np.arange(40), 7)
     assert (graph[others][:, others] != complete).nnz == 0

@@ -110,12 +110,25 @@ class Columns:
     proteins: Annotated[str | None, in_data("Key of obsm: counts of surface proteins.")] = None
     spatial: Annotated[str | None, in_data("Key of obsm: coordinates on the tissue.")] = None
     section: Annotated[str | None, in_data("Column of obs: tissue section of a cell.")] = None
+    graph: Annotated[
+        str | None, in_data("Neighbours in the tissue: nearest:6 (the default), radius:50, delaunay, given:spatial.")
+    ] = None
 
     def fields(self) -> dict[str, Any]:
         """The arguments of ``Fields``. ``Fields`` itself is imported later, because its import takes seconds."""
         columns = dict(vars(self))
         categories, covariates = columns.pop("category"), columns.pop("covariate")
-        return columns | {"categories": tuple(categories or ()), "covariates": tuple(covariates or ())}
+        graph = {} if (words := columns.pop("graph")) is None else {"graph": plain_graph(words)}
+        return columns | {"categories": tuple(categories or ()), "covariates": tuple(covariates or ())} | graph
+
+
+def plain_graph(words: str) -> dict[str, Any]:
+    """A graph of neighbours as plain data, which ``Fields`` takes and JSON can hold."""
+    from pyroscvi.data.edges import Graph, fields_of
+    from pyroscvi.sugar import parse
+
+    graph = parse(Graph, words)
+    return {type(graph).__name__: fields_of(graph)}
 
 
 @dataclass(frozen=True)

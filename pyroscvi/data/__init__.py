@@ -2,11 +2,13 @@
 
 from pyroscvi.data.cells import Cells, Dims
 from pyroscvi.data.datasets import highly_variable, pbmc68k_reduced, simulated
+from pyroscvi.data.edges import Delaunay, Given, Nearest, Radius
 from pyroscvi.data.fields import Fields
 from pyroscvi.data.proteins import from_mudata
 from pyroscvi.data.reading import coco, read
 from pyroscvi.data.tcga import tcga
 
 __all__ = [
-    "Cells", "Dims", "Fields", "coco", "from_mudata", "highly_variable", "pbmc68k_reduced", "read", "simulated", "tcga"
+    "Cells", "Delaunay", "Dims", "Fields", "Given", "Nearest", "Radius", "coco", "from_mudata", "highly_variable",
+    "pbmc68k_reduced", "read", "simulated", "tcga",
 ]  # fmt: skip

@@ -14,6 +14,7 @@ from torch import Tensor
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.checks import check_cells, check_genes, counts_of, precision, values_of
 from pyroscvi.data.columns import codes, column, sizes_of, standardised, table, weights
+from pyroscvi.data.edges import Given, Graph, Nearest, declared, fields_of
 from pyroscvi.data.files import Data, Opened, opened
 from pyroscvi.data.genes import match, numbered, unique_cells
 from pyroscvi.data.matrices import Matrix
@@ -48,9 +49,11 @@ class Fields:
     belief       key of obsm: a weight for each label, one column each; a row of NaN means that nothing is known
     proteins     key of obsm: counts of surface proteins, a DataFrame or an array; NaN where a protein was not measured
     protein_names  names of the proteins to read; None reads all columns of a DataFrame, and numbers those of an array
-    spatial      key of obsm: two or three coordinates, by which the nearest ``neighbours`` of each cell are found; a
-                 cell whose row is NaN has no coordinates, and so no neighbours
+    spatial      key of obsm: two or three coordinates, of which a graph of neighbours is made; a cell whose row is NaN
+                 has no coordinates, and so no neighbours
     section      column of obs: cells of different sections are never neighbours
+    graph        who is a neighbour: ``Nearest(6)``, ``Radius(50.0)``, ``Delaunay()``; or ``Given()``, which reads the
+                 graph that obsp has
     genes        names of the genes to read, in their order; None reads all
 
     ``cells.fields`` are these fields and what reading has added: ``genes``, ``protein_names``, ``levels`` (names of the
@@ -71,7 +74,7 @@ class Fields:
     protein_names: tuple[str, ...] | None = None
     spatial: str | None = None
     section: str | None = None
-    neighbours: int = 6
+    graph: Graph = field(default_factory=Nearest)
     unlabelled: str | None = None
     genes: tuple[str, ...] | None = field(default=None, repr=False)
     chosen: bool | None = field(default=None, repr=False)  # the user named the genes: no warning about other genes
@@ -95,6 +98,7 @@ class Fields:
             "levels": tuples(self.levels),
             "moments": tuples(self.moments),
             "panels": tuple(map(tuple, self.panels)),
+            "graph": declared(self.graph),
         }
         for name, value in canonical.items():
             object.__setattr__(self, name, value)
@@ -104,9 +108,6 @@ class Fields:
             raise ValueError(f"genes name {listed(pd.Index(self.genes)[pd.Index(self.genes).duplicated()])} twice")
         if clash := {"batch", "label"} & set(self.categories):
             raise ValueError(f"categories hold {listed(sorted(clash))}: write batch=... or label=... instead")
-        whole = isinstance(self.neighbours, int | np.integer) and not isinstance(self.neighbours, bool)
-        if not whole or self.neighbours < 1:
-            raise ValueError(f"neighbours is a whole number, at least 1, not {self.neighbours!r}")
 
     def read(
         self, adata: AnnData | Sequence[AnnData] | Mapping[str, AnnData], *, genes: Join = "intersection",
@@ -167,7 +168,7 @@ class Fields:
         _check_options(genes, missing, unknown, empty)
         if self.values is not None:
             raise ValueError("values that are not counts are read into memory: Fields.read")
-        if self.spatial is not None:
+        if self.spatial is not None or isinstance(self.graph, Given):
             raise ValueError("cells in space are read into memory, for the graph of their neighbours: Fields.read")
         files = opened(data)
         if isinstance(files, Opened):
@@ -241,7 +242,7 @@ class Fields:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
-        return asdict(self)
+        return asdict(self) | {"graph": {type(self.graph).__name__: fields_of(self.graph)}}
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Self:
@@ -308,11 +309,14 @@ class Fields:
         return torch.from_numpy(sizes_of(values, f"size factor {self.size_factor!r}")).to(dtype)
 
     def _graph(self, adata: AnnData) -> sparse.csr_matrix | None:
+        section = None if self.section is None else column(adata.obs, self.section, "section")
+        if isinstance(self.graph, Given):
+            role = f"section (obs[{self.section!r}])"
+            return self.graph.read(adata, None if section is None else codes(section, role, optional=False)[0])
         if self.spatial is None:
             return None
         values = table(adata, self.spatial, "coordinates")
-        section = None if self.section is None else column(adata.obs, self.section, "section")
-        return tissue_graph(values, self.neighbours, section, adata.obs, f"coordinates (obsm[{self.spatial!r}])")
+        return tissue_graph(values, self.graph, section, adata.obs, f"coordinates (obsm[{self.spatial!r}])")
 
 
 def _panels(several: Sequence[AnnData], names: tuple[str, ...], picked: np.ndarray) -> tuple[Tensor, Tensor] | None:

@@ -6,35 +6,34 @@ when the tissue is turned, mirrored or shifted; coordinates would change.
 
 import numpy as np
 from scipy import sparse
-from scipy.spatial import cKDTree
+
+from pyroscvi.data.edges import Graph, Nearest
 
 
-def nearest(coordinates: np.ndarray, neighbours: int = 6, section: np.ndarray | None = None) -> sparse.csr_matrix:
-    """Every cell's nearest neighbours within its own section; distances in units of that section's median [n, n].
+def connected(graph: Graph, coordinates: np.ndarray, section: np.ndarray | None = None) -> sparse.csr_matrix:
+    """The graph of every section by itself; distances in units of that section's median [n, n].
 
     coordinates  positions in two or three dimensions   [n, 2 or 3]
     section      code of the tissue section of each cell [n]; cells of different sections are never joined
     """
     n = len(coordinates)
     section = np.zeros(n, dtype=int) if section is None else np.asarray(section)
-    rows, columns, lengths = [], [], []
+    rows, columns, lengths = [np.zeros(0, dtype=int)], [np.zeros(0, dtype=int)], [np.zeros(0)]
     for level in np.unique(section):
         members = np.flatnonzero(section == level)
-        k = min(neighbours, len(members) - 1)
-        if k < 1:
-            continue
-        distance, near = cKDTree(coordinates[members]).query(coordinates[members], k=k + 1)
-        # A cell is usually, but with coincident cells not always, the first of its own neighbours.
-        other = near != np.arange(len(members))[:, None]
-        other[other.all(1), -1] = False
-        distance, near = distance[other].reshape(-1, k), near[other].reshape(-1, k)
-        rows.append(np.repeat(members, k))
-        columns.append(members[near].ravel())
-        lengths.append((distance / (np.median(distance) or 1.0)).ravel())
-    if not rows:
-        return sparse.csr_matrix((n, n))
+        targets, sources = (members[ends] for ends in graph(coordinates[members]))
+        distance = np.linalg.norm(coordinates[targets] - coordinates[sources], axis=1)
+        rows.append(targets)
+        columns.append(sources)
+        unit = np.median(distance) if len(distance) else 0.0
+        lengths.append(distance / (unit or 1.0))
     triplets = np.concatenate(lengths), (np.concatenate(rows), np.concatenate(columns))
     return sparse.csr_matrix(triplets, shape=(n, n))
+
+
+def nearest(coordinates: np.ndarray, neighbours: int = 6, section: np.ndarray | None = None) -> sparse.csr_matrix:
+    """Every cell's nearest neighbours within its own section: ``connected(Nearest(neighbours), ...)``."""
+    return connected(Nearest(neighbours), coordinates, section)
 
 
 def neighbourhood(

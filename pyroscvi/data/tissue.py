@@ -11,19 +11,22 @@ from scipy import sparse
 from pyroscvi.advice import field
 from pyroscvi.data.checks import check_numbers
 from pyroscvi.data.columns import LARGEST, codes, floats_of
-from pyroscvi.data.graph import nearest
+from pyroscvi.data.edges import Graph
+from pyroscvi.data.graph import connected
 
 SECTION = re.compile(r"(section|slice|slide|sample)(_id)?|library_id|fov", re.IGNORECASE)  # columns of sections
 MAX_SECTIONS = 1000  # a column with more levels does not name sections
 
 
 def tissue_graph(
-    values: Any, neighbours: int, section: pd.Series | None, obs: pd.DataFrame, role: str
+    values: Any, graph: Graph, section: pd.Series | None, obs: pd.DataFrame, role: str
 ) -> sparse.csr_matrix:
-    """The graph of nearest neighbours [n, n]; a cell whose coordinates are all NaN has no edges.
+    """The graph of neighbours [n, n]; a cell whose coordinates are all NaN has no edges.
 
     values   a table of coordinates [n, 2 or 3]
     section  the section of each cell [n]; without it, a warning names a column of obs that seems to hold sections
+
+    Warns about cells without coordinates, cells at the place of another cell, and cells without neighbours.
     """
     coordinates = floats_of(values, role)
     if coordinates.shape[1] not in (2, 3):
@@ -42,10 +45,23 @@ def tissue_graph(
         _warn_of_sections(coordinates[known], obs[known])
     else:
         level, _ = codes(section[known], f"section (obs[{section.name!r}])", optional=False)
-    among_known = nearest(coordinates[known], neighbours, level).tocoo()
+    among_known = connected(graph, coordinates[known], level).tocoo()
+    _warn_of_places(coordinates[known], level, among_known, role)
     place, n = np.flatnonzero(known), len(known)
     edges = (among_known.data, tuple(place[ends] for ends in among_known.coords))
     return sparse.csr_matrix(edges, shape=(n, n))
+
+
+def _warn_of_places(coordinates: np.ndarray, level: np.ndarray | None, edges: sparse.coo_matrix, role: str) -> None:
+    """Warn about cells at the place of another cell of their section, and about cells without neighbours."""
+    n = len(coordinates)
+    in_section = np.column_stack([np.zeros(n) if level is None else level, coordinates])
+    if (same := n - len(np.unique(in_section, axis=0))) > 0:
+        message = f"{role}: {same:,} of {n:,} cells lie exactly where another cell lies; they are kept"
+        warnings.warn(message, UserWarning, stacklevel=6)
+    if (alone := n - len(np.unique(edges.coords[0]))) > 0:
+        message = f"{role}: {alone:,} of {n:,} cells with coordinates have no neighbours; they are kept"
+        warnings.warn(message, UserWarning, stacklevel=6)
 
 
 def _warn_of_sections(coordinates: np.ndarray, obs: pd.DataFrame) -> None:
