@@ -116,6 +116,27 @@ def _plate_of(cells: Any) -> Any:
         return cells.plate()
 
 
+@effectful(type="others")
+def _others() -> bool:
+    return False
+
+
+def others_are_given() -> bool:
+    """Whether a cell is given the others of its tissue (``GivenOthers``), and not a draw of them."""
+    return _others(name="others")
+
+
+class GivenOthers(Messenger):
+    """Let a prior of cells in tissue be the density of a cell given the others, with their posteriors averaged over.
+
+    The density of all cells together, which an ELBO is a bound of, is a product over cells, each given a draw of those
+    before it. The evidence of one cell needs one density that does not change from draw to draw.
+    """
+
+    def _pyro_others(self, message: Any) -> None:
+        message["value"], message["done"] = True, True
+
+
 class as_scored(Messenger):
     """Draw from the density of ``log_prob`` where ``sample`` draws from a more useful one.
 

@@ -24,6 +24,7 @@ from pyroscvi.data.panels import panels_with, seen
 from pyroscvi.handlers import Measured
 from pyroscvi.part import Part
 from pyroscvi.parts.encoders import Encoder, ReadCell
+from pyroscvi.parts.field import Field
 from pyroscvi.parts.shared import Shared
 from pyroscvi.parts.sizes import Size
 from pyroscvi.pyro_internals import alone
@@ -64,8 +65,13 @@ class Model(Program):
 
     @property
     def estimand(self) -> str:
-        """``p(x)``, or ``p(x | l)`` where l is a cell's observed total: no density over x, as x determines l."""
-        return f"p({self.observes}{' | ' + self._given if self._given else ''})"
+        """``p(x)``; or ``p(x | l)`` where l is a cell's observed total: no density over x, as x determines l.
+
+        Under the prior ``Field`` a cell is also given others of its tissue: ``p(x | l, others)``.
+        """
+        others = getattr(getattr(self, "prior", None), "given", "")
+        given = ", ".join(filter(None, (self._given, others)))
+        return f"p({self.observes}{' | ' + given if given else ''})"
 
     @property
     def _given(self) -> str:
@@ -118,6 +124,8 @@ class Model(Program):
             for part in self.modules():
                 if isinstance(part, Shared):  # shared by all cells, so drawn outside their plate
                     drawn.enter_context(part.drawn())
+                if isinstance(part, Field):
+                    drawn.enter_context(part.among(cells))
             if cells.measured is not None:
                 drawn.enter_context(Measured(cells.measured, cells.library if self._given else None))
             return self.model(cells)

@@ -158,7 +158,7 @@ def template(fit: Fitted | Pair, cells: Cells | AnnData | None, n: int, seed: in
     cells = as_cells(fit, cells)
     if not len(cells):
         raise ValueError("calibrate: there are no cells to take conditions and sizes from")
-    if not getattr(getattr(pair(fit)[1], "encoder", None), "hops", 0):
+    if not getattr(getattr(pair(fit)[1], "encoder", None), "hops", 0) and cells.before is None:
         cells = replace(cells, graph=None, halo=None)
     return spread(cells, n)
 

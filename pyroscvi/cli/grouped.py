@@ -63,7 +63,7 @@ class Slots:
     dispersion: Annotated[
         str | None, in_model("Dispersion of the counts: per_gene, per_batch, per_label, per_cell, random")
     ] = None
-    prior: Annotated[str | None, in_model("Prior of the latents: normal, mixture:8, laplace, vamp:32, ...")] = None
+    prior: Annotated[str | None, in_model("Prior of the latents: normal, mixture:8, vamp:32, field, ...")] = None
     decoder: Annotated[str | None, in_model("Decoder: linear, mlp:256,128, ...")] = None
     size: Annotated[str | None, in_model("Size of a cell: observed, latent, size_factor")] = None
     condition: Annotated[
@@ -113,6 +113,9 @@ class Columns:
     graph: Annotated[
         str | None, in_data("Neighbours in the tissue: nearest:6 (the default), radius:50, delaunay, given:spatial.")
     ] = None
+    predecessors: Annotated[
+        int, in_data("For --prior field: how many cells of the tissue the state of a cell depends on; 20, say.", min=0)
+    ] = 0
 
     def fields(self) -> dict[str, Any]:
         """The arguments of ``Fields``. ``Fields`` itself is imported later, because its import takes seconds."""

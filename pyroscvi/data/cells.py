@@ -20,7 +20,7 @@ from torch import Tensor
 from pyroscvi.advice import either
 from pyroscvi.data.csr import CSR, is_sparse_enough
 from pyroscvi.data.dims import Dims, survey, totals
-from pyroscvi.data.graph import neighbourhood
+from pyroscvi.data.halo import given_others, halo_of
 from pyroscvi.data.loader import minibatches
 from pyroscvi.data.panels import shares
 from pyroscvi.data.rows import BY_CELL, by_cell, picked, stacked
@@ -50,6 +50,8 @@ class Cells:
     panel        row of ``panels`` of each cell; None: all genes were measured             [n]
     graph        neighbours: entry (target, source) is their distance                     [n + h, n + h]
     halo         the h neighbours that are not among these cells: nodes n to n + h - 1 of the graph
+    places       coordinates, in typical distances from a cell to its nearest one; NaN where unknown [n, 2 or 3]
+    before       predecessors of each cell, for the prior ``Field``: entry (cell, predecessor) is 1 [n + h, n + h]
     index        row of each cell in the whole data set                                   [n]
     total        number of cells in the whole data set
     levels       names of the levels, in the order of their codes: {"batch": ("a", "b")}
@@ -71,6 +73,8 @@ class Cells:
     panel: Tensor | None = field(default=None, metadata=BY_CELL)
     graph: sparse.csr_matrix | None = None
     halo: "Cells | None" = None
+    places: Tensor | None = field(default=None, metadata=BY_CELL)
+    before: sparse.csr_matrix | None = None
     index: Tensor | None = field(default=None, metadata=BY_CELL)
     total: int | None = None
     levels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -204,10 +208,32 @@ class Cells:
     @cached_property
     def with_halo(self) -> "Cells":
         """These cells and then their halo, as one data set of n + h cells without a graph."""
-        alone = replace(self, graph=None, halo=None, hops=None)
+        alone = replace(self, graph=None, halo=None, before=None, hops=None)
         if self.halo is None:
             return alone
         return replace(alone, **by_cell(stacked, alone, replace(self.halo, index=None)), total=None)
+
+    @cached_property
+    def predecessors(self) -> Tensor:
+        """The predecessors of every cell, as nodes of the graph; -1 where there are fewer than m [n, m]."""
+        if self.before is None:
+            return torch.empty(len(self), 0, dtype=torch.long, device=self.device)
+        rows = self.before[: len(self)]
+        many = np.diff(rows.indptr)
+        place = np.full((len(self), max(many.max(initial=0), 0)), -1, dtype=np.int64)
+        place[np.arange(place.shape[1]) < many[:, None]] = rows.indices
+        return torch.from_numpy(place).to(self.device)
+
+    @cached_property
+    def with_predecessors(self) -> "Cells":
+        """These cells and then their predecessors in the halo, as one data set: the first nodes of the graph."""
+        alone = replace(self, before=None, index=None, total=None)
+        more = 0 if self.before is None else int(self.before.indices.max(initial=-1)) + 1 - len(self)
+        if self.halo is None or more <= 0:
+            return alone
+        first, rest = (self.halo.take(rows) for rows in (slice(more), slice(more, None)))
+        rows = by_cell(stacked, alone, replace(first, index=None))
+        return replace(alone, **rows, halo=replace(rest, index=None, total=None), total=None)
 
     @cached_property
     def dims(self) -> Dims:
@@ -224,8 +250,8 @@ class Cells:
     def take(self, index: Rows, hops: int | None = 1) -> Self:
         """The minibatch of these rows; with a graph, neighbours up to ``hops`` edges away are its halo.
 
-        Rows are numbers, in any order, or a mask; with ``hops=None`` the halo is every cell that can be reached. Counts
-        on disk are read.
+        Rows are numbers, in any order, or a mask; with ``hops=None`` the halo is every cell that can be reached. It
+        begins with the predecessors of these cells, if they have any. Counts on disk are read.
         """
         index = self._numbers(index)
         rows = picked(self, index)
@@ -233,7 +259,7 @@ class Cells:
             rows["index"] = index
         if isinstance(rows["counts"], Stored):
             rows["counts"] = rows["counts"].read()
-        graph = {} if self.graph is None else _halo(self, index.numpy(), hops)
+        graph = {} if self.graph is None else halo_of(self, index.numpy(), hops)
         taken = replace(self, **rows, **graph, total=len(self) if self.total is None else self.total)
         if "library" in vars(self):
             vars(taken)["library"] = self.library[index.to(self.device)]
@@ -273,7 +299,8 @@ class Cells:
                donor on both sides. The second has then about ``fraction`` of the cells, at least one level
 
         With a graph, the first keeps the edges among its own cells. The second keeps all its neighbours, because only
-        the guide uses them: they do not enter the probability of its counts.
+        the guide uses them: they do not enter the probability of its counts. With predecessors this is different: a
+        cell of the second has the nearest cells of the first before it, and no cell of the first reads its counts.
         """
         if not 0 < fraction < 1:
             raise ValueError(f"{either('fraction', '--held-out')} must lie between 0 and 1, not {fraction}")
@@ -283,11 +310,14 @@ class Cells:
         held = choose(self._grouped(by if whole is None else whole), fraction, torch.Generator().manual_seed(seed))
         if held.all() or not held.any():
             raise ValueError(f"splitting off {fraction} of {len(self)} cells leaves one side empty")
-        first = replace(self, graph=None, halo=None).subset(~held)
+        first = replace(self, graph=None, halo=None, before=None).subset(~held)
+        own = (~held).nonzero().squeeze(-1).numpy()
         if self.graph is not None:
-            own = (~held).nonzero().squeeze(-1).numpy()
             first = replace(first, graph=sparse.csr_matrix(self.graph[own][:, own]), hops=None)
-        return first, self.subset(held)
+        if self.before is None:
+            return first, self.subset(held)
+        first = replace(first, before=sparse.csr_matrix(self.before[own][:, own]))
+        return first, given_others(self, held.numpy()).subset(held)
 
     def _grouped(self, by: str | Sequence[Any] | None) -> Tensor:
         """The group of each cell [n]: its level of a field, or its value; one group without either."""
@@ -328,13 +358,3 @@ class Cells:
 def _has_room(device: torch.device, shape: tuple[int, ...], dtype: torch.dtype) -> bool:
     """Whether a dense matrix takes at most a quarter of the free memory of this device, which is a GPU."""
     return device.type == "cuda" and 4 * math.prod(shape) * dtype.itemsize <= torch.cuda.mem_get_info(device)[0]
-
-
-def _halo(cells: Cells, index: np.ndarray, hops: int | None) -> dict:
-    """The graph of the chosen rows, renumbered: the chosen cells first, and then their halo."""
-    assert cells.graph is not None
-    graph, outside = neighbourhood(cells.graph, index, hops)
-    everyone = cells.with_halo
-    halo = replace(everyone, **{**picked(everyone, torch.as_tensor(outside)), "index": None}, total=None)
-    reach = [rounds for rounds in (hops, cells.hops) if rounds is not None]
-    return {"graph": graph, "halo": halo, "hops": min(reach, default=None)}

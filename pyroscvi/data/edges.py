@@ -103,7 +103,7 @@ class Given(Graph):
                 f"obsp has neither of {listed(names)}; it has {listed(adata.obsp) or 'nothing'}. A graph can also be "
                 f"made from coordinates, and has to be where several files are read: {remedy}"
             )
-        joined = found.get(names[0], found.get(names[1])).tocoo()
+        joined = next(iter(found.values())).tocoo()
         target, source = (ends[joined.coords[0] != joined.coords[1]] for ends in joined.coords)
         if section is not None and (apart := section[target] != section[source]).any():
             one, other = adata.obs_names[target[apart][0]], adata.obs_names[source[apart][0]]

@@ -11,6 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 from torch import Tensor
 
+from pyroscvi import advice
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.checks import check_cells, check_genes, counts_of, precision, values_of
 from pyroscvi.data.columns import codes, column, sizes_of, standardised, table, weights
@@ -23,7 +24,7 @@ from pyroscvi.data.panels import panels_of
 from pyroscvi.data.proteins import read_proteins
 from pyroscvi.data.stored import Stored
 from pyroscvi.data.survey import end_to_end, surveyed
-from pyroscvi.data.tissue import tissue_graph
+from pyroscvi.data.tissue import Tissue, tissue
 from pyroscvi.names import listed
 
 Levels = Mapping[str, tuple[str, ...]]
@@ -54,12 +55,13 @@ class Fields:
     section      column of obs: cells of different sections are never neighbours
     graph        who is a neighbour: ``Nearest(6)``, ``Radius(50.0)``, ``Delaunay()``; or ``Given()``, which reads the
                  graph that obsp has
+    predecessors how many cells the prior ``Field`` makes a cell depend on; 0 if no model has this prior
     genes        names of the genes to read, in their order; None reads all
 
     ``cells.fields`` are these fields and what reading has added: ``genes``, ``protein_names``, ``levels`` (names of the
-    levels of every category), ``moments`` (mean and sd of every covariate) and ``panels`` (for each group of cells in
-    which not all genes were measured, the numbers of those that were). They are plain data: ``to_dict`` and
-    ``from_dict`` go through JSON.
+    levels of every category), ``moments`` (mean and sd of every covariate), ``unit`` (typical distance from a cell to
+    its nearest one) and ``panels`` (for each group of cells in which not all genes were measured, the numbers of those
+    that were). They are plain data: ``to_dict`` and ``from_dict`` go through JSON.
     """
 
     counts: str | None = None
@@ -75,11 +77,13 @@ class Fields:
     spatial: str | None = None
     section: str | None = None
     graph: Graph = field(default_factory=Nearest)
+    predecessors: int = 0
     unlabelled: str | None = None
     genes: tuple[str, ...] | None = field(default=None, repr=False)
     chosen: bool | None = field(default=None, repr=False)  # the user named the genes: no warning about other genes
     levels: Levels | None = field(default=None, repr=False)
     moments: Mapping[str, tuple[float, float]] | None = field(default=None, repr=False)
+    unit: float | None = field(default=None, repr=False)
     panels: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
@@ -216,6 +220,8 @@ class Fields:
             known = tuple(tuple(row.nonzero().flatten().tolist()) for row in measured if not row.all())
         covariates, moments = self._covariates(adata.obs)
         proteins, protein_names = read_proteins(adata, self.proteins, self.protein_names)
+        read, graph = self._tissue(adata)
+        places = None if read is None else torch.from_numpy(read.places).to(dtype)
         cells = Cells(
             torch.from_numpy(counts) if isinstance(counts, np.ndarray) else counts,
             categories={name: torch.from_numpy(code) for name, code in categories.items()},
@@ -224,14 +230,22 @@ class Fields:
             size_factor=self._sizes(adata.obs, dtype),
             panels=measured,
             panel=panel,
-            graph=self._graph(adata),
+            graph=graph,
+            places=places,
+            before=None if read is None else read.before,
             levels=levels,
             real=real,
             genes=names,
             protein_names=protein_names,
             names=cell_names.to_numpy(dtype=object),
             fields=replace(
-                self, genes=names, protein_names=protein_names, levels=levels, moments=moments, panels=known
+                self,
+                genes=names,
+                protein_names=protein_names,
+                levels=levels,
+                moments=moments,
+                panels=known,
+                unit=None if read is None else read.unit,
             ),
             dtype=dtype,
         )
@@ -308,15 +322,22 @@ class Fields:
         values = column(obs, self.size_factor, "size factor")
         return torch.from_numpy(sizes_of(values, f"size factor {self.size_factor!r}")).to(dtype)
 
-    def _graph(self, adata: AnnData) -> sparse.csr_matrix | None:
+    def _tissue(self, adata: AnnData) -> tuple[Tissue | None, sparse.csr_matrix | None]:
+        """The places of cells, and their graph."""
         section = None if self.section is None else column(adata.obs, self.section, "section")
+        read, graph = None, None
+        if self.spatial is not None:
+            values, role = table(adata, self.spatial, "coordinates"), f"coordinates (obsm[{self.spatial!r}])"
+            read = tissue(values, self.graph, self.predecessors, section, adata.obs, role, self.unit)
+            graph = read.graph
+        elif self.predecessors:
+            raise ValueError(
+                f"predecessors are found by coordinates: name their key of obsm, {advice.field('spatial')}"
+            )
         if isinstance(self.graph, Given):
             role = f"section (obs[{self.section!r}])"
-            return self.graph.read(adata, None if section is None else codes(section, role, optional=False)[0])
-        if self.spatial is None:
-            return None
-        values = table(adata, self.spatial, "coordinates")
-        return tissue_graph(values, self.graph, section, adata.obs, f"coordinates (obsm[{self.spatial!r}])")
+            graph = self.graph.read(adata, None if section is None else codes(section, role, optional=False)[0])
+        return read, graph
 
 
 def _panels(several: Sequence[AnnData], names: tuple[str, ...], picked: np.ndarray) -> tuple[Tensor, Tensor] | None:

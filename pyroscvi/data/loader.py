@@ -11,10 +11,12 @@ from dataclasses import replace
 from math import ceil
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pyroscvi.data import stored
+from pyroscvi.data.predecessors import patches, sections
 from pyroscvi.data.rows import between, by_cell
 from pyroscvi.data.stored import Stored
 
@@ -36,6 +38,8 @@ def minibatches(cells: C, size: int, generator: torch.Generator | None, hops: in
         order = shuffled(n, stored.BLOCK, buffer, generator)
     else:
         order = torch.randperm(n, generator=generator)
+    if cells.before is not None and generator is not None:
+        order = _patches(cells, generator)
     if cells.graph is not None:
         for index in order.split(size)[start:]:
             yield cells.take(index, hops)
@@ -53,6 +57,16 @@ def minibatches(cells: C, size: int, generator: torch.Generator | None, hops: in
         for first in range(skipped, len(taken), size):
             yield _slice(taken, slice(first, first + size))
         skipped = 0
+
+
+def _patches(cells: "Cells", generator: torch.Generator) -> Tensor:
+    """All cells in random order [n], patch by patch: ``patches``."""
+    assert cells.places is not None
+    assert cells.before is not None
+    rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+    n = len(cells)
+    places, section = cells.places.double().cpu().numpy(), sections(cells.before)[:n]
+    return torch.from_numpy(patches(places, section, rng))
 
 
 def shuffled(n: int, block: int, buffer: int, generator: torch.Generator) -> Tensor:

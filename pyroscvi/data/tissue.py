@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,20 +11,39 @@ from scipy import sparse
 from pyroscvi.advice import field
 from pyroscvi.data.checks import check_numbers
 from pyroscvi.data.columns import LARGEST, codes, floats_of
-from pyroscvi.data.edges import Graph
+from pyroscvi.data.edges import Given, Graph, Nearest
 from pyroscvi.data.graph import connected
+from pyroscvi.data.predecessors import before
 
 SECTION = re.compile(r"(section|slice|slide|sample)(_id)?|library_id|fov", re.IGNORECASE)  # columns of sections
 MAX_SECTIONS = 1000  # a column with more levels does not name sections
 
 
-def tissue_graph(
-    values: Any, graph: Graph, section: pd.Series | None, obs: pd.DataFrame, role: str
-) -> sparse.csr_matrix:
-    """The graph of neighbours [n, n]; a cell whose coordinates are all NaN has no edges.
+class Tissue(NamedTuple):
+    """What is read of the places of cells.
 
-    values   a table of coordinates [n, 2 or 3]
-    section  the section of each cell [n]; without it, a warning names a column of obs that seems to hold sections
+    places   coordinates in units of ``unit`` [n, 2 or 3]; NaN where unknown
+    unit     the typical distance from a cell to its nearest one
+    graph    distances between neighbours [n, n]; None if it is given in obsp
+    before   predecessors [n, n]; None if there are none
+    """
+
+    places: np.ndarray
+    unit: float
+    graph: sparse.csr_matrix | None
+    before: sparse.csr_matrix | None
+
+
+def tissue(
+    values: Any, graph: Graph, predecessors: int, section: pd.Series | None, obs: pd.DataFrame, role: str,
+    unit: float | None,
+) -> Tissue:  # fmt: skip
+    """Places and graphs of cells in tissue; a cell whose coordinates are all NaN has no edges.
+
+    values        a table of coordinates [n, 2 or 3]
+    predecessors  how many a cell has; 0 for none
+    section       the section of each cell [n]; without it, a warning names a column of obs that seems to hold sections
+    unit          of the coordinates, if it is known; otherwise the typical distance to the nearest cell is
 
     Warns about cells without coordinates, cells at the place of another cell, and cells without neighbours.
     """
@@ -45,11 +64,30 @@ def tissue_graph(
         _warn_of_sections(coordinates[known], obs[known])
     else:
         level, _ = codes(section[known], f"section (obs[{section.name!r}])", optional=False)
-    among_known = connected(graph, coordinates[known], level).tocoo()
-    _warn_of_places(coordinates[known], level, among_known, role)
-    place, n = np.flatnonzero(known), len(known)
-    edges = (among_known.data, tuple(place[ends] for ends in among_known.coords))
-    return sparse.csr_matrix(edges, shape=(n, n))
+    joined, earlier = None, None
+    if not isinstance(graph, Given):
+        among_known = connected(graph, coordinates[known], level)
+        _warn_of_places(coordinates[known], level, among_known.tocoo(), role)
+        joined = _spread(among_known, known)
+    if unit is None:
+        unit = _typical(coordinates[known], level)
+    if predecessors:
+        one = np.zeros(known.sum(), dtype=int) if level is None else level
+        earlier = _spread(before(coordinates[known], predecessors, one), known)
+    return Tissue(coordinates / unit, unit, joined, earlier)
+
+
+def _spread(matrix: sparse.csr_matrix, known: np.ndarray) -> sparse.csr_matrix:
+    """A matrix of the known cells as one of all cells; the others have empty rows and columns."""
+    entries, place, n = matrix.tocoo(), np.flatnonzero(known), len(known)
+    return sparse.csr_matrix((entries.data, tuple(place[ends] for ends in entries.coords)), shape=(n, n))
+
+
+def _typical(coordinates: np.ndarray, level: np.ndarray | None) -> float:
+    """The median distance of a cell to the nearest other one of its section; 1 if no two lie apart."""
+    target, source = connected(Nearest(1), coordinates, level).nonzero()
+    distance = np.linalg.norm(coordinates[target] - coordinates[source], axis=1)
+    return float(np.median(distance[distance > 0])) if (distance > 0).any() else 1.0
 
 
 def _warn_of_places(coordinates: np.ndarray, level: np.ndarray | None, edges: sparse.coo_matrix, role: str) -> None:

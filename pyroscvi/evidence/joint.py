@@ -17,6 +17,7 @@ from torch.distributions import Categorical
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.coordinates import Coordinates, is_real
+from pyroscvi.handlers import GivenOthers
 from pyroscvi.program import Site
 from pyroscvi.pyro_internals import enumerated_dim
 from pyroscvi.sites import is_local, sampled
@@ -147,9 +148,10 @@ class Joint:
         return max((fn.batch_shape[:-1].numel() for fn in counts), default=1)
 
     def take(self, index: Tensor) -> "Joint":
-        """The density of some of the cells, without their neighbours, which only guides read."""
+        """The density of some of the cells. Their neighbours, which guides read, stay only if z depends on them."""
         chunk = self.chunk and self.chunk * len(self.cells) // max(len(index), 1)  # fewer cells, more draws of each
-        return Joint(self.model, self.sites, self.cells.take(index, hops=0), chunk)
+        hops = 0 if self.cells.before is None else None
+        return Joint(self.model, self.sites, self.cells.take(index, hops), chunk)
 
     def origin(self) -> Tensor:
         """u = 0 for every cell [1, n, size]."""
@@ -167,7 +169,8 @@ class Joint:
         """A trace of the model at these latents, with discrete sites enumerated in dimensions on the left of [s, n]."""
         values = {name: value.to(self.cells.dtype) for name, value in self.values(u).items()}
         conditioned = poutine.condition(self.model, data=values)
-        trace = poutine.trace(poutine.enum(conditioned, first_available_dim=-3)).get_trace(self.cells)
+        with GivenOthers():
+            trace = poutine.trace(poutine.enum(conditioned, first_available_dim=-3)).get_trace(self.cells)
         levels = _enumerated(trace)
         nodes = sampled(trace.nodes)
         if unknown := set(self.sites) - set(nodes):

@@ -131,5 +131,6 @@ class ReplayedGuide(nn.Module):
             changes["belief"] = self.observed["label"][cells.index]
         if cells.graph is not None and cells.graph.nnz:
             everyone = cells.with_halo
-            changes |= {"graph": visited(cells.graph, len(cells)), "halo": replace(everyone, counts=everyone.x)}
+            changes |= {"graph": visited(cells.graph, len(cells)), "before": None}
+            changes["halo"] = replace(everyone, counts=everyone.x)
         return self.guide.posteriors(replace(cells, **changes))

@@ -131,7 +131,9 @@ def estimand(model: Any, cells: Cells) -> str:
     if cells.real:
         name = name.replace("x", "values", 1)
     sized = not cells.real and any(isinstance(part, SizeFactor) for part in getattr(model, "modules", list)())
-    return f"{name[:-1]} | l)" if sized and "| l" not in name and _is_own_total(cells) else name
+    if not sized or "| l" in name or not _is_own_total(cells):
+        return name
+    return name.replace(" | ", " | l, ") if " | " in name else f"{name[:-1]} | l)"
 
 
 def _is_own_total(cells: Cells) -> bool:

@@ -20,6 +20,7 @@ from pyroscvi.analysis.loadings import loadings
 from pyroscvi.analysis.probabilities import probabilities
 from pyroscvi.analysis.proportions import proportions
 from pyroscvi.analysis.proteins import proteins
+from pyroscvi.analysis.smooth_field import smooth_field
 from pyroscvi.calibration.predictive import predictive_check
 from pyroscvi.calibration.simulation_based import calibrate
 from pyroscvi.data.cells import Cells, Dims
@@ -129,6 +130,7 @@ class Fit:
     probabilities = probabilities
     proportions = proportions
     proteins = proteins
+    smooth_field = smooth_field
     log_evidence = log_evidence
     data_evidence = data_evidence
     certify = certify

@@ -15,6 +15,7 @@ from pyroscvi.parts.dispersions import (
     RandomDispersion,
 )
 from pyroscvi.parts.encoders import Counts, Encoder, Features, Log1p, LogShare, ReadCell
+from pyroscvi.parts.field import Field, Kernel, Matern12, Matern32
 from pyroscvi.parts.gene_sets import AllGenes, GeneSets
 from pyroscvi.parts.likelihoods import NB, ZINB, ZIP, Likelihood, Log1pNormal, Normal, Poisson
 from pyroscvi.parts.links import Exponential, Link, Softmax, Softplus
@@ -36,11 +37,11 @@ from pyroscvi.parts.weights import ARDWeights, FlatWeights, NormalWeights, Weigh
 __all__ = [
     "ELU", "GELU", "MLP", "NB", "ZINB", "ZIP", "ARDLoadings", "ARDWeights", "Activation", "Additive", "AllGenes",
     "BatchNorm", "Blend", "Chain", "Condition", "Continuous", "Counts", "Decoder", "Dirichlet", "DirichletWeights",
-    "Dispersion", "Embedding", "Encoder", "Exponential", "Features", "FlatWeights", "FlowPrior", "GammaDispersion",
-    "GeneSets", "HorseshoeLoadings", "Identity", "KMeans", "Laplace", "LaplaceLoadings", "LatentSize", "LayerNorm",
-    "LeakyReLU", "Learned", "LearnedWeights", "Likelihood", "Linear", "Link", "Loadings", "Log1p", "Log1pNormal",
-    "LogShare", "LogisticNormal", "Mixture", "NoNorm", "Norm", "Normal", "NormalLoadings", "NormalWeights",
-    "Nothing", "ObservedSize", "OneHot", "PerBatch", "PerCell", "PerGene", "PerLabel", "Poisson", "Prior", "Random",
-    "RandomDispersion", "ReLU", "ReadCell", "SiLU", "Size", "SizeFactor", "Softmax", "Softplus", "StandardNormal",
-    "Start", "StickBreaking", "Tanh", "UnitSize", "VampPrior", "Weights",
+    "Dispersion", "Embedding", "Encoder", "Exponential", "Features", "Field", "FlatWeights", "FlowPrior",
+    "GammaDispersion", "GeneSets", "HorseshoeLoadings", "Identity", "KMeans", "Kernel", "Laplace", "LaplaceLoadings",
+    "LatentSize", "LayerNorm", "LeakyReLU", "Learned", "LearnedWeights", "Likelihood", "Linear", "Link", "Loadings",
+    "Log1p", "Log1pNormal", "LogShare", "LogisticNormal", "Matern12", "Matern32", "Mixture", "NoNorm", "Norm", "Normal",
+    "NormalLoadings", "NormalWeights", "Nothing", "ObservedSize", "OneHot", "PerBatch", "PerCell", "PerGene",
+    "PerLabel", "Poisson", "Prior", "Random", "RandomDispersion", "ReLU", "ReadCell", "SiLU", "Size", "SizeFactor",
+    "Softmax", "Softplus", "StandardNormal", "Start", "StickBreaking", "Tanh", "UnitSize", "VampPrior", "Weights",
 ]  # fmt: skip

@@ -25,6 +25,7 @@ class Prior(Part):
     """A slot that samples z [..., latent] inside the plate over cells; ``loc`` is a vector of zeros [latent]."""
 
     proportions: ClassVar[bool] = False  # whether the state is a row of proportions
+    given: ClassVar[str] = ""  # what z depends on and the evidence is therefore conditional on, beside the size
 
     def build(self, latent: int) -> None:
         self.register_buffer("loc", torch.zeros(latent))

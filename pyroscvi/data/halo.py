@@ -1,0 +1,46 @@
+"""The halo of some cells of a tissue: the other cells that a guide reads, or that a prior makes them depend on."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from pyroscvi.data.graph import neighbourhood
+from pyroscvi.data.predecessors import nearest_given, sections
+from pyroscvi.data.rows import picked
+
+if TYPE_CHECKING:
+    from pyroscvi.data.cells import Cells
+
+C = TypeVar("C", bound="Cells")
+
+
+def halo_of(cells: "Cells", index: np.ndarray, hops: int | None) -> dict[str, Any]:
+    """The graphs of the chosen rows, renumbered: the chosen cells first, their predecessors, and the other halo."""
+    assert cells.graph is not None
+    before, first = (None, index[:0]) if cells.before is None else neighbourhood(cells.before, index, 1)
+    graph, others = neighbourhood(cells.graph, np.concatenate([index, first]), hops)
+    outside = np.concatenate([first, others])
+    if before is not None:
+        before.resize(graph.shape)
+    everyone = cells.with_halo
+    halo = replace(everyone, **{**picked(everyone, torch.as_tensor(outside)), "index": None}, total=None)
+    reach = [rounds for rounds in (hops, cells.hops) if rounds is not None]
+    return {"graph": graph, "before": before, "halo": halo, "hops": min(reach, default=None)}
+
+
+def given_others(cells: C, held: np.ndarray) -> C:
+    """These cells with other graphs, in which the ``held`` ones [n] depend on the others, and not the reverse."""
+    assert cells.graph is not None
+    assert cells.before is not None
+    assert cells.places is not None
+    m = int(np.diff(cells.before.indptr).max(initial=0))
+    places = cells.places.double().cpu().numpy()
+    known = held & np.isfinite(places).all(1)
+    before = nearest_given(places, m, sections(cells.before), known, ~held & np.isfinite(places).all(1))
+    edges = cells.graph.tocoo()
+    kept = held[edges.coords[0]] | ~held[edges.coords[1]]
+    target, source = (ends[kept] for ends in edges.coords)
+    return replace(cells, graph=sparse.csr_matrix((edges.data[kept], (target, source)), edges.shape), before=before)
