@@ -14,7 +14,7 @@ the guide's z of its own cells and of their predecessors, and its ELBO has the e
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -126,22 +126,23 @@ class Field(Prior):
             with block(hide_types=["read"]):  # an intervention on cells does not change their predecessors
                 z = self.guide.posteriors(cells.with_predecessors)["z"].rsample()
             return _sums(weights, z[cells.predecessors]), variance.sqrt().T
-        known = getattr(self, "_last", (None, None))  # an evidence asks many times for the same cells
-        if known[0] is not cells:
+        moments: Any
+        last, moments = vars(self).get("last", (None, None))  # an evidence asks many times for the same cells
+        if last is not cells:
             weights, variance = self.conditional(cells)
             with block(hide_types=["read"]), torch.no_grad():
                 mean, spread = _gaussian(self.guide.posteriors(cells.with_predecessors)["z"])
             loc = _sums(weights, mean[cells.predecessors])
-            known = cells, (loc, (variance.T + _sums(weights.square(), spread[cells.predecessors])).sqrt())
-            object.__setattr__(self, "_last", known)
-        return known[1]
+            moments = loc, (variance.T + _sums(weights.square(), spread[cells.predecessors])).sqrt()
+            object.__setattr__(self, "last", (cells, moments))
+        return moments
 
     def conditional(self, cells: Cells) -> tuple[Tensor, Tensor]:
         """Weights [latent, n, m] and variance [latent, n]: z_nj is Normal(sum_m weights_jnm z_mj, variance_jn)."""
-        assert cells.places is not None
         predecessors = cells.predecessors
         known = predecessors >= 0
-        everyone = cells.with_predecessors.places.nan_to_num()  # nothing depends on an unknown place
+        places: Any = cells.with_predecessors.places
+        everyone = places.nan_to_num()  # nothing depends on an unknown place
         place, own = everyone[predecessors], everyone[: len(cells)].unsqueeze(-2)
         between = (place.unsqueeze(-2) - place.unsqueeze(-3)).square().sum(-1).sqrt()  # [n, m, m]
         apart = (place - own).square().sum(-1).sqrt()
