@@ -168,7 +168,7 @@ assert_close(zinb.mean, (1 - pi) * nb.mean)
 
 # %% [markdown]
 # Many zeros alone do not require a second mechanism: a smaller $\theta$ gives more zeros too. Whether the extra
-# parameter improves the model is a question of evidence, which the next chapter explains.
+# parameter improves the model is a question of evidence: chapters 3 and 13.
 #
 # **Try it.** Draw counts from a mixture of two Poissons with means 1 and 6, and fit one negative binomial by matching
 # mean and variance. Where does its probability of zero go wrong, and why is that a question about *cells*, not about

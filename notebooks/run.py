@@ -13,7 +13,8 @@ KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 for source in sorted(HERE.glob("[0-9]*.py")):
     if not sys.argv[1:] or source.stem in sys.argv[1:]:
         notebook = jupytext.read(source)
-        NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
+        here = {"metadata": {"path": str(HERE)}}  # matplotlibrc there keeps figures small
+        NotebookClient(notebook, timeout=600, kernel_name="python3", resources=here).execute()
         notebook.metadata = {"kernelspec": KERNEL}
         for number, cell in enumerate(notebook.cells):
             cell.id = f"cell-{number}"

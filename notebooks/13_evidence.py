@@ -11,7 +11,7 @@
 # ---
 
 # %% [markdown]
-# # 3. What evidence is
+# # 13. What evidence is
 #
 # A model with a latent state gives the probability of the counts of a cell *for a given state*, $p(x \mid z)$. Their
 # probability under the model is the average over all states, weighted by the prior:
