@@ -5,6 +5,7 @@
     h_n(t) = h_n(t-1) + relu(sum_m a_mn V h_m(t-1))                               t = 1 .. hops
     q(z_n | x_n, x_N(n)) = Normal(mu(h_n), L(h_n) L(h_n)')
 
+Other choices are ``ReadNeighbours(convolution=MeanAggregation())`` and ``Equivariant()``, of ``parts.neighbours``.
 The guide uses distances, not coordinates, so rotating, mirroring or shifting the slide does not change it. The model
 does not change: given its parameters, cells are independent. Neighbours help to infer the state of a cell, and do not
 enter the probability of its counts. For a cell without neighbours this is the guide ``FullCovariance``.

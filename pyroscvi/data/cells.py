@@ -206,6 +206,14 @@ class Cells:
         return torch.as_tensor(lengths).to(self.device, self.dtype)
 
     @cached_property
+    def vectors(self) -> Tensor:
+        """From the target to the source of every edge [e, 2 or 3], in the unit of ``places``; 0 if one is unknown."""
+        places, (source, target) = self.with_halo.places, self.edges
+        if places is None:
+            raise ValueError("these cells have no coordinates")
+        return (places[source] - places[target]).nan_to_num()
+
+    @cached_property
     def with_halo(self) -> "Cells":
         """These cells and then their halo, as one data set of n + h cells without a graph."""
         alone = replace(self, graph=None, halo=None, before=None, hops=None)
