@@ -33,3 +33,8 @@ def field(name: str, value: str | None = None) -> str:
     """One of the fields: ``Fields(batch='donor')``, or ``--batch donor``; without a value, ``Fields(batch=...)``."""
     words = f"--{SINGULAR.get(name, name).replace('_', '-')} {'...' if value is None else shlex.quote(value)}"
     return either(f"Fields({name}={'...' if value is None else repr(value)})", words)
+
+
+def troubleshooting(symptom: str) -> str:
+    """A pointer to the page of the documentation that starts from symptoms: ``docs/troubleshooting.md``."""
+    return f'The page "Troubleshooting" of the documentation says more: "{symptom}"'

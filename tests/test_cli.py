@@ -407,3 +407,33 @@ def test_a_fit_leaves_its_counts_on_disk_if_asked(form, data, tmp_path):
     latents = ad.read_h5ad(tmp_path / "disk" / "latents.h5ad")
     np.testing.assert_array_equal(latents.obsm["X_pyroscvi"], disk.latent(adata))
     assert latents.obs["cell_type"].tolist() == adata.obs["cell_type"].tolist()
+
+
+def test_results_are_json_for_programs(nb, data, capsys):
+    about = json.loads((nb / "run.json").read_text())
+    assert about["levels"]["batch"] == ["batch0", "batch1"]
+    assert about["genes"] == [f"gene{n}" for n in range(12)]
+    assert about["model"] == "SCVI(latent=3, decoder=MLP(widths=8), likelihood=NB())"
+    assert about["settings"]["epochs"] == 3
+    capsys.readouterr()
+    run("list", "--json")
+    pages = {page["name"]: page for page in json.loads(capsys.readouterr().out)}
+    assert pages["scvi"]["kind"] == "models"
+    assert "likelihood" in [slot["name"] for slot in pages["scvi"]["slots"]]
+    run("compare", nb, "--data", data, "--particles", "10", "--json")
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["fit"] == "nb"
+    assert row["evidence"] < 0
+    run("compare", nb, "--data", data, "--particles", "10", "--quiet")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("method", ["umap", "tsne", "pca"])
+def test_latents_are_drawn_clustered_and_coloured_several_times(nb, data, method, tmp_path):
+    out, picture = tmp_path / "out.h5ad", tmp_path / "out.png"
+    more = ("--clusters", "1", "--color", "batch") if method == "pca" else ()
+    run("embed", nb, data, "--out", out, "--picture", picture, "--project", method, *more)
+    adata = ad.read_h5ad(out)
+    assert adata.obsm[f"X_{method}"].shape == (60, 2)
+    assert picture.stat().st_size > 1000
+    assert ("pyroscvi_cluster" in adata.obs) == (method == "pca")

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from pyroscvi.advice import command_line
+from pyroscvi.advice import command_line, troubleshooting
 from pyroscvi.cli import analyse, annotate, calibrate, compare, de, embed, fit, show
 from pyroscvi.cli.app import app
 from pyroscvi.cli.output import say
@@ -48,7 +48,9 @@ def _line(error: Exception) -> str:
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     text = text.partition("Trace Shapes:")[0]  # Pyro adds them to errors inside of a model
     if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
-        return "not enough memory: use a smaller --latent, --decoder or --batch-size, or fewer genes with --hvg"
+        return "not enough memory: use a smaller --latent, --decoder or --batch-size, or fewer genes with --hvg. " + (
+            troubleshooting("out of memory")
+        )
     expected = text and (isinstance(error, (ValueError, KeyError, TypeError, OSError)) or hasattr(error, "exit_code"))
     return text if expected else f"{type(error).__name__}: {text} (set PYROSCVI_TRACEBACK=1 to see where)"
 

@@ -4,15 +4,20 @@ The models are finished run folders (``cli.compare_runs``), or a sweep (``cli.sw
 first.
 """
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from pyroscvi.cli.app import Annotations, Force, HeldOut, OwnPages, Seed, SplitBy, app, drawn, option
+from pyroscvi.cli.app import Annotations, Force, HeldOut, Json, OwnPages, Quiet, Seed, SplitBy, app, drawn, option
 from pyroscvi.cli.grouped import Choices, Columns, Genes, Query, Several, Training, grouped, panel
+from pyroscvi.cli.output import say
+from pyroscvi.cli.query import as_json
 
 in_evidence, in_choices = map(panel, ("Evidence", "Choices of a sweep"))
 OF_SWEEPS = ("seeds", "held_out", "split_by", *(f.name for group in (Columns, Genes, Training) for f in fields(group)))
@@ -69,6 +74,8 @@ def compare(
         Path | None, option("Write a report here: text, table and pictures in one file.", metavar="HTML")
     ] = None,
     page: OwnPages = None,
+    json: Json = False,
+    quiet: Quiet = False,
     force: Force = False,
 ) -> None:
     """Compare models by the evidence of cells that they were not fitted to.
@@ -109,26 +116,24 @@ def compare(
         compile=compiling,
     )
     written: dict[str, Any] = {"out": out, "picture": picture, "report": report, "force": force}
-    if data is not None:
-        compare_runs(places, data, vars(query), score, evidence, annotations=annotations, pages=page or (), **written)
-        return
-    how = {**training.settings(), "compile": compiling}
-    compare_sweep(
-        places[0],
-        choice,
-        columns.fields(),
-        vars(query),
-        genes,
-        held_out,
-        score,
-        seed,
-        seeds,
-        how,
-        evidence,
-        annotations=annotations,
-        split_by=split_by,
-        **written,
-    )
+    evidence["progress"] = not quiet
+    with ExitStack() as stack:
+        if quiet:
+            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        elif json:  # lines for people go elsewhere
+            stack.enter_context(redirect_stdout(sys.stderr))
+        if data is not None:
+            reading = vars(query)
+            more = {"annotations": annotations, "pages": page or ()}
+            comparison = compare_runs(places, data, reading, score, evidence, **more, **written)
+        else:
+            how = {**training.settings(), "compile": compiling, "progress": not quiet}
+            comparison = compare_sweep(
+                places[0], choice, columns.fields(), vars(query), genes, held_out, score, seed, seeds, how, evidence,
+                annotations=annotations, split_by=split_by, **written,
+            )  # fmt: skip
+    if json:
+        say(as_json(comparison.table.rename_axis("fit").reset_index()))
 
 
 def _check_places(places: Sequence[Path], data: Path | None, choices: Mapping[str, Sequence[str]]) -> None:

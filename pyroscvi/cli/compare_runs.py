@@ -34,7 +34,7 @@ def compare_runs(
     picture: Path | None,
     report: Path | None,
     force: bool,
-) -> None:
+) -> Comparison:
     check_free(out, picture, report, force=force)
     runs = dict(zip(_names(folders), (read_run(folder, pages) for folder in folders), strict=True))
     adata = read(data, annotations)
@@ -65,6 +65,7 @@ def compare_runs(
     if report is not None:
         about = {"data": str(data), "held_out": "no run was fitted to any of them"}
         write_report(report, comparison, {name: runs[name].fit for name in fits}, given, evidence, **about)
+    return comparison
 
 
 def _by_declaration(runs: Mapping[str, Run]) -> dict[str, list[Any]]:

@@ -1,12 +1,14 @@
 """``pyroscvi embed``: latents of cells, those that a run was fitted on or others."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pyroscvi.cli.app import Annotations, Data, ForceFiles, OwnPages, Run, app, drawn, option
 from pyroscvi.cli.grouped import Query, grouped
 from pyroscvi.cli.output import check_free, draw, say
 from pyroscvi.names import among
+
+PROJECTIONS = {"umap": "UMAP", "tsne": "t-SNE", "pca": "PCA"}
 
 
 @app.command("embed", rich_help_panel="Run")
@@ -16,9 +18,15 @@ def embed(
     data: Data,
     out: Annotated[Path, option("The file to write.", metavar="OUT.h5ad")],
     *,
-    picture: Annotated[Path | None, drawn("Draw a UMAP of the latents here.")] = None,
+    picture: Annotated[Path | None, drawn("Draw the latents in two dimensions here.")] = None,
+    project: Annotated[
+        Literal["umap", "tsne", "pca"], option("How they are brought to two dimensions, in obsm, too.")
+    ] = "umap",
+    clusters: Annotated[
+        float | None, option("Find Leiden clusters at this resolution, such as 1.", metavar="RESOLUTION")
+    ] = None,
     tissue: Annotated[Path | None, drawn("Draw the cells on the tissue here, a panel for each section.")] = None,
-    color: Annotated[str | None, option("A column of obs, for the pictures.")] = None,
+    color: Annotated[list[str] | None, option("A column of obs, for the pictures. May be repeated.")] = None,
     corrected: Annotated[
         bool, option("Means of the exact posterior, by importance sampling from the guide: slower.", "--corrected")
     ] = False,
@@ -31,6 +39,7 @@ def embed(
 
     A page without continuous latents, such as mixture, gives the probabilities of its components.
     """
+    from pyroscvi.analysis import clusters as grouping
     from pyroscvi.analysis.representation import representation
     from pyroscvi.cli.runs import KEY, read_run
     from pyroscvi.data.reading import read
@@ -40,18 +49,26 @@ def embed(
     check_free(out, picture, tissue, force=force)
     fitted = read_run(run, page or ())
     adata = read(data, annotations)
-    column = None if color is None else among(color, {name: name for name in adata.obs}, "column of obs")
+    columns = [among(name, {name: name for name in adata.obs}, "column of obs") for name in color or ()]
     key = fitted.fields.spatial or "spatial"
     if tissue is not None and key not in adata.obsm:
         raise ValueError(f"--tissue draws cells at their coordinates, and {data} has no obsm {key!r}")
     cells = fitted.fields.read(adata, **vars(query))
     adata = adata[cells.names].copy() if len(cells) < len(adata) else adata
     adata.obsm[KEY] = representation(fitted.fit, cells, corrected=corrected)
-    groups = None if column is None else adata.obs[column]
+    if clusters is not None:
+        grouping.neighbours_of(adata, KEY)
+        grouping.clusters(adata, clusters)
+        columns.append("pyroscvi_cluster")
+        say(f"{adata.obs[columns[-1]].nunique()} clusters, in obs['pyroscvi_cluster']")
+    groups = adata.obs[columns[0]] if columns else None
     if picture is not None:
-        adata.obsm["X_umap"] = pictures.projection(adata.obsm[KEY])
-        draw(picture, pictures.embedding(adata.obsm["X_umap"], groups))
-        say(f"{picture}: UMAP of {len(adata):,} cells, in obsm['X_umap']")
+        place, name = f"X_{project}", PROJECTIONS[project]
+        adata.obsm[place] = pictures.projection(adata.obsm[KEY], project)
+        several = {column: adata.obs[column] for column in columns}
+        one = pictures.embedding(adata.obsm[place], groups, name=name) if len(several) < 2 else None
+        draw(picture, one or pictures.coloured(adata.obsm[place], several, name=name))
+        say(f"{picture}: {name} of {len(adata):,} cells, in obsm[{place!r}]")
     if tissue is not None:
         name = fitted.fields.section
         section = None if name is None else adata.obs[name]

@@ -1,13 +1,27 @@
 """``pyroscvi fit``: from an h5ad file to a run folder."""
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pyroscvi import __version__
-from pyroscvi.cli.app import KINDS, MAX_SEED, Annotations, Force, HeldOut, SplitBy, app, in_data, in_training, option
+from pyroscvi.cli.app import (
+    KINDS,
+    MAX_SEED,
+    Annotations,
+    Force,
+    HeldOut,
+    Json,
+    Quiet,
+    SplitBy,
+    app,
+    in_data,
+    in_training,
+    option,
+)
 from pyroscvi.cli.grouped import Columns, Files, Genes, Slots, Training, grouped
 from pyroscvi.cli.output import say
 
@@ -39,7 +53,15 @@ def fit(
         bool | None,
         in_training("Compile the training step (default: for long fits, which it makes faster).", "--compile/--eager"),
     ] = None,
+    keep_every: Annotated[
+        int | None, in_training("Keep the fit after every so many epochs, in RUN/kept.", min=1, metavar="EPOCHS")
+    ] = None,
+    tensorboard: Annotated[
+        bool, in_training("Write event files for TensorBoard to RUN/events.", "--tensorboard")
+    ] = False,
     seed: Annotated[int, in_training("Seed of all random numbers.", min=0, max=MAX_SEED)] = 0,
+    json: Json = False,
+    quiet: Quiet = False,
     force: Force = False,
 ) -> None:
     """Fit a model to cells, and write a run folder: the fit, its configuration, history and latents.
@@ -50,6 +72,8 @@ def fit(
     from pyroscvi.cli.data import fitting_cells, split_off
     from pyroscvi.cli.declare import declare, own_files
     from pyroscvi.cli.runs import carry_out, check_folder, judged_by, open_folder, write_run
+    from pyroscvi.fitting.observers import Checkpoints, Observer, TensorBoard
+    from pyroscvi.fitting.symptoms import symptoms
     from pyroscvi.inference.distributed import Ranks
 
     model, guide = declare(**vars(slots))
@@ -73,7 +97,15 @@ def fit(
             shutil.copy(file, out / file.name)
 
     ranks.from_first(begin)
-    fitted = carry_out(out, model, guide, seen, **settings, **judged_by(unseen, settings))
-    ranks.from_first(lambda: write_run(out, fitted, cells, obs, unseen))
-    if ranks.first:
+    observers: list[Observer] = [] if keep_every is None else [Checkpoints(out / "kept", keep_every)]
+    observers += [TensorBoard(out / "events")] if tensorboard else []
+    looks = {"observers": observers, "progress": not quiet}
+    fitted = carry_out(out, model, guide, seen, **looks, **settings, **judged_by(unseen, settings))
+    z = ranks.from_first(lambda: write_run(out, fitted, cells, obs, unseen))
+    if ranks.first and z is not None:
+        for symptom in symptoms(fitted, z):
+            say(f"pyroscvi: {symptom}", sys.stderr)
+    if ranks.first and json:
+        say((out / "run.json").read_text("utf-8"))
+    elif ranks.first and not quiet:
         say(f"{out}: {fitted!r}")

@@ -6,7 +6,9 @@ RUN/configuration.json   what was asked for; by its checksum the folder is known
     checkpoints/         from which an interrupted fit goes on
     fit.safetensors      the fit: ps.load(RUN) reads it
     history.csv, .png    the ELBO of every epoch
+    kept/, events/       fits that were kept after some epochs, and event files for TensorBoard, where asked for
     latents.h5ad         obs of every cell, and its posterior mean in obsm["X_pyroscvi"]
+    run.json             the fit in words that a program can read: declarations, fields, levels, genes, versions, seed
     page.py              the page, where it is a file of your own
     checksums.json       the checksums of all of them, written last
 """
@@ -19,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from anndata import AnnData
 
@@ -40,7 +43,7 @@ from pyroscvi.report import plots
 KEY = "X_pyroscvi"
 CONFIGURATION = "configuration.json"
 DONE = CHECKSUMS  # written last: a folder that has it holds a finished run
-FILES = ("cells.csv", "fit.safetensors", "genes.txt", "history.csv", "history.png", "latents.h5ad")
+FILES = ("cells.csv", "fit.safetensors", "genes.txt", "history.csv", "history.png", "latents.h5ad", "run.json")
 FORCED = {  # what --force removes of a run, or of the fit of a sweep, where it is as it was written
     *FILES, CONFIGURATION, CHECKSUMS, "fit.safetensors.previous", "declaration.json"
 }  # fmt: skip
@@ -98,7 +101,8 @@ def _written(folder: Path) -> Iterator[Path]:
     for file in folder.iterdir():
         if file.name in FORCED or file.name in pages:
             yield file
-    yield from folder.glob("checkpoints/*.safetensors*")
+    for pattern in ("checkpoints/*.safetensors*", "kept/epoch_*.safetensors*", "events/events.out.tfevents*"):
+        yield from folder.glob(pattern)
     for file in folder.glob("evidence/*.json"):
         with suppress(DamagedFile):
             files.read_json(file)
@@ -124,8 +128,12 @@ def judged_by(unseen: Cells | None, training: Mapping[str, Any]) -> dict[str, An
     return {} if unseen is None or training.get("early_stopping") else {"validation": unseen}
 
 
-def write_run(folder: Path, fitted: Fit, cells: Cells, obs: pd.DataFrame, unseen: Cells | None = None) -> None:
+def write_run(
+    folder: Path, fitted: Fit, cells: Cells, obs: pd.DataFrame, unseen: Cells | None = None
+) -> np.ndarray:  # fmt: skip
     """Write all files of a finished run; ``cells`` are those that were fitted and those that were held out.
+
+    Returns the latents of all cells [n, d].
 
     Raises OSError, with what to do, where the disk is full; the checkpoints are still there then.
     """
@@ -133,23 +141,42 @@ def write_run(folder: Path, fitted: Fit, cells: Cells, obs: pd.DataFrame, unseen
         fitted.save(folder / "fit.safetensors")
         files.write_whole(folder / "history.csv", lambda file: fitted.history.to_csv(file, index=False))
         draw(folder / "history.png", plots.history({"held out": fitted.history}))
-        write_cells(folder, fitted, cells, obs, unseen)
+        z = write_cells(folder, fitted, cells, obs, unseen)
     except OSError as error:
         remedy = "Free some space: the same command then goes on from the last checkpoint"
         raise OSError(f"{error.filename} could not be written: {error.strerror}. {remedy}") from error
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return z
 
 
-def write_cells(folder: Path, fitted: Fit, cells: Cells, obs: pd.DataFrame, unseen: Cells | None = None) -> None:
-    """Write which cells were held out, the latents of all, and the checksums that make the folder a finished run."""
+def write_cells(
+    folder: Path, fitted: Fit, cells: Cells, obs: pd.DataFrame, unseen: Cells | None = None
+) -> np.ndarray:  # fmt: skip
+    """Write which cells were held out, the latents of all, and the checksums that make the folder a finished run.
+
+    Returns the latents [n, d].
+    """
     names = _names(cells)
     roles = pd.DataFrame({"held_out": names.isin([] if unseen is None else _names(unseen))}, index=names)
     files.write_whole(folder / "cells.csv", roles.to_csv)
     files.write_whole(folder / "genes.txt", lambda file: file.write_text("\n".join(fitted.genes) + "\n", "utf-8"))
+    files.write_json(folder / "run.json", _plain(about(fitted)))
     latents = AnnData(obs=obs.loc[names], obsm={KEY: representation(fitted, cells)})
     files.write_whole(folder / "latents.h5ad", latents.write_h5ad)
     pages = files.read_json(folder / CONFIGURATION).get("pages", ())
     files.write_checksums(folder, (name for name in (*FILES, *pages) if (folder / name).is_file()))
+    return latents.obsm[KEY]
+
+
+def about(fitted: Fit) -> dict[str, Any]:
+    """What a fit is: declarations, fields, vocabularies, and how it was made."""
+    last = {} if fitted.history.empty else fitted.history.iloc[-1].dropna().to_dict()
+    return {
+        "model": repr(fitted.model), "guide": repr(fitted.guide), "converged": fitted.converged,
+        "fields": None if fitted.fields is None else fitted.fields.to_dict(), "levels": fitted.levels,
+        "genes": fitted.genes, "last_epoch": last,
+        **{name: value for name, value in fitted.record.items() if name not in ("genes", "levels")},
+    }  # fmt: skip
 
 
 def _names(cells: Cells) -> pd.Index:

@@ -4,6 +4,7 @@ import ast
 import re
 import shlex
 from itertools import groupby
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from pyroscvi.catalogue import Page, find, pages
-from pyroscvi.cli.app import ForceFiles, PageName, app, option
+from pyroscvi.cli.app import ForceFiles, Json, PageName, app, option
 from pyroscvi.cli.output import check_free, draw, say, terminal
 from pyroscvi.names import snake
 
@@ -23,9 +24,15 @@ EQUATION = re.compile(r"( +[^\s|+>.].*?(?: ~ | = ).*\S) {2,}(\S(?: ?\S)*)")  # a
 
 
 @app.command("list", rich_help_panel="Read")
-def list_pages() -> None:
+def list_pages(json: Json = False) -> None:
     """List the models and guides, one line each."""
     console, every = terminal(), pages().values()
+    if json:
+        about = ("name", "kind", "headline", "docstring")
+        slots = {page.name: [dict(zip(("name", "takes", "default"), slot, strict=True)) for slot in page.slots]
+                 for page in every}  # fmt: skip
+        say(dumps([{**{key: getattr(page, key) for key in about}, "slots": slots[page.name]} for page in every]))
+        return
     for kind in ("models", "guides"):
         table = Table(box=None, show_header=False, title=kind, title_justify="left", title_style="bold", pad_edge=False)
         table.add_column(style="cyan", no_wrap=True)

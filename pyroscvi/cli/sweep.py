@@ -49,7 +49,7 @@ def compare_sweep(
     picture: Path | None,
     report: Path | None,
     force: bool,
-) -> None:
+) -> Comparison:
     if out is None:
         raise ValueError("Missing option '--out': the folder in which the fits of the sweep are kept")
     check_free(picture, report, force=force)
@@ -78,6 +78,7 @@ def compare_sweep(
     if report is not None:
         context = {"data": str(data), "held_out": how, "failed": swept.failed}
         write_report(report, comparison, swept, dict.fromkeys(swept, scored), evidence, **context)
+    return comparison
 
 
 def fit_runs(

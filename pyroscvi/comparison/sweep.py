@@ -34,7 +34,13 @@ Declared = Mapping[str, tuple[Model, Guide]]
 T = TypeVar("T")
 SECONDS = 5.0  # between checkpoints, and so the most that an interrupted sweep loses
 ABOUT = "declaration.json"
-NOT_IDENTITY = ("progress", "device", "compile", "distributed")  # settings that say where and how fast, and not what
+NOT_IDENTITY = (
+    "progress",
+    "device",
+    "compile",
+    "distributed",
+    "observers",
+)  # settings that say where and how fast, and not what
 
 
 def grid(model: Model, guide: Guide, /, **choices: Iterable[Any] | Mapping[str, Any]) -> dict[str, tuple[Model, Guide]]:

@@ -14,6 +14,7 @@ import torch
 
 from pyroscvi import advice
 from pyroscvi.data.cells import Cells
+from pyroscvi.fitting.observers import Observer
 from pyroscvi.fitting.result import Fit
 from pyroscvi.fitting.resume import Folder, identity
 from pyroscvi.inference.diagnosis import NonFiniteLoss, unfit
@@ -54,6 +55,7 @@ def fit(
     folder: str | Path | Folder | None = None,
     distributed: bool = True,
     compile: bool | Literal["auto", "trace"] = "auto",
+    observers: Sequence[Observer] = (),
 ) -> Fit:
     """Fit a model and its guide to cells.
 
@@ -87,6 +89,8 @@ def fit(
                     half a minute or so; if compiling fails, a warning says why and the fit continues without.
                     "trace": record the step as one graph, and do not compile it: twice as fast after a second.
                     "auto": compile it for a fit that is long enough to save more time than that takes
+    observers       called with the fit as it is after every epoch: ``Checkpoints(folder, every=10)`` keeps it,
+                    ``TensorBoard(folder)`` writes its history
 
     Ctrl-C ends a fit early and returns it as it is, with a warning. ``NonFiniteLoss`` (a ValueError) is raised instead
     of a step that would make parameters NaN; its ``fit`` is the last good state. A second thread waits for the first.
@@ -117,7 +121,7 @@ def fit(
         notes = folder if isinstance(folder, Folder | None) else Folder(folder)
         if notes is not None and (checkpoint := ranks.from_first(lambda: notes.open(run, cells))):
             run.restore(*checkpoint)
-        trouble = _train(run, notes, progress)
+        trouble = _train(run, notes, progress, observers, cells)
         run.finish()
     result = _result(run, cells, interrupted=trouble is not None)
     if notes is not None:
@@ -128,7 +132,9 @@ def fit(
     return result
 
 
-def _train(run: Run, notes: Folder | None, progress: bool) -> BaseException | None:
+def _train(
+    run: Run, notes: Folder | None, progress: bool, observers: Sequence[Observer], cells: Cells
+) -> BaseException | None:
     """Train to the end. Returns the error or the interrupt that ended training early, if any."""
     with run.ranks.listening(), watched(run, progress and run.ranks.first) as look:
         try:
@@ -137,6 +143,10 @@ def _train(run: Run, notes: Folder | None, progress: bool) -> BaseException | No
                 look()
                 if notes is not None and run.ranks.first:
                     notes.keep(run)
+                if observers and run.step == 0 and run.ranks.first:
+                    now = _result(run, cells, interrupted=not run.done)
+                    for observer in observers:
+                        observer(now)
         except NonFiniteLoss as error:
             return error
         except KeyboardInterrupt as error:

@@ -11,6 +11,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from pyroscvi.advice import troubleshooting
 from pyroscvi.data.cells import Cells
 from pyroscvi.distributions import native
 from pyroscvi.inference.average import Average
@@ -189,7 +190,8 @@ class Run:
             why = max(explanations, key=len)  # the rank that has the cell has the longest
             raise NonFiniteLoss(
                 f"{problem} at epoch {self.epoch + 1}, minibatch {self.step + 1}: {why}. It changed no parameter: "
-                "the error's .fit is the last good state. Look at the counts of that cell, or lower lr"
+                "the error's .fit is the last good state. Look at the counts of that cell, or lower lr. "
+                + troubleshooting("the loss is NaN")
             )
         if norm_value > self.clip:
             nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)

@@ -26,6 +26,7 @@ from pyroscvi.data.process import process_kept
 from pyroscvi.fitting.files import write_whole
 from pyroscvi.fitting.fit import default_epochs, fit
 from pyroscvi.fitting.result import Fit
+from pyroscvi.fitting.symptoms import symptoms
 from pyroscvi.guides import MeanField, SpatialGNN
 from pyroscvi.workflow.choosing import Choice, Clock, choose
 from pyroscvi.workflow.inspection import Found, inspect
@@ -159,7 +160,8 @@ def analyse(
             changes = _tested(fitted, tested, obs, found.condition, found.donor, seed, reference, CLUSTER)
         columns = [name for name in (found.label,) if name is not None]
         agreements = {name: agreement(adata.obs[CLUSTER], adata.obs[name]) for name in columns}
-    said = tuple(dict.fromkeys(str(one.message) for one in noted if issubclass(one.category, UserWarning)))
+    warned = [str(one.message) for one in noted if issubclass(one.category, UserWarning)]
+    said = tuple(dict.fromkeys([*warned, *symptoms(fitted, np.asarray(adata.obsm[KEY]))]))
     for line in said:
         say(f"warning: {line}")
     adata.uns["pyroscvi"] = {"version": __version__, "model": repr(choice.model), "guide": repr(choice.guide)}

@@ -10,12 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pyroscvi.comparison.compare import compare
 from pyroscvi.comparison.result import Comparison
 from pyroscvi.comparison.sweep import sweep
 from pyroscvi.data.cells import Cells
+from pyroscvi.fitting.fit import default_epochs, fit
 from pyroscvi.fitting.result import Fit
 from pyroscvi.models import SCVI
 from pyroscvi.parts import NB, ZINB, Mixture, Poisson
@@ -23,6 +22,7 @@ from pyroscvi.program import Guide, Model
 
 Pair = tuple[Model, Guide]
 SEEDS = 3
+MIN_EPOCHS = 10  # of a candidate, however short the time is
 MAX_CELLS = 4_000  # candidates are fitted to so many cells at most
 MAX_SCORED = 500  # held-out cells that are compared on
 PARTICLES = 2_000
@@ -52,7 +52,7 @@ class Choice:
     model, guide  declarations
     comparisons   by stage, where there was time for any
     fits          fits of what was chosen, with different seeds
-    pace          seconds of training for each cell and epoch; None if nothing was fitted
+    pace          seconds of training for each cell and epoch; None if there was no time to measure it
     said          what was compared, one sentence each
     """
 
@@ -78,8 +78,13 @@ def choose(
     seen, held_out = cells.split(min(0.1, MAX_SCORED / len(cells)) if len(cells) > 50 else 0.2, by=by, seed=seed)
     if len(seen) > MAX_CELLS:
         seen = seen.split(MAX_CELLS / len(seen), by=by, seed=seed)[1]
-    how = {**training, "validation": held_out}
     model: Model = SCVI(likelihood=NB())
+    pace = _pace(model, guide, seen, clock, seed)
+    epochs = training.get("epochs") or default_epochs(len(seen))
+    if pace is not None and "epochs" not in training:
+        epochs = max(min(epochs, int(SHARES["likelihood"] * clock.seconds / (3 * pace * len(seen)))), MIN_EPOCHS)
+    predicted = 0.0 if pace is None else pace * len(seen) * epochs
+    how = {**training, "epochs": epochs, "validation": held_out}
     stages: dict[str, Callable[[Any], dict[str, Model]]] = {
         "likelihood": lambda best: {
             "nb": best, "zinb": replace(best, likelihood=ZINB()), "poisson": replace(best, likelihood=Poisson())
@@ -94,7 +99,7 @@ def choose(
     said = []
     for stage, candidates in stages.items():
         declared = candidates(model)
-        fits = _fitted(declared, guide, seen, clock, SHARES[stage], known, seed, folder, tell, how)
+        fits = _fitted(declared, guide, seen, clock, SHARES[stage], predicted, known, seed, folder, tell, how)
         if len(fits) < 2:
             said.append(f"There was no time to compare choices of {stage}: the usual one was taken.")
             continue
@@ -109,12 +114,13 @@ def choose(
         said.append(f"{stage.capitalize()}: {best}, of {', '.join(fits)}" + (
             f". There was no time for {', '.join(left_out)}." if left_out else "."
         ))  # fmt: skip
-    return Choice(model, guide, comparisons, known.get(repr(model), []), _pace(known), tuple(said))
+    return Choice(model, guide, comparisons, known.get(repr(model), []), pace, tuple(said))
 
 
 def _fitted(
-    declared: Mapping[str, Model], guide: Guide, seen: Cells, clock: Clock, share: float, known: dict[str, list[Fit]],
-    seed: int, folder: Path | None, tell: Callable[[str], Any] | None, how: Mapping[str, Any],
+    declared: Mapping[str, Model], guide: Guide, seen: Cells, clock: Clock, share: float, predicted: float,
+    known: dict[str, list[Fit]], seed: int, folder: Path | None, tell: Callable[[str], Any] | None,
+    how: Mapping[str, Any],
 ) -> dict[str, list[Fit]]:  # fmt: skip
     """Fits by name: every declaration with one seed, then with the next, while fits end within the share of time."""
     for number in range(SEEDS):
@@ -122,7 +128,7 @@ def _fitted(
             several = known.setdefault(repr(model), [])
             if len(several) > number:
                 continue
-            took = max((fit.record["seconds"] for one in known.values() for fit in one), default=0.0)
+            took = max((fit.record["seconds"] for one in known.values() for fit in one), default=predicted)
             if not clock.has(1.2 * took, share):
                 return {name: known[repr(one)] for name, one in declared.items() if known.get(repr(one))}
             swept = sweep({name: (model, guide)}, seen, folder=folder, seeds=[seed + number], tell=tell, **how)
@@ -130,11 +136,9 @@ def _fitted(
     return {name: known[repr(model)] for name, model in declared.items() if known[repr(model)]}
 
 
-def _pace(known: Mapping[str, list[Fit]]) -> float | None:
-    """Seconds of training for each cell and epoch, the median over fits."""
-    paces = [
-        fit.record["seconds"] / (fit.record["epochs"] * fit.record["cells"]["train"])
-        for fits in known.values()
-        for fit in fits
-    ]
-    return float(torch.tensor(paces).median()) if paces else None
+def _pace(model: Model, guide: Guide, seen: Cells, clock: Clock, seed: int) -> float | None:
+    """Seconds of training for each cell and epoch, from a fit of two epochs; None if there is no time for one."""
+    if not clock.has(1.0):
+        return None
+    probe = fit(model, guide, seen, epochs=2, seed=seed, progress=False, compile=False)
+    return probe.record["seconds"] / (2 * len(seen))

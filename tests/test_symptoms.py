@@ -1,0 +1,40 @@
+"""A fit that went wrong is told, with the words of a heading in docs/troubleshooting.md."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from fits import quick
+
+from pyroscvi.fitting.symptoms import symptoms
+from pyroscvi.guides import MeanField
+from pyroscvi.models import SCVI
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_a_collapsed_latent_and_a_fit_that_is_not_at_its_end_are_told(cells):
+    fit = quick(SCVI(latent=2), MeanField(), cells)
+    rises = pd.DataFrame({"elbo_held_out": np.arange(50.0) * 3, "elbo_train": 0.0, "lr": 1e-3})
+    flat, spread = np.zeros((60, 2)), np.random.default_rng(0).normal(size=(60, 2))
+    settled = replace(fit, history=rises.assign(elbo_held_out=0.0))
+    assert symptoms(settled, spread) == []
+    (collapsed,) = symptoms(settled, flat)
+    assert collapsed.endswith('says more: "the latent space has collapsed"')
+    (early,) = symptoms(replace(fit, history=rises), spread)
+    assert early.startswith("the held-out bound still rose when training ended")
+
+
+def test_every_symptom_that_a_message_names_is_a_heading_of_the_page():
+    headings = {
+        line[3:].lower() for line in (ROOT / "docs/troubleshooting.md").read_text().splitlines() if line[:3] == "## "
+    }
+    named = {
+        symptom.lower()
+        for file in (ROOT / "pyroscvi").rglob("*.py")
+        for symptom in re.findall(r'troubleshooting\(\s*"([^"]+)"', file.read_text())
+    }
+    assert named
+    assert named <= headings
