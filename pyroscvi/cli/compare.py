@@ -124,7 +124,7 @@ def compare(
             stack.enter_context(redirect_stdout(sys.stderr))
         if data is not None:
             reading = vars(query)
-            more = {"annotations": annotations, "pages": page or ()}
+            more: dict[str, Any] = {"annotations": annotations, "pages": page or ()}
             comparison = compare_runs(places, data, reading, score, evidence, **more, **written)
         else:
             how = {**training.settings(), "compile": compiling, "progress": not quiet}

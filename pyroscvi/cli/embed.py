@@ -63,12 +63,12 @@ def embed(
         say(f"{adata.obs[columns[-1]].nunique()} clusters, in obs['pyroscvi_cluster']")
     groups = adata.obs[columns[0]] if columns else None
     if picture is not None:
-        place, name = f"X_{project}", PROJECTIONS[project]
+        place, called = f"X_{project}", PROJECTIONS[project]
         adata.obsm[place] = pictures.projection(adata.obsm[KEY], project)
         several = {column: adata.obs[column] for column in columns}
-        one = pictures.embedding(adata.obsm[place], groups, name=name) if len(several) < 2 else None
-        draw(picture, one or pictures.coloured(adata.obsm[place], several, name=name))
-        say(f"{picture}: {name} of {len(adata):,} cells, in obsm[{place!r}]")
+        one = pictures.embedding(adata.obsm[place], groups, name=called) if len(several) < 2 else None
+        draw(picture, one or pictures.coloured(adata.obsm[place], several, name=called))
+        say(f"{picture}: {called} of {len(adata):,} cells, in obsm[{place!r}]")
     if tissue is not None:
         name = fitted.fields.section
         section = None if name is None else adata.obs[name]
