@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 from pyroscvi.catalogue import public_class
 
 if TYPE_CHECKING:
+    from pyroscvi.models.ambient import Ambient
     from pyroscvi.models.annotated import Annotated
     from pyroscvi.models.cvae import CVAE
+    from pyroscvi.models.deconvolution import Deconvolution
     from pyroscvi.models.donors import Donors
     from pyroscvi.models.gmvae import GMVAE
     from pyroscvi.models.latent_tree import LatentTree
@@ -26,7 +28,9 @@ __all__ = [
     "PPCA",
     "SCANVI",
     "SCVI",
+    "Ambient",
     "Annotated",
+    "Deconvolution",
     "Donors",
     "LatentTree",
     "Mixture",

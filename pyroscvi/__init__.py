@@ -27,17 +27,20 @@ _HOME = {
     "compare_genes": "comparison.genes", "create": "catalogue", "data_evidence": "evidence.data_evidence",
     "fit": "fitting.fit", "from_scvi": "interop", "grid": "comparison.sweep", "list_guides": "catalogue",
     "list_models": "catalogue", "load": "fitting.checkpoints", "log_evidence": "evidence.table",
-    "predictive_check": "calibration.predictive", "read": "data.reading", "sweep": "comparison.sweep",
+    "predictive_check": "calibration.predictive", "read": "data.reading",
+    "signatures": "analysis.signatures", "sweep": "comparison.sweep",
 }  # fmt: skip
 
 __all__ = [
     "Cells", "Comparison", "Fields", "Fit", "analyse", "calibrate", "certify", "coarse", "compare", "compare_genes",
     "create", "data", "data_evidence", "distributions", "fit", "from_scvi", "grid", "guides", "handlers", "list_guides",
-    "list_models", "load", "log_evidence", "models", "parts", "predictive_check", "read", "sweep"
+    "list_models", "load", "log_evidence", "models", "parts", "predictive_check", "read", "signatures",
+    "sweep",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from pyroscvi import data, distributions, guides, handlers, models, parts
+    from pyroscvi.analysis.signatures import signatures
     from pyroscvi.calibration.predictive import predictive_check
     from pyroscvi.calibration.simulation_based import calibrate
     from pyroscvi.catalogue import create, list_guides, list_models

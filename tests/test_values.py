@@ -64,8 +64,8 @@ def test_models_of_counts_refuse_values_in_words(logs):
         quick(Topics(latent=2, likelihood=Normal()), MeanField(), cells)
 
 
-@pytest.mark.parametrize("name", [name for name in ps.list_models() if hasattr(ps.create(name), "likelihood")])
-def test_every_page_with_a_likelihood_fits_values(name, cells):
+@pytest.mark.parametrize("name", ["latent_tree", "mixture", "topics"])
+def test_pages_that_start_at_clusters_fit_values(name, cells):
     declared = ps.create(name, likelihood=Normal())
     if name == "topics":
         declared = replace(declared, decoder=Linear())

@@ -1,4 +1,6 @@
-"""The proportions of the topics in cells."""
+"""The proportions of the topics in cells, and which types are present."""
+
+from typing import Any
 
 import pandas as pd
 import torch
@@ -29,4 +31,22 @@ def proportions(
     cells = fit.read(cells)
     draws = latent(fit, cells, samples, corrected=corrected, seed=seed)
     mean = sum(fit.model.prior.state(torch.as_tensor(z)) for z in draws) / samples
+    return pd.DataFrame(mean.numpy(), cells.names, [f"topic{k}" for k in range(mean.shape[-1])])
+
+
+@alone
+def presence(
+    fit: Fitted, cells: Cells | AnnData, samples: int = 100, *, corrected: bool = False, seed: int = 0
+) -> pd.DataFrame:
+    """Probability that each type is present in every cell or spot, cells x types; arguments as in ``proportions``.
+
+    Raises ValueError where the prior has no types that are absent: use ``Sparse()``.
+    """
+    prior: Any = getattr(fit.model, "prior", None)
+    if not hasattr(prior, "presence"):
+        raise ValueError(f"under {prior!r} no type is absent: use prior=Sparse(), as Deconvolution() does")
+    cells = fit.read(cells)
+    draws = latent(fit, cells, samples, corrected=corrected, seed=seed)
+    with torch.no_grad():
+        mean = prior.presence(torch.as_tensor(draws).to(prior.loc)).mean(0).cpu()
     return pd.DataFrame(mean.numpy(), cells.names, [f"topic{k}" for k in range(mean.shape[-1])])

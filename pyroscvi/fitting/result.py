@@ -11,6 +11,7 @@ import pandas as pd
 
 from pyroscvi.analysis.annotate import annotate
 from pyroscvi.analysis.decode import decode
+from pyroscvi.analysis.decontaminated import decontaminated
 from pyroscvi.analysis.denoise import denoise
 from pyroscvi.analysis.describe import describe
 from pyroscvi.analysis.differential import differential
@@ -18,7 +19,7 @@ from pyroscvi.analysis.generate import generate
 from pyroscvi.analysis.latent import latent
 from pyroscvi.analysis.loadings import loadings
 from pyroscvi.analysis.probabilities import probabilities
-from pyroscvi.analysis.proportions import proportions
+from pyroscvi.analysis.proportions import presence, proportions
 from pyroscvi.analysis.proteins import proteins
 from pyroscvi.analysis.smooth_field import smooth_field
 from pyroscvi.calibration.predictive import predictive_check
@@ -121,6 +122,7 @@ class Fit:
 
     latent = latent
     denoise = denoise
+    decontaminated = decontaminated
     decode = decode
     generate = generate
     loadings = loadings
@@ -129,6 +131,7 @@ class Fit:
     annotate = annotate
     probabilities = probabilities
     proportions = proportions
+    presence = presence
     proteins = proteins
     smooth_field = smooth_field
     log_evidence = log_evidence

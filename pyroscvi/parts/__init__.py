@@ -32,16 +32,18 @@ from pyroscvi.parts.priors import (
     VampPrior,
 )
 from pyroscvi.parts.sizes import LatentSize, ObservedSize, Size, SizeFactor, UnitSize
+from pyroscvi.parts.sparse import Sparse
 from pyroscvi.parts.weights import ARDWeights, FlatWeights, NormalWeights, Weights
 
 __all__ = [
     "ELU", "GELU", "MLP", "NB", "ZINB", "ZIP", "ARDLoadings", "ARDWeights", "Activation", "Additive", "AllGenes",
     "BatchNorm", "Blend", "Chain", "Condition", "Continuous", "Counts", "Decoder", "Dirichlet", "DirichletWeights",
     "Dispersion", "Embedding", "Encoder", "Exponential", "Features", "Field", "FlatWeights", "FlowPrior",
-    "GammaDispersion", "GeneSets", "HorseshoeLoadings", "Identity", "KMeans", "Kernel", "Laplace", "LaplaceLoadings",
-    "LatentSize", "LayerNorm", "LeakyReLU", "Learned", "LearnedWeights", "Likelihood", "Linear", "Link", "Loadings",
-    "Log1p", "Log1pNormal", "LogShare", "LogisticNormal", "Matern12", "Matern32", "Mixture", "NoNorm", "Norm", "Normal",
-    "NormalLoadings", "NormalWeights", "Nothing", "ObservedSize", "OneHot", "PerBatch", "PerCell", "PerGene",
-    "PerLabel", "Poisson", "Prior", "Random", "RandomDispersion", "ReLU", "ReadCell", "SiLU", "Size", "SizeFactor",
-    "Softmax", "Softplus", "StandardNormal", "Start", "StickBreaking", "Tanh", "UnitSize", "VampPrior", "Weights",
+    "GammaDispersion", "GeneSets", "HorseshoeLoadings", "Identity", "KMeans", "Kernel", "Laplace",
+    "LaplaceLoadings", "LatentSize", "LayerNorm", "LeakyReLU", "Learned", "LearnedWeights", "Likelihood", "Linear",
+    "Link", "Loadings", "Log1p", "Log1pNormal", "LogShare", "LogisticNormal", "Matern12", "Matern32", "Mixture",
+    "NoNorm", "Norm", "Normal", "NormalLoadings", "NormalWeights", "Nothing", "ObservedSize", "OneHot", "PerBatch",
+    "PerCell", "PerGene", "PerLabel", "Poisson", "Prior", "Random", "RandomDispersion", "ReLU", "ReadCell", "SiLU",
+    "Size", "SizeFactor", "Softmax", "Softplus", "Sparse", "StandardNormal", "Start", "StickBreaking", "Tanh",
+    "UnitSize", "VampPrior", "Weights",
 ]  # fmt: skip
