@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from pyroscvi.guides.low_rank import LowRank
     from pyroscvi.guides.mean_field import MeanField
     from pyroscvi.guides.spatial_gnn import SpatialGNN
+    from pyroscvi.guides.structured import Structured
 
-__all__ = ["Flow", "FullCovariance", "LowRank", "MeanField", "SpatialGNN"]
+__all__ = ["Flow", "FullCovariance", "LowRank", "MeanField", "SpatialGNN", "Structured"]
 
 
 def __getattr__(name: str) -> Any:

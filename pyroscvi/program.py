@@ -292,6 +292,15 @@ def free_sites(model: Model, cells: Cells) -> dict[str, Site]:
     return sites
 
 
+@alone
+def enumerated_levels(model: Model, cells: Cells) -> dict[str, int]:
+    """The number of levels of every discrete site of a cell that the model sums out, from running it on two cells."""
+    with torch.random.fork_rng(), torch.no_grad(), poutine.block():
+        trace = poutine.trace(model).get_trace(cells.take(torch.arange(min(2, len(cells)))))
+    summed = [(n, s) for n, s in sampled(trace.nodes).items() if s["infer"].get("enumerate") and is_local(s)]
+    return {name: len(site["fn"].enumerate_support(expand=False)) for name, site in summed}
+
+
 def _middle(prior: Any) -> Tensor:
     """The centre of a prior in unconstrained space: zero if its support is real, else the mean of 100 draws."""
     if _is_real(prior.support):

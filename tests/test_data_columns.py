@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -121,3 +122,15 @@ def test_a_missing_size_factor_names_the_option_of_the_command_line():
         SizeFactor()(cells)
     with command_line(), pytest.raises(ValueError, match=r"name its column, --size-factor \.\.\."):
         SizeFactor()(cells)
+
+
+def test_logits_are_beliefs_before_a_softmax():
+    logits = np.array([[0.0, 1.0, -2.0], [5.0, 5.0, 5.0], [np.nan] * 3], dtype=np.float32)
+    obs = pd.DataFrame(index=["a", "b", "c"])
+    data = anndata.AnnData(np.ones((3, 2), dtype=np.float32), obs, obsm={"logits": logits})
+    weights = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    read = Fields(belief="logits", logits=True).read(data).label_weights(3)
+    np.testing.assert_allclose(read[:2], (weights / weights.max(1, keepdims=True))[:2], rtol=1e-6)
+    assert (read[2] == 1).all()
+    with pytest.raises(ValueError, match=r"of logits, say Fields\(logits=True\)"):
+        Fields(belief="logits").read(data)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pyro.distributions as dist
 import torch
 from anndata import AnnData
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from pyroscvi.analysis.corrected import resampled
 from pyroscvi.analysis.posterior import each
 from pyroscvi.data.cells import Cells
-from pyroscvi.evidence.proposals import flow_samples
+from pyroscvi.evidence.proposals import MOMENT_DRAWS, flow_samples
 from pyroscvi.evidence.reader import Reader
 from pyroscvi.program import Fitted, onto
 from pyroscvi.pyro_internals import alone
@@ -63,4 +64,6 @@ def _corrected(fit: Fitted, cells: Cells, samples: int | None, site: str, seed: 
 
 def _mean(q: Any) -> Tensor:
     samples = flow_samples(q)
+    if samples is None and isinstance(q, dist.TransformedDistribution):  # of a base that is not Gaussian
+        samples = q.sample(torch.Size([MOMENT_DRAWS]))
     return q.mean if samples is None else samples.mean(0)

@@ -158,14 +158,15 @@ def each_expected(
     p, q = joint(fit.model, guide or fit.guide, cells)
     drawn = {name: site["value"] for name, site in q.items()}
     conditioned = poutine.enum(poutine.condition(fit.model, data=drawn), first_available_dim=-2)
+    seen = not hasattr(fit.guide, "without_counts")
     for levels in several:
         if not levels:
-            yield counts_of(p, site=site)
+            yield counts_of(p, site=site, seen=seen)
             continue
         with Intervention(cells, levels) as intervention:
             counts = poutine.trace(conditioned).get_trace(cells).nodes[site]["fn"]
         intervention.check()
-        yield counts_of(p, counts, site)
+        yield counts_of(p, counts, site, seen=seen)
 
 
 def rates(counts: Any, total: float | None = None) -> Tensor:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
+from scipy.special import softmax
 
 from pyroscvi.advice import either, field, option
 from pyroscvi.data.checks import check_numbers
@@ -128,9 +129,12 @@ def floats_of(values: Any, role: str) -> np.ndarray:
 
 
 def weights(
-    values: pd.DataFrame | np.ndarray, cells: pd.Index, role: str, known: Sequence[str] | None, unknown: str = "error"
-) -> tuple[np.ndarray, tuple[str, ...]]:
+    values: pd.DataFrame | np.ndarray, cells: pd.Index, role: str, known: Sequence[str] | None, unknown: str = "error",
+    logits: bool = False,
+) -> tuple[np.ndarray, tuple[str, ...]]:  # fmt: skip
     """Weights of every label [n, y], and the labels' names; a row is all NaN where nothing is known of the cell.
+
+    logits   the values are logits, whose softmax are the weights
 
     Columns of a table have names, by which they are matched to labels that are known; those of an array are numbered.
     """
@@ -142,7 +146,10 @@ def weights(
     if len(set(names)) < len(names):
         raise ValueError(f"{role} has two columns of one name, among {listed(names)}: rename one of them")
     silent = np.isnan(floats).all(axis=1, keepdims=True)
-    wanted = "a weight, finite and not negative (of logits, take the softmax)"
+    if logits:
+        check_numbers(floats, cells, role, "a logit, finite", silent | np.isfinite(floats))
+        floats = softmax(floats, axis=1)
+    wanted = f"a weight, finite and not negative (of logits, {either('say Fields(logits=True)', 'take the softmax')})"
     check_numbers(floats, cells, role, wanted, silent | ((floats >= 0) & np.isfinite(floats)))
     total, (smallest, largest) = floats.sum(1, keepdims=True), SIZES
     check_numbers(total, cells, f"the sum of a row of {role}", "positive", silent | (total > 0))

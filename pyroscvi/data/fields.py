@@ -48,6 +48,7 @@ class Fields:
     covariates   columns of obs: continuous; standardised
     size_factor  column of obs: sizes that do not come from these counts, positive
     belief       key of obsm: a weight for each label, one column each; a row of NaN means that nothing is known
+    logits       True: the columns of belief are logits, and their softmax are the weights
     proteins     key of obsm: counts of surface proteins, a DataFrame or an array; NaN where a protein was not measured
     protein_names  names of the proteins to read; None reads all columns of a DataFrame, and numbers those of an array
     spatial      key of obsm: two or three coordinates, of which a graph of neighbours is made; a cell whose row is NaN
@@ -72,6 +73,7 @@ class Fields:
     covariates: tuple[str, ...] = ()
     size_factor: str | None = None
     belief: str | None = None
+    logits: bool = False
     proteins: str | None = None
     protein_names: tuple[str, ...] | None = None
     spatial: str | None = None
@@ -306,7 +308,7 @@ class Fields:
         if self.belief is None or (self.belief not in adata.obsm and known is not None):
             return None, None
         values = table(adata, self.belief, "belief")
-        return weights(values, adata.obs_names, f"belief (obsm[{self.belief!r}])", known, unknown)
+        return weights(values, adata.obs_names, f"belief (obsm[{self.belief!r}])", known, unknown, self.logits)
 
     def _covariates(self, obs: pd.DataFrame) -> tuple[np.ndarray | None, dict[str, tuple[float, float]]]:
         scaled, moments = [], {}

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pyroscvi.data.cells import Cells
+from pyroscvi.distributions.mixed_gaussians import MixedGaussians
 from pyroscvi.evidence.streams import Streams
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.part import Part
@@ -205,15 +206,12 @@ def together(guide: Any, cells: Cells) -> Elliptical:
     For a guide that is not Gaussian (a flow, a mixture), the Gaussian has the moments of its draws. The estimator that
     starts from this Gaussian does not use anything else of such a guide.
     """
-    moments = [
-        _gaussian_moments(q) or flow_moments(q) or _sample_moments(guide, name, cells)
-        for name, q in guide.posteriors(cells).items()
-    ]
-    size = sum(loc.shape[-1] for loc, _ in moments)
+    of_sites = moments(guide, cells).values()
+    size = sum(loc.shape[-1] for loc, _ in of_sites)
     loc = torch.zeros(len(cells), size, dtype=cells.dtype, device=cells.device)
     scale_tril = torch.zeros(len(cells), size, size, dtype=cells.dtype, device=cells.device)
     start = 0
-    for mean, factor in moments:
+    for mean, factor in of_sites:
         block = slice(start, start + mean.shape[-1])
         loc[:, block] = mean
         scale_tril[:, block, block] = factor
@@ -221,12 +219,22 @@ def together(guide: Any, cells: Cells) -> Elliptical:
     return Elliptical(loc, scale_tril)
 
 
+def moments(guide: Any, cells: Cells) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean [n, d] and Cholesky factor of the covariance [n, d, d] of the guide's posterior of every site."""
+    return {
+        name: _gaussian_moments(q) or flow_moments(q) or _sample_moments(guide, name, cells)
+        for name, q in guide.posteriors(cells).items()
+    }
+
+
 def _gaussian_moments(q: Any) -> tuple[Tensor, Tensor] | None:
-    """Mean [n, d] and Cholesky factor of the covariance [n, d, d] of a Gaussian; None for another distribution."""
+    """Mean [n, d] and Cholesky factor of the covariance [n, d, d] of Gaussians, also mixed; None for another one."""
     if isinstance(q, dist.Independent) and isinstance(q.base_dist, dist.Normal):
         return q.base_dist.loc, q.base_dist.scale.diag_embed()
     if isinstance(q, dist.MultivariateNormal | dist.LowRankMultivariateNormal):
         return q.loc, q.scale_tril
+    if isinstance(q, MixedGaussians):
+        return q.mean, torch.linalg.cholesky(q.covariance_matrix)
     return None
 
 
@@ -235,7 +243,7 @@ def flow_samples(q: Any) -> Tensor | None:
     if not isinstance(q, torch.distributions.TransformedDistribution):
         return None
     if (before := flow_samples(q.base_dist)) is None:
-        if (moments := _gaussian_moments(q.base_dist)) is None:
+        if isinstance(q.base_dist, MixedGaussians) or (moments := _gaussian_moments(q.base_dist)) is None:
             return None
         loc, scale_tril = moments
         with seeded(0, loc.device):

@@ -69,6 +69,8 @@ class Reader:
         cells = as_cells(fit, cells)
         if not len(cells):
             raise ValueError("there are no cells to take the evidence of")
+        if hasattr(self.source[1], "without_counts"):
+            raise ValueError("a minified fit has no counts, and so no evidence: load the whole fit")
         self.held: dict[str, Tensor] = {}
         if not shared and sites_of(self.source[1], local=False):
             _, guide, precise = copied(None, self.source[1], cells)

@@ -147,6 +147,25 @@ class Fit:
 
         return adapted(self, cells, **options)
 
+    def with_neighbours(self, guide: Guide, cells: Cells | AnnData, *, frozen: bool = False) -> tuple[Model, Guide]:
+        """This model, and a guide that reads neighbours with this fit's encoder of cells: ``fitting.adapted``."""
+        from pyroscvi.fitting.adapted import with_neighbours
+
+        return with_neighbours(self, guide, cells, frozen=frozen)
+
+    def minified(self, cells: Cells | AnnData) -> Fit:
+        """This fit with the posterior moments of these cells in place of their counts: ``fitting.minified``."""
+        from pyroscvi.fitting.minified import minified
+
+        return minified(self, cells)
+
+    @property
+    def cells(self) -> Cells:
+        """The cells of a minified fit, without counts."""
+        if not hasattr(self.guide, "without_counts"):
+            raise AttributeError("only a minified fit holds cells: fit.minified(cells).cells")
+        return self.guide.cells(self)
+
     def save(self, path: str | Path) -> None:
         """Write the fit into one file: safetensors and JSON, nothing that could execute."""
         from pyroscvi.fitting.checkpoints import save

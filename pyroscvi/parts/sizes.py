@@ -69,12 +69,30 @@ class LatentSize(Size):
     """l_n ~ LogNormal(m_b, s_b): mean and standard deviation of log totals in batch b, or in all cells if b is unknown.
 
     The evidence is p(x). The size is that of all genes of the model, whichever were measured.
+
+    log_mean, log_sd   m and s: one number, or one for each batch in the order of its levels; None takes those of the
+                       cells that the model is fitted to
     """
+
+    log_mean: float | tuple[float, ...] | None = None
+    log_sd: float | tuple[float, ...] | None = None
 
     def build(self, dims):
         moments = torch.tensor([[0.0, 1.0]]) if dims.log_size is None else dims.log_size
-        self.register_buffer("m", moments[:, 0].clone())
-        self.register_buffer("s", moments[:, 1].clamp(min=1e-4).sqrt())
+        self.register_buffer("m", self._or("log_mean", moments[:, 0].clone()))
+        self.register_buffer("s", self._or("log_sd", moments[:, 1].clamp(min=1e-4).sqrt()))
+        if not (self.m.isfinite() & (self.s > 0)).all() and (self.log_mean, self.log_sd) != (None, None):
+            raise ValueError(f"{self!r}: log_mean must be finite and log_sd positive")
+
+    def _or(self, name: str, of_cells: Tensor) -> Tensor:
+        """The numbers that were given, or those of the cells [b]."""
+        given = getattr(self, name)
+        if given is None:
+            return of_cells
+        numbers = torch.as_tensor(given, dtype=of_cells.dtype).reshape(-1)
+        if len(numbers) not in (1, len(of_cells)):
+            raise ValueError(f"LatentSize: {name} has {len(numbers)} numbers for {len(of_cells)} batches")
+        return numbers.expand(len(of_cells)).clone()
 
     def forward(self, cells):
         b = read(cells, "batch").unsqueeze(-1)
