@@ -15,6 +15,8 @@ import pyroscvi as ps
 from pyroscvi.analysis.clusters import agreement, clusters, neighbours_of, stability
 from pyroscvi.data import simulated
 from pyroscvi.guides import MeanField
+from pyroscvi.models import SCVI
+from pyroscvi.parts import NB, Linear, Mixture
 from pyroscvi.workflow import choosing
 from pyroscvi.workflow.choosing import Clock, choose
 from pyroscvi.workflow.inspection import inspect
@@ -150,3 +152,32 @@ def test_the_script_repeats_the_analysis(analysed):
     np.testing.assert_allclose(again.obsm["X_pyroscvi"], first.obsm["X_pyroscvi"], rtol=1e-5)
     np.testing.assert_allclose(again.layers["denoised"], first.layers["denoised"], rtol=1e-5)
     assert (again.obs["pyroscvi_cluster"] == first.obs["pyroscvi_cluster"]).all()
+
+
+def test_a_report_shows_latents_components_and_loadings(cells, monkeypatch, tmp_path):
+    from pyroscvi.report import embedding
+    from pyroscvi.workflow.levels import levels
+
+    model = SCVI(latent=2, decoder=Linear(), prior=Mixture(components=2), likelihood=NB())
+    fit = ps.fit(model, MeanField(), cells, epochs=2, progress=False)
+    z = fit.latent(cells)
+    page = levels(fit, cells, z, {"batch": np.asarray(cells.levels["batch"])[cells.batch]})
+    for words in (
+        "<h2>Latent",
+        "most of it, batch",
+        "probability of its cells",
+        "<h2>Loadings",
+        "largest and smallest",
+    ):
+        assert words in page
+    assert page.count("data:image/png") == 4
+    deep = ps.fit(SCVI(latent=2, likelihood=NB()), MeanField(), cells, epochs=1, progress=False)
+    page = levels(deep, cells, z, {})
+    assert "The model has no components" in page
+    assert "is not linear, so it has no loadings" in page
+    monkeypatch.setattr(embedding, "projection", lambda z: z[:, :2])
+    simulated(cells=120, genes=20, seed=0).write_h5ad(tmp_path / "cells.h5ad")
+    options = ("--counts", "counts", "--batch", "batch", "--latent", "2", "--epochs", "1", "--decoder", "mlp:4")
+    run("fit", tmp_path / "cells.h5ad", *options, "--out", tmp_path / "run", "--quiet")
+    run("report", tmp_path / "run", tmp_path / "cells.h5ad", "--out", tmp_path / "r.html", "--color", "cell_type")
+    assert "<h2>Latent" in (tmp_path / "r.html").read_text()

@@ -10,14 +10,14 @@ import warnings
 from collections.abc import Sequence
 
 from pyroscvi.advice import command_line, troubleshooting
-from pyroscvi.cli import analyse, annotate, calibrate, compare, de, embed, fit, show
+from pyroscvi.cli import analyse, annotate, calibrate, compare, de, embed, fit, report, show
 from pyroscvi.cli.app import app
 from pyroscvi.cli.output import say
 
-__all__ = ["analyse", "annotate", "app", "calibrate", "compare", "de", "embed", "fit", "main", "show"]
+__all__ = ["analyse", "annotate", "app", "calibrate", "compare", "de", "embed", "fit", "main", "report", "show"]
 
 # The order of the commands in the help.
-ORDER = ["list", "show", "copy", "demo", "analyse", "fit", "embed", "annotate", "de", "compare", "calibrate"]
+ORDER = ["list", "show", "copy", "demo", "analyse", "fit", "embed", "annotate", "de", "report", "compare", "calibrate"]
 app.registered_commands.sort(key=lambda command: ORDER.index(str(command.name)))
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Unable to allocate")  # of torch, CUDA and numpy
 

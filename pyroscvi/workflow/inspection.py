@@ -78,7 +78,7 @@ def inspect(adata: AnnData, **asked: str | None) -> Found:
             said.append(f"Batch: obs[{taken['donor']!r}], the donor, so that differences between conditions remain.")
         taken["batch"] = taken["donor"] or taken["batch"]
     if taken["batch"] is None:
-        said.append(f"Batch: none. To correct for one, name its column: {either('batch=', '--batch')}...")
+        said.append(f"Batch: none. To correct for one, name its column: {either('batch=...', '--batch ...')}")
     if nested := _nested(adata, taken["batch"], taken["condition"]):
         said.append(nested)
     spatial, section = _spatial(adata, asked.get("spatial")), None

@@ -12,6 +12,7 @@ from pyroscvi.report.differential import changes as draw_changes
 from pyroscvi.report.document import bullets, document, figure, paragraphs, rows, safe
 from pyroscvi.report.embedding import coloured, tissue
 from pyroscvi.report.markers import best_markers, heatmap, in_order
+from pyroscvi.workflow.levels import of_components
 
 if TYPE_CHECKING:
     from pyroscvi.workflow.analyse import Analysis
@@ -35,6 +36,7 @@ def page(analysis: "Analysis", title: str = "Analysis of these cells") -> str:
         *_changes(analysis),
         "<h2>What was taken for what</h2>" + bullets(analysis.found.said),
         *_model(analysis),
+        *_components(analysis),
         "<h2>Warnings</h2>" + bullets(analysis.said) if analysis.said else "",
         "<h2>Files</h2>" + FILES,
     ]
@@ -140,6 +142,13 @@ def _changes(analysis: "Analysis") -> Iterator[str]:
     called = table[table["changed"]].groupby(["within", "group"], sort=False).head(3)
     yield figure(draw_changes(table), "Every gene: its change, and how many standard errors that is from zero.")
     yield _table(called.head(MAX_ROWS), ["within", "group", "reference"])
+
+
+def _components(analysis: "Analysis") -> Iterator[str]:
+    """The components of a mixture prior, where one was chosen."""
+    if "Mixture(" in repr(analysis.choice.model):
+        groups = {"cluster": analysis.adata.obs[CLUSTER]}
+        yield from of_components(analysis.fit, analysis.cells, analysis.adata.obsm["X_umap"], groups)
 
 
 def _tested_how(table: pd.DataFrame) -> str:
