@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pyroscvi.models.latent_tree import LatentTree
     from pyroscvi.models.ldvae import LDVAE
     from pyroscvi.models.mixture import Mixture
+    from pyroscvi.models.perturbed import Perturbed
     from pyroscvi.models.poisson_lognormal import PoissonLognormal
     from pyroscvi.models.ppca import PPCA
     from pyroscvi.models.proteins import Proteins
@@ -34,6 +35,7 @@ __all__ = [
     "Donors",
     "LatentTree",
     "Mixture",
+    "Perturbed",
     "PoissonLognormal",
     "Proteins",
     "Topics",

@@ -8,9 +8,9 @@
         x ~ NB(l softmax(f(z, d) + b[p, c]), theta)
 
 Plate diagram:
-                      +--------------------- cells --+
-    (a), (s) --> (b) ---> [[x]] <--- (z), p, c, d, l |  <---- m, v, f, theta
-                      +------------------------------+
+        +------------------ cells --+
+        |  (z) ----> [[x]] <---- d,l|  <---- (b) <---- (a), (s) <---- m, v;  f, theta
+        +---------------------------+
 
 Cells of a donor are alike, so conditions are compared by donors, not by cells: with D donors each, the variance of a is
 about s^2 / D. Genes share m and v, which are learnt. b is centred at a so that a mean field, in which they are
@@ -76,5 +76,5 @@ class Donors(Model):
         log_theta = self.likelihood.dispersion(cells)
         with cells.plate():
             l, d = self.size(cells), self.condition(cells)
-            eta = shifted(self.decoder(self.prior(), d), crossed(cells, self.levels), b)
+            eta = shifted(self.decoder(self.prior(), d), crossed(cells, self.levels), b.unflatten(-1, (-1, genes)))
             pyro.sample("x", self.likelihood(l, log_theta, **eta), obs=cells.x)

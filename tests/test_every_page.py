@@ -25,6 +25,7 @@ from pyroscvi.parts import (
     Dirichlet,
     Embedding,
     GammaDispersion,
+    HorseshoeLoadings,
     Laplace,
     LaplaceLoadings,
     LatentSize,
@@ -63,6 +64,7 @@ SLOTS = {
         MLP(widths=(8, 8), norm=BatchNorm(), dropout=0.1, everywhere=True),
     ],
     "size": [LatentSize()],
+    "effects": [HorseshoeLoadings()],
     "condition": [OneHot("batch") + Embedding("drug", width=3), Embedding("label", width=2)],
 }
 DISPERSIONS = [PerGene(), PerBatch(), PerLabel(), PerCell(), RandomDispersion(), GammaDispersion()]
@@ -219,9 +221,12 @@ def test_losses_of_minibatches_average_to_the_loss_of_all_cells(model, cells):
     drawn = poutine.trace(g).get_trace(cells)
 
     def given(cells):
+        values = {name: drawn.nodes[name]["value"].detach() for name in g.sites}
+        for name in (name for name, site in g.sites.items() if not site.local):
+            pyro.sample(name, dist.Delta(values[name], event_dim=1))
         with cells.plate() as rows:
-            for name in g.sites:
-                pyro.sample(name, dist.Delta(drawn.nodes[name]["value"][rows].detach(), event_dim=1))
+            for name in (name for name, site in g.sites.items() if site.local):
+                pyro.sample(name, dist.Delta(values[name][rows], event_dim=1))
 
     loss = pyro_elbo().loss
     parts = sum(loss(m, given, cells.take(i)) * len(i) / len(cells) for i in torch.arange(len(cells)).split(25))

@@ -3,7 +3,16 @@
 from pyroscvi.parts.activations import ELU, GELU, Activation, Identity, LeakyReLU, ReLU, SiLU, Tanh
 from pyroscvi.parts.clusters import KMeans, Random, Start
 from pyroscvi.parts.component_weights import DirichletWeights, LearnedWeights, StickBreaking
-from pyroscvi.parts.conditions import Condition, Continuous, Embedding, Nothing, OneHot
+from pyroscvi.parts.conditions import (
+    Condition,
+    Continuous,
+    Dose,
+    Embedding,
+    Interaction,
+    Nothing,
+    OneHot,
+    Perturbation,
+)
 from pyroscvi.parts.decoders import MLP, Additive, Blend, Decoder, Linear
 from pyroscvi.parts.dispersions import (
     Dispersion,
@@ -19,7 +28,15 @@ from pyroscvi.parts.field import Field, Kernel, Matern12, Matern32
 from pyroscvi.parts.gene_sets import AllGenes, GeneSets
 from pyroscvi.parts.likelihoods import NB, ZINB, ZIP, Likelihood, Log1pNormal, Normal, Poisson
 from pyroscvi.parts.links import Exponential, Link, Softmax, Softplus
-from pyroscvi.parts.loadings import ARDLoadings, HorseshoeLoadings, LaplaceLoadings, Learned, Loadings, NormalLoadings
+from pyroscvi.parts.loadings import (
+    ARDLoadings,
+    HorseshoeLoadings,
+    LaplaceLoadings,
+    Learned,
+    Loadings,
+    NormalLoadings,
+    SpikeAndSlab,
+)
 from pyroscvi.parts.norms import BatchNorm, Chain, LayerNorm, NoNorm, Norm
 from pyroscvi.parts.priors import (
     Dirichlet,
@@ -38,12 +55,12 @@ from pyroscvi.parts.weights import ARDWeights, FlatWeights, NormalWeights, Weigh
 __all__ = [
     "ELU", "GELU", "MLP", "NB", "ZINB", "ZIP", "ARDLoadings", "ARDWeights", "Activation", "Additive", "AllGenes",
     "BatchNorm", "Blend", "Chain", "Condition", "Continuous", "Counts", "Decoder", "Dirichlet", "DirichletWeights",
-    "Dispersion", "Embedding", "Encoder", "Exponential", "Features", "Field", "FlatWeights", "FlowPrior",
-    "GammaDispersion", "GeneSets", "HorseshoeLoadings", "Identity", "KMeans", "Kernel", "Laplace",
+    "Dispersion", "Dose", "Embedding", "Encoder", "Exponential", "Features", "Field", "FlatWeights", "FlowPrior",
+    "GammaDispersion", "GeneSets", "HorseshoeLoadings", "Identity", "Interaction", "KMeans", "Kernel", "Laplace",
     "LaplaceLoadings", "LatentSize", "LayerNorm", "LeakyReLU", "Learned", "LearnedWeights", "Likelihood", "Linear",
     "Link", "Loadings", "Log1p", "Log1pNormal", "LogShare", "LogisticNormal", "Matern12", "Matern32", "Mixture",
     "NoNorm", "Norm", "Normal", "NormalLoadings", "NormalWeights", "Nothing", "ObservedSize", "OneHot", "PerBatch",
-    "PerCell", "PerGene", "PerLabel", "Poisson", "Prior", "Random", "RandomDispersion", "ReLU", "ReadCell", "SiLU",
-    "Size", "SizeFactor", "Softmax", "Softplus", "Sparse", "StandardNormal", "Start", "StickBreaking", "Tanh",
-    "UnitSize", "VampPrior", "Weights",
+    "PerCell", "PerGene", "PerLabel", "Perturbation", "Poisson", "Prior", "Random", "RandomDispersion", "ReLU",
+    "ReadCell", "SiLU", "Size", "SizeFactor", "Softmax", "Softplus", "Sparse", "SpikeAndSlab", "StandardNormal",
+    "Start", "StickBreaking", "Tanh", "UnitSize", "VampPrior", "Weights",
 ]  # fmt: skip

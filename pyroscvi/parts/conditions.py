@@ -15,7 +15,9 @@ from pyroscvi.handlers import read, read_covariate
 from pyroscvi.part import Part
 from pyroscvi.ranges import PositiveInt
 
-__all__ = ["Condition", "Continuous", "Embedding", "Nothing", "OneHot", "Together"]
+__all__ = [
+    "Condition", "Continuous", "Dose", "Embedding", "Interaction", "Nothing", "OneHot", "Perturbation", "Together",
+]  # fmt: skip
 
 
 def indicators(cells: Cells, field: str, levels: int) -> Tensor:
@@ -67,6 +69,77 @@ class OneHot(Condition):
 
     def forward(self, cells):
         return indicators(cells, self.field, self.levels) if self.width else super().forward(cells)
+
+
+class Perturbation(Condition):
+    """One indicator column for each level of a categorical field, and zeros for cells of the level ``control``.
+
+    Without a control every level has its column. 1 / levels in every column where the level is unknown.
+    """
+
+    field: str = "label"
+    control: str | None = None
+
+    def build(self, dims):
+        self.width = dims.count(self.field)
+
+    def forward(self, cells):
+        rows = indicators(cells, self.field, self.width)
+        if self.control is None:
+            return rows
+        names = cells.levels.get(self.field, ())
+        if self.control not in names:
+            raise ValueError(f"{self!r}: {self.field} has no level {self.control!r}; there are {', '.join(names)}")
+        treated = torch.arange(self.width, device=rows.device) != names.index(self.control)
+        return rows * treated.to(rows)
+
+
+class Dose(Condition):
+    """The response to a dose x, x^h / (k^h + x^h): 0 without a dose, rising smoothly to 1 [Hill, 1910].
+
+    dose   a covariate, 0 or more; k, the dose of half the response, and h, the steepness, are learnt
+    drug   a categorical field: each of its levels has k, h and a column of its own
+    """
+
+    dose: str = "dose"
+    drug: str | None = None
+
+    def build(self, dims):
+        self.width = 1 if self.drug is None else dims.count(self.drug)
+        self.log_k, self.log_h = nn.Parameter(torch.zeros(self.width)), nn.Parameter(torch.zeros(self.width))
+        self.register_buffer("moments", torch.tensor([0.0, 1.0]))  # with which ``Fields`` standardised the dose
+
+    def begin(self, cells):
+        if cells.fields is not None:
+            self.moments.copy_(torch.tensor(cells.fields.moments[self.dose]))
+        x = self.moments[0] + self.moments[1] * cells.covariate(self.dose)
+        self.log_k.fill_(float(x[x > 0].log().mean()) if (x > 0).any() else 0.0)
+
+    def single(self):
+        return [self.log_k, self.log_h]
+
+    def response(self, x: Tensor) -> Tensor:
+        """The response to doses x [..., n], of every drug [..., n, drugs]."""
+        logs = x.clamp(min=1e-6).log().unsqueeze(-1)
+        return (x > 1e-6).unsqueeze(-1) * torch.sigmoid(self.log_h.exp() * (logs - self.log_k))
+
+    def forward(self, cells):
+        response = self.response(self.moments[0] + self.moments[1] * read_covariate(cells, self.dose))
+        return response if self.drug is None else response * indicators(cells, self.drug, self.width)
+
+
+class Interaction(Condition):
+    """The products of every column of one condition with every column of another."""
+
+    first: Condition = Perturbation("label")
+    second: Condition = Perturbation("batch")
+
+    def build(self, dims):
+        self.first, self.second = self.first.sized(dims), self.second.sized(dims)
+        self.width = self.first.width * self.second.width
+
+    def forward(self, cells):
+        return (self.first(cells).unsqueeze(-1) * self.second(cells).unsqueeze(-2)).flatten(-2)
 
 
 class Embedding(Condition):

@@ -6,11 +6,14 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyroscvi.parts.shared import Shared, half_cauchy, horseshoe
-from pyroscvi.ranges import PositiveFloat
+from pyroscvi.ranges import Fraction, PositiveFloat
 
-__all__ = ["ARDLoadings", "HorseshoeLoadings", "LaplaceLoadings", "Learned", "Loadings", "NormalLoadings"]
+__all__ = [
+    "ARDLoadings", "HorseshoeLoadings", "LaplaceLoadings", "Learned", "Loadings", "NormalLoadings", "SpikeAndSlab",
+]  # fmt: skip
 
 
 class Loadings(Shared):
@@ -41,13 +44,11 @@ class Loadings(Shared):
 
 
 def shifted(eta: dict[str, Tensor], rows: Tensor, effects: Tensor) -> dict[str, Tensor]:
-    """Predictors eta whose log rates rho are shifted by rows [..., n, k] times effects [k, g].
+    """Predictors eta whose log rates rho are shifted by rows [..., n, k] times effects [k, g] that cells share.
 
-    The effects are latents that cells share, one vector of k * g numbers. Several draws of them have shape
-    [..., 1, k * g]: the 1 is the dimension of the plate over cells.
+    Several draws of the effects have shape [..., 1, k, g]: the 1 is the dimension of the plate over cells.
     """
-    table = effects.unflatten(-1, (rows.shape[-1], -1))
-    return eta | {"rho": eta["rho"] + rows @ (table if table.dim() == 2 else table.squeeze(-3))}
+    return eta | {"rho": eta["rho"] + rows @ (effects if effects.dim() == 2 else effects.squeeze(-3))}
 
 
 class Learned(Loadings):
@@ -104,3 +105,33 @@ class ARDLoadings(Loadings):
         a = half_cauchy(f"{site}_scale", self.loc[: self.latent])
         scale = a.unsqueeze(-2).expand(*a.shape[:-1], len(self.loc) // self.latent, self.latent).flatten(-2)
         return pyro.sample(site, dist.Normal(self.loc, self.s * scale).to_event(1))
+
+
+class SpikeAndSlab(Loadings):
+    """W_gj ~ (1 - pi) Normal(0, spike) + pi Normal(0, slab): most are near zero, the others may be large.
+
+    Whether W_gj belongs to the slab is summed out exactly, one by one [George & McCulloch, 1993]. A spike of width zero
+    would need a sum over all genes together.
+
+    pi   the share of the slab, before any cell is seen
+    """
+
+    pi: Fraction = 0.1
+    spike: PositiveFloat = 0.03
+    slab: PositiveFloat = 0.7
+
+    def prior(self):
+        weights = torch.tensor([1 - self.pi, self.pi]).to(self.loc).expand(*self.loc.shape, 2)
+        widths = torch.tensor([self.spike, self.slab]).to(self.loc)
+        return RealMixture(dist.Categorical(weights), dist.Normal(0 * weights, widths)).to_event(1)
+
+    def inclusion(self, W: Tensor) -> Tensor:
+        """The probability that each of these values belongs to the slab [...]."""
+        spike, slab = (dist.Normal(0.0, width).log_prob(W) for width in (self.spike, self.slab))
+        return torch.sigmoid(slab - spike + torch.logit(torch.tensor(self.pi)))
+
+
+class RealMixture(dist.MixtureSameFamily):
+    """A mixture on the real line, with the support that guides know."""
+
+    support = constraints.real
