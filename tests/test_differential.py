@@ -92,7 +92,7 @@ def test_batches_are_averaged_out_unless_they_lie_in_one_group_each(fitted, dono
 
 def test_sums_of_units_do_not_depend_on_minibatches_and_add_up(fitted, donors):
     cells, unit = fitted.read(donors), np.arange(240) % 6
-    how = {"average": None, "samples": 30, "corrected": False, "seed": 0, "progress": False}
+    how = {"samples": 30, "corrected": False, "seed": 0, "progress": False}
     small, large = (unit_sums(fitted, cells, unit, batch_size=size, **how) for size in (50, 240))
     np.testing.assert_allclose(small.share.mean(0), large.share.mean(0), rtol=0.05)
     merged = large.merged(np.array([0, 0, 0, 1, 1, -1]))
@@ -100,15 +100,15 @@ def test_sums_of_units_do_not_depend_on_minibatches_and_add_up(fitted, donors):
     np.testing.assert_allclose(merged.seen[0], large.seen[:3].sum(0))
 
 
-def test_a_departure_that_counts_show_is_kept_and_one_that_they_do_not_is_shrunk():
-    """With phi = 0 the decoder decides, and the counts do where units depart from it by more than noise."""
-    share, expected = np.full((1, 2, 2), 0.5), np.full((2, 2), 100.0)
-    sums = UnitSums(np.ones(2), share, share[0] ** 2, np.array([[300.0, 101.0], [30.0, 99.0]]), expected)
-    log_rate, _ = sums.log_rates()
-    assert log_rate[0, 0] - log_rate[1, 0] > 0.9 * np.log(10)
-    even = UnitSums(np.ones(2), share, share[0] ** 2, np.array([[104.0, 101.0], [97.0, 99.0]]), expected)
-    log_rate, _ = even.log_rates()
-    assert np.abs(log_rate[0] - log_rate[1]).max() < 1e-3
+def test_counts_decide_where_there_are_some_and_the_decoder_where_there_are_none():
+    share, expected = np.array([[[0.6, 0.4], [0.2, 0.8]]]), np.array([[100.0, 1e-9], [100.0, 1e-9]])
+    sums = UnitSums(np.ones(2), share, share[0] ** 2, np.array([[300.0, 0.0], [30.0, 0.0]]), expected)
+    log_rate, variance = sums.log_rates()
+    ratio = log_rate[0] - log_rate[1]
+    assert ratio[0] == pytest.approx(np.log(3 * 300.5 / 30.5))
+    assert ratio[1] == pytest.approx(np.log(0.4 / 0.8))
+    assert (variance[:, 1] > 50 * variance[:, 0]).all()
+    assert sums.departures()[0] == pytest.approx(((200**2 - 100) + (70**2 - 100)) / 2e4)
 
 
 def test_moderated_variances_find_the_prior_that_made_them():

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
 
 from pyroscvi.analysis.groups import By, Groups, groups_of
@@ -30,6 +31,7 @@ from pyroscvi.program import Fitted
 from pyroscvi.pyro_internals import alone
 
 REST = "rest"
+MOST_LEVELS = 50  # of a field that is averaged over
 SHARE = 10_000  # rates are reported for a cell with so many counts
 
 
@@ -74,7 +76,7 @@ def differential(
     group = groups_of(data, cells, groupby, "groupby")
     inside = Groups(np.zeros(len(cells), int), ("",)) if within is None else groups_of(data, cells, within, "within")
     unit_of = Groups(np.zeros(len(cells), int), ("",)) if donor is None else groups_of(data, cells, donor, "donor")
-    average = _averaged(fit, cells, average, group)
+    under = _averaged(fit, cells, average, group, samples)
     codes = np.stack([inside.codes, group.codes, unit_of.codes])
     known = (codes >= 0).all(0)
     if not known.any():
@@ -83,7 +85,7 @@ def differential(
     unit = np.full(len(cells), -1)
     unit[known] = place.ravel()
     sums = unit_sums(
-        fit, cells, unit, average=average, samples=samples, corrected=corrected, seed=seed, batch_size=batch_size,
+        fit, cells, unit, under=under, samples=samples, corrected=corrected, seed=seed, batch_size=batch_size,
         progress="differential expression" if progress else False,
     )  # fmt: skip
     wanted = _wanted(group, groups, reference)
@@ -104,10 +106,15 @@ def differential(
     return pd.concat(tables, ignore_index=True)
 
 
-def _averaged(fit: Fitted, cells: Cells, field: str | None, group: Groups) -> str | None:
-    """The field to average over; None where the model does not read it, or where each level lies in one group only."""
+def _averaged(
+    fit: Fitted, cells: Cells, field: str | None, group: Groups, samples: int
+) -> list[dict[str, torch.Tensor]]:
+    """Every level of the field to average over, as interventions, at most 50 of them; {} keeps that of each cell.
+
+    It is kept where the model does not read the field, and where each level lies in one group only.
+    """
     if field is None or field not in cells.categories or field not in fields_read(fit, cells):
-        return None
+        return [{}]
     pairs = pd.DataFrame({"level": cells.categories[field].cpu().numpy(), "group": group.codes})
     pairs = pairs[(pairs >= 0).all(axis=1)].drop_duplicates()
     if len(pairs) and pairs["group"].nunique() > 1 and not pairs["level"].duplicated().any():
@@ -116,8 +123,11 @@ def _averaged(fit: Fitted, cells: Cells, field: str | None, group: Groups) -> st
             f"{field} levels: each cell keeps its own {field}. If the {field} is a sample of a donor, give donor=",
             stacklevel=4,
         )
-        return None
-    return field
+        return [{}]
+    levels = cells.categories[field].unique().cpu()
+    levels = levels[levels >= 0]
+    spread = torch.linspace(0, len(levels) - 1, min(len(levels), max(samples, MOST_LEVELS))).round().long()
+    return [{field: level.expand(len(cells))} for level in levels[spread]]
 
 
 def _wanted(group: Groups, groups: str | Sequence[str] | None, reference: str) -> list[tuple[int, int | None]]:
@@ -181,7 +191,7 @@ def _table(
 ) -> pd.DataFrame:
     difference, error, df, rate, rate_reference, donors = comparison
     estimate, error = difference / np.log(2), error / np.log(2)
-    posterior = effects(estimate, error, df)
+    posterior = effects(estimate, error, df, least=delta / 4)
     p = posterior.beyond(delta)
     expected = expected_false_discoveries(p)
     table = pd.DataFrame(

@@ -1,7 +1,7 @@
 """Many genes at once: variances and effects of single genes, with priors that are estimated from all genes.
 
 Variances follow [Smyth, 2004]: s_g^2 of d degrees of freedom has an inverse chi-square prior, which adds d0 degrees of
-freedom. Effects follow [Stephens, 2017]: b_g ~ sum_k pi_k Normal(0, s_k^2) with s_0 = 0 on a fixed grid, whose weights
+freedom. Effects follow [Stephens, 2017]: b_g ~ sum_k pi_k Normal(0, s_k^2) on a fixed grid, whose weights
 pi maximise the likelihood of all estimates. Posteriors are then exact mixtures of normals.
 
 References
@@ -68,12 +68,15 @@ class Effects:
         return high
 
 
-def effects(estimate: np.ndarray, error: np.ndarray, df: float) -> Effects:
-    """Posteriors of the effects of genes from estimates [g] with standard errors [g] of ``df`` degrees of freedom."""
+def effects(estimate: np.ndarray, error: np.ndarray, df: float, least: float = 0.0) -> Effects:
+    """Posteriors of the effects of genes from estimates [g] with standard errors [g] of ``df`` degrees of freedom.
+
+    least   s_0: effects of this size are as good as none, and expected of all genes
+    """
     sd = _normal_error(estimate, error, df)
     largest = 2 * np.sqrt(max((estimate**2 - sd**2).max(), (sd.min() / 4) ** 2))
     steps = int(np.ceil(2 * np.log2(largest / (sd.min() / 10)))) + 1
-    grid = np.concatenate([[0.0], largest / np.sqrt(2) ** np.arange(steps)[::-1]])
+    grid = np.concatenate([[least], np.maximum(largest / np.sqrt(2) ** np.arange(steps)[::-1], least)])
     total = sd[:, None] ** 2 + grid**2
     log_p = -0.5 * (np.log(total) + estimate[:, None] ** 2 / total)
     p = np.exp(log_p - log_p.max(1, keepdims=True))

@@ -8,14 +8,14 @@ these shares, under the same batches for every unit, and how far the observed co
     E_ug       sum over cells of w mu,   w = mu / Var(x), under the cell's own batch
 
 Y and E behave like a Poisson count and its mean, whatever the likelihood: Var(Y) = E. The log rate of a unit is the log
-of its mean share plus a departure from the decoder, log(e_ug) with e_ug ~ Gamma(1/phi_g, 1/phi_g). The posterior of e
-given Y is exact. phi is estimated: it is near zero where the decoder explains the units of a gene up to counting noise,
-and large where it does not, so that the counts then decide.
+of its mean share plus a departure from the decoder, log(e_ug) with the weak prior e_ug ~ Gamma(1/2, 1/2), as a decoder
+underestimates differences between few cells. The posterior of e given Y is exact: where a unit has counts they decide,
+and where it has none the decoder does.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from pyroscvi.inference.progress import counted
 from pyroscvi.program import Fitted
 
 LEAST = 1e-12  # of a share: its logarithm is taken
+SHAPE = 0.5  # of the prior of departures
 
 
 @dataclass(frozen=True)
@@ -60,71 +61,57 @@ class UnitSums:
         n = np.maximum(self.cells, 1)[:, None]
         mean = np.maximum(self.share.mean(0) / n, LEAST)
         spread = np.maximum(self.square / n - ((self.share / n) ** 2).mean(0), 0)  # of cells of the unit, in one draw
-        shape = 1 / np.maximum(self._departures(), 1e-6)
-        seen, expected = self.seen + shape, self.expected + shape
+        seen, expected = self.seen + SHAPE, self.expected + SHAPE
         return np.log(mean) + np.log(seen / expected), spread / n / mean**2 + polygamma(1, seen)
 
-    def _departures(self) -> np.ndarray:
-        """phi [g]: the variance of the units' departures from the decoder; at least that of all genes together."""
+    def departures(self) -> np.ndarray:
+        """The variance of e among the units, beyond counting noise [g]; at least that of all genes together."""
         excess = ((self.seen - self.expected) ** 2 - self.expected).sum(0)
         weight = np.maximum((self.expected**2).sum(0), LEAST)
         return np.maximum(excess / weight, max(excess.sum() / weight.sum(), 0))
 
 
 def unit_sums(
-    fit: Fitted, cells: Cells, unit: np.ndarray, *, average: str | None, samples: int, corrected: bool, seed: int,
-    batch_size: int, progress: bool | str,
+    fit: Fitted, cells: Cells, unit: np.ndarray, *, under: Sequence[Mapping[str, Tensor]] = ({},), samples: int,
+    corrected: bool, seed: int, batch_size: int, progress: bool | str,
 ) -> UnitSums:  # fmt: skip
     """The sums of units over cells; cells of unit -1 are left out.
 
-    average   a field whose levels among these cells are averaged over, one in each posterior sample
-    samples   posterior samples; at least one for every level, up to 50 levels
+    under     interventions {field: values [n]} under which shares are computed, each in as many posterior samples. {}
+              keeps the conditions of the cells
+    samples   posterior samples, rounded up to a multiple of the interventions
     """
-    inside = unit >= 0
+    inside = torch.from_numpy(unit >= 0)
     if not inside.all():
-        cells, unit = fit.read(cells.subset(torch.from_numpy(inside), hops=fit.guide.encoder.hops)), unit[inside]
+        cells, unit = fit.read(cells.subset(inside, hops=fit.guide.encoder.hops)), unit[unit >= 0]
+        under = [{name: values[inside] for name, values in one.items()} for one in under]
     units, code = int(unit.max()) + 1, torch.from_numpy(unit).to(cells.device)
-    given = _levels(cells, average, samples, seed)
+    draws = -(-samples // len(under)) * len(under)
 
     def sums(minibatch: Cells, guides: Iterable[Any]) -> tuple[int, list[Tensor]]:
-        row = code[torch.arange(len(minibatch)) if minibatch.index is None else minibatch.index]
+        index = torch.arange(len(minibatch)) if minibatch.index is None else minibatch.index.cpu()
+        here = [{name: values[index] for name, values in one.items()} for one in under]
         shares: list[Tensor] = []
-        square: Any = 0.0
-        seen: Any = 0.0
-        mean_seen: Any = 0.0
-        for level, guide in zip(given, guides, strict=True):
-            seen_under = [{}] if level is None else [{}, {str(average): level.expand(len(minibatch))}]
-            own, *other = each_expected(fit, minibatch, seen_under, guide)
+        total: Any = [0.0, 0.0, 0.0]
+        for levels, guide in zip(cycle(here), guides, strict=False):
+            own, *other = each_expected(fit, minibatch, [{}, levels] if levels else [{}], guide)
             mean, weight = _mean_and_weight(own)
             share = _mean(other[0]) if other else mean
             share = share / share.sum(-1, keepdim=True)
             weight = weight if minibatch.measured is None else weight * minibatch.measured
-            added = [share, share**2, weight * minibatch.x, weight * mean]
-            share, *rest = (_by_unit(value, row, units) for value in added)
-            shares.append(share)
-            square, seen, mean_seen = square + rest[0], seen + rest[1], mean_seen + rest[2]
-        return len(minibatch), [torch.stack(shares), *(value / len(given) for value in (square, seen, mean_seen))]
+            added = share, share**2, weight * minibatch.x, weight * mean
+            of_units, *rest = (_by_unit(value, code[index.to(code.device)], units) for value in added)
+            shares.append(of_units)
+            total = [before + value for before, value in zip(total, rest, strict=True)]
+        return len(minibatch), [torch.stack(shares), *(value / draws for value in total)]
 
     label = progress if isinstance(progress, str) else "rates"
-    total: list[Any] = [0.0] * 4
+    sum_of: list[Any] = [0.0] * 4
     with counted(label, len(cells), bool(progress)) as done:
-        for size, values in each_drawn(fit, cells, sums, len(given), seed, batch_size, corrected):
-            total = [before + value for before, value in zip(total, values, strict=True)]
+        for size, values in each_drawn(fit, cells, sums, draws, seed, batch_size, corrected):
+            sum_of = [before + value for before, value in zip(sum_of, values, strict=True)]
             done(size)
-    return UnitSums(np.bincount(unit, minlength=units).astype(float), *(value.cpu().numpy() for value in total))
-
-
-def _levels(cells: Cells, field: str | None, samples: int, seed: int) -> list[Tensor | None]:
-    """The level of the field in every posterior sample, each level equally often; None keeps those of the cells."""
-    if field is None:
-        return [None] * samples
-    present = cells.categories[field].unique()
-    present = present[present >= 0]
-    if len(present) > 50:
-        order = torch.randperm(len(present), generator=torch.Generator().manual_seed(seed))
-        present = present[order[: max(samples, 50)].to(present.device)]
-    rounds = -(-samples // len(present))
-    return list(islice(cycle(present), rounds * len(present)))
+    return UnitSums(np.bincount(unit, minlength=units).astype(float), *(value.cpu().numpy() for value in sum_of))
 
 
 def _mean_and_weight(own: Expected) -> tuple[Tensor, Tensor]:

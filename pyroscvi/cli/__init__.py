@@ -1,4 +1,4 @@
-"""The command line: ``pyroscvi list | show | copy | demo | analyse | fit | embed | annotate | de | compare | ...``.
+"""The command line: each command of ``pyroscvi --help`` has a file here, and sometimes two share one.
 
 Each command reads its arguments, calls the functions that a Python user would call, and writes their results. Torch and
 scanpy take seconds to import, so a command imports what it needs when it runs.
@@ -10,14 +10,17 @@ import warnings
 from collections.abc import Sequence
 
 from pyroscvi.advice import command_line, troubleshooting
-from pyroscvi.cli import analyse, annotate, calibrate, compare, de, embed, fit, report, show
+from pyroscvi.cli import analyse, annotate, calibrate, compare, de, embed, fit, generate, perturb, query, report, show
 from pyroscvi.cli.app import app
 from pyroscvi.cli.output import say
 
-__all__ = ["analyse", "annotate", "app", "calibrate", "compare", "de", "embed", "fit", "main", "report", "show"]
+__all__ = [
+    "analyse", "annotate", "app", "calibrate", "compare", "de", "embed", "fit", "generate", "main", "perturb", "query",
+    "report", "show"
+]  # fmt: skip
 
-# The order of the commands in the help.
-ORDER = ["list", "show", "copy", "demo", "analyse", "fit", "embed", "annotate", "de", "report", "compare", "calibrate"]
+USE = ["embed", "annotate", "de", "perturb", "generate", "denoise", "query"]
+ORDER = ["list", "show", "copy", "demo", "analyse", "fit", *USE, "report", "compare", "calibrate"]  # of the help
 app.registered_commands.sort(key=lambda command: ORDER.index(str(command.name)))
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Unable to allocate")  # of torch, CUDA and numpy
 

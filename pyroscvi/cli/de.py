@@ -6,7 +6,7 @@ from typing import Annotated
 from pyroscvi.cli.app import Data, ForceFiles, Json, OwnPages, Quiet, Run, Seed, app, drawn, option
 from pyroscvi.cli.grouped import Query, grouped
 from pyroscvi.cli.output import check_free, draw, say
-from pyroscvi.cli.query import as_json, asked
+from pyroscvi.cli.using import as_json, asked
 
 SHOWN = ["gene", "log2_fold_change", "low", "high", "p_change", "expected_fdr", "rate_group", "rate_reference"]
 

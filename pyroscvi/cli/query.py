@@ -1,64 +1,79 @@
-"""What commands share that use a run on cells: the run, the cells as its fit reads them, and their rows of the file."""
+"""``pyroscvi query``: new cells on a reference, with labels and states."""
 
-import json
-from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Annotated
 
-from pyroscvi.cli.grouped import Query
-from pyroscvi.names import among
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-    from pyroscvi.cli.runs import Run
-    from pyroscvi.data.cells import Cells
+from pyroscvi.cli.app import Data, ForceFiles, Json, OwnPages, Quiet, Run, Seed, app, option
+from pyroscvi.cli.grouped import Query, grouped
+from pyroscvi.cli.output import check_free, say
+from pyroscvi.cli.using import as_json, asked
 
 
-class Asked(NamedTuple):
-    """A run, cells that its fit can read, and the same cells in the file that they come from."""
+@app.command("query", rich_help_panel="Use")
+@grouped
+def query_cells(
+    run: Run,
+    data: Data,
+    out: Annotated[Path, option("The file to write.", metavar="OUT.h5ad")],
+    *,
+    batch: Annotated[
+        str | None,
+        option(
+            "What a batch that the run has not seen is: unknown; learn, to fit weights of its own for each; or the "
+            "name of a known batch."
+        ),
+    ] = None,
+    epochs: Annotated[int, option("Passes over the new cells, for learn.", min=1)] = 50,
+    query: Query,
+    page: OwnPages = None,
+    seed: Seed = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+    force: ForceFiles = False,
+) -> None:
+    """Map new cells onto a reference run: their states and, if the model knows types, their annotations.
 
-    run: "Run"
-    cells: "Cells"
-    adata: "AnnData"
+    Genes may be in another order, extra, or missing (--missing marginalise).
+    """
+    from dataclasses import replace
 
-    def column(self, name: str | None, what: str = "column of obs") -> Any:
-        """The column of obs with this name [n]; None without a name."""
-        return None if name is None else self.adata.obs[among(name, {key: key for key in self.adata.obs}, what)]
+    from pyroscvi.analysis.representation import representation
+    from pyroscvi.cli.runs import KEY
+    from pyroscvi.fitting.extended import extended
+    from pyroscvi.fitting.files import write_whole
 
+    check_free(out, force=force)
+    reading = replace(query, unknown="allow") if batch is not None else query
+    use = asked(run, data, reading, page, labels=False)
+    fit, cells = use.run.fit, use.cells
+    said = []
+    if batch == "learn":
+        fit = extended(fit, use.adata, missing=query.missing, epochs=epochs, seed=seed, progress=not quiet)
+        assert fit.fields is not None
+        cells = replace(fit.fields, label=None, belief=None).read(use.adata, missing=query.missing, empty=query.empty)
+        said.append(f"learned weights of {', '.join(fit.record['extended']['levels'])}")
+    elif batch not in (None, "unknown"):
+        from pyroscvi.analysis.posterior import codes
 
-def asked(folder: Path, data: Path, query: Query, pages: Iterable[Path] | None = None, *, labels: bool = True) -> Asked:
-    """The run in a folder, and the cells of a file as its fit reads them; without ``labels``, not their labels."""
-    from pyroscvi.cli.runs import read_run
-    from pyroscvi.data.reading import read
-
-    run = read_run(folder, pages or ())
-    adata = read(data)
-    fields = run.fields if labels else replace(run.fields, label=None, belief=None)
-    cells = fields.read(adata, **vars(query))
-    return Asked(run, cells, adata[cells.names].copy() if len(cells) < len(adata) else adata)
-
-
-def as_json(value: Any) -> str:
-    """A result as JSON for a program: a table as a list of its rows; a number that is not finite is null."""
-    import pandas as pd
-
-    if isinstance(value, pd.DataFrame):
-        return value.to_json(orient="records", double_precision=15)
-    return json.dumps(_plain(value))
-
-
-def _plain(value: Any) -> Any:
-    import numpy as np
-    import pandas as pd
-
-    if isinstance(value, pd.DataFrame | pd.Series):
-        return json.loads(value.to_json(orient="index" if isinstance(value, pd.DataFrame) else None))
-    if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+        known = codes(fit, len(cells), {"batch": batch})["batch"]
+        own = cells.categories["batch"]
+        cells = replace(cells, categories={**cells.categories, "batch": own.where(own >= 0, known)})
+    use.adata.obsm[KEY] = representation(fit, cells)
+    result = None
+    try:
+        result = fit.annotate(cells, seed=seed)
+    except ValueError as error:
+        if "has no types" not in str(error):
+            raise
+    if result is not None:
+        for name, values in result.table.items():
+            use.adata.obs[f"pyroscvi_{name}"] = values.to_numpy()
+    write_whole(out, use.adata.write_h5ad)
+    if json:
+        say(as_json({"cells": len(cells), "annotations": None if result is None else result.table}))
+    elif not quiet:
+        for text in said:
+            say(text)
+        if result is not None:
+            say(result.table["annotation"].value_counts().to_string(header=False))
+        say(f"{out}: {len(cells):,} cells, states in obsm[{KEY!r}]")

@@ -15,6 +15,8 @@ from pyroscvi.analysis.decontaminated import decontaminated
 from pyroscvi.analysis.denoise import denoise
 from pyroscvi.analysis.describe import describe
 from pyroscvi.analysis.differential import differential
+from pyroscvi.analysis.effect import effect
+from pyroscvi.analysis.effect_scores import effect_scores
 from pyroscvi.analysis.generate import generate
 from pyroscvi.analysis.latent import latent
 from pyroscvi.analysis.loadings import loadings
@@ -129,6 +131,8 @@ class Fit:
     describe = describe
     differential = differential
     annotate = annotate
+    effect = effect
+    effect_scores = effect_scores
     probabilities = probabilities
     proportions = proportions
     presence = presence
@@ -165,6 +169,12 @@ class Fit:
         if not hasattr(self.guide, "without_counts"):
             raise AttributeError("only a minified fit holds cells: fit.minified(cells).cells")
         return self.guide.cells(self)
+
+    def extended(self, adata: AnnData, field: str = "batch", **options: Any) -> Fit:
+        """This fit with weights of their own for levels that it has not seen: ``fitting.extended``."""
+        from pyroscvi.fitting.extended import extended
+
+        return extended(self, adata, field, **options)
 
     def save(self, path: str | Path) -> None:
         """Write the fit into one file: safetensors and JSON, nothing that could execute."""

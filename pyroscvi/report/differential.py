@@ -53,3 +53,21 @@ def _name(panel: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> None:
         side = {"ha": "left", "xytext": (3, 0)} if x[g] >= 0 else {"ha": "right", "xytext": (-3, 0)}
         at: Any = {"xy": (x[g], place), "textcoords": "offset points", "va": "center", **side}
         panel.annotate(label(names[g], 16), fontsize=5.5, color=INK, **at)
+
+
+def largest(table: pd.DataFrame, genes: int = 15) -> Figure:
+    """A panel for each group: the genes whose effect is largest and probable, with intervals: ``Fit.effect``."""
+    groups = list(table.groupby("group", sort=False))[:MAX_PANELS] if "group" in table else [("", table)]
+    figure, squares = panels(len(groups), 3, (3.0, 0.6 + 0.18 * genes), (0, 0))
+    for panel, (name, rows) in zip(squares, groups, strict=True):
+        sure = rows[rows["p_change"] > 0.95]
+        best = (sure if len(sure) else rows).head(genes).sort_values("log2_fold_change")
+        place = np.arange(len(best))
+        panel.hlines(place, best["low"], best["high"], color=CHANGED, linewidth=1)
+        panel.plot(best["log2_fold_change"], place, "o", color=CHANGED, markersize=3)
+        panel.axvline(0, color=FAINT, linewidth=0.6, zorder=0)
+        panel.set_yticks(place, [label(gene, 18, 1) for gene in best["gene"]])
+        panel.set_title(label(name, 36, 1) if name else "", fontsize=8, color=INK, loc="left")
+        panel.set_xlabel("log2 fold change", fontsize=6.5, color=FAINT)
+        quiet(panel, 6)
+    return figure

@@ -1,0 +1,104 @@
+"""Effects: what a change of conditions does to the mean rates of cells, by group and gene.
+
+    fit.effect(controls, {"condition": "stim"}, against={"condition": "ctrl"}, by="cell_type")
+
+The state of every cell is drawn from its posterior under its own conditions, and its rates are computed under both
+conditions at this state: a counterfactual. The interval holds the uncertainty about the states; that of the weights of
+the conditions, which is at least that of as many counts as training had under each; and how far groups of cells depart
+from the decoder under conditions that were observed (``UnitSums.departures``), as a prediction for a group is not
+expected to be better than that. It does not hold that an effect may differ where no cell was observed.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy.special import polygamma
+from scipy.stats import norm
+
+from pyroscvi.analysis.groups import By, Groups, groups_of
+from pyroscvi.analysis.posterior import Conditions, Over, interventions
+from pyroscvi.analysis.unit_rates import LEAST, SHAPE, UnitSums, unit_sums
+from pyroscvi.data.cells import Cells
+from pyroscvi.program import Fitted
+from pyroscvi.pyro_internals import alone
+
+SHARE = 10_000  # rates are reported for a cell with so many counts
+
+
+@alone
+def effect(
+    fit: Fitted, cells: Cells | AnnData, given: Conditions, against: Conditions, *, by: By | None = None,
+    average: Over | None = None, delta: float = 0.25, level: float = 0.9, samples: int = 20, corrected: bool = False,
+    seed: int = 0, batch_size: int = 512, progress: bool = True,
+) -> pd.DataFrame:  # fmt: skip
+    """How the mean rate of every gene changes if cells are under ``given`` rather than ``against``; largest first.
+
+    given, against   values of fields and covariates: ``{"condition": "stim"}``, ``{"dose": 2.0}``
+    by          column, field or values: effects of each group of cells apart, such as types
+    average     a field to average over, such as "batch", under both conditions
+    delta       a change of log2 rate up to this size is none
+    level       probability of the interval
+    samples     posterior samples of the states
+    corrected   sample the exact posterior by importance resampling, not the guide
+
+    One row for each group and gene: (group), gene, log2_fold_change with low and high, p_change (the probability of a
+    change beyond ``delta``), and the mean rates per 10,000 counts, ``rate`` and ``rate_against``.
+    """
+    if set(given) != set(against):
+        raise ValueError(f"given sets {sorted(given)} and against {sorted(against)}: both set the same conditions")
+    data, cells = cells, fit.read(cells)
+    group = Groups(np.zeros(len(cells), int), ("",)) if by is None else groups_of(data, cells, by, "by")
+    how: dict[str, Any] = {"samples": samples, "corrected": corrected, "seed": seed, "batch_size": batch_size}
+
+    def under(values: Conditions, label: str) -> UnitSums:
+        return unit_sums(
+            fit, cells, group.codes, under=interventions(fit, len(cells), values, average), **how,
+            progress=label if progress else False,
+        )  # fmt: skip
+
+    one, other = under(given, "effect"), under(against, "without the effect")
+    rates = [np.maximum(sums.share, LEAST) / np.maximum(sums.cells, 1)[:, None] for sums in (one, other)]
+    ratio = np.log2(rates[0] / rates[1])
+    observed = unit_sums(fit, cells, _observed(cells, group.codes, given), **{**how, "samples": 1}, progress=False)
+    mean = ratio.mean(0)
+    a_cell = observed.expected.sum(0) / observed.cells.sum()  # effective counts of each gene in a cell
+    weights = sum(
+        polygamma(1, _trained(fit, values) * counts + SHAPE)
+        for values, counts in ((given, a_cell * 2 ** np.clip(mean, -30, 30)), (against, a_cell))
+    )
+    sd = np.sqrt(ratio.var(0) + (2 * observed.departures() + weights) / np.log(2) ** 2)
+    half = norm.isf((1 - level) / 2) * sd
+    present = np.flatnonzero(one.cells > 0)
+    tables = [
+        pd.DataFrame(
+            {
+                **({} if by is None else {"group": group.names[u]}),
+                "gene": list(fit.genes),
+                "log2_fold_change": mean[u],
+                "low": mean[u] - half[u],
+                "high": mean[u] + half[u],
+                "p_change": norm.sf((delta - mean[u]) / sd[u]) + norm.cdf((-delta - mean[u]) / sd[u]),
+                "rate": SHARE * rates[0].mean(0)[u],
+                "rate_against": SHARE * rates[1].mean(0)[u],
+            }
+        ).sort_values("log2_fold_change", key=np.abs, ascending=False)
+        for u in present
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _trained(fit: Fitted, values: Conditions) -> float:
+    """The number of cells of training under these conditions: of the rarest of their levels."""
+    counts = fit.record.get("levels", {})
+    every = fit.record.get("cells", {}).get("train", 1)
+    return float(min([every, *(counts[name].get(str(level), 1) for name, level in values.items() if name in counts)]))
+
+
+def _observed(cells: Cells, group: np.ndarray, given: Mapping[str, object]) -> np.ndarray:
+    """The group of each cell, apart for each observed level of the conditions that are set [n]."""
+    columns = [group, *(cells.categories[name].cpu().numpy() for name in given if name in cells.categories)]
+    unit = np.unique(np.stack(columns), axis=1, return_inverse=True)[1].ravel()
+    return np.where(group >= 0, unit, -1)

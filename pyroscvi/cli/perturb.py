@@ -1,0 +1,78 @@
+"""``pyroscvi perturb``: what a change of conditions does to cells."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pyroscvi.cli.app import Data, ForceFiles, Json, OwnPages, Quiet, Run, Seed, app, drawn, option
+from pyroscvi.cli.grouped import Query, grouped
+from pyroscvi.cli.output import check_free, draw, say
+from pyroscvi.cli.using import as_json, asked, conditions
+
+SHOWN = ["gene", "log2_fold_change", "low", "high", "p_change", "rate", "rate_against"]
+Setting = Annotated[list[str], option("A condition, as FIELD=VALUE. May be repeated.", metavar="FIELD=VALUE")]
+
+
+@app.command("perturb", rich_help_panel="Use")
+@grouped
+def perturb(
+    run: Run,
+    data: Data,
+    *,
+    given: Setting,
+    against: Annotated[
+        list[str], option("The condition to compare with, as FIELD=VALUE. May be repeated.", metavar="FIELD=VALUE")
+    ],
+    by: Annotated[str | None, option("Column of obs: effects of each group of cells apart, such as types.")] = None,
+    average: Annotated[str | None, option("A field to average over, such as batch.")] = None,
+    delta: Annotated[float, option("A change of log2 rate up to this size is none.", min=0)] = 0.25,
+    score: Annotated[
+        bool,
+        option("Score predictions on real cells of both conditions that were held out.", "--score"),
+    ] = False,
+    out: Annotated[Path | None, option("Write the whole table here.", metavar="OUT.csv")] = None,
+    picture: Annotated[Path | None, drawn("Draw the largest effects of every group here.")] = None,
+    top: Annotated[int, option("Number of genes to print for each group.", min=1)] = 10,
+    query: Query,
+    page: OwnPages = None,
+    seed: Seed = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+    force: ForceFiles = False,
+) -> None:
+    """Predict how the mean rates of cells change under other conditions; they keep their states."""
+    from pyroscvi.fitting.files import write_whole
+
+    check_free(out, picture, force=force)
+    use = asked(run, data, query, page)
+    fit, one, other = use.run.fit, conditions(given), conditions(against)
+    table = fit.effect(
+        use.cells, one, other, by=use.column(by), average=average, delta=delta, seed=seed, progress=not quiet
+    )
+    scores = None
+    if score:
+        if by is None:
+            raise ValueError("--score compares groups of cells: name their column with --by")
+        unseen = ~use.adata.obs_names.isin(use.run.fitted_on)
+        if not unseen.any():
+            raise ValueError(f"the run was fitted to every cell of {data}: give cells that were held out of it")
+        scores = fit.effect_scores(use.cells.subset(unseen), one, other, use.column(by)[unseen], seed=seed)
+    if out is not None:
+        write_whole(out, lambda file: table.to_csv(file, index=False))
+    if picture is not None:
+        from pyroscvi.report.differential import largest
+
+        draw(picture, largest(table))
+    if json:
+        say(as_json({"effects": table, **({} if scores is None else {"scores": scores})}))
+        return
+    if quiet:
+        return
+    what = f"{' '.join(given)} against {' '.join(against)}"
+    for name, rows in [("", table)] if by is None else table.groupby("group", sort=False):
+        say(f"{what}{f', in {name}' if name else ''}: {(rows['p_change'] > 0.95).sum():,} genes change (p > 0.95)")
+        say(rows[SHOWN].head(top).to_string(index=False, float_format="{:.3g}".format) + "\n")
+    if scores is not None:
+        say(scores.to_string(index=False, float_format="{:.3g}".format))
+    for file in (out, picture):
+        if file is not None:
+            say(f"{file} written")
