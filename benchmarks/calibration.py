@@ -93,8 +93,10 @@ def fits(pages: list[str], guides: list[str], epochs: int) -> Iterator[tuple[str
 
 def data(tissue: bool = False) -> Any:
     where: dict[str, Any] = {"spatial": "spatial", "section": "section"} if tissue else {}
-    fields = ps.Fields(counts="counts", batch="batch", label="cell_type", **where)
-    return fields.read(simulated(cells=400, genes=30, seed=0, sections=2 if tissue else 0))
+    fields = ps.Fields(counts="counts", batch="batch", label="cell_type", proteins="proteins", **where)
+    adata = simulated(cells=400, genes=30, seed=0, sections=2 if tissue else 0)
+    adata.obsm["proteins"] = adata.X[:, :3].toarray()
+    return fields.read(adata)
 
 
 def measured(

@@ -95,7 +95,8 @@ def small_cells(n: int = 200, g: int = 60) -> Cells:
     r = torch.Generator().manual_seed(0)
     x = torch.poisson(torch.rand(n, g, generator=r) * 8 * (1 + torch.arange(n) % 3).unsqueeze(-1), generator=r)
     codes = {"batch": torch.arange(n) % 2, "label": torch.where(torch.arange(n) % 4 < 2, torch.arange(n) % 3, -1)}
-    return Cells(x, codes | {"drug": torch.arange(n) % 4}, levels={"label": ("a", "b", "c")})
+    levels = {"label": ("a", "b", "c")}
+    return Cells(x, codes | {"drug": torch.arange(n) % 4}, proteins=x[:, :3], levels=levels)
 
 
 def pages(check: Callable[[str, Any, Any], Iterator[Line]]) -> Iterator[Line]:
