@@ -1,6 +1,7 @@
 """Guides made from that of a fit: trained further on new cells, or reading the neighbours of cells, too."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.fitting.declarations import declaration, declared
 from pyroscvi.fitting.fit import fit
 from pyroscvi.fitting.result import Fit
+from pyroscvi.inference.loss import Objective
 from pyroscvi.part import Part
 from pyroscvi.parts.encoders import Encoder
 from pyroscvi.program import Guide, Pair
@@ -18,14 +20,16 @@ from pyroscvi.pyro_internals import alone
 
 @alone
 def adapted(
-    fitted: Fit, cells: Cells | AnnData, *, epochs: int = 20, lr: float = 2e-3, seed: int = 0, progress: bool = True
-) -> Fit:
+    fitted: Fit, cells: Cells | AnnData, *, epochs: int = 20, lr: float = 2e-3, objectives: Sequence[Objective] = (),
+    seed: int = 0, progress: bool = True,
+) -> Fit:  # fmt: skip
     """The fit with a guide that was trained further on these cells; its model does not change.
 
     A guide learns to read cells like those of training. In new cells other genes may have been measured, which widens
     the gap between its posterior and that of the model: ``docs/missing_genes.md`` shows by how much.
 
-    epochs, lr, seed, progress   as in ``fit``; there is no KL warm-up
+    epochs, lr, objectives, seed, progress   as in ``fit``; there is no KL warm-up. ``Sleep`` is an objective that
+                                             widens posteriors which are too narrow
 
     Raises ValueError where the prior is made of the guide, and so would change with it.
     """
@@ -36,7 +40,7 @@ def adapted(
                 f"{part!r} is made of the guide: if the guide were trained further, the model would change"
             )
     model, guide = copy.deepcopy((fitted.model, fitted.guide))
-    options: Any = {"warmup": 0.0, "seed": seed, "progress": progress, "device": cells.device}
+    options: Any = {"warmup": 0.0, "seed": seed, "progress": progress, "device": cells.device, "objectives": objectives}
     new = fit(model.requires_grad_(False), guide, cells, epochs=epochs, lr=lr, **options)
     new.model.requires_grad_(True)
     record = {**fitted.record, "panels": new.record["panels"]}
