@@ -20,6 +20,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyroscvi.data.cells import Cells
+from pyroscvi.evidence.coordinates import Coordinates
 from pyroscvi.evidence.simulated import ReplayedGuide
 from pyroscvi.handlers import as_scored
 from pyroscvi.program import Guide, Model
@@ -49,5 +50,6 @@ class Sleep:
             observed["x"] = observed["x"] * cells.measured
         rows = torch.arange(len(cells), device=cells.device)
         posteriors = ReplayedGuide(guide, observed).posteriors(replace(cells, index=rows))
-        log_q = sum(q.log_prob(values[name]) for name, q in posteriors.items() if guide.sites[name].local)
-        return -self.weight * log_q
+        local = {name: site for name, site in guide.sites.items() if site.local}
+        u = {name: Coordinates({name: site}, cells.dtype).of(values) for name, site in local.items()}
+        return -self.weight * sum((posteriors[name].log_prob(u[name]) for name in local), cells.x.new_zeros(len(cells)))
