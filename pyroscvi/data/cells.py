@@ -46,6 +46,7 @@ class Cells:
     proteins     counts of surface proteins, NaN where not measured                       [n, p]
     belief       weights of the labels of each cell, all ones where nothing is known      [n, y]
     size_factor  sizes that do not come from these counts                                 [n]
+    embedding    numbers that another model computed of each cell                         [n, e]
     panels       genes that were measured, a row for each group of cells: True or False    [p, g]
     panel        row of ``panels`` of each cell; None: all genes were measured             [n]
     graph        neighbours: entry (target, source) is their distance                     [n + h, n + h]
@@ -69,6 +70,7 @@ class Cells:
     proteins: Tensor | None = field(default=None, metadata=BY_CELL)
     belief: Tensor | None = field(default=None, metadata=BY_CELL)
     size_factor: Tensor | None = field(default=None, metadata=BY_CELL)
+    embedding: Tensor | None = field(default=None, metadata=BY_CELL)
     panels: Tensor | None = None
     panel: Tensor | None = field(default=None, metadata=BY_CELL)
     graph: sparse.csr_matrix | None = None

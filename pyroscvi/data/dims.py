@@ -24,6 +24,7 @@ class Dims:
     levels      number of levels of each categorical field: {"batch": 2}
     covariates  number of continuous covariates
     proteins    number of surface proteins
+    embedding   numbers of a cell that another model computed
     real        whether the values of genes are not counts
     mean        mean value of every gene, where these are not counts                          [g]
     profile     share of every gene in all counts, after adding one count to every gene       [g]
@@ -38,6 +39,7 @@ class Dims:
     levels: Mapping[str, int] = field(default_factory=dict)
     covariates: int = 0
     proteins: int = 0
+    embedding: int = 0
     real: bool = False
     mean: Tensor | None = field(default=None, repr=False)
     profile: Tensor | None = field(default=None, repr=False)
@@ -85,6 +87,7 @@ def survey(cells: "Cells") -> Dims:
         genes=cells.counts.shape[1],
         levels=levels,
         covariates=0 if cells.covariates is None else cells.covariates.shape[-1],
+        embedding=0 if cells.embedding is None else cells.embedding.shape[-1],
         proteins=0 if cells.proteins is None else cells.proteins.shape[-1],
         real=cells.real,
         names=cells.genes,

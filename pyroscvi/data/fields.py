@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pyroscvi import advice
 from pyroscvi.data.cells import Cells
-from pyroscvi.data.checks import check_cells, check_genes, counts_of, precision, values_of
-from pyroscvi.data.columns import codes, column, sizes_of, standardised, table, weights
+from pyroscvi.data.checks import check_cells, check_genes, check_numbers, counts_of, precision, values_of
+from pyroscvi.data.columns import codes, column, floats_of, sizes_of, standardised, table, weights
 from pyroscvi.data.edges import Given, Graph, Nearest, declared, fields_of
 from pyroscvi.data.files import Data, Opened, opened
 from pyroscvi.data.genes import match, numbered, unique_cells
@@ -51,6 +51,7 @@ class Fields:
     logits       True: the columns of belief are logits, and their softmax are the weights
     proteins     key of obsm: counts of surface proteins, a DataFrame or an array; NaN where a protein was not measured
     protein_names  names of the proteins to read; None reads all columns of a DataFrame, and numbers those of an array
+    embedding    key of obsm: numbers by another model for each cell, which the encoder ``ReadEmbedding`` reads
     spatial      key of obsm: two or three coordinates, of which a graph of neighbours is made; a cell whose row is NaN
                  has no coordinates, and so no neighbours
     section      column of obs: cells of different sections are never neighbours
@@ -74,6 +75,7 @@ class Fields:
     size_factor: str | None = None
     belief: str | None = None
     logits: bool = False
+    embedding: str | None = None
     proteins: str | None = None
     protein_names: tuple[str, ...] | None = None
     spatial: str | None = None
@@ -230,6 +232,7 @@ class Fields:
             covariates=None if covariates is None else torch.from_numpy(covariates).to(dtype),
             proteins=None if proteins is None else torch.from_numpy(proteins).to(dtype),
             size_factor=self._sizes(adata.obs, dtype),
+            embedding=self._embedding(adata, dtype),
             panels=measured,
             panel=panel,
             graph=graph,
@@ -317,6 +320,14 @@ class Fields:
             floats, moments[name] = standardised(values, f"covariate {name!r}", known)
             scaled.append(floats)
         return (np.stack(scaled, 1) if scaled else None), moments
+
+    def _embedding(self, adata: AnnData, dtype: torch.dtype) -> Tensor | None:
+        if self.embedding is None:
+            return None
+        role = f"embedding (obsm[{self.embedding!r}])"
+        floats = floats_of(table(adata, self.embedding, "embedding"), role)
+        check_numbers(floats, adata.obs_names, role, "finite", np.isfinite(floats))
+        return torch.from_numpy(floats).to(dtype)
 
     def _sizes(self, obs: pd.DataFrame, dtype: torch.dtype) -> Tensor | None:
         if self.size_factor is None:

@@ -93,7 +93,7 @@ def _narrowed(several: Mapping[str, AnnData], fields: "Fields") -> dict[str, Ann
 
     A column or table that only other data sets have is filled with missing values.
     """
-    keys = [name for name in (fields.belief, fields.spatial, fields.proteins) if name is not None]
+    keys = [name for name in (fields.belief, fields.spatial, fields.proteins, fields.embedding) if name is not None]
     tables = {name: _tables(several, name, union=name == fields.proteins) for name in keys}
     return {
         key: AnnData(

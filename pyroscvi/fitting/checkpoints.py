@@ -47,6 +47,7 @@ def save(fit: Fit, path: str | Path) -> None:
             "levels": dict(fit.dims.levels),
             "covariates": fit.dims.covariates,
             "proteins": fit.dims.proteins,
+            "embedding": fit.dims.embedding,
             "real": fit.dims.real,
         },
         "history": fit.history.to_dict("list"),

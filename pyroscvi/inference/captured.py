@@ -154,7 +154,7 @@ def _differs(captured: Captured, cells: Cells, beta: float, parameters: Sequence
 
 
 def _tensors(cells: Cells) -> dict[str, Tensor]:
-    one = ("x", "library", "covariates", "proteins", "belief", "size_factor", "panels", "panel", "index")
+    one = ("x", "library", "covariates", "proteins", "belief", "size_factor", "embedding", "panels", "panel", "index")
     tensors = {name: getattr(cells, name) for name in one}
     tensors |= {f"categories.{name}": codes for name, codes in cells.categories.items()}
     return {name: t for name, t in tensors.items() if t is not None}

@@ -23,7 +23,7 @@ from pyroscvi.parts.dispersions import (
     PerLabel,
     RandomDispersion,
 )
-from pyroscvi.parts.encoders import Counts, Encoder, Features, Log1p, LogShare, ReadCell
+from pyroscvi.parts.encoders import Counts, Encoder, Features, Log1p, LogShare, ReadCell, ReadEmbedding
 from pyroscvi.parts.field import Field, Kernel, Matern12, Matern32
 from pyroscvi.parts.gene_sets import AllGenes, GeneSets
 from pyroscvi.parts.likelihoods import NB, ZINB, ZIP, Likelihood, Log1pNormal, Normal, Poisson
@@ -61,6 +61,6 @@ __all__ = [
     "Link", "Loadings", "Log1p", "Log1pNormal", "LogShare", "LogisticNormal", "Matern12", "Matern32", "Mixture",
     "NoNorm", "Norm", "Normal", "NormalLoadings", "NormalWeights", "Nothing", "ObservedSize", "OneHot", "PerBatch",
     "PerCell", "PerGene", "PerLabel", "Perturbation", "Poisson", "Prior", "Random", "RandomDispersion", "ReLU",
-    "ReadCell", "SiLU", "Size", "SizeFactor", "Softmax", "Softplus", "Sparse", "SpikeAndSlab", "StandardNormal",
-    "Start", "StickBreaking", "Tanh", "UnitSize", "VampPrior", "Weights",
+    "ReadCell", "ReadEmbedding", "SiLU", "Size", "SizeFactor", "Softmax", "Softplus", "Sparse", "SpikeAndSlab",
+    "StandardNormal", "Start", "StickBreaking", "Tanh", "UnitSize", "VampPrior", "Weights",
 ]  # fmt: skip

@@ -1,8 +1,11 @@
 """Encoders: the networks with which a guide reads cells, before its heads predict the posteriors of their latents."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
+from pyroscvi.advice import field
 from pyroscvi.data.cells import Cells, Dims
 from pyroscvi.data.csr import CSR
 from pyroscvi.part import Part
@@ -12,7 +15,7 @@ from pyroscvi.parts.layers import Layers, beside
 from pyroscvi.parts.norms import LayerNorm, Norm
 from pyroscvi.ranges import Dropout, Widths
 
-__all__ = ["Counts", "Encoder", "Features", "Log1p", "LogShare", "ReadCell"]
+__all__ = ["Counts", "Encoder", "Features", "Log1p", "LogShare", "ReadCell", "ReadEmbedding"]
 
 
 class Features(Part):
@@ -67,12 +70,20 @@ class Encoder(Part):
     """A slot from cells to hidden rows h [n, width]; it reads neighbours up to ``hops`` edges away."""
 
     hops = 0
+    of_counts: ClassVar[bool] = True  # all that it reads of a cell are counts and conditions
 
     def build(self, dims: Dims) -> None:
         self.width = 0
 
     def forward(self, cells: Cells) -> Tensor:
         raise NotImplementedError
+
+
+class NoEncoder(Encoder):
+    """Nothing is read."""
+
+    def forward(self, cells):
+        return torch.zeros(len(cells), 0, dtype=cells.dtype, device=cells.device)
 
 
 class ReadCell(Encoder):
@@ -112,3 +123,34 @@ class ReadCell(Encoder):
             if values is not None:
                 return cells.csr._replace(values=values)
         return features(cells.x)
+
+
+class ReadEmbedding(Encoder):
+    """h_n = f(e_n, d_n), with an embedding e_n of the cell by another model, such as a foundation model.
+
+    ``Fields(embedding="X_other")`` reads it. The model still explains the counts, and the evidence is theirs.
+
+    counts   read the counts, too: the output of this encoder of counts is put beside that of the embedding
+    """
+
+    of_counts: ClassVar[bool] = False
+
+    widths: Widths = 128
+    norm: Norm = LayerNorm()
+    dropout: Dropout = 0.1
+    condition: Condition = Nothing()
+    activation: Activation = ReLU()
+    counts: Encoder = NoEncoder()
+
+    def build(self, dims):
+        if not dims.embedding:
+            raise ValueError(f"ReadEmbedding: no embedding was read: name its key of obsm, {field('embedding')}")
+        self.condition, self.counts = self.condition.sized(dims), self.counts.sized(dims)
+        hidden = Layers(self.widths, self.norm, self.dropout, activation=self.activation)
+        self.layers = hidden.sized(dims.embedding, self.condition.width)
+        self.width = self.layers.width + self.counts.width
+
+    def forward(self, cells):
+        if cells.embedding is None:
+            raise ValueError(f"these cells have no embedding, which the guide reads: {field('embedding')}")
+        return beside(self.layers(cells.embedding, self.condition(cells)), self.counts(cells))
