@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pyroscvi.models.deconvolution import Deconvolution
     from pyroscvi.models.donors import Donors
     from pyroscvi.models.gmvae import GMVAE
+    from pyroscvi.models.hierarchical import Hierarchical
     from pyroscvi.models.latent_tree import LatentTree
     from pyroscvi.models.ldvae import LDVAE
     from pyroscvi.models.mixture import Mixture
@@ -33,6 +34,7 @@ __all__ = [
     "Annotated",
     "Deconvolution",
     "Donors",
+    "Hierarchical",
     "LatentTree",
     "Mixture",
     "Perturbed",
