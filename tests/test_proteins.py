@@ -13,6 +13,7 @@ from test_identities import loss
 from torch.testing import assert_close
 
 import pyroscvi as ps
+from pyroscvi.analysis.proteins import proteins
 from pyroscvi.comparison.question import question, refuse_unequal
 from pyroscvi.data import Cells, Fields, from_mudata, simulated
 from pyroscvi.data.proteins import read_proteins
@@ -204,7 +205,7 @@ def test_tables_of_proteins_have_names_and_follow_the_state(cells):
     assert tables.probability.to_numpy().max() <= 1
     assert (tables.foreground <= tables.expected + 1e-5).all().all()
     with pytest.raises(ValueError, match=r"SCVI\(.*has no proteins: fit the page Proteins"):
-        quick(SCVI(latent=2), MeanField(), cells, epochs=1).proteins(cells)
+        proteins(SimpleNamespace(model=SCVI(latent=2)), cells)
 
 
 def test_the_page_recovers_background_and_foreground_of_cells_that_it_simulated():
