@@ -133,8 +133,16 @@ def test_effects_are_calibrated_for_genes_drawn_from_a_prior():
     assert np.corrcoef(posterior.mean(), true)[0, 1] > 0.9
 
 
+def test_intervals_hold_a_shift_that_all_unchanged_genes_share():
+    rng = np.random.default_rng(0)
+    true = np.where(rng.uniform(size=500) < 0.1, 1.5, -0.2)
+    posterior = effects(rng.normal(true, 0.3), np.full(500, 0.3), 1e6, least=0.06)
+    low, high = posterior.quantile(0.05), posterior.quantile(0.95)
+    assert ((low <= true) & (true <= high)).mean() > 0.88
+
+
 def test_few_degrees_of_freedom_make_evidence_weaker():
-    estimate, error = np.full(50, 1.0), np.full(50, 0.3)
+    estimate, error = np.tile([1.0, -1.0], 25), np.full(50, 0.3)
     few, many = (effects(estimate, error, df).beyond(0.25) for df in (3, 1e6))
     assert (few <= many).all()
     assert stats.t.sf(1 / 0.3, 3) > stats.norm.sf(1 / 0.3)

@@ -1,7 +1,7 @@
 """Many genes at once: variances and effects of single genes, with priors that are estimated from all genes.
 
 Variances follow [Smyth, 2004]: s_g^2 of d degrees of freedom has an inverse chi-square prior, which adds d0 degrees of
-freedom. Effects follow [Stephens, 2017]: b_g ~ sum_k pi_k Normal(0, s_k^2) on a fixed grid, whose weights
+freedom. Effects follow [Stephens, 2017]: b_g ~ sum_k pi_k Normal(m, s_k^2) on a fixed grid, whose weights
 pi maximise the likelihood of all estimates. Posteriors are then exact mixtures of normals.
 
 References
@@ -72,7 +72,11 @@ def effects(estimate: np.ndarray, error: np.ndarray, df: float, least: float = 0
     """Posteriors of the effects of genes from estimates [g] with standard errors [g] of ``df`` degrees of freedom.
 
     least   s_0: effects of this size are as good as none, and expected of all genes
+
+    The centre m is the median of the estimates: shares sum to one, so a few genes that rise push all others down.
     """
+    centre = np.median(estimate)
+    estimate = estimate - centre
     sd = _normal_error(estimate, error, df)
     largest = 2 * np.sqrt(max((estimate**2 - sd**2).max(), (sd.min() / 4) ** 2))
     steps = int(np.ceil(2 * np.log2(largest / (sd.min() / 10)))) + 1
@@ -87,7 +91,9 @@ def effects(estimate: np.ndarray, error: np.ndarray, df: float, least: float = 0
         pi /= pi.sum()
     weight = pi * p
     shrunk = grid**2 / total
-    return Effects(weight / weight.sum(1, keepdims=True), shrunk * estimate[:, None], np.sqrt(shrunk) * sd[:, None])
+    return Effects(
+        weight / weight.sum(1, keepdims=True), centre + shrunk * estimate[:, None], np.sqrt(shrunk) * sd[:, None]
+    )
 
 
 def expected_false_discoveries(probability: np.ndarray) -> np.ndarray:
