@@ -14,11 +14,11 @@ NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 CHAPTERS = sorted(NOTEBOOKS.glob("[0-9]*.py"))
 
 
-def test_chapters_have_the_number_of_their_file_and_are_in_the_table():
+def test_chapters_are_numbered_without_gaps_and_are_in_the_table():
     numbers = [int(source.stem[:2]) for source in CHAPTERS]
     titles = [re.search(r"^# # (\d+)\. ", source.read_text(), re.M) for source in CHAPTERS]
     table = (NOTEBOOKS / "README.md").read_text()
-    assert numbers == [int(title.group(1)) for title in titles if title]
+    assert numbers == [int(title.group(1)) for title in titles if title] == list(range(1, len(CHAPTERS) + 1))
     assert [source.name for source in CHAPTERS if f"({source.stem}.ipynb)" not in table] == []
 
 
