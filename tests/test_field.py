@@ -225,3 +225,33 @@ def test_a_fit_with_a_field_is_saved_and_loaded(tmp_path):
     again = ps.load(tmp_path / "fit")
     np.testing.assert_allclose(again.smooth_field(cells), fitted.smooth_field(cells))
     assert free_sites(again.model, cells)["z"].size == 2
+
+
+def test_strength_and_lengthscale_are_recovered_from_states_and_shuffled_places_have_none():
+    place, a, r = torch.rand(500, 2, generator=torch.Generator().manual_seed(3)).double() * 20, 0.8, 3.0
+    covariance = dense(place, Matern32, a, r)[1]
+    noise = torch.randn(500, 1, generator=torch.Generator().manual_seed(4)).double()
+    z = torch.linalg.cholesky(covariance) @ noise
+    earlier = before(place.numpy(), 12, np.zeros(500, dtype=int))
+    cells = Cells(torch.ones(500, 1), places=place, before=earlier)
+    shuffled = z[torch.randperm(500, generator=torch.Generator().manual_seed(5))]
+    found = [maximum(Field().sized(latent=1).double(), cells, states) for states in (z, shuffled)]
+    assert abs(found[0].strengths.item() - a) < 0.1
+    assert abs(found[0].log_lengthscales.exp().item() - r) < 1.0
+    assert found[1].strengths.item() < 0.1
+
+
+def maximum(prior, cells, z):
+    """The prior at the strengths and lengthscales under which states z of all cells are most probable."""
+    optimiser = torch.optim.LBFGS(prior.parameters(), max_iter=20, line_search_fn="strong_wolfe")
+
+    def loss():
+        optimiser.zero_grad()
+        weights, variance = prior.conditional(cells)
+        loc = torch.einsum("jnm,nmj->nj", weights, z[cells.predecessors])
+        value = -torch.distributions.Normal(loc, variance.sqrt().T).log_prob(z).mean()
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    return prior
