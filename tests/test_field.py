@@ -6,12 +6,13 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from command_line import run
 from pyro.contrib.gp import kernels
 from torch.testing import assert_close
 
 import pyroscvi as ps
 from pyroscvi.analysis.smooth_field import precisions
-from pyroscvi.data import Cells, Fields, simulated
+from pyroscvi.data import Cells, Fields, Radius, simulated
 from pyroscvi.data.predecessors import before, patches, sections
 from pyroscvi.evidence.joint import Joint
 from pyroscvi.guides import MeanField, SpatialGNN
@@ -255,3 +256,15 @@ def maximum(prior, cells, z):
 
     optimiser.step(loss)
     return prior
+
+
+def test_the_command_line_fits_a_field_over_a_graph_of_its_choice(tmp_path):
+    simulated(cells=40, genes=8, sections=2).write_h5ad(tmp_path / "tissue.h5ad")
+    place = ["--spatial", "spatial", "--section", "section", "--graph", "radius:0.9", "--predecessors", 4]
+    slots = ["--prior", "field:lengthscale=2", "--latent", 2, "--epochs", 1]
+    run("fit", tmp_path / "tissue.h5ad", *place, *slots, "--out", tmp_path / "run")
+    fitted = ps.load(tmp_path / "run")
+    assert repr(fitted.model.prior) == "Field(lengthscale=2.0)"
+    assert fitted.fields.graph == Radius(0.9)
+    assert fitted.fields.predecessors == 4
+    assert fitted.fields.unit > 0
