@@ -17,7 +17,7 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.fitting.fit import default_epochs, fit
 from pyroscvi.fitting.result import Fit
 from pyroscvi.models import SCVI
-from pyroscvi.parts import NB, ZINB, Mixture, Poisson
+from pyroscvi.parts import NB, ZINB, LatentSize, Mixture, Poisson
 from pyroscvi.program import Guide, Model
 
 Pair = tuple[Model, Guide]
@@ -78,7 +78,7 @@ def choose(
     seen, held_out = cells.split(min(0.1, MAX_SCORED / len(cells)) if len(cells) > 50 else 0.2, by=by, seed=seed)
     if len(seen) > MAX_CELLS:
         seen = seen.split(MAX_CELLS / len(seen), by=by, seed=seed)[1]
-    model: Model = SCVI(likelihood=NB())
+    model: Model = SCVI(likelihood=NB(), size=LatentSize())  # p(x), so that likelihoods are compared fairly
     pace = _pace(model, guide, seen, clock, seed)
     epochs = training.get("epochs") or default_epochs(len(seen))
     if pace is not None and "epochs" not in training:

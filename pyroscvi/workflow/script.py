@@ -73,11 +73,11 @@ def script(analysis: "Analysis") -> str:
         reference = analysis.changes["reference"].iloc[0]
         condition = CONDITION.format(condition=found.condition, reference=reference, donor=donor)
     fields = "".join(f"{name}={value!r}, " for name, value in found.fields.items() if value is not None)
-    imports = _imports(f"{choice.model!r} {choice.guide!r} SCVI() NB() ZINB() Poisson()")
+    imports = _imports(f"{choice.model!r} {choice.guide!r} SCVI() LatentSize() NB() ZINB() Poisson()")
     return TEXT.format(imports=imports,
         data=str(settings["data"] or "cells.h5ad"), raw=".raw.to_adata()" if found.from_raw else "", fields=fields,
         by=None if analysis.cells.batch is None else "batch", seed=settings["seed"], model=repr(choice.model),
-        start="SCVI()", guide=repr(choice.guide), epochs=analysis.fit.record["epochs"], donor=donor,
+        start="SCVI(size=LatentSize())", guide=repr(choice.guide), epochs=analysis.fit.record["epochs"], donor=donor,
         neighbours=_neighbours(analysis.adata.uns["neighbors"]["params"]), resolution=settings["resolution"],
         denoised=DENOISED if settings["denoised"] else "", condition=condition,
     )  # fmt: skip
