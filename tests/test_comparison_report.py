@@ -97,7 +97,7 @@ def test_every_fit_but_the_best_has_a_panel(comparison):
 
 
 def test_a_running_median_is_mentioned_where_it_is_drawn(comparison, monkeypatch):
-    monkeypatch.setattr(html, "_figure", lambda figure, caption: caption)
+    monkeypatch.setattr(html, "figure", lambda figure, caption: caption)
     few = replace(comparison, by_cell=comparison.by_cell.iloc[:24])
     for result, lines in ((comparison, 2), (few, 1)):
         assert len(pictures.by_cell(result).axes[0].lines) == lines  # and a line at zero

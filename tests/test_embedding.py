@@ -99,7 +99,7 @@ def test_missing_groups_are_a_group_of_their_own():
 
 @pytest.mark.parametrize("count", [1, 2, 4, 7])
 def test_latents_has_a_panel_for_every_fit_and_one_legend(count, monkeypatch):
-    monkeypatch.setattr(embedding, "umap", lambda z, **_: z[:, :2])
+    monkeypatch.setattr(embedding, "projection", lambda z, **_: z[:, :2])
     z = {f"fit {i}": np.random.default_rng(i).normal(size=(20, 3)) for i in range(count)}
     figure = embedding.latents(z, np.arange(20) % 3)
     assert [ax.get_title(loc="left") for ax in figure.axes if ax.axison] == list(z)
@@ -134,3 +134,10 @@ print(draws() == expected and torch.get_num_threads() == 1)
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True)
     assert done.stdout.split() == ["True"], done.stderr
+
+
+def test_a_few_numbers_that_are_not_whole_have_a_colour_bar():
+    ax = embedding.embedding(np.zeros((40, 2)), np.log10(np.arange(40) % 4 + 1.0))
+    assert len(ax.figure.axes) == 2
+    whole = embedding.embedding(np.zeros((40, 2)), np.arange(40) % 4)
+    assert len(whole.figure.axes) == 1

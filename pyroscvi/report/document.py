@@ -68,7 +68,7 @@ def rows(table: pd.DataFrame, formats: Mapping[str, Callable[[Any], str]] | None
 def figure(drawn: Figure, caption: str) -> str:
     """A picture, in the page itself, and what it shows."""
     file = BytesIO()
-    drawn.savefig(file, format="png", dpi=160)
+    drawn.savefig(file, format="png", dpi=160, bbox_inches="tight")
     code = base64.b64encode(file.getvalue()).decode()
     width = round(drawn.get_figwidth() * 110)
     return (

@@ -145,9 +145,11 @@ def _titled(names: list[str], height: float = 3.2) -> tuple[Figure, list[Axes]]:
 
 
 def _is_continuous(groups: Any) -> bool:
-    """Numbers with more values than a legend holds."""
+    """Numbers that are not whole, or have more values than a legend holds."""
     if groups is None or not pd.api.types.is_numeric_dtype(groups) or pd.api.types.is_bool_dtype(groups):
         return False
+    if pd.api.types.is_float_dtype(groups) and (np.mod(pd.Series(np.asarray(groups)).dropna(), 1) > 0).any():
+        return True
     return len(pd.unique(pd.Series(np.asarray(groups)))) > min(MAX_COLOURS, len(groups) // 2)
 
 
