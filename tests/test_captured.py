@@ -3,6 +3,7 @@
 import shutil
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from textbook import negative_binomial_log_pmf, poisson_log_pmf, zero_inflated
@@ -266,6 +267,20 @@ def test_a_fit_is_compiled_unasked_only_where_that_pays(cells, alone, monkeypatc
     assert not asked
     ps.fit(SCVI(latent=2), MeanField(), alone, **settings)
     assert asked == [True]
+
+
+@compiled
+def test_a_shorter_fit_is_recorded_unasked_and_is_the_same_fit(alone, monkeypatch):
+    eager = ps.fit(SCVI(latent=2), MeanField(), alone, epochs=3, batch_size=15, progress=False)
+    recorded, capture = [], captured.capture
+    monkeypatch.setattr("pyroscvi.inference.run.capture", lambda *a: recorded.append(a[-1]) or capture(*a))
+    monkeypatch.setattr(captured, "RECORDED", 3 * 4)
+    short = ps.fit(SCVI(latent=2), MeanField(), alone, epochs=2, batch_size=15, progress=False)
+    assert not recorded
+    longer = ps.fit(SCVI(latent=2), MeanField(), alone, epochs=3, batch_size=15, progress=False)
+    assert recorded == [False]  # without Inductor
+    assert len(short.history) == 2
+    np.testing.assert_allclose(longer.history["loss"], eager.history["loss"], rtol=1e-4)
 
 
 @compiled

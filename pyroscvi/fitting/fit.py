@@ -88,7 +88,8 @@ def fit(
     compile         compile the training step as one graph: the same fit up to rounding, several times as fast after
                     half a minute or so; if compiling fails, a warning says why and the fit continues without.
                     "trace": record the step as one graph, and do not compile it: twice as fast after a second.
-                    "auto": compile it for a fit that is long enough to save more time than that takes
+                    "auto": compile or record it where that saves more time than it takes: compile for a billion counts
+                    read, record for a thousand steps
     observers       called with the fit as it is after every epoch: ``Checkpoints(folder, every=10)`` keeps it,
                     ``TensorBoard(folder)`` writes its history
 

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +30,10 @@ from pyroscvi.inference.replayed import Replayed
 from pyroscvi.inference.seeds import generator_state, set_generator_state
 from pyroscvi.torch_internals import compiled, recorded
 
-# Counts that a fit reads on a processor, where an eager fit then takes about two minutes and a compiled one half of it;
-# and steps on a GPU, where an eager fit then takes about 70 seconds. Compiling took 13 to 36 there (docs/speed.md).
-COUNTS, STEPS = 1e9, 5_000
+# On a processor: counts that a fit reads, where an eager fit takes about two minutes and a compiled one half of it; and
+# steps, where recording takes about a second and saves five. The kernel in C++ takes ten more at its very first use.
+COUNTS, RECORDED = 1e9, 1_000
+STEPS = 5_000  # on a GPU, where an eager fit then takes about 70 seconds. Compiling took 13 to 36 (docs/speed.md)
 
 LOSS, GRADIENT = 1e-5, 1e-3  # relative tolerances of the compiled step: float32, summed in another order
 
@@ -94,14 +95,17 @@ class Captured:
             return compiled(graph, [t.detach() for t in given])
 
 
-def pays(cells: Cells, epochs: int, steps: int) -> bool:
-    """Whether compiling the step of a fit saves more time than it costs; ``steps`` are those of an epoch."""
-    if cells.graph is not None:
+def pays(cells: Cells, epochs: int, steps: int) -> bool | Literal["trace"]:
+    """Whether compiling the step of a fit saves more time than it costs, or recording it; ``steps`` are of an epoch."""
+    if cells.graph is not None or cells.device.type not in ("cpu", "cuda"):
         return False
     if cells.device.type == "cuda":
         return epochs * steps >= STEPS
-    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
-    return cells.device.type == "cpu" and compiler is not None and epochs * prod(cells.counts.shape) >= COUNTS
+    if shutil.which(os.environ.get("CXX", "g++")) is None and shutil.which("clang++") is None:
+        return False
+    if epochs * prod(cells.counts.shape) >= COUNTS:
+        return True
+    return "trace" if epochs * steps >= RECORDED else False
 
 
 def decline(reason: str) -> None:

@@ -100,12 +100,13 @@ class Run:
         self.mean = Average()
         self.sound = self._copied()  # the last state that is known to have a finite bound
         self.captured: Captured | None = None
-        self.asked, self.inductor = self.compile is True, self.compile != "trace"
+        self.asked = self.compile is True
         if self.compile == "auto":
             self.compile = self.ranks.alone and pays(self.train, self.epochs, self.steps)
         elif self.compile and not self.ranks.alone:
             decline("a fit that several processes share is not captured")
             self.compile = False
+        self.inductor = self.compile != "trace"
         self._minibatches: Iterator[Cells] | None = None
         if self.patience is not None and self.patience.watch is not None:
             self._watched(self.patience.watch)  # an error is raised now, and not after the warm-up
