@@ -30,8 +30,7 @@ def poisson(data) -> Path:
 @pytest.fixture
 def flat(monkeypatch):
     """UMAP compiles for seconds; test_plots has it."""
-    monkeypatch.setattr("pyroscvi.report.embedding.umap", lambda z, **_: z[:, :2])
-    monkeypatch.setattr("pyroscvi.report.embedding.umap", lambda z, **_: z[:, :2])
+    monkeypatch.setattr("pyroscvi.report.embedding.projection", lambda z, *_, **__: z[:, :2])
 
 
 # Runs

@@ -65,7 +65,7 @@ def test_python_blocks_run(cells, capsys):
 
 
 def test_shell_blocks_run(cells, monkeypatch):
-    monkeypatch.setattr("pyroscvi.report.embedding.umap", lambda z, **_: z[:, :2])
+    monkeypatch.setattr("pyroscvi.report.embedding.projection", lambda z, *_, **__: z[:, :2])
     commands = [line for block in blocks("sh")[2:] for line in small(block).splitlines()]
     assert {shlex.split(command)[1] for command in commands} == {"fit", "compare", "embed"}
     for command in commands:
