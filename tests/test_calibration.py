@@ -146,7 +146,7 @@ def test_simulated_cells_keep_their_sizes_and_their_latents_are_the_truth_of_the
     )
 
 
-def test_a_simulation_draws_every_site_and_observes_none(cells):
+def test_a_simulation_draws_every_site_of_a_cell_and_observes_none(cells):
     page = Annotated(latent=2, likelihood=NB(dispersion=RandomDispersion()), size=LatentSize())
     model = page.sized(cells.dims)
     guide = ps.create("mean_field").sized(model, cells)
@@ -156,13 +156,13 @@ def test_a_simulation_draws_every_site_and_observes_none(cells):
     assert torch.equal(torch.get_rng_state(), state)
     assert set(drawn.observed) == {"x", "label"}
     assert not torch.equal(drawn.observed["x"], reader.cells.x)
-    assert set(drawn.latents) == {*guide.sites, "y"}  # y is enumerated
-    own, shared = ({n: at for n, at in guide.sites.items() if at.local == local} for local in (True, False))
-    for sites, rows in ((own, (60,)), (shared, ())):
-        u = drawn.unconstrained(sites)
-        assert u.shape == (*rows, sum(site.size for site in sites.values()))
-        for name, value in Coordinates(sites, torch.float64).values(u).items():
-            torch.testing.assert_close(value, drawn.latents[name])
+    own = {name: site for name, site in guide.sites.items() if site.local}
+    assert set(guide.sites) - set(own) == {"theta"}  # of all cells: it is held, as parameters are
+    assert set(drawn.latents) == {*own, "y"}  # y is enumerated
+    u = drawn.unconstrained(own)
+    assert u.shape == (60, sum(site.size for site in own.values()))
+    for name, value in Coordinates(own, torch.float64).values(u).items():
+        torch.testing.assert_close(value, drawn.latents[name])
     assert drawn.unconstrained({}).shape == (60, 0)
 
 

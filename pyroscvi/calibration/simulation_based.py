@@ -120,7 +120,7 @@ def calibrate(
     """
     if draws < 1:
         raise ValueError(f"calibrate takes one draw at least, not draws={draws}")
-    if not pair(fit)[1].encoder.of_counts:
+    if not getattr(getattr(pair(fit)[1], "encoder", None), "of_counts", True):
         raise ValueError("the guide reads an embedding by another model, which simulated cells do not have")
     reader = Reader(fit, template(fit, cells, simulations, seed), memory=memory, batch_size=batch_size)
     sites = reader.first.sites
