@@ -93,8 +93,8 @@ def test_the_command_line_under_torchrun_leaves_one_run(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Fit(SCVI()") == 1
     assert {file.name for file in (tmp_path / "run").iterdir()} == {
-        "configuration.json", "cells.csv", "checksums.json", "fit.safetensors", "history.csv", "history.png",
-        "latents.h5ad",
+        "configuration.json", "cells.csv", "checksums.json", "fit.safetensors", "genes.txt", "history.csv",
+        "history.png", "latents.h5ad", "run.json",
     }  # fmt: skip
     assert ps.load(tmp_path / "run").record["epochs"] == 2
     assert json.loads((tmp_path / "run" / "configuration.json").read_text())["training"]["batch_size"] == 16

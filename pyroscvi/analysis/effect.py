@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy.special import polygamma
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri  # scipy.stats takes a second to import
 
 from pyroscvi.analysis.groups import By, Groups, groups_of
 from pyroscvi.analysis.posterior import Conditions, Over, interventions
@@ -70,7 +70,7 @@ def effect(
         for values, counts in ((given, a_cell * 2 ** np.clip(mean, -30, 30)), (against, a_cell))
     )
     sd = np.sqrt(ratio.var(0) + (2 * observed.departures() + weights) / np.log(2) ** 2)
-    half = norm.isf((1 - level) / 2) * sd
+    half = ndtri((1 + level) / 2) * sd
     present = np.flatnonzero(one.cells > 0)
     tables = [
         pd.DataFrame(
@@ -80,7 +80,7 @@ def effect(
                 "log2_fold_change": mean[u],
                 "low": mean[u] - half[u],
                 "high": mean[u] + half[u],
-                "p_change": norm.sf((delta - mean[u]) / sd[u]) + norm.cdf((-delta - mean[u]) / sd[u]),
+                "p_change": ndtr((mean[u] - delta) / sd[u]) + ndtr((-delta - mean[u]) / sd[u]),
                 "rate": SHARE * rates[0].mean(0)[u],
                 "rate_against": SHARE * rates[1].mean(0)[u],
             }

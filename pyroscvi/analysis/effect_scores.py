@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy.spatial.distance import cdist
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from pyroscvi.analysis.effect import SHARE, effect
 from pyroscvi.analysis.generate import generate
@@ -72,7 +72,7 @@ def effect_scores(
             predicted["additive"] = change, np.maximum(log[start] + np.mean([shift[v] for v in others], 0), 0)
         predicted["no change"] = np.zeros(len(true)), log[start]
         half = (table["high"] - table["low"]).to_numpy() / 2
-        widened = np.sqrt(half**2 + (norm.isf((1 - level) / 2) * error) ** 2)
+        widened = np.sqrt(half**2 + (ndtri((1 + level) / 2) * error) ** 2)
         for name, (value, made_log) in predicted.items():
             rows.append(
                 {
