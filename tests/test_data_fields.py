@@ -278,7 +278,7 @@ def test_labels_without_a_column_of_belief_are_refused():
 def test_beliefs_that_are_no_weights_are_refused():
     adata = data()
     adata.obsm["soft"].iloc[3, 1] = -0.5
-    with pytest.raises(ValueError, match=r"of logits, say Fields.*1 of 36 values are not, the first is -0.5 in cell 'cell3'"):
+    with pytest.raises(ValueError, match=r"of logits.*1 of 36 values are not, the first is -0.5 in cell 'cell3'"):
         Fields(belief="soft").read(adata)
     adata.obsm["soft"].iloc[3] = 0
     with pytest.raises(ValueError, match=r"sum of a row of belief.* positive: 1 of 12 .*'cell3'"):

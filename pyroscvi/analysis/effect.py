@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy.special import polygamma
-from scipy.special import ndtr, ndtri  # scipy.stats takes a second to import
+from scipy.special import ndtr, ndtri, polygamma  # scipy.stats takes a second to import
 
 from pyroscvi.analysis.groups import By, Groups, groups_of
 from pyroscvi.analysis.posterior import Conditions, Over, interventions
