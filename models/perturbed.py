@@ -1,14 +1,14 @@
 """Perturbed: perturbations, drugs and doses add sparse effects to the log rates of genes.
 
-    W ~ SpikeAndSlab(pi, spike, slab)                   effects of every column of e on every gene
+    E ~ SpikeAndSlab(pi, spike, slab)                   effects of every column of e on every gene
     plate "cells", n = 1 .. N
         z ~ Normal(0, I)                                the state of the cell
-        x ~ NB(l softmax(f(z, d) + W e), theta)         its counts, with the perturbations e of the cell
+        x ~ NB(l softmax(f(z, d) + E e), theta)         its counts, with the perturbations e of the cell
 
 Plate diagram:
 
         +----------------------- cells --+
-        |  (z) ----> [[x]] <---- e, d, l |  <---- (W);  f, theta
+        |  (z) ----> [[x]] <---- e, d, l |  <---- (E);  f, theta
         +--------------------------------+
 
 e has one column for each perturbation, and may have more: ``Perturbation("guide", control="NT")``, the response to a
@@ -16,7 +16,7 @@ dose, ``Dose("dose", drug="drug")``, and ``Interaction(one, other)`` beside ``on
 properties that change the baseline, such as type and batch. Effects do not depend on z, so an effect that was seen in
 some types is predicted in others. Under ``effects=HorseshoeLoadings()`` few large effects escape a common pull to zero.
 ``fit.effect(cells, given=.., against=..)`` is a counterfactual of the same cells, with intervals, and
-``fit.latent(cells, 100, site="W")`` are posterior samples of W. All cells share W: evidence, p(x | l), plugs in its
+``fit.latent(cells, 100, site="E")`` are posterior samples of E. All cells share E: evidence, p(x | l), plugs in its
 posterior mean, as it plugs in parameters.
 
 Example: e of a cell under the last of three perturbations.
@@ -70,7 +70,7 @@ class Perturbed(Model):
     def build(self, dims):
         super().build(dims)
         self.perturbation = self.perturbation.sized(dims)
-        self.effects = self.effects.sized(dims.genes, self.perturbation.width, ("rho",))
+        self.effects = self.effects.sized(dims.genes, self.perturbation.width, ("rho",), "E")
 
     def model(self, cells):
         log_theta = self.likelihood.dispersion(cells)

@@ -249,7 +249,7 @@ def test_the_refusal_of_loo_with_shared_latents_says_what_to_do(named, name):
     pair = untrained(page, MeanField(), named)
     data = to_arviz(pair, named, 8)
     assert dict(data["posterior"][name].sizes) == {"chain": 4, "draw": 2, f"{name}_dim": size}
-    np.testing.assert_allclose(data["posterior"][name].values.reshape(8, size), shared_draws(pair, named, 8)[name])
+    np.testing.assert_allclose(data["posterior"][name].values.reshape(8, size), shared_draws(pair[1], named, 8)[name])
     with pytest.raises(ValueError, match=rf'cells share, {name}.*log_likelihood="marginal"'):
         loo(data)
     with pytest.raises(ValueError, match=f"{name} is shared by all cells"):

@@ -27,7 +27,7 @@ def test_perturbed_without_effects_is_scvi(cells):
     z, W = torch.randn(60, 2), torch.zeros(36)
     with torch.no_grad():
         log_p = [
-            poutine.trace(poutine.condition(model, data={"z": z, "W": W})).get_trace(cells).log_prob_sum()
+            poutine.trace(poutine.condition(model, data={"z": z, "E": W})).get_trace(cells).log_prob_sum()
             for model in (one, two)
         ]
         assert_close(log_p[0] - one.effects.prior().log_prob(W), log_p[1])
@@ -97,11 +97,11 @@ def test_the_few_genes_that_a_perturbation_changes_are_found(effects):
     W[3, 1], W[7, 1], W[11, 2] = 1.0, -1.5, 1.2
     with torch.no_grad():
         truth.likelihood.dispersion.log_theta.fill_(3.0)
-        model = poutine.condition(poutine.uncondition(truth), data={"W": W.flatten()})
+        model = poutine.condition(poutine.uncondition(truth), data={"E": W.flatten()})
         counts = poutine.trace(model).get_trace(blank).nodes["x"]["value"]
     cells = replace(blank, counts=counts)
     fit = ps.fit(page, MeanField(), cells, epochs=40, batch_size=50, progress=False)
-    found = torch.as_tensor(fit.latent(cells, site="W")).view(g, 3)[:, 1:]
+    found = torch.as_tensor(fit.latent(cells, site="E")).view(g, 3)[:, 1:]
     assert {(int(i), int(j)) for i, j in (found.abs() > 0.5).nonzero()} == {(3, 0), (7, 0), (11, 1)}
     assert found[W[:, 1:] == 0].abs().mean() < 0.1
     if isinstance(effects, SpikeAndSlab):

@@ -145,9 +145,10 @@ def _train(
     """Adam on the new weights alone, at a learning rate that falls to zero."""
     programs = nn.ModuleDict({"model": model, "guide": guide})
     programs.requires_grad_(False)
+    masks = []
     for parameter, mask in fresh:
         parameter.requires_grad_(True)
-        parameter.register_hook(lambda gradient, mask=mask: gradient * mask)
+        masks.append(parameter.register_hook(lambda gradient, mask=mask: gradient * mask))
     loss, optimiser = Loss(programs, (), len(cells)), torch.optim.Adam([parameter for parameter, _ in fresh], lr)
     falling = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda epoch: 1 - epoch / epochs)
     generator = torch.Generator().manual_seed(torch.initial_seed() % 2**31)
@@ -159,6 +160,6 @@ def _train(
                 optimiser.step()
                 done(len(minibatch))
             falling.step()
-    for parameter, _ in fresh:
-        (parameter._backward_hooks or {}).clear()
+    for handle in masks:
+        handle.remove()
     programs.requires_grad_(True)

@@ -19,12 +19,12 @@ __all__ = [
 class Loadings(Shared):
     """A slot from the name of a head to its loadings W [g, latent], which have the distribution ``prior()``.
 
-    The site of the head ``rho`` is "W"; that of the head ``gate`` is "W_gate", and so on. A site is one vector of
-    g * latent numbers, gene after gene.
+    The site of the head ``rho`` is "W", or another ``name``; that of the head ``gate`` is "W_gate", and so on. A site
+    is one vector of g * latent numbers, gene after gene.
     """
 
-    def build(self, genes: int, latent: int, heads: tuple[str, ...]) -> None:
-        self.sites = {head: "W" if head == "rho" else f"W_{head}" for head in heads}
+    def build(self, genes: int, latent: int, heads: tuple[str, ...], name: str = "W") -> None:
+        self.sites = {head: name if head == "rho" else f"{name}_{head}" for head in heads}
         self.latent = latent
         self.register_buffer("loc", torch.zeros(genes * latent))
 
@@ -54,7 +54,7 @@ def shifted(eta: dict[str, Tensor], rows: Tensor, effects: Tensor) -> dict[str, 
 class Learned(Loadings):
     """W is a parameter, which the decoder owns: calling this part returns None."""
 
-    def build(self, genes, latent, heads): ...
+    def build(self, genes, latent, heads, name="W"): ...
 
     def drawn(self):
         return nullcontext()

@@ -64,8 +64,8 @@ def plates(model: Any, cells: Cells) -> Axes:
     at = _places(every)
     x, y = (list(axis) for axis in zip(*(at[site.name] for site in every if site.plates), strict=True))
     left, low, right, high = min(x) - EDGE, min(y) - 1.2 * EDGE, max(x) + EDGE, max(y) + EDGE
-    top = max(high, *(place[1] + EDGE for place in at.values()))
-    limits = (left - MARGIN, right + MARGIN), (low - MARGIN, top + MARGIN)
+    first, last, top = min(u for u, _ in at.values()), max(u for u, _ in at.values()), max(v for _, v in at.values())
+    limits = (first - EDGE - MARGIN, last + EDGE + MARGIN), (low - MARGIN, top + EDGE + MARGIN)
     figure = Figure(figsize=tuple(end - start for start, end in limits))
     ax = figure.add_axes((0, 0, 1, 1), xlim=limits[0], ylim=limits[1], aspect="equal")
     ax.axis("off")
