@@ -66,7 +66,8 @@ def plates(model: Any, cells: Cells) -> Axes:
     left, low, right, high = min(x) - EDGE, min(y) - 1.2 * EDGE, max(x) + EDGE, max(y) + EDGE
     first, last, top = min(u for u, _ in at.values()), max(u for u, _ in at.values()), max(v for _, v in at.values())
     limits = (first - EDGE - MARGIN, last + EDGE + MARGIN), (low - MARGIN, top + EDGE + MARGIN)
-    figure = Figure(figsize=tuple(end - start for start, end in limits))
+    (first, last), (bottom, top) = limits
+    figure = Figure(figsize=(last - first, top - bottom))
     ax = figure.add_axes((0, 0, 1, 1), xlim=limits[0], ylim=limits[1], aspect="equal")
     ax.axis("off")
     box = f"round,pad=0,rounding_size={MARGIN / 2}"
