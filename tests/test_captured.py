@@ -1,6 +1,7 @@
 """A captured step is the eager step: the same loss, the same gradients, the same fit."""
 
 import shutil
+import signal
 import warnings
 
 import numpy as np
@@ -288,3 +289,19 @@ def test_a_step_that_cannot_be_compiled_unasked_says_nothing(alone, monkeypatch)
     monkeypatch.setattr(captured, "COUNTS", 1)
     monkeypatch.setattr(captured, "Captured", lambda *_: 1 / 0)
     assert len(ps.fit(SCVI(latent=2), MeanField(), alone, epochs=2, progress=False).history) == 2
+
+
+def test_ctrl_c_waits_until_a_step_is_recorded():
+    """Raised while C++ calls Python, it ended the process."""
+    done = []
+
+    def work():
+        with captured.interrupts_wait():
+            signal.raise_signal(signal.SIGINT)
+            done.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)

@@ -26,7 +26,7 @@ from pyroscvi.parts import (
     VampPrior,
 )
 from pyroscvi.parts.clusters import clustered_shares
-from pyroscvi.program import _centre
+from pyroscvi.program import centre
 
 
 @pytest.mark.parametrize("size", [ObservedSize(), LatentSize()], ids=repr)
@@ -48,16 +48,16 @@ def test_a_guide_fills_in_what_the_model_expects_for_a_panel_that_training_did_n
     cells = counts()
     _, guide = moved(ps.create(name), guide, cells)
     whole, part = guide.from_counts(cells), without(cells)
-    assert torch.equal(_centre(guide.posteriors(cells)["z"]), _centre(whole["z"]))
+    assert torch.equal(centre(guide.posteriors(cells)["z"]), centre(whole["z"]))
     q = guide.from_counts(part)
     for _ in range(2):
         expected = guide._expected(part, q)
         assert expected.shape == part.x.shape
         q = guide.from_counts(replace(part, counts=torch.where(MEASURED, part.x, expected)))
-    assert_close(_centre(guide.posteriors(part)["z"]), _centre(q["z"]))
-    assert not torch.allclose(_centre(guide.from_counts(part)["z"]), _centre(q["z"]))
+    assert_close(centre(guide.posteriors(part)["z"]), centre(q["z"]))
+    assert not torch.allclose(centre(guide.from_counts(part)["z"]), centre(q["z"]))
     guide.panels = torch.cat([guide.panels, MEASURED[None]])
-    assert torch.equal(_centre(guide.posteriors(part)["z"]), _centre(guide.from_counts(part)["z"]))
+    assert torch.equal(centre(guide.posteriors(part)["z"]), centre(guide.from_counts(part)["z"]))
 
 
 def test_expected_counts_are_those_at_the_mean_of_the_guide_with_discrete_sites_summed_over():

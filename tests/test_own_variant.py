@@ -1,5 +1,6 @@
 """A user's own prior, model or guide works without registration: it only subclasses Model, Guide or a slot."""
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -100,8 +101,7 @@ def test_a_users_model_may_have_shared_and_constrained_latents(cells, guide):
     sites = {name: (site.size, site.local) for name, site in f.guide.sites.items()}
     assert sites == {"theta": (12, False), "p": (3, True)}
     assert loss_falls(f)
-    with pytest.raises(ValueError, match="theta"):  # cells that share a latent have no evidence of their own
-        ps.log_evidence(f, cells, particles=5)
+    assert np.isfinite(ps.log_evidence(f, cells, particles=5)).all()  # given theta at the centre of its posterior
 
 
 def test_a_users_model_is_loaded_only_if_its_class_is_given(cells, tmp_path):

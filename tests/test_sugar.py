@@ -90,7 +90,11 @@ def test_every_public_part_has_a_name_in_its_slot(slot):
         (Prior, "", "no prior ''"),
         (Prior, "nb", "no prior 'nb'"),
         (Prior, "mixture:eight", "components of mixture cannot be 'eight': it takes int"),
-        (Prior, "mixture:8:kmeans:0:9", "'9' is one too many: mixture takes components, start, equal"),
+        (
+            Prior,
+            "mixture:8:kmeans:0:learned_weights:9",
+            "'9' is one too many: mixture takes components",
+        ),
         (Prior, "mixture:component=8", "did you mean 'components'?"),
         (Prior, "mixture:8 + laplace", "a prior is one part, not a sum"),
         (Decoder, "mlp:256,wide", "widths of mlp cannot be '256,wide'"),

@@ -68,6 +68,11 @@ def kills(seed: int) -> Outcome:
     return Outcome("right" if same(whole, finished) else "accepted wrongly", "kill", "")
 
 
+def _press(*_: Any) -> None:
+    """Ctrl-C, when the alarm rings."""
+    signal.raise_signal(signal.SIGINT)
+
+
 def interrupts(seed: int) -> Outcome:
     """Ctrl-C at a random time of a fit, of an estimate and of a prediction; the next fit gives the same bits."""
     whole, seconds = _undisturbed()
@@ -81,7 +86,7 @@ def interrupts(seed: int) -> Outcome:
 
     def attack() -> Outcome:
         generator = torch.get_rng_state()
-        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.signal(signal.SIGALRM, _press)
         with contextlib.suppress(KeyboardInterrupt):
             signal.setitimer(signal.ITIMER_REAL, after)
             calls[what]()
@@ -126,7 +131,7 @@ def interrupted_commands(seed: int) -> Outcome:
     def attack() -> Outcome:
         said = io.StringIO()
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(said):
-            signal.signal(signal.SIGALRM, signal.default_int_handler)
+            signal.signal(signal.SIGALRM, _press)
             signal.setitimer(signal.ITIMER_REAL, after)
             status = main([*command, f"{folder}/run"])
             signal.setitimer(signal.ITIMER_REAL, 0)
