@@ -175,14 +175,15 @@ def _random_effects(groups: list[tuple[np.ndarray, np.ndarray]]) -> tuple[list[n
     raw = sum(((y - y.mean(0)) ** 2).sum(0) for y, _ in groups) / df
     noise = sum(v.sum(0) for _, v in groups) / sum(len(v) for _, v in groups)
     between = max(float(np.median(np.maximum(raw - noise, 0))), 1e-4)
-    means, residual, inverse = [], 0.0, 0.0
+    genes = groups[0][0].shape[1]
+    means, residual, inverse = [], np.zeros(genes), np.zeros(genes)
     for y, v in groups:
         w = 1 / (v + between)
         mean = (w * y).sum(0) / w.sum(0)
-        residual = residual + (w * (y - mean) ** 2).sum(0)
-        inverse = inverse + 1 / w.sum(0)
+        residual += (w * (y - mean) ** 2).sum(0)
+        inverse += 1 / w.sum(0)
         means.append(mean)
-    variance, freedom = moderated(np.asarray(residual) / df, df)
+    variance, freedom = moderated(residual / df, df)
     return means, np.sqrt(variance * inverse), freedom
 
 
