@@ -37,6 +37,9 @@ OwnPages = Annotated[
 ]
 Json = Annotated[bool, option("Print the result as JSON, for a program to read.", "--json")]
 Quiet = Annotated[bool, option("Print no result and no progress: errors and warnings only.", "--quiet")]
+Corrected = Annotated[
+    bool, option("Sample the exact posterior, by importance sampling from the guide: slower.", "--corrected")
+]
 Seed = Annotated[int, option("Seed of all random numbers.", min=0, max=MAX_SEED)]
 
 # On which cells a model is trained: of every command that fits.

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pyroscvi.cli.app import Data, ForceFiles, Json, OwnPages, Quiet, Run, Seed, app, drawn, option
+from pyroscvi.cli.app import Corrected, Data, ForceFiles, Json, OwnPages, Quiet, Run, Seed, app, drawn, option
 from pyroscvi.cli.grouped import Query, grouped
 from pyroscvi.cli.output import check_free, draw, say
 from pyroscvi.cli.using import as_json, asked
@@ -29,9 +29,7 @@ def de(
     out: Annotated[Path | None, option("Write the whole table here.", metavar="OUT.csv")] = None,
     picture: Annotated[Path | None, drawn("Draw changes against their evidence here.")] = None,
     top: Annotated[int, option("Number of genes to print for each comparison.", min=1)] = 10,
-    corrected: Annotated[
-        bool, option("Sample the exact posterior, by importance sampling from the guide: slower.", "--corrected")
-    ] = False,
+    corrected: Corrected = False,
     query: Query,
     page: OwnPages = None,
     seed: Seed = 0,

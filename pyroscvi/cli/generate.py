@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pyroscvi.cli.app import Data, ForceFiles, Json, OwnPages, Quiet, Run, Seed, app, option
+from pyroscvi.cli.app import Corrected, Data, ForceFiles, Json, OwnPages, Quiet, Run, Seed, app, option
 from pyroscvi.cli.grouped import Query, grouped
 from pyroscvi.cli.output import check_free, say
 from pyroscvi.cli.using import as_json, asked, conditions
@@ -75,9 +75,7 @@ def denoise(
     average: Annotated[str | None, option("A field to average over, such as batch.")] = None,
     library: Annotated[float | None, option("Scale the rates of each cell to this sum. Default: its size.")] = None,
     samples: Annotated[int, option("Posterior samples to average over.", min=1)] = 10,
-    corrected: Annotated[
-        bool, option("Sample the exact posterior, by importance sampling from the guide: slower.", "--corrected")
-    ] = False,
+    corrected: Corrected = False,
     query: Query,
     page: OwnPages = None,
     seed: Seed = 0,
