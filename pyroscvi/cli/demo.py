@@ -29,7 +29,7 @@ VARIANTS = {
     "NB + covariance": (SCVI(likelihood=NB(), size=LatentSize()), FullCovariance()),
 }
 LABEL = "bulk_labels"
-# The mean over 70 cells is then known to 0.01 nats, and variants differ by half a nat and more.
+# The mean over 70 cells is then known to 0.01 nats, and the best variant is ahead of the next by more than a nat.
 EVIDENCE = Ladder(tolerance=0.1)
 SIMULATED = 16  # cells for the certificate of each seed
 FILES = (*WRITTEN, "history.png", "latents.h5ad", "latents.png")

@@ -34,7 +34,7 @@ from pyroscvi.inference.seeds import generator_state, set_generator_state
 from pyroscvi.torch_internals import compiled, recorded
 
 # On a processor: counts that a fit reads, where an eager fit takes about two minutes and a compiled one half of it; and
-# steps, where recording takes about a second and saves five. The kernel in C++ takes ten more at its very first use.
+# steps, where recording takes about a second and saves ten. The kernel in C++ takes ten more at its very first use.
 COUNTS, RECORDED = 1e9, 1_000
 STEPS = 5_000  # on a GPU, where an eager fit then takes about 70 seconds. Compiling took 13 to 36 (docs/speed.md)
 
