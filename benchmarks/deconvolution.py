@@ -74,13 +74,13 @@ def main() -> None:
 
     started = time.process_time()
     fit = fitted(names)
-    found = fit.proportions(spots).set_axis(names, axis=1)
+    proportions = fit.proportions(spots).set_axis(names, axis=1)
     presence = fit.presence(spots).set_axis(names, axis=1)
     truth = pd.DataFrame(w, columns=tissue).reindex(columns=names, fill_value=0.0)
     shares = counts / counts.sum(1, keepdims=True)
     squares = np.array([nnls(table.loc[names].T.to_numpy(), share)[0] for share in shares])
     squares /= squares.sum(1, keepdims=True)
-    for name, estimate in {"deconvolution": found.to_numpy(), "non-negative least squares": squares}.items():
+    for name, estimate in {"deconvolution": proportions.to_numpy(), "non-negative least squares": squares}.items():
         error = np.abs(estimate - truth.to_numpy()).sum(1).mean() / 2
         print(f"{name}: {error:.3f} of the molecules of a spot are given to the wrong type")
     right = ((presence > 0.5).to_numpy() == (truth > 0).to_numpy()).mean()

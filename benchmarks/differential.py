@@ -144,5 +144,5 @@ if __name__ == "__main__":
     asked = parser.parse_args()
     for cells in asked.cells:
         null = pd.concat([scores(donors(seed, 0.0, cells=cells))["called"] for seed in range(asked.seeds)], axis=1)
-        found = sum(scores(donors(100 + seed, 0.2, cells=cells)) for seed in range(asked.seeds)) / asked.seeds
-        print(f"{cells} cells of a donor\n{found.assign(null=null.mean(axis=1)).round(3).to_string()}\n", flush=True)
+        score = sum(scores(donors(100 + seed, 0.2, cells=cells)) for seed in range(asked.seeds)) / asked.seeds
+        print(f"{cells} cells of a donor\n{score.assign(null=null.mean(axis=1)).round(3).to_string()}\n", flush=True)

@@ -154,13 +154,13 @@ def fits(device: torch.device, quick: bool) -> Iterator[Line]:
 
     yield from pages(check)
     eager = ps.fit(SCVI(), MeanField(), small_cells(), **options)
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         compiled = ps.fit(SCVI(), MeanField(), small_cells(), compile=True, **options)
-    for warning in said:
+    for warning in warned:
         print(f"compile=True: {warning.message}")
     apart = float((compiled.history["loss"] / eager.history["loss"] - 1).abs().max())
-    used = not any("without compiling" in str(warning.message) for warning in said)
+    used = not any("without compiling" in str(warning.message) for warning in warned)
     yield Line("compiled fit: relative difference of the loss", apart, "<= 0.001, compiled", used and apart <= 1e-3)
 
 

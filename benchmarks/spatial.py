@@ -58,8 +58,8 @@ def domains(z: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
 def score(z: np.ndarray, labels: np.ndarray) -> float:
     """ARI with the labels, the mean over five seeds of k-means."""
     known = ~np.isin(labels, UNKNOWN)
-    found = (domains(z, labels, seed) for seed in range(5))
-    return float(np.mean([adjusted_rand_score(labels[known], clusters[known]) for clusters in found]))
+    clusterings = (domains(z, labels, seed) for seed in range(5))
+    return float(np.mean([adjusted_rand_score(labels[known], clusters[known]) for clusters in clusterings]))
 
 
 def draw(places: np.ndarray, section: np.ndarray, groups: dict[str, np.ndarray], file: Path) -> None:

@@ -12,11 +12,11 @@ Plate diagram:
         +----------------------------------------+
 
 ``known`` takes a and the mean total of empty droplets (``ps.data.ambient``). Then m = total / l: a droplet has as many
-ambient counts as an empty one. Without it a is the average of all cells and m is 0.05. What is identified: the counts
-tell how much more ambient one cell is than another of the same state, if a is not such a state itself, and that c a is
-no more than any gene has. They do not tell the level of c: f may contain what all cells have in common. The level is
-that of m, so it is known from empty droplets, and only assumed without them. ``fit.decontaminated(cells)`` returns the
-expected counts of the cell itself. The evidence is p(x | l).
+ambient counts as an empty one. Without it a is the average of all cells and m is 0.05. Counts identify differences of
+c between cells of one state, if a is not such a state itself, and an upper bound: c a is at most what each gene has.
+They do not identify the mean of c, as f may contain what all cells have in common. That mean follows m: it is measured
+with empty droplets, and assumed without them. ``fit.decontaminated(cells)`` returns the expected counts of the cell
+itself. The evidence is p(x | l).
 
 Example: a cell with a fifth of ambient counts.
 

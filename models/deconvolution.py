@@ -12,11 +12,10 @@ Plate diagram:
 
 w_f is the proportion of the molecules of a spot that come from type f. Signatures g_f are shares of genes, and come
 from annotated cells, or from a fit to them: ``ps.signatures``. ``known`` fixes them; without it they are learned, as in
-``Topics``. A spot holds ``Sparse(types=2)`` types on average, and evidences of several values choose this number. The
-counts depend on z alone, so presence is summed out exactly, type by type: ``fit.presence(spots)``, beside
-``fit.proportions(spots)``. Any guide serves; the spatial one also reads the neighbours of a spot. The evidence is
-p(x | l). It is lower for a reference without a type of the tissue. Genes are taken to be counted by both technologies
-alike.
+``Topics``. A spot holds ``Sparse(types=2)`` types on average, and this number is chosen by evidence. The counts depend
+on z alone, so presence is summed out exactly, type by type: ``fit.presence(spots)``, beside ``fit.proportions(spots)``.
+Any guide serves; the spatial one also reads the neighbours of a spot. The evidence is p(x | l). It is lower if the
+signatures lack a type of the tissue. Both technologies are assumed to count genes equally well.
 
 Example: a spot with equal parts of 2 known types.
 

@@ -13,8 +13,8 @@ Plate diagram:
         +---------------------------+
 
 Cells of a donor are alike, so conditions are compared by donors, not by cells: with D donors each, the variance of a is
-about s^2 / D. Genes share m and v, which are learnt. b is centred at a so that a mean field, in which they are
-independent, has this variance. For paired donors, look at b[p, 1] - b[p, 0]. All cells share a, s and b: evidence,
+about s^2 / D. Genes share m and v, which are learnt. b is centred at a, and so a mean field guide, in which they are
+independent, has this variance too. For paired donors, look at b[p, 1] - b[p, 0]. All cells share a, s and b: evidence,
 p(x | l), plugs in their posterior centres, as it does parameters; ``data_evidence`` integrates over them. For example:
 
     >>> from pyroscvi.data import Fields, simulated
@@ -69,7 +69,7 @@ class Donors(Model):
         zeros, genes = torch.zeros(self.seen[0].numel()).to(self.m), self.seen.shape[-1]
         a = pyro.sample("a", dist.Normal(zeros, self.t).to_event(1))
         s = pyro.sample("s", dist.LogNormal(self.m + zeros[:genes], self.log_v.exp()).to_event(1))
-        seen = self.seen | (not self.training)  # other samples tell nothing of a and s; a mean field would count them
+        seen = self.seen | (not self.training)  # other combinations say nothing about a and s
         parents = (effect.unflatten(-1, (1, -1, genes)) for effect in (a, s))
         mean, scale = (torch.where(seen, effect, effect.detach()).flatten(-3) for effect in parents)
         b = pyro.sample("b", dist.Normal(mean, scale).to_event(1))

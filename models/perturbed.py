@@ -11,10 +11,10 @@ Plate diagram:
         |  (z) ----> [[x]] <---- e, d, l |  <---- (E);  f, theta
         +--------------------------------+
 
-e has one column for each perturbation, and may have more: ``Perturbation("guide", control="NT")``, the response to a
-dose, ``Dose("dose", drug="drug")``, and ``Interaction(one, other)`` beside ``one + other``, whose effects add up. d are
-properties that change the baseline, such as type and batch. Effects do not depend on z, so an effect that was seen in
-some types is predicted in others. Under ``effects=HorseshoeLoadings()`` few large effects escape a common pull to zero.
+e has one column for each perturbation, ``Perturbation("guide", control="NT")``. It may also have the response to a
+dose, ``Dose("dose", drug="drug")``, and interactions, ``Interaction(one, other)``. They are joined by +, and effects
+add up. d are properties that change the baseline, such as type and batch. Effects do not depend on z, so an effect that
+was seen in some types is predicted in others. ``effects=HorseshoeLoadings()`` shrinks all effects but few large ones.
 ``fit.effect(cells, given=.., against=..)`` is a counterfactual of the same cells, with intervals, and
 ``fit.latent(cells, 100, site="E")`` are posterior samples of E. All cells share E: evidence, p(x | l), plugs in its
 posterior mean, as it plugs in parameters.

@@ -13,10 +13,10 @@ Plate diagram:
         +---------------------------------------+
 
 The antibody of a protein also sticks to cells without it: b = exp(V d + c) counts of background. Foreground is exp(a)
-times as much, with a = softplus(f_a(z, d) + c_a) above 0, and has probability pi = sigmoid(f_pi(z, d)). Which of the
-two a count is, is summed out exactly, protein by protein. A protein that was not measured is NaN and has probability
-one, so that data sets with and without proteins are one model: ``fit.proteins(cells, given={"batch": ...})`` predicts
-them from RNA. The guide reads both. The evidence is p(x, proteins | l); in totalVI, b is also a latent of the cell.
+times as much, with a = softplus(f_a(z, d) + c_a) above 0, and has probability pi = sigmoid(f_pi(z, d)). The sum over
+both is exact, protein by protein. A protein that was not measured is NaN and has probability one, so that data sets
+with and without proteins are one model: ``fit.proteins(cells, given={"batch": ...})`` predicts them from RNA. The guide
+reads both. The evidence is p(x, proteins | l); in totalVI, b is also a latent of the cell.
 
 Example: log p of the proteins of a cell is 0 if none was measured.
 

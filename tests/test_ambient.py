@@ -64,7 +64,7 @@ def test_unmeasured_genes_are_left_out_after_shares_were_mixed(cells):
 
 
 def test_other_pages_cannot_be_decontaminated(cells):
-    with pytest.raises(ValueError, match=r"SCVI\(.*does not tell the counts of a cell from ambient ones"):
+    with pytest.raises(ValueError, match=r"SCVI\(.*has no ambient counts"):
         decontaminated(SimpleNamespace(model=SCVI(latent=2)), cells)
 
 
@@ -82,9 +82,9 @@ def test_the_page_recovers_ambient_shares_of_cells_that_it_simulated():
     page = Ambient(latent=2, decoder=MLP(widths=(16,)), likelihood=NB(dispersion=PerGene(start=4.0)))
     known = page.known(pd.Series(a.numpy(), cells.genes), 60.0, cells)
     fit = ps.fit(known, MeanField(), cells, epochs=100, batch_size=100, lr=5e-2, progress=False)
-    found = fit.latent(cells, site="c").squeeze(-1)
-    assert np.corrcoef(found, c.squeeze(-1))[0, 1] > 0.8
-    assert np.abs(found - c.squeeze(-1).numpy()).mean() < 0.04
+    share = fit.latent(cells, site="c").squeeze(-1)
+    assert np.corrcoef(share, c.squeeze(-1))[0, 1] > 0.8
+    assert np.abs(share - c.squeeze(-1).numpy()).mean() < 0.04
     clean = fit.decontaminated(cells)
     assert np.abs(clean - own.numpy()).sum() < 0.5 * (cells.x - own).sum().item()
     # without empty droplets the level is the one that is assumed, 0.05

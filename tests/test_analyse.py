@@ -35,9 +35,9 @@ def test_counts_are_found_wherever_they_are():
     with pytest.raises(ValueError, match="no counts: neither X, nor a layer, nor raw holds whole numbers only"):
         inspect(logs)
     logs.raw = adata
-    found = inspect(logs)
-    assert found.from_raw
-    assert ps.Fields(**found.fields).read(found.adata).x.sum() == adata.X.sum()
+    inspection = inspect(logs)
+    assert inspection.from_raw
+    assert ps.Fields(**inspection.fields).read(inspection.adata).x.sum() == adata.X.sum()
     logs.layers["umi"] = adata.X
     assert inspect(logs).fields["counts"] == "umi"
     assert inspect(simulated(cells=30, genes=6)).fields["counts"] == "counts"
@@ -46,9 +46,9 @@ def test_counts_are_found_wherever_they_are():
 def test_columns_are_taken_by_their_names_and_it_is_said():
     adata = simulated(cells=60, genes=6, seed=0)
     adata.obs["stim"] = pd.Categorical(["ctrl", "stim"] * 30)
-    found = inspect(adata)
-    assert (found.fields["batch"], found.label, found.condition) == ("batch", "cell_type", "stim")
-    assert "Batch: obs['batch'], 2 levels (by its name); the model corrects for it." in found.said
+    inspection = inspect(adata)
+    assert (inspection.fields["batch"], inspection.label, inspection.condition) == ("batch", "cell_type", "stim")
+    assert "Batch: obs['batch'], 2 levels (by its name); the model corrects for it." in inspection.notes
     named = inspect(adata, batch="stim", label="batch")
     assert (named.fields["batch"], named.label) == ("stim", "batch")
     with pytest.raises(KeyError, match="obs has no column 'donors'"):
@@ -62,10 +62,10 @@ def test_a_batch_within_a_condition_is_replaced_by_the_donor():
     adata.obs["condition"] = ["a", "b"] * 30
     adata.obs["sample"] = adata.obs["donor"] + adata.obs["condition"]
     assert inspect(adata).fields["batch"] == "donor"
-    asked = inspect(adata, batch="sample")
-    assert asked.fields["batch"] == "sample"
+    inspection = inspect(adata, batch="sample")
+    assert inspection.fields["batch"] == "sample"
     assert any(
-        line.startswith("Attention: every level of 'sample' has one level of 'condition'") for line in asked.said
+        line.startswith("Attention: every level of 'sample' has one level of 'condition'") for line in inspection.notes
     )
 
 
@@ -94,10 +94,10 @@ def test_a_model_is_chosen_by_the_evidence(cells, monkeypatch):
     choice = choose(cells, MeanField(), Clock(600), epochs=2, progress=False)
     assert list(choice.comparisons) == ["likelihood", "dimensions and prior"]
     first = choice.comparisons["likelihood"].table.index[0]
-    assert choice.said[0] == f"Likelihood: {first}, of nb, zinb, poisson."
+    assert choice.notes[0] == f"Likelihood: {first}, of nb, zinb, poisson."
     last = choice.comparisons["dimensions and prior"].table.index[0]
     assert choice.fits[0].record["seed"] == 0
-    assert f"Dimensions and prior: {last}, of latent 10, latent 5, latent 20, latent 10, mixture prior." in choice.said
+    assert f"Dimensions and prior: {last}, of latent 10, latent 5, latent 20, latent 10, mixture prior." in choice.notes
     assert choice.pace > 0
 
 
@@ -105,7 +105,7 @@ def test_without_time_the_usual_model_is_taken_and_it_is_said(cells):
     choice = choose(cells, MeanField(), Clock(1e-6), epochs=1, progress=False)
     assert not choice.comparisons
     assert repr(choice.model) == repr(SCVI(likelihood=NB(), size=LatentSize()))
-    assert choice.said[0] == "There was no time to compare choices of likelihood: the usual one was taken."
+    assert choice.notes[0] == "There was no time to compare choices of likelihood: the usual one was taken."
 
 
 @pytest.fixture(scope="module")

@@ -116,9 +116,9 @@ def test_the_commands_fit_with_unlabelled_cells_and_annotate(types, tmp_path, ca
     capsys.readouterr()
     picture = ("--truth", "cell_type", "--picture", tmp_path / "annotation.png")
     run("annotate", tmp_path / "run", query, "--out", out, *picture, "--reference", tmp_path / "some.h5ad")
-    said = capsys.readouterr().out
-    assert "80 cells, compared with held-out cells" in said
-    assert "accuracy: " in said
+    printed = capsys.readouterr().out
+    assert "80 cells, compared with held-out cells" in printed
+    assert "accuracy: " in printed
     written = ad.read_h5ad(out)
     assert set(written.obs["pyroscvi_annotation"]) <= {"type0", "type1", "type2", "unknown"}
     assert list(written.obsm["pyroscvi_probabilities"]) == ["type0", "type1", "type2"]

@@ -173,8 +173,8 @@ def test_what_stays_open_takes_all_cells_or_all_seconds(three, held_out, monkeyp
     monkeypatch.setattr(looks, "_timed", lambda order, number, _: iter([looks.Piece(np.sort(order[:50]), False)]))
     result = compare(three, held_out, **how, budget=1)
     assert set(result.table["verdict"]) == {"best", "indistinguishable", "told apart"}
-    said = "50 of 200 held-out cells were scored before the time was over. Not settled: b."
-    assert said in " ".join(str(result).split())
+    sentence = "50 of 200 held-out cells were scored before the time was over. Not settled: b."
+    assert sentence in " ".join(str(result).split())
 
 
 def test_cells_in_pieces_keep_their_neighbours(cells):

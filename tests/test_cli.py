@@ -272,8 +272,8 @@ def test_compare_takes_cells_that_no_run_has_seen(nb, poisson, data, tmp_path, c
     table = tmp_path / "table.csv"
     arguments = ("--data", data, "--particles", 20, "--out", table, "--picture", tmp_path / "table.png")
     run("compare", nb, poisson, *arguments)
-    said = capsys.readouterr().out
-    assert "6 of 60 cells" in said
+    printed = capsys.readouterr().out
+    assert "6 of 60 cells" in printed
     written = pd.read_csv(table, index_col="fit")
     assert set(written.index) == {"nb", "poisson"}
     assert written["verdict"].iloc[0] == "best"
@@ -302,10 +302,10 @@ def test_calibrate_prints_a_table_and_draws(nb, data, tmp_path, capsys):
     capsys.readouterr()
     run("calibrate", nb, "--data", data, "--simulations", 20, "--draws", 19, "--out", table, "--picture", ranks,
         "--predictive", check)  # fmt: skip
-    said = capsys.readouterr().out
-    assert "20 simulated cells, 19 draws of each" in said
-    assert "quantity" in said[: said.index("\u2500\u2500\u2500")].splitlines()[-1]  # a table like that of compare
-    assert "Posterior predictive check: 99 replicates" in said
+    printed = capsys.readouterr().out
+    assert "20 simulated cells, 19 draws of each" in printed
+    assert "quantity" in printed[: printed.index("\u2500\u2500\u2500")].splitlines()[-1]  # a table like that of compare
+    assert "Posterior predictive check: 99 replicates" in printed
     rows = pd.read_csv(table, index_col=["draws", "quantity"])
     assert set(rows.index.get_level_values("draws")) == {"guide", "corrected"}
     assert "log p(x | z)" in rows.loc["guide"].index

@@ -48,8 +48,8 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "said"), WRONG, ids=[" ".join(arguments) for arguments, _ in WRONG])
-def test_an_error_is_printed_on_one_line(arguments, said, nb, data, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[" ".join(arguments) for arguments, _ in WRONG])
+def test_an_error_is_printed_on_one_line(arguments, message, nb, data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("text.h5ad").write_text("not hdf5")
     Path("broken.py").write_text("raise RuntimeError('of the page')")
@@ -60,7 +60,7 @@ def test_an_error_is_printed_on_one_line(arguments, said, nb, data, tmp_path, mo
     assert main(given) > 0
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("pyroscvi: ")
-    assert said in line
+    assert message in line
     assert not Path("run").exists()
 
 

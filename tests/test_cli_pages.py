@@ -16,9 +16,9 @@ from pyroscvi.cli import show
 
 def test_list_has_every_page(capsys):
     run("list")
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for name in [*ps.list_models(), *ps.list_guides()]:
-        (line,) = [line for line in said.splitlines() if line.startswith(f"{name} ")]
+        (line,) = [line for line in printed.splitlines() if line.startswith(f"{name} ")]
         assert catalogue.find(name).load().__module__  # the page can be imported
         assert len(line.split()) > 3
 
@@ -26,19 +26,19 @@ def test_list_has_every_page(capsys):
 @pytest.mark.parametrize("name", [*ps.list_models(), *ps.list_guides()])
 def test_show_prints_the_page(name, capsys):
     run("show", name)
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     module = sys.modules[catalogue.find(name).load().__module__]
     for line in module.__doc__.splitlines():
-        assert line.rstrip() in said
-    table = [line.split()[0] for line in said.rpartition("default")[2].splitlines() if line.split()]
+        assert line.rstrip() in printed
+    table = [line.split()[0] for line in printed.rpartition("default")[2].splitlines() if line.split()]
     assert set(table) >= {slot.name for slot in fields(ps.create(name))}
 
 
 def test_show_wraps_what_an_equation_means_beside_it(monkeypatch, capsys):
     monkeypatch.setattr(show, "terminal", lambda: Console(width=80))
     run("show", "scvi")
-    said = capsys.readouterr().out
-    story = said[: said.index("Example:")].splitlines()
+    printed = capsys.readouterr().out
+    story = printed[: printed.index("Example:")].splitlines()
     assert all(len(line) <= 80 for line in story)
     state, cell, counts = next(story[n : n + 3] for n, line in enumerate(story) if "z ~ Normal(0, I)" in line)
     column = state.index("the state of the")

@@ -106,9 +106,9 @@ def test_the_folders_of_a_sweep_are_runs_and_seeds_of_a_model_are_one(swept, dat
     table = data.parent / "again.csv"
     every = [swept / folder for folder in runs]
     run("compare", *every, "--data", data, "--particles", 20, "--method", "importance", "--by", "batch", "--out", table)
-    said = capsys.readouterr().out
-    assert "18 of 60 cells" in said
-    assert f"{runs['nb', 1]} is {runs['nb', 0]} with another seed" in said
+    printed = capsys.readouterr().out
+    assert "18 of 60 cells" in printed
+    assert f"{runs['nb', 1]} is {runs['nb', 0]} with another seed" in printed
     again, first = pd.read_csv(table, index_col="fit"), pd.read_csv(swept / "comparison.csv", index_col="fit")
     columns = ["evidence", "difference", "standard_error", "seeds", "verdict"]
     pd.testing.assert_frame_equal(

@@ -277,9 +277,9 @@ def test_a_fit_that_has_not_converged_is_marked_wherever_it_stands(comparison):
 
 def test_a_larger_model_that_is_behind_is_named(comparison):
     result = replace(comparison, behind=(Behind("ZINB", "NB", 1.2, 0.3),))
-    said = "ZINB contains NB and is behind it, by 1.20 ± 0.30: it was not trained to its optimum"
+    sentence = "ZINB contains NB and is behind it, by 1.20 ± 0.30: it was not trained to its optimum"
     for text in (" ".join(str(result).split()), html.page(result), " ".join(words.trusted(result))):
-        assert said in text
+        assert sentence in text
 
 
 def test_the_price_of_choosing_the_best_is_said(comparison):

@@ -259,17 +259,17 @@ def test_whole_levels_are_on_one_side_of_a_split():
     cells = counted(100)
     donor = [f"donor{n % 7}" for n in range(100)]
     for seed in range(20):
-        seen, held = cells.split(0.3, whole=donor, seed=seed)
+        seen, held = cells.split(0.3, groups=donor, seed=seed)
         theirs, others = ({donor[row] for row in rows(side)} for side in (held, seen))
         assert not theirs & others
         assert len(theirs) == 2  # of seven donors with about 14 cells each, nearest to 30 cells
-    for side in cells.split(0.2, whole="batch", seed=0):
+    for side in cells.split(0.2, groups="batch", seed=0):
         assert len(side.categories["batch"].unique()) == 1
     with pytest.raises(ValueError, match="all cells belong to one group"):
-        cells.split(0.2, whole=["a"] * 100)
+        cells.split(0.2, groups=["a"] * 100)
     with pytest.raises(ValueError, match="to split 100 cells, each needs a value: there are 99"):
-        cells.split(0.2, whole=["a"] * 98 + ["b", None])
+        cells.split(0.2, groups=["a"] * 98 + ["b", None])
     with pytest.raises(ValueError, match="give one of the two"):
-        cells.split(0.2, by="batch", whole="batch")
+        cells.split(0.2, by="batch", groups="batch")
     with pytest.raises(KeyError, match="no categorical field 'donor'"):
-        cells.split(0.2, whole="donor")
+        cells.split(0.2, groups="donor")

@@ -44,9 +44,9 @@ def test_one_bad_value_anywhere_is_found(form, value, kind):
     for row, column in ((0, 0), (29, 7), (13, 5)):
         x = counts()
         x[row, column] = value
-        said = refusal(adata(x, form))
-        assert f"X holds values that are not counts: 1 {kind}." in said
-        assert f"The first is {value}, of gene 'gene{column}' in cell 'cell{row}'." in said
+        message = refusal(adata(x, form))
+        assert f"X holds values that are not counts: 1 {kind}." in message
+        assert f"The first is {value}, of gene 'gene{column}' in cell 'cell{row}'." in message
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -56,9 +56,9 @@ def test_all_bad_values_are_counted_and_the_first_is_named(form, block, monkeypa
     x = counts()
     x[20, 3], x[7, 6], x[7, 2], x[25] = np.nan, -2, 0.25, np.inf
     x[29, :3] = [-1, -1.5, 3.5]
-    said = refusal(adata(x, form))
-    assert "1 NaN, 8 infinite, 3 negative, 2 fractional." in said
-    assert "The first is 0.25, of gene 'gene2' in cell 'cell7'." in said
+    message = refusal(adata(x, form))
+    assert "1 NaN, 8 infinite, 3 negative, 2 fractional." in message
+    assert "The first is 0.25, of gene 'gene2' in cell 'cell7'." in message
 
 
 def test_integers_are_scanned_too():
@@ -105,9 +105,9 @@ def test_booleans_are_counts():
 def test_normalised_x_names_the_layers_that_hold_counts(form):
     x = counts()
     data = adata(np.log1p(x), form, counts=x, spliced=sparse.csr_matrix(x), scaled=x - x.mean(0))
-    said = refusal(data)
-    assert "fractional" in said
-    assert "There are counts in 'counts', 'spliced': read them with Fields(counts='counts') or with" in said
+    message = refusal(data)
+    assert "fractional" in message
+    assert "There are counts in 'counts', 'spliced': read them with Fields(counts='counts') or with" in message
 
 
 def test_scaled_x_is_negative_and_fractional():
@@ -138,9 +138,9 @@ def test_no_layer_is_suggested_if_none_holds_counts():
     x = counts()
     almost = x.copy()
     almost[29, 7] = 0.5  # every value of the layer is looked at, too
-    said = refusal(adata(np.log1p(x), almost=almost, nothing=np.zeros_like(x)))
-    assert "No other layer holds counts" in said
-    assert "Fields(" not in said
+    message = refusal(adata(np.log1p(x), almost=almost, nothing=np.zeros_like(x)))
+    assert "No other layer holds counts" in message
+    assert "Fields(" not in message
 
 
 def test_an_empty_x_names_the_layers_that_hold_counts():
@@ -227,9 +227,9 @@ def test_cells_without_counts_are_an_error_or_dropped_and_listed(form):
     data = adata(x, form)
     data.obs["batch"] = [f"b{i}" for i in range(30)]
     data.obsm["place"] = np.arange(60.0).reshape(30, 2)
-    said = refusal(data)
-    assert "2 of 30 cells have no counts: 'cell4', 'cell11'. " in said
-    assert "or read with empty='drop'" in said
+    message = refusal(data)
+    assert "2 of 30 cells have no counts: 'cell4', 'cell11'. " in message
+    assert "or read with empty='drop'" in message
     fields = Fields(batch="batch", spatial="place", graph=Nearest(2))
     with pytest.warns(UserWarning, match="2 of 30 cells have no counts: 'cell4', 'cell11'. They are dropped") as caught:
         cells = fields.read(data, empty="drop")
@@ -268,8 +268,8 @@ def test_covariates_are_finite(value):
     data = adata(counts())
     data.obs["age"] = np.arange(30.0)
     data.obs.loc["cell7", "age"] = value
-    said = refusal(data, Fields(covariates="age"))
-    assert said == f"covariate 'age' must be finite: 1 of 30 values are not, the first is {value} in cell 'cell7'"
+    message = refusal(data, Fields(covariates="age"))
+    assert message == f"covariate 'age' must be finite: 1 of 30 values are not, the first is {value} in cell 'cell7'"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, -2.0])
@@ -278,17 +278,20 @@ def test_sizes_are_positive_and_finite(value):
     data.obs["size"] = np.arange(30.0) + 1
     data.obs.loc["cell7", "size"] = value
     wanted = "finite" if not np.isfinite(value) else "positive"
-    said = refusal(data, Fields(size_factor="size"))
-    assert said == f"size factor 'size' must be {wanted}: 1 of 30 values are not, the first is {value} in cell 'cell7'"
+    message = refusal(data, Fields(size_factor="size"))
+    assert (
+        message == f"size factor 'size' must be {wanted}: 1 of 30 values are not, the first is {value} in cell 'cell7'"
+    )
 
 
 def test_places_are_finite():
     data = adata(counts())
     data.obsm["place"] = np.zeros((30, 2))
     data.obsm["place"][3, 1] = np.nan
-    said = refusal(data, Fields(spatial="place"))
+    message = refusal(data, Fields(spatial="place"))
     assert (
-        said == "coordinates (obsm['place']) must be finite: 1 of 60 values are not, the first is nan in cell 'cell3'"
+        message
+        == "coordinates (obsm['place']) must be finite: 1 of 60 values are not, the first is nan in cell 'cell3'"
     )
 
 
@@ -296,27 +299,27 @@ def test_a_section_is_never_missing():
     data = adata(counts())
     data.obsm["place"] = np.random.default_rng(0).uniform(size=(30, 2))
     data.obs["slice"] = ["a"] * 29 + [None]
-    said = refusal(data, Fields(spatial="place", section="slice"))
-    assert "section (obs['slice']): 1 of 30 values are missing, the first in cell 'cell29'. Fill them in" in said
-    assert "unknown" not in said  # which does not apply to sections
+    message = refusal(data, Fields(spatial="place", section="slice"))
+    assert "section (obs['slice']): 1 of 30 values are missing, the first in cell 'cell29'. Fill them in" in message
+    assert "unknown" not in message  # which does not apply to sections
 
 
 # Extreme values
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         (1e155, r"covariate 'age' must be between -1e\+38 and 1e\+38, which single precision holds: 1 of 30"),
         (-1e300, "the first is -1e\\+300 in cell 'cell7'"),
         (1e-200, "covariate 'age' varies by 1e-200 only, too little for single precision: rescale it"),
     ],
 )
-def test_covariates_that_single_precision_cannot_hold_are_refused(value, said):
+def test_covariates_that_single_precision_cannot_hold_are_refused(value, message):
     data = adata(counts())
     data.obs["age"] = 0.0
     data.obs.loc["cell7", "age"] = value
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         Fields(covariates="age").read(data)
 
 

@@ -17,7 +17,7 @@ from pyroscvi.data import Fields
 
 @pytest.mark.parametrize(("name", "fields"), [("soft", Fields(belief="soft")), ("place", Fields(spatial="place"))])
 @pytest.mark.parametrize(
-    ("table", "said"),
+    ("table", "message"),
     [
         (sparse.csr_matrix(np.ones((30, 2))), "is a sparse matrix: give a dense array"),
         (np.full((30, 2), "a"), "does not hold numbers but <U1"),
@@ -27,10 +27,10 @@ from pyroscvi.data import Fields
         (pd.DataFrame({"x": ["a"] * 30, "y": 1.0}, index=[f"cell{i}" for i in range(30)]), "does not hold numbers"),
     ],
 )
-def test_tables_of_other_kinds_are_refused(name, fields, table, said):
+def test_tables_of_other_kinds_are_refused(name, fields, table, message):
     data = adata(counts())
     data.obsm[name] = table
-    with pytest.raises((TypeError, ValueError), match=rf"\(obsm\['{name}'\]\) {said}"):
+    with pytest.raises((TypeError, ValueError), match=rf"\(obsm\['{name}'\]\) {message}"):
         fields.read(data)
 
 

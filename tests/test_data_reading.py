@@ -142,7 +142,7 @@ def test_names_that_are_repeated_are_numbered(adata, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("none.h5ad", None, "there is no such file or folder"),
         ("cells.rds", "R", r"cannot be read: its name ends in none of '\.h5ad', .* and it is no folder"),
@@ -151,10 +151,10 @@ def test_names_that_are_repeated_are_numbered(adata, tmp_path):
         ("names.csv", "cell,type,g\na,B,1\n", "columns 'type' do not hold numbers: the first column alone holds names"),
     ],
 )
-def test_what_cannot_be_read_is_one_line(name, content, said, tmp_path):
+def test_what_cannot_be_read_is_one_line(name, content, message, tmp_path):
     if content is not None:
         (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         ps.read(tmp_path / name)
 
 

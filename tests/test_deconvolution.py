@@ -115,9 +115,9 @@ def test_proportions_and_presence_of_mixed_spots_are_recovered(reference):
     spots, w = spots_of(shares)
     page = Deconvolution(likelihood=ALMOST_POISSON).known(ps.signatures(cells), spots)
     fit = ps.fit(page, MeanField(), spots, epochs=200, batch_size=120, lr=2e-2, progress=False)
-    found, present = fit.proportions(spots), fit.presence(spots)
-    assert present.shape == found.shape == (120, 3)
-    assert np.abs(found.to_numpy() - w.numpy()).mean() < 0.03
+    estimate, present = fit.proportions(spots), fit.presence(spots)
+    assert present.shape == estimate.shape == (120, 3)
+    assert np.abs(estimate.to_numpy() - w.numpy()).mean() < 0.03
     assert ((present.to_numpy() > 0.5) == (w.numpy() > 0)).mean() > 0.95
 
 

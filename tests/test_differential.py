@@ -166,8 +166,8 @@ def test_errors_say_what_is_wrong(options, error, message, fitted, donors):
 def test_the_command_writes_the_table_and_a_picture(nb, data, tmp_path, capsys):
     out, picture = tmp_path / "de.csv", tmp_path / "de.png"
     run("de", nb, data, "--groups", "cell_type", "--out", out, "--picture", picture, "--top", 3)
-    said = capsys.readouterr().out
-    assert "type0 against rest: " in said
+    printed = capsys.readouterr().out
+    assert "type0 against rest: " in printed
     table = pd.read_csv(out)
     assert len(table) == 3 * 12
     assert picture.read_bytes()[:4] == b"\x89PNG"

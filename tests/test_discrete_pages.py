@@ -136,9 +136,9 @@ def test_a_mixture_recovers_the_kinds_of_cells_that_it_simulated():
     cells, k = Cells(drawn.nodes["x"]["value"]), drawn.nodes["k"]["value"]
     train, new = cells.subset(slice(0, 200)), cells.subset(slice(200, 300))
     fit = ps.fit(Mixture(kinds=3), MeanField(), train, epochs=80, batch_size=50, progress=False)
-    found = torch.as_tensor(fit.probabilities(new, "k").to_numpy().argmax(1))
+    best = torch.as_tensor(fit.probabilities(new, "k").to_numpy().argmax(1))
     together = lambda k: k[:, None] == k[None, :]  # noqa: E731
-    assert (together(found) == together(k[200:])).float().mean() > 0.9
+    assert (together(best) == together(k[200:])).float().mean() > 0.9
     gap = ps.log_evidence((truth, MeanField().sized(truth, new)), new) - ps.log_evidence(fit, new)
     assert abs(gap.mean()) < 2
 

@@ -87,7 +87,7 @@ def test_with_few_predecessors_it_is_close_and_every_cell_has_variance_one():
 
 def test_predecessors_are_the_nearest_cells_before_and_sections_are_never_joined():
     place, section = places(200).numpy(), np.arange(200) % 2
-    found = before(place, 5, section)
+    predecessors = before(place, 5, section)
     rng, number = np.random.default_rng(0), np.zeros(200)
     for level in (0, 1):
         order = rng.permutation(np.flatnonzero(section == level))
@@ -95,8 +95,8 @@ def test_predecessors_are_the_nearest_cells_before_and_sections_are_never_joined
     for n in range(200):
         earlier = np.flatnonzero((section == section[n]) & (number < number[n]))
         distance = np.linalg.norm(place[earlier] - place[n], axis=1)
-        assert set(found[n].indices) == set(earlier[distance.argsort()[:5]])
-    assert len(np.unique(np.column_stack([sections(found), section]), axis=0)) == 2
+        assert set(predecessors[n].indices) == set(earlier[distance.argsort()[:5]])
+    assert len(np.unique(np.column_stack([sections(predecessors), section]), axis=0)) == 2
 
 
 def test_patches_are_every_cell_once_and_near_each_other():
@@ -236,10 +236,10 @@ def test_strength_and_lengthscale_are_recovered_from_states_and_shuffled_places_
     earlier = before(place.numpy(), 12, np.zeros(500, dtype=int))
     cells = Cells(torch.ones(500, 1), places=place, before=earlier)
     shuffled = z[torch.randperm(500, generator=torch.Generator().manual_seed(5))]
-    found = [maximum(Field().sized(latent=1).double(), cells, states) for states in (z, shuffled)]
-    assert abs(found[0].strengths.item() - a) < 0.1
-    assert abs(found[0].log_lengthscales.exp().item() - r) < 1.0
-    assert found[1].strengths.item() < 0.1
+    maxima = [maximum(Field().sized(latent=1).double(), cells, states) for states in (z, shuffled)]
+    assert abs(maxima[0].strengths.item() - a) < 0.1
+    assert abs(maxima[0].log_lengthscales.exp().item() - r) < 1.0
+    assert maxima[1].strengths.item() < 0.1
 
 
 def maximum(prior, cells, z):

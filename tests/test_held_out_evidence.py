@@ -58,16 +58,16 @@ def test_watching_does_not_change_training(cells):
 
 def test_any_function_may_be_watched(cells):
     class Watch:
-        said = []
+        looks = []
 
         def __call__(self, model, guide, held_out):
-            self.said.append((model.training, guide.training, len(held_out)))
-            return -abs(len(self.said) - 4.0)  # the fourth look is the best: one before the run, three in it
+            self.looks.append((model.training, guide.training, len(held_out)))
+            return -abs(len(self.looks) - 4.0)  # the fourth look is the best: one before the run, three in it
 
     fit = quick(SCVI(latent=3), MeanField(), cells, epochs=30, early_stopping=Patience(2, watch=Watch()), warmup=0.0)
     assert fit.record["best_epoch"] == 3
     assert len(fit.history) == 5
-    assert Watch.said == [(False, False, 6)] * 6
+    assert Watch.looks == [(False, False, 6)] * 6
 
 
 def test_patience_lasts_at_least_a_tenth_of_the_run(cells):

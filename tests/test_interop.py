@@ -170,7 +170,7 @@ def test_a_peer_without_data_does_not_make_up_cells(peer):
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "said"),
+    ("change", "error", "message"),
     [
         (lambda m: setattr(m, "gene_likelihood", "normal"), ValueError, "gene_likelihood='normal'"),
         (lambda m: setattr(m.z_encoder, "var_activation", torch.nn.functional.softplus), ValueError, "variance"),
@@ -178,10 +178,10 @@ def test_a_peer_without_data_does_not_make_up_cells(peer):
         (lambda m: setattr(m, "__class__", type("SCANVAE", (nn.Sequential,), {})), TypeError, "not SCANVAE"),
     ],
 )
-def test_what_has_no_counterpart_is_refused_by_name(change, error, said):
+def test_what_has_no_counterpart_is_refused_by_name(change, error, message):
     module = stand_in("VAE nb True", CASES["VAE nb True"])
     change(module)
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         from_scvi(module)
 
 

@@ -54,8 +54,9 @@ def test_known_and_unknown_labels_are_summed(cells):
     joint, z = draws_of(untrained(Annotated(latent=2), MeanField(), cells), cells)
     m, label = joint.model, cells.label
     assert 0 < (label < 0).sum() < len(cells)
-    said = torch.where((label >= 0)[:, None], m.C[:, label.clamp(min=0)].T, 1.0).log()
-    log_prior = ((m.w.log_softmax(-1) + said) + dist.Normal(m.m, m.s).log_prob(z.unsqueeze(-2)).sum(-1)).logsumexp(-1)
+    log_label = torch.where((label >= 0)[:, None], m.C[:, label.clamp(min=0)].T, 1.0).log()
+    log_state = dist.Normal(m.m, m.s).log_prob(z.unsqueeze(-2)).sum(-1)
+    log_prior = (m.w.log_softmax(-1) + log_label + log_state).logsumexp(-1)
     assert_close(joint(z), log_prior + counts_by_hand(m, joint.cells, z))
     assert_close(joint.log_likelihood(z), counts_by_hand(m, joint.cells, z))
 

@@ -121,9 +121,9 @@ def test_mutual_information_by_hand_and_the_best_of_all_trees():
         return sum(p < 0 for p in parent) == 1 and all(_root(parent, g) is not None for g in range(4))
 
     best = max(total(parent) for parent in product(range(-1, 4), repeat=4) if is_tree(parent))
-    found = chow_liu(high).tolist()
-    assert is_tree(found)
-    assert total(found) == pytest.approx(float(best))
+    tree = chow_liu(high).tolist()
+    assert is_tree(tree)
+    assert total(tree) == pytest.approx(float(best))
 
 
 def _root(parent, g):

@@ -181,7 +181,7 @@ def test_four_minibatches_accumulated_are_one_of_four_times_the_size(size, cells
     with torch.no_grad():
         guide.heads["z"].bias[3:] = -40.0
         guide.heads["z"].weight[3:] = 0.0
-    found = []
+    results = []
     for accumulate in (1, 4):
         run = Run(
             *copy.deepcopy((model, guide)), cells, None, 1, size, 1e-2, CosineDecay(), Constant(), None, 1e9, (), 0,
@@ -190,9 +190,9 @@ def test_four_minibatches_accumulated_are_one_of_four_times_the_size(size, cells
         run.trained.train()
         run.beta = 1.0
         loss = run._accumulated(cells.take(torch.arange(size)), 1.0)
-        found.append((loss, [p.grad for p in run.parameters]))
-    assert torch.allclose(found[0][0], found[1][0], atol=1e-3)  # sigma is 1e-4
-    for one, two in zip(*(gradients for _, gradients in found), strict=True):
+        results.append((loss, [p.grad for p in run.parameters]))
+    assert torch.allclose(results[0][0], results[1][0], atol=1e-3)  # sigma is 1e-4
+    for one, two in zip(*(gradients for _, gradients in results), strict=True):
         assert torch.allclose(one, two, atol=1e-2 * one.abs().max().clamp(min=1e-3))
 
 

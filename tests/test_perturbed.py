@@ -101,10 +101,10 @@ def test_the_few_genes_that_a_perturbation_changes_are_found(effects):
         counts = poutine.trace(model).get_trace(blank).nodes["x"]["value"]
     cells = replace(blank, counts=counts)
     fit = ps.fit(page, MeanField(), cells, epochs=40, batch_size=50, progress=False)
-    found = torch.as_tensor(fit.latent(cells, site="E")).view(g, 3)[:, 1:]
-    assert {(int(i), int(j)) for i, j in (found.abs() > 0.5).nonzero()} == {(3, 0), (7, 0), (11, 1)}
-    assert found[W[:, 1:] == 0].abs().mean() < 0.1
+    E = torch.as_tensor(fit.latent(cells, site="E")).view(g, 3)[:, 1:]
+    assert {(int(i), int(j)) for i, j in (E.abs() > 0.5).nonzero()} == {(3, 0), (7, 0), (11, 1)}
+    assert E[W[:, 1:] == 0].abs().mean() < 0.1
     if isinstance(effects, SpikeAndSlab):
-        inclusion = effects.inclusion(found)
+        inclusion = effects.inclusion(E)
         assert inclusion[W[:, 1:] != 0].min() > 0.9
         assert inclusion[W[:, 1:] == 0].mean() < 0.2

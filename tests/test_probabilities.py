@@ -93,9 +93,9 @@ def test_probabilities_of_types_agree_with_quadrature(cells):
 
 def test_a_known_label_has_probability_one(cells):
     result = probabilities(untrained(Annotated(latent=1, trust=0.9999), MeanField(), cells), cells, "y", 500).to_numpy()
-    said = (cells.label >= 0).numpy()
-    assert (result[said].argmax(1) == cells.label[cells.label >= 0].numpy()).mean() > 0.9
-    assert result[said].max(1).mean() > result[~said].max(1).mean()
+    has_label = (cells.label >= 0).numpy()
+    assert (result[has_label].argmax(1) == cells.label[cells.label >= 0].numpy()).mean() > 0.9
+    assert result[has_label].max(1).mean() > result[~has_label].max(1).mean()
 
 
 def test_probabilities_of_components_agree_with_quadrature(cells):

@@ -224,5 +224,5 @@ def test_the_page_recovers_background_and_foreground_of_cells_that_it_simulated(
     fit = ps.fit(Proteins(latent=2), MeanField(), cells, epochs=30, batch_size=100, lr=2e-2, progress=False)
     assert_close(fit.model.surface.c, truth.surface.c, rtol=0, atol=0.3)
     expected = nodes["proteins"]["fn"].after(surface).probability
-    found = torch.as_tensor(fit.proteins(cells).probability.to_numpy())
-    assert (found - expected)[~hidden].abs().mean() < 0.05
+    probability = torch.as_tensor(fit.proteins(cells).probability.to_numpy())
+    assert (probability - expected)[~hidden].abs().mean() < 0.05

@@ -121,8 +121,8 @@ def test_counts_that_cannot_be_unpacked_name_their_file(adata, tmp_path):
 def test_the_bad_count_is_named_wherever_it_lies(adata, tmp_path):
     adata.X.data[[40, -1]] = [-1, 0.5]
     row, gene = adata.obs_names[np.searchsorted(adata.X.indptr, 40, "right") - 1], adata.var_names[adata.X.indices[40]]
-    said = f"not counts: 1 negative, 1 fractional. The first is -1.0, of gene '{gene}' in cell '{row}'"
-    with pytest.raises(ValueError, match=f"X holds values that are {said}"):
+    message = f"not counts: 1 negative, 1 fractional. The first is -1.0, of gene '{gene}' in cell '{row}'"
+    with pytest.raises(ValueError, match=f"X holds values that are {message}"):
         Fields().open(h5ad(adata, tmp_path / "cells.h5ad"))
     adata.X.data[40] = 1
     last = adata.obs_names[adata.X.sum(1).A1.nonzero()[0][-1]]

@@ -84,7 +84,7 @@ def test_every_public_part_has_a_name_in_its_slot(slot):
 
 
 @pytest.mark.parametrize(
-    ("slot", "text", "said"),
+    ("slot", "text", "message"),
     [
         (Prior, "mixtrue:8", "no prior 'mixtrue'; did you mean 'mixture'? (known: "),
         (Prior, "", "no prior ''"),
@@ -103,8 +103,8 @@ def test_every_public_part_has_a_name_in_its_slot(slot):
         (Likelihood, "nb)", "parentheses do not match"),
     ],
 )
-def test_an_error_says_what_is_known(slot, text, said):
-    with pytest.raises(ValueError, match=re.escape(said)):
+def test_an_error_says_what_is_known(slot, text, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         parse(slot, text)
 
 

@@ -160,9 +160,9 @@ def test_every_command_on_one_run(adata, tmp_path, capsys):
         tmp_path / "p.csv",
         "--score",
     )
-    said = capsys.readouterr().out
-    assert "condition=stim against condition=ctrl, in type0: " in said
-    assert "energy_distance" in said
+    printed = capsys.readouterr().out
+    assert "condition=stim against condition=ctrl, in type0: " in printed
+    assert "energy_distance" in printed
     assert len(pd.read_csv(tmp_path / "p.csv")) == 60
     run("perturb", tmp_path / "run", file, *sides, "--json")
     assert len(json.loads(capsys.readouterr().out)["effects"]) == 60

@@ -37,7 +37,7 @@ class Annotation:
     """The result of ``annotate``.
 
     table          one row a cell: type, the most probable one; its probability; log_evidence; p_value, the share of
-                   reference cells whose evidence is as low; annotation, the type or "unknown"
+                   reference cells whose evidence is as low or lower; annotation, the type or "unknown"
     probabilities  p(type | x) [cells x types]
     reference      "held-out cells" or "simulated cells"
     """
@@ -64,11 +64,11 @@ class Annotation:
         if known.any():
             best, right = self.table["type"][known], true[known].astype(str)
             columns = p.columns.get_indexer(right)
-            mean: Any = {"labels": sorted(set(right)), "average": "macro"}
+            options: Any = {"labels": sorted(set(right)), "average": "macro"}
             result |= {
                 "accuracy": float((best == right).mean()),
-                "balanced_accuracy": recall_score(right, best, **mean),
-                "macro_f1": f1_score(right, best, **mean),
+                "balanced_accuracy": recall_score(right, best, **options),
+                "macro_f1": f1_score(right, best, **options),
                 "log_loss": float(-np.log(np.clip(p.to_numpy()[known, columns], 1e-15, 1)).mean()),
                 "calibration_error": self._calibration_error((best == right).to_numpy(), known),
                 "called_unknown": float(unknown[known].mean()),
@@ -105,7 +105,8 @@ def annotate(
     site        an enumerated site ("y", "k") or a field ("label"). None takes the first of "y", "label" and "k" that
                 the model has
     reference   cells that the fit was not fitted to, all of known types: their evidence is what is usual. None takes
-                cells that the fit simulates; a model that misses a property of real cells calls too many unknown then
+                cells that the fit simulates; if real cells have a property that the model
+                lacks, too many of them are then unknown
     unknown     a cell is "unknown" if at most this share of reference cells has so low an evidence
     particles   draws of the state of every cell
     prior       p(type) of a field; equal weights by default
@@ -168,7 +169,7 @@ def _simulated(reader: Reader, site: str, best: Tensor, seed: int) -> Reader:
 
 
 def _p_values(query: tuple[Tensor, Cells], reference: tuple[Tensor, Cells]) -> np.ndarray:
-    """The share of reference cells whose evidence is as low, given the total count and the most probable type [n]."""
+    """The share of reference cells with as low an evidence or a lower one, given total count and most probable type [n]."""
     x, y = _design(*reference), reference[0].logsumexp(1).numpy()
     coefficients = np.linalg.lstsq(x, y, rcond=None)[0]
     residual = y - x @ coefficients

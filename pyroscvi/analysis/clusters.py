@@ -26,7 +26,7 @@ def neighbours_of(adata: AnnData, key: str, seed: int = 0) -> None:
     import scanpy
 
     if adata.n_obs < MIN_CELLS:
-        raise ValueError(f"{adata.n_obs} cells have no neighbours to speak of: give at least {MIN_CELLS}")
+        raise ValueError(f"{adata.n_obs} cells are too few for a graph of neighbours: give at least {MIN_CELLS}")
     with process_kept():
         scanpy.pp.neighbors(adata, n_neighbors=min(NEIGHBOURS, adata.n_obs - 1), use_rep=key, random_state=seed)
 
@@ -52,8 +52,8 @@ def agreement(first: Sequence, second: Sequence, draws: int = 200, seed: int = 0
     """How alike two groupings are: 1 if they are the same, 0 on average if one is random. The error is by bootstrap."""
     a, b = (np.unique(np.asarray(list(map(str, one))), return_inverse=True)[1] for one in (first, second))
     rng = np.random.default_rng(seed)
-    again = [adjusted_rand_score(a[rows], b[rows]) for rows in rng.integers(len(a), size=(draws, len(a)))]
-    return Agreement(adjusted_rand_score(a, b), float(np.std(again, ddof=1)))
+    resampled = [adjusted_rand_score(a[rows], b[rows]) for rows in rng.integers(len(a), size=(draws, len(a)))]
+    return Agreement(adjusted_rand_score(a, b), float(np.std(resampled, ddof=1)))
 
 
 def stability(latents: Sequence[np.ndarray], resolution: float = 1.0, seed: int = 0) -> list[float]:

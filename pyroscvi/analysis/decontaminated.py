@@ -22,11 +22,11 @@ def decontaminated(
     seed        of the samples
     batch_size  cells at once
 
-    Raises ValueError where the model does not tell the counts of a cell from ambient ones.
+    Raises ValueError where the model has no ambient counts.
     """
     model = fit.model
     if not hasattr(model, "sources"):
-        raise ValueError(f"{model!r} does not tell the counts of a cell from ambient ones: fit the page Ambient()")
+        raise ValueError(f"{model!r} has no ambient counts: fit the page Ambient()")
     cells = fit.read(cells)
 
     def own(minibatch: Cells) -> Tensor:

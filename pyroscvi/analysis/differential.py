@@ -1,4 +1,4 @@
-"""Differential expression: which genes change between groups of cells, by how much, and how sure that is.
+"""Differential expression: which genes change between groups of cells, by how much, and with which probability.
 
     fit.differential(adata, "cell_type", donor="donor")                     every type against the rest
     fit.differential(adata, "condition", reference="ctrl", within="cell_type", donor="donor")
@@ -7,10 +7,10 @@ The unit is the donor, if donors are given. Cells of one donor are not independe
 treats them as independent finds differences between any two groups of donors. The log rate of a gene is estimated for
 every donor and group (``unit_rates``). It varies between donors with a variance that is estimated too, and moderated by
 that of all genes. If two donors or more are in both groups, each is compared with itself, and the others are left out.
-Without donors, intervals are those of more cells of the same donors.
+Without donors, intervals hold for more cells of the same donors, not for other donors.
 
 Batches that the model reads are averaged out: every unit is seen under the same batches. If no batch is in two groups,
-this would take the change of interest away: cells then keep their own batch, and a warning says so.
+this would remove the change of interest: cells then keep their own batch, and a warning says so.
 """
 
 import warnings
@@ -51,7 +51,7 @@ def differential(
                 contain the variation between donors
     within      column, field or values: compare within each of its levels, such as conditions within each cell type
     average     a field of the model whose levels are averaged out; None keeps the level of each cell
-    delta       a change of log2 rate up to this size is none (the region of practical equivalence)
+    delta       a change of log2 rate up to this size counts as none (the region of practical equivalence)
     fdr         expected share of false discoveries among the genes that are called ``changed``
     level       probability of the interval from ``low`` to ``high``
     samples     posterior samples of the state of each cell
@@ -119,8 +119,8 @@ def _averaged(
     pairs = pairs[(pairs >= 0).all(axis=1)].drop_duplicates()
     if len(pairs) and pairs["group"].nunique() > 1 and not pairs["level"].duplicated().any():
         warnings.warn(
-            f"no {field} has cells of two groups, so a change between groups cannot be told from one between their "
-            f"{field} levels: each cell keeps its own {field}. If the {field} is a sample of a donor, give donor=",
+            f"no {field} has cells of two groups, so a change between groups cannot be separated from one between "
+            f"levels of {field}: each cell keeps its own {field}. If the {field} is a sample of a donor, give donor=",
             stacklevel=4,
         )
         return [{}]
@@ -156,8 +156,8 @@ def _compared(sums: UnitSums, donor: np.ndarray, a: np.ndarray, b: np.ndarray, b
         return mean, error, df, y_a[in_a].mean(0), y_b[in_b].mean(0), len(both)
     if len(y) < 3:
         raise ValueError(
-            f"{what}: one donor in each group, so nothing shows how much donors vary. Without donor= the intervals "
-            "are those of more cells of these donors"
+            f"{what}: one donor in each group, so nothing shows how much donors vary. Without donor= intervals "
+            "hold for more cells of these donors, not for other donors"
         )
     (mean_a, mean_b), error, df = _random_effects([(y_a, v_a), (y_b, v_b)])
     return mean_a - mean_b, error, df, mean_a, mean_b, len(np.union1d(donors["a"], donors["b"]))

@@ -3,10 +3,10 @@
     fit.effect(controls, {"condition": "stim"}, against={"condition": "ctrl"}, by="cell_type")
 
 The state of every cell is drawn from its posterior under its own conditions, and its rates are computed under both
-conditions at this state: a counterfactual. The interval holds the uncertainty about the states; that of the weights of
-the conditions, which is at least that of as many counts as training had under each; and how far groups of cells depart
-from the decoder under conditions that were observed (``UnitSums.departures``), as a prediction for a group is not
-expected to be better than that. It does not hold that an effect may differ where no cell was observed.
+conditions at this state: a counterfactual. The interval contains three uncertainties. That of the states. That of the
+weights of the conditions, at least as large as that of the counts that training had under each condition. And that of
+the decoder: how far groups of cells depart from it under conditions that were observed (``UnitSums.departures``). The
+interval does not contain that an effect may be another one in cells of which none was observed.
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ def effect(
     given, against   values of fields and covariates: ``{"condition": "stim"}``, ``{"dose": 2.0}``
     by          column, field or values: effects of each group of cells apart, such as types
     average     a field to average over, such as "batch", under both conditions
-    delta       a change of log2 rate up to this size is none
+    delta       a change of log2 rate up to this size counts as none
     level       probability of the interval
     samples     posterior samples of the states
     corrected   sample the exact posterior by importance resampling, not the guide

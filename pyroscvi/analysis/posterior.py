@@ -188,15 +188,17 @@ def counts_of(p: Sites, counts: Any = None, site: str = "x", *, seen: bool = Tru
 
     p      the sites of a run of the model at given latents
     site   the site of the counts
-    seen   whether the counts and labels of the cells tell something about the levels; if not, only latents do
+    seen   whether the weights of the levels depend on the counts and labels of the cells, or on the latents alone
     """
     x = p[site]
     counts = x["fn"] if counts is None else counts
-    if seen and hasattr(counts, "after"):  # states within the counts, of which the counts of the cell tell something
+    if seen and hasattr(
+        counts, "after"
+    ):  # latent states inside the distribution of counts: given the counts of the cell
         counts = counts.after(x["value"], x["fn"])
     if len(counts.batch_shape) < 2:
         return Expected(counts, None)
-    telling = [node for node in p.values() if seen or not node["is_observed"]]
-    log_p = product([f for f in map(factor, telling) if f.local])
+    informative = [node for node in p.values() if seen or not node["is_observed"]]
+    log_p = product([f for f in map(factor, informative) if f.local])
     weights = log_p.flatten(0, -2).softmax(0).reshape(log_p.shape)
     return Expected(counts.expand(log_p.shape), weights)

@@ -38,7 +38,7 @@ def proteins(
     Where a protein was measured, its count decides, together with the state of the cell; elsewhere the state alone.
 
     given       see the same cells under other conditions. Cells of a batch without proteins need a batch that has some,
-                ``given={"batch": "cite"}``: the model cannot know the background of theirs
+                ``given={"batch": "cite"}``: training had no background of their own batch
     samples     posterior samples to average over
     corrected   sample the exact posterior by importance resampling, not the guide
     seed        of the samples

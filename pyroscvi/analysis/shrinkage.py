@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import digamma, ndtr, ndtri, polygamma, stdtr  # scipy.stats takes a second to import
 
-NULL = 10.0  # prior observations of no effect: weights err on the side of it
+NULL = 10.0  # prior observations of no effect: they make the weight of no effect larger
 MOST = 1e6  # degrees of freedom that stand for infinitely many
 
 
@@ -71,7 +71,7 @@ class Effects:
 def effects(estimate: np.ndarray, error: np.ndarray, df: float, least: float = 0.0) -> Effects:
     """Posteriors of the effects of genes from estimates [g] with standard errors [g] of ``df`` degrees of freedom.
 
-    least   s_0: effects of this size are as good as none, and expected of all genes
+    least   s_0: the standard deviation of effects that count as none, which every gene may have
 
     The centre m is the median of the estimates: shares sum to one, so a few genes that rise push all others down.
     """

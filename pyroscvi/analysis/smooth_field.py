@@ -22,7 +22,7 @@ CELLS = 2048  # at once
 @alone
 @torch.no_grad()
 def smooth_field(fit: Fitted, cells: Cells | AnnData) -> "NDArray[np.float64]":
-    """The mean of the smooth field at every cell [n, latent], given the states of all cells; for k-means, say.
+    """The mean of the smooth field at every cell [n, latent], given the states of all cells. Its clusters are domains.
 
     fit    a fit of a model with the prior ``Field``
     cells  all cells of their sections, with predecessors
@@ -51,15 +51,15 @@ def precisions(prior: Field, cells: Cells) -> list[sparse.csr_matrix]:
     pieces = [prior.conditional(cells.take(rows, 0)) for rows in torch.arange(len(cells)).split(CELLS)]
     predecessors = cells.predecessors.cpu().numpy()
     rows, places = (predecessors >= 0).nonzero()
-    n, found = len(cells), []
+    n, inverses = len(cells), []
     for j in range(len(prior.loc)):
         weights = _joined([w[j] for w, _ in pieces], predecessors.shape[1])[rows, places]
         variance = _joined([v[j] for _, v in pieces])
         residual = sparse.identity(n, format="csr") - sparse.csr_matrix(
             (weights, (rows, predecessors[rows, places])), shape=(n, n)
         )
-        found.append(sparse.csr_matrix(residual.T @ sparse.diags_array(1 / variance) @ residual))
-    return found
+        inverses.append(sparse.csr_matrix(residual.T @ sparse.diags_array(1 / variance) @ residual))
+    return inverses
 
 
 def _joined(pieces: list[Tensor], width: int | None = None) -> np.ndarray:

@@ -9,8 +9,8 @@ these shares, under the same batches for every unit, and how far the observed co
 
 Y and E behave like a Poisson count and its mean, whatever the likelihood: Var(Y) = E. The log rate of a unit is the log
 of its mean share plus a departure from the decoder, log(e_ug) with the weak prior e_ug ~ Gamma(1/2, 1/2), as a decoder
-underestimates differences between few cells. The posterior of e given Y is exact: where a unit has counts they decide,
-and where it has none the decoder does.
+underestimates differences between few cells. The posterior of e given Y is exact: a unit with counts has their rate,
+and a unit without counts has that of the decoder.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -73,8 +73,8 @@ def fitting_cells(
     return read_cells(place, fields, reading, genes, annotations)
 
 
-def split_off(cells: Cells, obs: pd.DataFrame, fraction: float, by: str | None, whole: str | None, seed: int) -> Any:
+def split_off(cells: Cells, obs: pd.DataFrame, fraction: float, by: str | None, groups: str | None, seed: int) -> Any:
     """Cells to fit to, and those that are held out: of every level of the field ``by``, or of a column whole levels."""
-    if whole is None:
+    if groups is None:
         return cells.split(fraction, by=by, seed=seed)
-    return cells.split(fraction, whole=column(obs, whole, "--split-by").to_numpy(), seed=seed)
+    return cells.split(fraction, groups=column(obs, groups, "--split-by").to_numpy(), seed=seed)

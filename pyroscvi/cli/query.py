@@ -46,12 +46,12 @@ def query_cells(
     reading = replace(query, unknown="allow") if batch is not None else query
     use = asked(run, data, reading, page, labels=False)
     fit, cells = use.run.fit, use.cells
-    said = []
+    notes = []
     if batch == "learn":
         fit = extended(fit, use.adata, missing=query.missing, epochs=epochs, seed=seed, progress=not quiet)
         assert fit.fields is not None
         cells = replace(fit.fields, label=None, belief=None).read(use.adata, missing=query.missing, empty=query.empty)
-        said.append(f"learned weights of {', '.join(fit.record['extended']['levels'])}")
+        notes.append(f"learned weights of {', '.join(fit.record['extended']['levels'])}")
     elif batch not in (None, "unknown"):
         from pyroscvi.analysis.posterior import codes
 
@@ -72,7 +72,7 @@ def query_cells(
     if json:
         say(as_json({"cells": len(cells), "annotations": None if result is None else result.table}))
     elif not quiet:
-        for text in said:
+        for text in notes:
             say(text)
         if result is not None:
             say(result.table["annotation"].value_counts().to_string(header=False))

@@ -59,8 +59,8 @@ def compare_sweep(
     by = None if cells.batch is None else "batch"
     seen, unseen = split_off(cells, obs, held_out, by, split_by, seed)
     of = f"every {fields[by]}" if by and not split_by else "all cells"
-    whole = f", whole levels of {split_by}" if split_by else ""
-    how = f"{len(unseen) / len(cells):.0%} of {of}{whole}, drawn with seed {seed}"
+    by_level = f", whole levels of {split_by}" if split_by else ""
+    how = f"{len(unseen) / len(cells):.0%} of {of}{by_level}, drawn with seed {seed}"
     scored = unseen
     if len(unseen) > score:
         _, scored = unseen.split(score / len(unseen), by=by, seed=seed)

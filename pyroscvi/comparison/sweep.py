@@ -152,8 +152,8 @@ def sweep(
         fits.setdefault(name, []).append(fitted)
         if place is not None:
             folders.setdefault(name, []).append(place)
-    whole = {name: seeds for name, seeds in fits.items() if name not in failed}
-    return Swept(whole, failed, {name: folders[name] for name in whole if name in folders})
+    complete = {name: seeds for name, seeds in fits.items() if name not in failed}
+    return Swept(complete, failed, {name: folders[name] for name in complete if name in folders})
 
 
 def folder_name(model: Model, guide: Guide, cells: str, settings: Mapping[str, Any]) -> str:

@@ -301,12 +301,13 @@ class Cells:
         return minibatches(self, size, generator, hops, start)
 
     def split(
-        self, fraction: float, by: str | None = None, seed: int = 0, *, whole: str | Sequence[Any] | None = None
+        self, fraction: float, by: str | None = None, seed: int = 0, *, groups: str | Sequence[Any] | None = None
     ) -> tuple[Self, Self]:
         """Two data sets, the second with ``fraction`` of the cells; of each level of the field ``by``, if it is named.
 
-        whole  a categorical field, or a value for each cell [n], whose levels stay whole: ``whole="donor"`` leaves no
-               donor on both sides. The second has then about ``fraction`` of the cells, at least one level
+        groups  a categorical field, or a value for each cell [n]: the cells of a group stay together, so that
+                ``groups="donor"`` leaves no donor on both sides. The second has then about ``fraction`` of the cells
+                and at least one group
 
         With a graph, the first keeps the edges among its own cells. The second keeps all its neighbours, because only
         the guide uses them: they do not enter the probability of its counts. With predecessors this is different: a
@@ -314,10 +315,10 @@ class Cells:
         """
         if not 0 < fraction < 1:
             raise ValueError(f"{either('fraction', '--held-out')} must lie between 0 and 1, not {fraction}")
-        if by is not None and whole is not None:
-            raise ValueError("levels are on both sides (by=) or on one (whole=): give one of the two")
-        choose = stratified if whole is None else whole_groups
-        held = choose(self._grouped(by if whole is None else whole), fraction, torch.Generator().manual_seed(seed))
+        if by is not None and groups is not None:
+            raise ValueError("levels are on both sides (by=) or on one (groups=): give one of the two")
+        choose = stratified if groups is None else whole_groups
+        held = choose(self._grouped(by if groups is None else groups), fraction, torch.Generator().manual_seed(seed))
         if held.all() or not held.any():
             raise ValueError(f"splitting off {fraction} of {len(self)} cells leaves one side empty")
         first = replace(self, graph=None, halo=None, before=None).subset(~held)

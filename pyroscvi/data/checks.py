@@ -111,8 +111,8 @@ def check_cells(matrix: Matrix | Stored, cells: Sequence[str], empty: str) -> np
         raise ValueError(f"{which}. Leave them out before reading, or read with {option('empty', 'drop')}")
     if not filled.any():
         raise ValueError(f"{which}. No cell is left")
-    kept = either(": cells.names are the names of the others", "")
-    warnings.warn(f"{which}. They are dropped{kept}", UserWarning, stacklevel=4)
+    remedy = either(": cells.names are the names of the others", "")
+    warnings.warn(f"{which}. They are dropped{remedy}", UserWarning, stacklevel=4)
     return filled
 
 
@@ -169,8 +169,8 @@ def _at(adata: AnnData, layer: str | None, place: str) -> Any:
     """X or a layer. Rows of a damaged matrix must not be picked, and a view picks them: its parent is checked first."""
     parent = getattr(adata, "_adata_ref", None)  # anndata has no public name for it
     if parent is not None:
-        whole = parent.X if layer is None else parent.layers[layer]
-        check_indices(whole, place)
+        matrix = parent.X if layer is None else parent.layers[layer]
+        check_indices(matrix, place)
     return adata.X if layer is None else adata.layers[layer]
 
 

@@ -46,9 +46,9 @@ def recovered(processed: AnnData) -> tuple[sparse.csr_matrix, float]:
     logs = sparse.csr_matrix(processed.raw.X, dtype=np.float64)
     cell = np.repeat(np.arange(logs.shape[0]), np.diff(logs.indptr))
     values = np.expm1(logs.data) * processed.obs["n_counts"].to_numpy(dtype=np.float64)[cell] / 1e4
-    whole = values.round()
-    deviation = float(np.abs(values - whole).max())
-    counts = sparse.csr_matrix((whole.astype(np.float32), logs.indices, logs.indptr), shape=logs.shape)
+    rounded = values.round()
+    deviation = float(np.abs(values - rounded).max())
+    counts = sparse.csr_matrix((rounded.astype(np.float32), logs.indices, logs.indptr), shape=logs.shape)
     counts.eliminate_zeros()
     return counts, deviation
 

@@ -25,12 +25,12 @@ def download(url: str, folder: str | Path | None = None, sha256: str | None = No
     place = Path(pooch.os_cache("pyroscvi") if folder is None else folder)
     place.mkdir(parents=True, exist_ok=True)
     name = url.rsplit("/", 1)[-1]
-    noted = place / f"{name}.sha256"
-    known = sha256 or (noted.read_text("utf-8").strip() if noted.exists() else None)
+    checksum_file = place / f"{name}.sha256"
+    known = sha256 or (checksum_file.read_text("utf-8").strip() if checksum_file.exists() else None)
     resuming: Any = Resuming(place / f"{name}.part")
     file = Path(pooch.retrieve(url, known and f"sha256:{known}", name, place, downloader=resuming))
     if known is None:
-        noted.write_text(pooch.file_hash(str(file)) + "\n", "utf-8")
+        checksum_file.write_text(pooch.file_hash(str(file)) + "\n", "utf-8")
     return file
 
 
@@ -61,6 +61,6 @@ class Resuming:
                             file.write(chunk)
                             bar.advance(task, len(chunk))
         except requests.RequestException as error:
-            kept = ": the next call goes on from what is there" if self.part.exists() else ""
-            raise OSError(f"{url} could not be downloaded ({type(error).__name__}){kept}") from error
+            resumed = ": the next call goes on from what is there" if self.part.exists() else ""
+            raise OSError(f"{url} could not be downloaded ({type(error).__name__}){resumed}") from error
         os.replace(self.part, output_file)

@@ -4,7 +4,7 @@
 
 References
     Palla, G. et al. (2022) Squidpy: a scalable framework for spatial omics analysis. Nature Methods 19, 171-178.
-    doi:10.1038/s41592-021-01358-2, whose keys of obsp ``Given`` reads
+    doi:10.1038/s41592-021-01358-2 (``Given`` reads the keys of obsp that it writes)
 """
 
 from collections.abc import Mapping
@@ -66,7 +66,7 @@ class Radius(Graph):
 
 
 class Delaunay(Graph):
-    """The cells with which a cell shares an edge of the Delaunay triangulation; also long edges, at the border."""
+    """The cells with which a cell shares an edge of the Delaunay triangulation. Edges at the border may be long."""
 
     def forward(self, coordinates):
         n, dimensions = coordinates.shape
@@ -86,7 +86,7 @@ class Delaunay(Graph):
 
 
 class Given(Graph):
-    """The graph in obsp: ``{key}_connectivities`` says who is a neighbour, ``{key}_distances`` how far away.
+    """The graph in obsp: ``{key}_connectivities`` has the neighbours, ``{key}_distances`` their distances.
 
     These are the names that ``squidpy.gr.spatial_neighbors`` gives them. Without distances all edges are equally long.
     """
@@ -96,14 +96,14 @@ class Given(Graph):
     def read(self, adata: AnnData, section: np.ndarray | None) -> sparse.csr_matrix:
         """The graph [n, n], distances in units of their median. Raises an error for a graph that cannot be used."""
         names = [f"{self.key}_connectivities", f"{self.key}_distances"]
-        found = {name: _checked(adata.obsp[name], f"obsp[{name!r}]", adata) for name in names if name in adata.obsp}
-        if not found:
+        matrices = {name: _checked(adata.obsp[name], f"obsp[{name!r}]", adata) for name in names if name in adata.obsp}
+        if not matrices:
             remedy = either("graph=Nearest(6) with spatial=...", "--graph nearest:6 with --spatial ...")
             raise KeyError(
                 f"obsp has neither of {listed(names)}; it has {listed(adata.obsp) or 'nothing'}. A graph can also be "
                 f"made from coordinates, and has to be where several files are read: {remedy}"
             )
-        joined = next(iter(found.values())).tocoo()
+        joined = next(iter(matrices.values())).tocoo()
         target, source = (ends[joined.coords[0] != joined.coords[1]] for ends in joined.coords)
         if section is not None and (apart := section[target] != section[source]).any():
             one, other = adata.obs_names[target[apart][0]], adata.obs_names[source[apart][0]]
@@ -111,8 +111,8 @@ class Given(Graph):
                 f"obsp: {apart.sum():,} of {len(apart):,} edges join cells of different sections, the first {one!r} "
                 f"and {other!r}: make a graph of each section (library_key of squidpy.gr.spatial_neighbors)"
             )
-        if names[1] in found:
-            lengths = np.asarray(found[names[1]][target, source]).ravel()
+        if names[1] in matrices:
+            lengths = np.asarray(matrices[names[1]][target, source]).ravel()
             lengths = lengths / (np.median(lengths) if len(lengths) and np.median(lengths) else 1.0)
         else:
             lengths = np.ones(len(target))

@@ -40,7 +40,7 @@ def before(coordinates: np.ndarray, m: int, section: np.ndarray, seed: int = 0) 
 
 def _nearest_before(place: np.ndarray, targets: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
     """The m nearest cells with a smaller number, of each of these cells; or all of them if there are fewer."""
-    tree, found = cKDTree(place), []
+    tree, pieces = cKDTree(place), []
     k = min(2 * m + 8, len(place))
     while len(targets):
         near = tree.query(place[targets], k=np.arange(1, k + 1))[1]
@@ -48,9 +48,9 @@ def _nearest_before(place: np.ndarray, targets: np.ndarray, m: int) -> tuple[np.
         enough = (earlier.sum(1) >= np.minimum(m, targets)) | (k == len(place))
         chosen = earlier & (earlier.cumsum(1) <= m) & enough[:, None]
         row, column = chosen.nonzero()
-        found.append((targets[row], near[row, column]))
+        pieces.append((targets[row], near[row, column]))
         targets, k = targets[~enough], min(2 * k, len(place))
-    return np.concatenate([t for t, _ in found]), np.concatenate([s for _, s in found])
+    return np.concatenate([t for t, _ in pieces]), np.concatenate([s for _, s in pieces])
 
 
 def nearest_given(

@@ -197,9 +197,9 @@ def _annotated(adata: AnnData, file: Path) -> AnnData:
     if not file.is_file():
         raise ValueError(f"{file}: there is no such file")
     table = pd.read_csv(file, sep=_separator(file)).convert_dtypes(convert_integer=False, convert_floating=False)
-    found = {name: int(table[name].astype(str).isin(adata.obs_names).sum()) for name in table}
-    key = max(found, key=found.__getitem__, default=None)
-    if key is None or not found[key]:
+    matches = {name: int(table[name].astype(str).isin(adata.obs_names).sum()) for name in table}
+    key = max(matches, key=matches.__getitem__, default=None)
+    if key is None or not matches[key]:
         raise ValueError(
             f"{file}: none of its columns ({listed(table.columns)}) holds the names of the cells, which are "
             f"{listed(adata.obs_names, 3)}"
@@ -211,8 +211,10 @@ def _annotated(adata: AnnData, file: Path) -> AnnData:
         raise ValueError(f"{file}: obs has {listed(clash)} already: rename, or leave out, these columns of the table")
     lacking = adata.n_obs - int(adata.obs_names.isin(table.index).sum())
     if lacking:
-        kept = either("adata[adata.obs[...].notna()]", "--unknown allow")
-        warnings.warn(f"{file} has no row for {lacking:,} of {adata.n_obs:,} cells: {kept}", UserWarning, stacklevel=3)
+        remedy = either("adata[adata.obs[...].notna()]", "--unknown allow")
+        warnings.warn(
+            f"{file} has no row for {lacking:,} of {adata.n_obs:,} cells: {remedy}", UserWarning, stacklevel=3
+        )
     for name in table:
         values = table[name].reindex(adata.obs_names)
         adata.obs[name] = values if pd.api.types.is_numeric_dtype(values) else values.astype(object).astype("category")

@@ -56,8 +56,8 @@ class _ZeroInflated(CountVector):
     """
 
     def _draw(self, shape: Size) -> Tensor:
-        kept = torch.bernoulli(torch.sigmoid(-self.gate).expand(shape))
-        return kept * super()._draw(shape)
+        is_count = torch.bernoulli(torch.sigmoid(-self.gate).expand(shape))
+        return is_count * super()._draw(shape)
 
     @property
     def mean(self) -> Tensor:

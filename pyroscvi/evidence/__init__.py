@@ -24,6 +24,7 @@ What they are made of
     reader             a fit and cells, copied once, in minibatches that are ready to be integrated
     joint              log p(x_n, u_n), discrete sites summed out
     coordinates        continuous latents, unconstrained and concatenated to one vector u
+    held               a model and guide whose shared latents are held at the centre of their posterior
     shared_latents     log p(x_1 .. x_N, u) of latents u that cells share; a guide of only these, or of the others
     simulated          cells that the model simulates, and the posterior draws that come with them
     importance         estimates from log weights, and k-hat: how heavy the tail of the weights is

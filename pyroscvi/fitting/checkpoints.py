@@ -135,8 +135,8 @@ def write(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -
     path = _file(path)
     tensors = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
     text = json.dumps({"format": FORMAT, **about})
-    whole = to_bytes(tensors, {"about": text, "checksum": _checksum(tensors, text)})
-    write_whole(path, lambda partial: partial.write_bytes(whole), previous=_previous(path))
+    content = to_bytes(tensors, {"about": text, "checksum": _checksum(tensors, text)})
+    write_whole(path, lambda partial: partial.write_bytes(content), previous=_previous(path))
 
 
 def exists(path: str | Path) -> bool:

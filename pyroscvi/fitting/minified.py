@@ -45,9 +45,9 @@ def minified(fit: Fit, cells: Cells | AnnData, batch_size: int = 1024) -> Fit:
             at = rows if fit.guide.sites[name].local else slice(None)
             getattr(guide, f"mean_{name}")[at] = mean.cpu()
             getattr(guide, f"factor_{name}")[at] = factor.cpu()
-    kept = {"size": cells.library[:, 0], "size_factor": cells.size_factor, "covariates": cells.covariates}
-    kept |= {f"code_{field}": codes for field, codes in cells.categories.items()}
-    for name, values in kept.items():
+    values_of = {"size": cells.library[:, 0], "size_factor": cells.size_factor, "covariates": cells.covariates}
+    values_of |= {f"code_{field}": codes for field, codes in cells.categories.items()}
+    for name, values in values_of.items():
         if values is not None:
             getattr(guide, name).copy_(values)
     names = None if cells.names is None else [str(name) for name in cells.names]

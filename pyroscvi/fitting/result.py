@@ -193,6 +193,6 @@ class Fit:
             return "not trained here"
         best = self.record.get("best_epoch") or len(self.history)
         elbo = self.history["elbo_held_out"].iloc[best - 1]
-        kept = f", the state of epoch {best} kept" if best < len(self.history) else ""
+        state = f", the state of epoch {best} kept" if best < len(self.history) else ""
         held_out = f", held-out ELBO {elbo:.2f} nats a cell" if pd.notna(elbo) else ""
-        return f"{len(self.history)} epochs{kept}{held_out}"
+        return f"{len(self.history)} epochs{state}{held_out}"

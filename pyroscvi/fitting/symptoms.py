@@ -13,11 +13,11 @@ def symptoms(fit: Fit, z: np.ndarray) -> list[str]:
 
     z   posterior means of the latents of cells [n, d]
     """
-    found = []
+    sentences = []
     if fit.converged is False:
-        found.append("the held-out bound still rose when training ended: train for more epochs. "
+        sentences.append("the held-out bound still rose when training ended: train for more epochs. "
                      + troubleshooting("it has not converged"))  # fmt: skip
     if z.shape[1] and "z" in fit.guide.sites and not (z.var(0) > ACTIVE).any():
-        found.append("no dimension of the latent space is used: the states of all cells are alike. "
+        sentences.append("no dimension of the latent space is used: the states of all cells are alike. "
                      + troubleshooting("the latent space has collapsed"))  # fmt: skip
-    return found
+    return sentences

@@ -2,14 +2,14 @@
 
     z_n = u(s_n) + e_n,      u_j ~ GP(0, a_j c(distance / r_j)),      e_nj ~ Normal(0, 1 - a_j)
 
-For each dimension j of z, a smooth field u over the places s of the cells, and what is the cell's own. The strength a_j
-is the share of the variance that the field has, and the lengthscale r_j is how far it stays alike. Both are learned.
-Each z_n is Normal(0, I) whatever they are; with a = 0 cells are independent, and this is ``StandardNormal``. A field
-that is long compared with a section is an effect of the section.
+For each dimension j of z there is a smooth field u over the places s of the cells, and a part e of each cell alone. The
+strength a_j is the share of the variance that comes from the field. The lengthscale r_j is the distance over which the
+field is similar. Both are learned. Each z_n is Normal(0, I) for all a and r. With a = 0 cells are independent, and this
+is ``StandardNormal``. A field whose lengthscale is longer than a section is an effect of the section.
 
 The field is summed out: the z of a section are Gaussian with the covariance a c(distance / r) + (1 - a) I. Vecchia's
 approximation makes it a product over cells, each given its predecessors (``data.predecessors``). So a minibatch needs
-the guide's z of its own cells and of their predecessors, and its ELBO has the expectation of the whole.
+the guide's z of its own cells and of their predecessors, and on average its ELBO is that of the whole tissue.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ from pyroscvi.ranges import Fraction, PositiveFloat
 
 __all__ = ["Field", "Kernel", "Matern12", "Matern32"]
 
-MAX_STRENGTH = 0.99  # a cell has something of its own, so that covariances can be inverted in single precision
+MAX_STRENGTH = 0.99  # below 1, so that covariances can be inverted in single precision
 PREDECESSORS = 20  # as many as the docs recommend
 DRAWS = 64  # from which the moments of a posterior that is not Gaussian are computed
 
@@ -59,10 +59,10 @@ class Matern12(Kernel):
 
 
 class Field(Prior):
-    """z_n = u(s_n) + e_n: a Gaussian process over the tissue, and what is the cell's own.
+    """z_n = u(s_n) + e_n: a Gaussian process over the tissue, and a part of each cell alone.
 
-    strength     where all a_j start; 0 stays 0: cells are independent, and have an evidence to compare a field with
-    lengthscale  where all r_j start, in typical distances from a cell to its nearest one
+    strength     the start of all a_j. 0 is not trained: cells are independent, and a field is compared with this model
+    lengthscale  the start of all r_j, in typical distances from a cell to its nearest one
 
     Cells need predecessors: ``Fields(spatial="spatial", predecessors=20)``. A cell without coordinates is independent
     of all others. Sizing a guide on the model connects this prior to the guide; before that, cells are independent.
@@ -127,7 +127,7 @@ class Field(Prior):
                 z = self.guide.posteriors(cells.with_predecessors)["z"].rsample()
             return _sums(weights, z[cells.predecessors]), variance.sqrt().T
         moments: Any
-        last, moments = vars(self).get("last", (None, None))  # an evidence asks many times for the same cells
+        last, moments = vars(self).get("last", (None, None))  # evidence needs the moments of the same cells many times
         if last is not cells:
             weights, variance = self.conditional(cells)
             with block(hide_types=["read"]), torch.no_grad():

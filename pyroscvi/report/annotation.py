@@ -24,10 +24,10 @@ BINS = 8  # of equally many cells
 def annotated(annotation: "Annotation", truth: ArrayLike) -> Figure:
     """The confusion matrix of true types (rows) and annotations, and the reliability of the best probability."""
     true = annotation.true_types(truth)
-    said = true.notna().to_numpy()
-    if not said.any():
+    has_truth = true.notna().to_numpy()
+    if not has_truth.any():
         raise ValueError("no cell has a true type: there is nothing to compare annotations with")
-    table = annotation.table[said].assign(truth=true[said])
+    table = annotation.table[has_truth].assign(truth=true[has_truth])
     counts = pd.crosstab(table["truth"], table["annotation"])
     known = [name for name in annotation.probabilities if name in counts.index or name in counts.columns]
     rows = [*(name for name in known if name in counts.index), *(n for n in counts.index if n not in known)]

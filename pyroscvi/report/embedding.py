@@ -38,8 +38,8 @@ def projection(z: np.ndarray, method: str = "umap", seed: int = 0) -> np.ndarray
     with process_kept(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "n_jobs value", UserWarning)  # scanpy warns at every seeded UMAP
         if method == "pca":
-            found = sc.pp.pca(z, n_comps=min(2, *z.shape), random_state=seed)
-            return np.hstack([found, np.zeros((len(z), 2 - found.shape[1]))])
+            components = sc.pp.pca(z, n_comps=min(2, *z.shape), random_state=seed)
+            return np.hstack([components, np.zeros((len(z), 2 - components.shape[1]))])
         if method == "tsne":
             sc.tl.tsne(cells, use_rep="z", perplexity=min(30, (len(z) - 1) / 3), random_state=seed)
         else:

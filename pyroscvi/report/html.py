@@ -52,8 +52,8 @@ def write(result: "Comparison", file: str | Path, **options: Any) -> Path:
 
 def summary(result: "Comparison") -> str:
     """HTML for a notebook: the answer, the table, and how reliable it is."""
-    said = paragraphs([" ".join(words.answer(result)), " ".join(words.doubts(result))]).split("</p>", 1)
-    return f"{said[0]}</p>{_table(result, RESULTS)}{said[1]}"
+    answer, doubts = (paragraphs([" ".join(sentences)]) for sentences in (words.answer(result), words.doubts(result)))
+    return f"{answer}{_table(result, RESULTS)}{doubts}"
 
 
 def page(

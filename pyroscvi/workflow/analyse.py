@@ -29,7 +29,7 @@ from pyroscvi.fitting.result import Fit
 from pyroscvi.fitting.symptoms import symptoms
 from pyroscvi.guides import MeanField, SpatialGNN
 from pyroscvi.workflow.choosing import Choice, Clock, choose
-from pyroscvi.workflow.inspection import Found, inspect
+from pyroscvi.workflow.inspection import Inspection, inspect
 
 KEY, CLUSTER = "X_pyroscvi", "pyroscvi_cluster"
 MAX_TESTED = 10_000  # cells from which marker genes are found
@@ -44,26 +44,26 @@ class Analysis:
     adata        the cells with ``obsm["X_pyroscvi"]``, ``obsm["X_umap"]``, ``obs["pyroscvi_cluster"]``, the graph of
                  neighbours, and ``layers["denoised"]`` on request (NaN for genes that were not used)
     fit, cells   the fit, and the cells as it reads them
-    found        what was taken for what
+    inspection   which columns and matrices were recognised as what
     choice       how the model was chosen
     markers      genes that are higher in a cluster than in all others: ``Fit.differential``
     changes      genes that differ between conditions within clusters; None without a condition
     agreements   {name of a column: how alike its levels and the clusters are}
     stability    adjusted Rand indices of the clusters of every two seeds; empty if there was no time for two
-    said         warnings that were given
+    warnings     sentences
     settings     the arguments of ``analyse`` that a script needs to repeat it
     """
 
     adata: AnnData
     fit: Fit
     cells: Cells
-    found: Found
+    inspection: Inspection
     choice: Choice
     markers: pd.DataFrame
     changes: pd.DataFrame | None
     agreements: dict[str, Agreement]
     stability: list[float]
-    said: tuple[str, ...]
+    warnings: tuple[str, ...]
     settings: dict[str, Any] = field(default_factory=dict)
 
     def report(self, file: str | Path) -> Path:
@@ -133,17 +133,17 @@ def analyse(
     clock, say = Clock(60 * minutes), tell or (lambda line: None)
     folder = None if out is None else Path(out) / "fits"
     training = {"progress": tell is not None, **training}
-    with warnings.catch_warnings(record=True) as noted:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         asked = {"counts": counts, "batch": batch, "donor": donor, "label": label, "condition": condition}
-        found = inspect(adata, **asked, spatial=spatial)
-        for line in found.said:
+        inspection = inspect(adata, **asked, spatial=spatial)
+        for line in inspection.notes:
             say(line)
-        adata, cells = _read(found, genes)
+        adata, cells = _read(inspection, genes)
         say(f"{cells.counts.shape[1]:,} genes are used.")
         guide = MeanField() if cells.graph is None else SpatialGNN()
         choice = choose(cells, guide, clock, seed=seed, folder=folder, tell=tell, **training)
-        for line in choice.said:
+        for line in choice.notes:
             say(line)
         fitted = _fitted(choice, cells, clock, seed, folder, say, training)
         say("clusters, pictures and marker genes")
@@ -153,32 +153,32 @@ def analyse(
         if len(cells) > MAX_TESTED:
             rows = np.sort(np.random.default_rng(seed).choice(len(cells), MAX_TESTED, replace=False))
             tested, obs = cells.subset(rows), adata.obs.iloc[rows]
-        markers = _tested(fitted, tested, obs, CLUSTER, found.donor, seed)
+        markers = _tested(fitted, tested, obs, CLUSTER, inspection.donor, seed)
         changes = None
-        if found.condition is not None:
-            reference = _control(obs[found.condition])
-            changes = _tested(fitted, tested, obs, found.condition, found.donor, seed, reference, CLUSTER)
-        columns = [name for name in (found.label,) if name is not None]
+        if inspection.condition is not None:
+            reference = _control(obs[inspection.condition])
+            changes = _tested(fitted, tested, obs, inspection.condition, inspection.donor, seed, reference, CLUSTER)
+        columns = [name for name in (inspection.label,) if name is not None]
         agreements = {name: agreement(adata.obs[CLUSTER], adata.obs[name]) for name in columns}
-    warned = [str(one.message) for one in noted if issubclass(one.category, UserWarning)]
-    said = tuple(dict.fromkeys([*warned, *symptoms(fitted, np.asarray(adata.obsm[KEY]))]))
-    for line in said:
+    texts = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
+    warned = tuple(dict.fromkeys([*texts, *symptoms(fitted, np.asarray(adata.obsm[KEY]))]))
+    for line in warned:
         say(f"warning: {line}")
     adata.uns["pyroscvi"] = {"version": __version__, "model": repr(choice.model), "guide": repr(choice.guide)}
     settings = {"data": data, "seed": seed, "resolution": resolution, "denoised": denoised}
-    result = Analysis(adata, fitted, cells, found, choice, markers, changes, agreements, alike, said, settings)
+    result = Analysis(adata, fitted, cells, inspection, choice, markers, changes, agreements, alike, warned, settings)
     if out is not None:
         result.write(out)
     return result
 
 
-def _read(found: Found, genes: int) -> tuple[AnnData, Cells]:
+def _read(inspection: Inspection, genes: int) -> tuple[AnnData, Cells]:
     """The cells that have counts, at their most variable genes; and the same cells as an AnnData of their own."""
     chosen = None
-    if found.adata.n_vars > genes:
-        chosen = highly_variable(found.adata, genes, found.fields["counts"], found.fields["batch"])
-    cells = Fields(**found.fields, genes=chosen).read(found.adata, empty="drop")
-    adata = found.adata
+    if inspection.adata.n_vars > genes:
+        chosen = highly_variable(inspection.adata, genes, inspection.fields["counts"], inspection.fields["batch"])
+    cells = Fields(**inspection.fields, genes=chosen).read(inspection.adata, empty="drop")
+    adata = inspection.adata
     adata.obs_names = adata.obs_names.astype(str)
     if len(cells) < adata.n_obs:
         adata = adata[np.isin(adata.obs_names, np.asarray(cells.names))]

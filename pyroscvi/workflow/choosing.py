@@ -53,7 +53,7 @@ class Choice:
     comparisons   by stage, where there was time for any
     fits          fits of what was chosen, with different seeds
     pace          seconds of training for each cell and epoch; None if there was no time to measure it
-    said          what was compared, one sentence each
+    notes         what was compared, one sentence each
     """
 
     model: Model
@@ -61,7 +61,7 @@ class Choice:
     comparisons: Mapping[str, Comparison]
     fits: list[Fit]
     pace: float | None
-    said: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def choose(
@@ -96,12 +96,12 @@ def choose(
     }  # fmt: skip
     known: dict[str, list[Fit]] = {}  # by what was declared
     comparisons: dict[str, Comparison] = {}
-    said = []
+    notes = []
     for stage, candidates in stages.items():
         declared = candidates(model)
         fits = _fitted(declared, guide, seen, clock, SHARES[stage], predicted, known, seed, folder, tell, how)
         if len(fits) < 2:
-            said.append(f"There was no time to compare choices of {stage}: the usual one was taken.")
+            notes.append(f"There was no time to compare choices of {stage}: the usual one was taken.")
             continue
         left = max(SHARES[stage] * clock.seconds - clock.spent, 0.05 * clock.seconds)
         if tell is not None:
@@ -111,10 +111,10 @@ def choose(
         best = str(result.table.index[0])
         model = declared[best]
         left_out = [name for name in declared if name not in fits]
-        said.append(f"{stage.capitalize()}: {best}, of {', '.join(fits)}" + (
+        notes.append(f"{stage.capitalize()}: {best}, of {', '.join(fits)}" + (
             f". There was no time for {', '.join(left_out)}." if left_out else "."
         ))  # fmt: skip
-    return Choice(model, guide, comparisons, known.get(repr(model), []), pace, tuple(said))
+    return Choice(model, guide, comparisons, known.get(repr(model), []), pace, tuple(notes))
 
 
 def _fitted(

@@ -1,6 +1,6 @@
 """What an AnnData holds: where its counts are, and which columns are batches, donors, labels, conditions, coordinates.
 
-Nothing is guessed silently: ``Found.said`` has a sentence for everything that was taken for something.
+Nothing is guessed silently: ``Inspection.notes`` says what was recognised, and why.
 """
 
 import re
@@ -29,13 +29,13 @@ MIN_CELLS = 5  # of a batch that is corrected for unasked
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was found.
+class Inspection:
+    """Where an AnnData holds what: the result of ``inspect``.
 
     adata      the cells; those of ``raw`` where only raw holds counts
     fields     the arguments of ``Fields``
     donor, label, condition   columns of obs, where there are any
-    said       what was taken for what, one sentence each
+    notes      what was recognised as what, one sentence each
     from_raw   whether counts are those of raw
     """
 
@@ -44,22 +44,22 @@ class Found:
     donor: str | None
     label: str | None
     condition: str | None
-    said: tuple[str, ...]
+    notes: tuple[str, ...]
     from_raw: bool = False
 
 
-def inspect(adata: AnnData, **asked: str | None) -> Found:
+def inspect(adata: AnnData, **asked: str | None) -> Inspection:
     """Look at the cells; what is ``asked`` for (counts, batch, donor, label, condition, spatial) is taken as it is.
 
     Raises ValueError if no matrix holds counts, and KeyError for a column that does not exist.
     """
-    said = [f"{adata.n_obs:,} cells and {adata.n_vars:,} genes."]
+    notes = [f"{adata.n_obs:,} cells and {adata.n_vars:,} genes."]
     where = _counts(adata, asked.get("counts"))
     from_raw = where == "raw"
     if from_raw:
         adata = adata.raw.to_adata()
     layer = None if where in (None, "raw") else where
-    said.append(f"Counts: {'raw' if from_raw else 'X' if layer is None else f'layer {layer!r}'}, all whole numbers.")
+    notes.append(f"Counts: {'raw' if from_raw else 'X' if layer is None else f'layer {layer!r}'}, all whole numbers.")
     taken: dict[str, str | None] = {}
     patterns = {"batch": BATCHES, "donor": DONORS, "label": LABELS, "condition": CONDITIONS}
     for role in ("label", "condition", "donor", "batch"):
@@ -71,25 +71,25 @@ def inspect(adata: AnnData, **asked: str | None) -> Found:
         taken[role] = name
         if name is not None:
             how = "as you said" if asked.get(role) else "by its name"
-            said.append(f"{role.capitalize()}: obs[{name!r}], {adata.obs[name].nunique()} levels ({how}){USES[role]}.")
+            notes.append(f"{role.capitalize()}: obs[{name!r}], {adata.obs[name].nunique()} levels ({how}){USES[role]}.")
     is_wanted = taken["batch"] is None or _nested(adata, taken["batch"], taken["condition"])
     if asked.get("batch") is None and is_wanted and not _nested(adata, taken["donor"], taken["condition"]):
         if taken["donor"] is not None:
-            said.append(f"Batch: obs[{taken['donor']!r}], the donor, so that differences between conditions remain.")
+            notes.append(f"Batch: obs[{taken['donor']!r}], the donor, so that differences between conditions remain.")
         taken["batch"] = taken["donor"] or taken["batch"]
     if taken["batch"] is None:
-        said.append(f"Batch: none. To correct for one, name its column: {either('batch=...', '--batch ...')}")
+        notes.append(f"Batch: none. To correct for one, name its column: {either('batch=...', '--batch ...')}")
     if nested := _nested(adata, taken["batch"], taken["condition"]):
-        said.append(nested)
+        notes.append(nested)
     spatial, section = _spatial(adata, asked.get("spatial")), None
     if spatial is not None:
         section = _column(adata, SECTIONS, [], False)
         inside = f", in {adata.obs[section].nunique()} sections, obs[{section!r}]" if section else ""
-        said.append(f"Coordinates: obsm[{spatial!r}]{inside}.")
+        notes.append(f"Coordinates: obsm[{spatial!r}]{inside}.")
     fields = {"counts": layer, "batch": taken["batch"]}
     if spatial is not None and asked.get("spatial"):
         fields |= {"spatial": spatial, "section": section}
-    return Found(adata, fields, taken["donor"], taken["label"], taken["condition"], tuple(said), from_raw)
+    return Inspection(adata, fields, taken["donor"], taken["label"], taken["condition"], tuple(notes), from_raw)
 
 
 USES = {
@@ -156,8 +156,8 @@ def _nested(adata: AnnData, batch: str | None, condition: str | None) -> str:
 def _spatial(adata: AnnData, asked: str | None) -> str | None:
     if asked is not None:
         return among(asked, {name: name for name in adata.obsm}, "key of obsm")
-    found: Iterator[str] = (
+    keys: Iterator[str] = (
         name for name in ("spatial", "X_spatial") if name in adata.obsm and np.ndim(adata.obsm[name]) == 2
         and adata.obsm[name].shape[1] in (2, 3)
     )  # fmt: skip
-    return next(found, None)
+    return next(keys, None)

@@ -1,4 +1,4 @@
-"""An analysis as one page of HTML: what was found, how sure it is, and what was taken for what."""
+"""An analysis as one page of HTML: the results, how sure they are, and how the data were read."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -34,10 +34,10 @@ def page(analysis: "Analysis", title: str = "Analysis of these cells") -> str:
         *_cells(analysis),
         *_markers(analysis),
         *_changes(analysis),
-        "<h2>What was taken for what</h2>" + bullets(analysis.found.said),
+        "<h2>How the data were read</h2>" + bullets(analysis.inspection.notes),
         *_model(analysis),
         *_components(analysis),
-        "<h2>Warnings</h2>" + bullets(analysis.said) if analysis.said else "",
+        "<h2>Warnings</h2>" + bullets(analysis.warnings) if analysis.warnings else "",
         "<h2>Files</h2>" + FILES,
     ]
     return document(title, parts)
@@ -55,7 +55,7 @@ FILES = """<dl>
 def answer(analysis: "Analysis") -> list[str]:
     """The results in a few sentences, each with how sure it is."""
     sizes = analysis.adata.obs[CLUSTER].value_counts()
-    said = [
+    sentences = [
         f"{len(sizes)} clusters of {sizes.min():,} to {sizes.max():,} cells."
         if len(sizes) > 1
         else "All cells are one cluster."
@@ -66,53 +66,53 @@ def answer(analysis: "Analysis") -> list[str]:
         verdict = (
             "They hardly depend on the seed" if mean >= STABLE else "They depend on the seed: trust the large ones"
         )
-        said.append(f"{verdict} (adjusted Rand index of two fits {mean:.2f}{known}; 1 would be the same clusters).")
+        sentences.append(
+            f"{verdict} (adjusted Rand index of two fits {mean:.2f}{known}; 1 would be the same clusters)."
+        )
     else:
-        said.append("How much they depend on the seed is not known: there was no time for a second fit.")
+        sentences.append("How much they depend on the seed is not known: there was no time for a second fit.")
     for name, one in analysis.agreements.items():
-        said.append(
+        sentences.append(
             f"They agree with {name} with an adjusted Rand index of {one.rand_index:.2f} ± {one.standard_error:.2f} "
             "(standard error over cells)."
         )
     if len(analysis.markers):
-        found = best_markers(analysis.markers, 10**6).groupby("group")["gene"].size()
-        fewest, most = found.min() if len(found) == len(sizes) else 0, found.max() if len(found) else 0
-        said.append(
+        higher = best_markers(analysis.markers, 10**6).groupby("group")["gene"].size()
+        fewest, most = higher.min() if len(higher) == len(sizes) else 0, higher.max() if len(higher) else 0
+        sentences.append(
             f"{fewest:,} to {most:,} genes are higher in a cluster than in all others, with an expected share of false "
             "discoveries of 5%."
         )
     if analysis.fit.converged is False:
-        said.append("The fit has not converged: give it more minutes.")
-    return [" ".join(said)]
+        sentences.append("The fit has not converged: give it more minutes.")
+    return [" ".join(sentences)]
 
 
 def _cells(analysis: "Analysis") -> Iterator[str]:
-    adata, found = analysis.adata, analysis.found
+    adata, inspection = analysis.adata, analysis.inspection
+    columns = {"label": inspection.label, "batch": inspection.fields["batch"], "condition": inspection.condition}
     groups = {
         "cluster": adata.obs[CLUSTER],
-        **{
-            f"{role}: {name}": adata.obs[name]
-            for role, name in (("label", found.label), ("batch", found.fields["batch"]), ("condition", found.condition))
-            if name is not None
-        },
+        **{f"{role}: {name}": adata.obs[name] for role, name in columns.items() if name is not None},
         "log10 counts of a cell": np.log10(np.maximum(analysis.cells.library.cpu().numpy().ravel(), 1)),
     }
     yield "<h2>Cells</h2>" + figure(
         coloured(adata.obsm["X_umap"], groups),
         "UMAP of the latent space: near cells are alike; distances between groups, and their sizes, have no meaning.",
     )
-    place = found.fields.get("spatial") or next((key for key in ("spatial", "X_spatial") if key in adata.obsm), None)
+    keys = (inspection.fields.get("spatial"), "spatial", "X_spatial")
+    place = next((key for key in keys if key in adata.obsm), None)
     if place is not None:
-        section = found.fields.get("section")
+        section = inspection.fields.get("section")
         drawn = tissue(adata.obsm[place], adata.obs[CLUSTER], None if section is None else adata.obs[section])
         yield figure(drawn, "Clusters on the tissue.")
-    if found.label is not None:
-        shares = pd.crosstab(adata.obs[CLUSTER], adata.obs[found.label], normalize="index")
+    if inspection.label is not None:
+        shares = pd.crosstab(adata.obs[CLUSTER], adata.obs[inspection.label], normalize="index")
         sizes = adata.obs[CLUSTER].value_counts()[shares.index]
         table = pd.DataFrame({"cluster": shares.index.astype(str), "cells": sizes,
-                              f"most frequent {found.label}": shares.idxmax(axis=1).astype(str),
+                              f"most frequent {inspection.label}": shares.idxmax(axis=1).astype(str),
                               "share": shares.max(axis=1)})  # fmt: skip
-        yield f"<h3>Clusters and {safe(found.label)}</h3>" + rows(
+        yield f"<h3>Clusters and {safe(inspection.label)}</h3>" + rows(
             table, {"share": "{:.0%}".format, "cells": "{:,}".format}
         )
 
@@ -134,7 +134,7 @@ def _markers(analysis: "Analysis") -> Iterator[str]:
 
 
 def _changes(analysis: "Analysis") -> Iterator[str]:
-    table, condition = analysis.changes, analysis.found.condition
+    table, condition = analysis.changes, analysis.inspection.condition
     if table is None or not len(table):
         return
     yield f"<h2>Changes with {safe(condition)}</h2>" + paragraphs([_tested_how(table)])
@@ -154,8 +154,8 @@ def _components(analysis: "Analysis") -> Iterator[str]:
 def _tested_how(table: pd.DataFrame) -> str:
     donors = int(table["donors"].max())
     unit = f"Donors are the unit, up to {donors} in a comparison." if donors else (
-        "No donors were named, so cells are the unit: intervals are those of more cells of the same donors, and too "
-        "narrow for other donors."
+        "No donors were named, so cells are the unit: intervals hold for more cells of the same donors, and are "
+        "too narrow for other donors."
     )  # fmt: skip
     return (
         f"{int(table['changed'].sum()):,} of {len(table):,} tests are called changes, with an expected share of false "
@@ -171,7 +171,7 @@ def _table(table: pd.DataFrame, first: list[str]) -> str:
 
 def _model(analysis: "Analysis") -> Iterator[str]:
     choice, fit = analysis.choice, analysis.fit
-    yield "<h2>How the model was chosen</h2>" + bullets(choice.said)
+    yield "<h2>How the model was chosen</h2>" + bullets(choice.notes)
     for stage, result in choice.comparisons.items():
         yield f"<h3>{safe(stage.capitalize())}</h3>" + html.summary(result)
         if len(result.table) > 1:

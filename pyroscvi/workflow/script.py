@@ -66,16 +66,16 @@ print(changes[changes["changed"]])
 
 def script(analysis: "Analysis") -> str:
     """Python code of the same steps."""
-    found, settings, choice = analysis.found, analysis.settings, analysis.choice
-    donor = f", donor=adata.obs[{found.donor!r}]" if found.donor and _by_donor(analysis) else ""
+    inspection, settings, choice = analysis.inspection, analysis.settings, analysis.choice
+    donor = f", donor=adata.obs[{inspection.donor!r}]" if inspection.donor and _by_donor(analysis) else ""
     condition = ""
     if analysis.changes is not None and len(analysis.changes):
         reference = analysis.changes["reference"].iloc[0]
-        condition = CONDITION.format(condition=found.condition, reference=reference, donor=donor)
-    fields = "".join(f"{name}={value!r}, " for name, value in found.fields.items() if value is not None)
+        condition = CONDITION.format(condition=inspection.condition, reference=reference, donor=donor)
+    fields = "".join(f"{name}={value!r}, " for name, value in inspection.fields.items() if value is not None)
     imports = _imports(f"{choice.model!r} {choice.guide!r} SCVI() LatentSize() NB() ZINB() Poisson()")
     return TEXT.format(imports=imports,
-        data=str(settings["data"] or "cells.h5ad"), raw=".raw.to_adata()" if found.from_raw else "", fields=fields,
+        data=str(settings["data"] or "cells.h5ad"), raw=".raw.to_adata()" if inspection.from_raw else "", fields=fields,
         by=None if analysis.cells.batch is None else "batch", seed=settings["seed"], model=repr(choice.model),
         start="SCVI(size=LatentSize())", guide=repr(choice.guide), epochs=analysis.fit.record["epochs"], donor=donor,
         neighbours=_neighbours(analysis.adata.uns["neighbors"]["params"]), resolution=settings["resolution"],

@@ -129,18 +129,18 @@ def interrupted_commands(seed: int) -> Outcome:
     after = float(np.random.default_rng(seed).uniform(0.01, seconds))
 
     def attack() -> Outcome:
-        said = io.StringIO()
-        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(said):
+        errors = io.StringIO()
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(errors):
             signal.signal(signal.SIGALRM, _press)
             signal.setitimer(signal.ITIMER_REAL, after)
             status = main([*command, f"{folder}/run"])
             signal.setitimer(signal.ITIMER_REAL, 0)
-            last = said.getvalue().strip().rpartition("\n")[2]
+            last = errors.getvalue().strip().rpartition("\n")[2]
             again = main([*command, f"{folder}/run"]) if status else 0
             alike = not again and same(whole, read_run(Path(folder) / "run").fit)
         right = alike and (status == 0 or (status == 130 and last.startswith("pyroscvi: interrupted")))
         return Outcome(
-            "right" if right else "accepted wrongly", f"status {status}, then {again}", said.getvalue()[-300:]
+            "right" if right else "accepted wrongly", f"status {status}, then {again}", errors.getvalue()[-300:]
         )
 
     return isolated(attack, "pyroscvi fit")

@@ -93,10 +93,10 @@ def _command(name: str, line: str) -> Outcome:
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             status = main(line.split())
-    said = [row for row in err.getvalue().splitlines() if row.startswith("pyroscvi:") and "warning:" not in row]
+    lines = [row for row in err.getvalue().splitlines() if row.startswith("pyroscvi:") and "warning:" not in row]
     if status == 0:
         return Outcome("accepted wrongly" if name.startswith("with") and "1000" not in name else "right", what)
     inside = "Traceback" in err.getvalue() + out.getvalue() or "PYROSCVI_TRACEBACK" in err.getvalue()
-    if inside or (len(said) != 1 and line != "show"):
+    if inside or (len(lines) != 1 and line != "show"):
         return Outcome("raised from inside", what, err.getvalue()[-300:])
-    return Outcome("refused in words", what, said[0] if said else "")
+    return Outcome("refused in words", what, lines[0] if lines else "")
