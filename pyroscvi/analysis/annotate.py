@@ -169,7 +169,7 @@ def _simulated(reader: Reader, site: str, best: Tensor, seed: int) -> Reader:
 
 
 def _p_values(query: tuple[Tensor, Cells], reference: tuple[Tensor, Cells]) -> np.ndarray:
-    """The share of reference cells with as low an evidence or a lower one, given total count and most probable type [n]."""
+    """The share of reference cells whose evidence is not higher, given the total and the most probable type [n]."""
     x, y = _design(*reference), reference[0].logsumexp(1).numpy()
     coefficients = np.linalg.lstsq(x, y, rcond=None)[0]
     residual = y - x @ coefficients
