@@ -31,7 +31,7 @@ from pyroscvi.pyro_internals import alone
 from pyroscvi.sites import is_latent, is_local, sampled
 
 NARROW = -2.0  # before a softplus: posteriors of shared latents start with standard deviations of about 0.1
-FILLED = 2  # rounds in which a guide fills in counts that were not measured: docs/missing_genes.md
+FILL_ROUNDS = 2  # rounds in which a guide fills in counts that were not measured: docs/missing_genes.md
 
 
 class Program(Part):
@@ -187,7 +187,7 @@ class Guide(Program):
         if cells.measured is None or self.training or self.encoder.hops or not self._reads_cells:
             return q
         filled_in = ~cells.measured & ~seen(cells, self.panels).unsqueeze(-1)
-        for _ in range(FILLED if filled_in.any() else 0):
+        for _ in range(FILL_ROUNDS if filled_in.any() else 0):
             counts = torch.where(filled_in, self._expected(cells, q), cells.x)
             q = self.from_counts(replace(cells, counts=counts))
         return q
@@ -273,11 +273,8 @@ class Site(NamedTuple):
 @alone
 def free_sites(model: Model, cells: Cells) -> dict[str, Site]:
     """The continuous latents of a model, found by running it once on two cells."""
-    with torch.random.fork_rng(), torch.no_grad(), poutine.block():
-        trace = poutine.trace(model).get_trace(cells.take(torch.arange(min(2, len(cells)))))
     sites: dict[str, Site] = {}
-    nodes: dict[str, Any] = trace.nodes
-    for name, site in nodes.items():
+    for name, site in _run_on_two(model, cells).items():
         if not is_latent(site) or site["infer"].get("enumerate"):
             continue
         support = site["fn"].support
@@ -295,10 +292,14 @@ def free_sites(model: Model, cells: Cells) -> dict[str, Site]:
 @alone
 def enumerated_levels(model: Model, cells: Cells) -> dict[str, int]:
     """The number of levels of every discrete site of a cell that the model sums out, from running it on two cells."""
-    with torch.random.fork_rng(), torch.no_grad(), poutine.block():
-        trace = poutine.trace(model).get_trace(cells.take(torch.arange(min(2, len(cells)))))
-    summed = [(n, s) for n, s in sampled(trace.nodes).items() if s["infer"].get("enumerate") and is_local(s)]
+    summed = [(n, s) for n, s in _run_on_two(model, cells).items() if s["infer"].get("enumerate") and is_local(s)]
     return {name: len(site["fn"].enumerate_support(expand=False)) for name, site in summed}
+
+
+def _run_on_two(model: Model, cells: Cells) -> dict[str, Any]:
+    """The sample sites of a run of the model on two cells, which leaves torch's generator as it was."""
+    with torch.random.fork_rng(), torch.no_grad(), poutine.block():
+        return sampled(poutine.trace(model).get_trace(cells.take(torch.arange(min(2, len(cells))))).nodes)
 
 
 def _middle(prior: Any) -> Tensor:
@@ -329,7 +330,7 @@ def _start_at(head: nn.Module, location: Tensor) -> Any:
 
 @torch.no_grad()
 def _start_narrow(head: nn.Module, location: Tensor) -> None:
-    """Start near the centre of the prior and narrow: all cells tell of what they share, and a wide start is noise."""
+    """Start near the centre of the prior and narrow: every cell has information about a shared latent."""
     last = _start_at(head, 10 * location)
     last.bias *= 0.1
     last.bias[len(location) : 2 * len(location)] += NARROW

@@ -261,7 +261,7 @@ def test_a_fit_is_compiled_unasked_only_where_that_pays(cells, alone, monkeypatc
     monkeypatch.setattr("pyroscvi.inference.run.capture", lambda *_: asked.append(True))
     ps.fit(SCVI(latent=2), MeanField(), alone, **settings)
     assert not asked
-    monkeypatch.setattr(captured, "COUNTS", 2 * alone.x.numel())
+    monkeypatch.setattr(captured, "COUNTS_TO_COMPILE", 2 * alone.x.numel())
     ps.fit(SCVI(latent=2), SpatialGNN(), cells, **settings)  # a step with neighbours cannot be compiled
     ps.fit(SCVI(latent=2), MeanField(), alone, compile=False, **settings)
     ps.fit(SCVI(latent=2), MeanField(), alone, **settings | {"epochs": 1})
@@ -275,7 +275,7 @@ def test_a_shorter_fit_is_recorded_unasked_and_is_the_same_fit(alone, monkeypatc
     eager = ps.fit(SCVI(latent=2), MeanField(), alone, epochs=3, batch_size=15, progress=False)
     recorded, capture = [], captured.capture
     monkeypatch.setattr("pyroscvi.inference.run.capture", lambda *a: recorded.append(a[-1]) or capture(*a))
-    monkeypatch.setattr(captured, "RECORDED", 3 * 4)
+    monkeypatch.setattr(captured, "STEPS_TO_RECORD", 3 * 4)
     short = ps.fit(SCVI(latent=2), MeanField(), alone, epochs=2, batch_size=15, progress=False)
     assert not recorded
     longer = ps.fit(SCVI(latent=2), MeanField(), alone, epochs=3, batch_size=15, progress=False)
@@ -286,7 +286,7 @@ def test_a_shorter_fit_is_recorded_unasked_and_is_the_same_fit(alone, monkeypatc
 
 @compiled
 def test_a_step_that_cannot_be_compiled_unasked_says_nothing(alone, monkeypatch):
-    monkeypatch.setattr(captured, "COUNTS", 1)
+    monkeypatch.setattr(captured, "COUNTS_TO_COMPILE", 1)
     monkeypatch.setattr(captured, "Captured", lambda *_: 1 / 0)
     assert len(ps.fit(SCVI(latent=2), MeanField(), alone, epochs=2, progress=False).history) == 2
 

@@ -52,7 +52,7 @@ def test_one_bad_value_anywhere_is_found(form, value, kind):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("block", [1, 7, 1 << 22])
 def test_all_bad_values_are_counted_and_the_first_is_named(form, block, monkeypatch):
-    monkeypatch.setattr(checks, "BLOCK", block)  # the scan goes in blocks: the tally runs over all of them
+    monkeypatch.setattr(checks, "VALUES_AT_ONCE", block)  # the scan goes in blocks: the tally runs over all of them
     x = counts()
     x[20, 3], x[7, 6], x[7, 2], x[25] = np.nan, -2, 0.25, np.inf
     x[29, :3] = [-1, -1.5, 3.5]

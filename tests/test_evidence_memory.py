@@ -12,7 +12,7 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.distributions import native
 from pyroscvi.evidence import reader
 from pyroscvi.evidence.estimator import Importance
-from pyroscvi.evidence.memory import CELLS, Room, in_bytes, usual_memory
+from pyroscvi.evidence.memory import CELLS_AT_ONCE, Room, in_bytes, usual_memory
 from pyroscvi.evidence.proposals import StudentT
 from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.refined import Refined
@@ -70,12 +70,14 @@ def test_minibatches_and_chunks_fit_into_the_memory():
             continue
         fitted += 1
         draws = room.draws(cells)
-        assert 1 <= cells <= CELLS
+        assert 1 <= cells <= CELLS_AT_ONCE
         assert draws >= (8 if cells > 1 else 1)
         taken = cells * (8 * itemsize * genes * (levels * draws + 1) + 32 * particles)
         assert taken <= memory
         # and the memory is used: more cells do not fit, or would leave fewer than eight draws each
-        assert cells == CELLS or (cells + 1) * (8 * itemsize * genes * (levels * 8 + 1) + 32 * particles) > memory
+        assert (
+            cells == CELLS_AT_ONCE or (cells + 1) * (8 * itemsize * genes * (levels * 8 + 1) + 32 * particles) > memory
+        )
         assert taken + cells * 8 * itemsize * genes * levels > memory
     assert fitted > 50
 
@@ -204,7 +206,7 @@ def test_a_kernel_that_fails_gives_a_warning_and_is_not_used(broken, says, cells
 @pytest.mark.parametrize(("built", "worth", "used"), [(True, 1e9, True), (False, 1e9, False), (False, 1e3, True)])
 def test_the_kernel_is_compiled_unasked_only_where_that_pays(built, worth, used, cells, calls, monkeypatch):
     monkeypatch.setattr(native, "is_built", lambda dtype: built)
-    monkeypatch.setattr(reader, "WORTH", worth)
+    monkeypatch.setattr(reader, "COUNTS_TO_COMPILE", worth)
     log_evidence(pair(SCVI(likelihood=NB()), cells), cells, 20, estimator=Importance(StudentT()))
     assert bool(calls) == used
 

@@ -25,7 +25,7 @@ FIELDS = Fields(batch="batch", label="cell_type", covariates="size")
 def _small(monkeypatch):
     """Blocks and buffers so small that a few hundred cells are many of them."""
     monkeypatch.setattr(stored, "ROWS", 32)
-    monkeypatch.setattr(stored, "BLOCK", 4)
+    monkeypatch.setattr(stored, "BLOCK_ROWS", 4)
     monkeypatch.setattr(stored, "BUFFER", 64)
     monkeypatch.setattr(stored, "GAP", 3)
     monkeypatch.setattr(loader, "ROWS", 40)

@@ -104,9 +104,8 @@ def annotate(
 
     site        an enumerated site ("y", "k") or a field ("label"). None takes the first of "y", "label" and "k" that
                 the model has
-    reference   cells that the fit was not fitted to, all of known types: their evidence is what is usual. None takes
-                cells that the fit simulates; if real cells have a property that the model
-                lacks, too many of them are then unknown
+    reference   cells of known types that the fit was not fitted to: evidence is compared with theirs. None takes cells
+                that the fit simulates; if real cells have a property that the model lacks, too many are then unknown
     unknown     a cell is "unknown" if at most this share of reference cells has so low an evidence
     particles   draws of the state of every cell
     prior       p(type) of a field; equal weights by default

@@ -10,6 +10,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from pyroscvi.data.process import process_kept
 
+CLUSTER = "pyroscvi_cluster"  # the column of obs
 NEIGHBOURS = 15
 MIN_CELLS = 3
 
@@ -31,7 +32,7 @@ def neighbours_of(adata: AnnData, key: str, seed: int = 0) -> None:
         scanpy.pp.neighbors(adata, n_neighbors=min(NEIGHBOURS, adata.n_obs - 1), use_rep=key, random_state=seed)
 
 
-def clusters(adata: AnnData, resolution: float = 1.0, seed: int = 0, key: str = "pyroscvi_cluster") -> None:
+def clusters(adata: AnnData, resolution: float = 1.0, seed: int = 0, key: str = CLUSTER) -> None:
     """Add Leiden clusters of the graph of neighbours to ``obs[key]``, the largest first [Traag et al., 2019].
 
     resolution   larger values give more clusters

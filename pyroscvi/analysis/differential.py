@@ -23,16 +23,25 @@ from anndata import AnnData
 
 from pyroscvi.analysis.groups import By, Groups, groups_of
 from pyroscvi.analysis.posterior import fields_read
-from pyroscvi.analysis.shrinkage import MOST, effects, expected_false_discoveries, moderated
-from pyroscvi.analysis.unit_rates import UnitSums, unit_sums
+from pyroscvi.analysis.shrinkage import INFINITE_DF, effects, expected_false_discoveries, moderated
+from pyroscvi.analysis.unit_rates import RATE_UNIT, UnitSums, unit_sums
 from pyroscvi.data.cells import Cells
 from pyroscvi.names import among, listed
 from pyroscvi.program import Fitted
 from pyroscvi.pyro_internals import alone
 
 REST = "rest"
-MOST_LEVELS = 50  # of a field that is averaged over
-SHARE = 10_000  # rates are reported for a cell with so many counts
+MAX_LEVELS = 50  # of a field that is averaged over
+SHOWN = [
+    "gene",
+    "log2_fold_change",
+    "low",
+    "high",
+    "p_change",
+    "expected_fdr",
+    "rate_group",
+    "rate_reference",
+]  # in reports
 
 
 @alone
@@ -126,7 +135,7 @@ def _averaged(
         return [{}]
     levels = cells.categories[field].unique().cpu()
     levels = levels[levels >= 0]
-    spread = torch.linspace(0, len(levels) - 1, min(len(levels), max(samples, MOST_LEVELS))).round().long()
+    spread = torch.linspace(0, len(levels) - 1, min(len(levels), max(samples, MAX_LEVELS))).round().long()
     return [{field: level.expand(len(cells))} for level in levels[spread]]
 
 
@@ -148,7 +157,7 @@ def _compared(sums: UnitSums, donor: np.ndarray, a: np.ndarray, b: np.ndarray, b
     y, v = sums.merged(unit).log_rates()
     y_a, y_b, v_a, v_b = y[: len(donors["a"])], y[len(donors["a"]) :], v[: len(donors["a"])], v[len(donors["a"]) :]
     if not by_donor:
-        return y_a[0] - y_b[0], np.sqrt(v_a[0] + v_b[0]), MOST, y_a[0], y_b[0], 0
+        return y_a[0] - y_b[0], np.sqrt(v_a[0] + v_b[0]), INFINITE_DF, y_a[0], y_b[0], 0
     both, in_a, in_b = np.intersect1d(donors["a"], donors["b"], return_indices=True)
     if len(both) > 1:
         difference, variance = y_a[in_a] - y_b[in_b], v_a[in_a] + v_b[in_b]
@@ -207,8 +216,8 @@ def _table(
             "changed": expected <= fdr,
             "estimate": estimate,
             "standard_error": error,
-            "rate_group": SHARE * np.exp(rate),
-            "rate_reference": SHARE * np.exp(rate_reference),
+            "rate_group": RATE_UNIT * np.exp(rate),
+            "rate_reference": RATE_UNIT * np.exp(rate_reference),
             "donors": donors,
         }
     )

@@ -19,12 +19,10 @@ from scipy.special import ndtr, ndtri, polygamma  # scipy.stats takes a second t
 
 from pyroscvi.analysis.groups import By, Groups, groups_of
 from pyroscvi.analysis.posterior import Conditions, Over, interventions
-from pyroscvi.analysis.unit_rates import LEAST, SHAPE, UnitSums, unit_sums
+from pyroscvi.analysis.unit_rates import MIN_SHARE, RATE_UNIT, SHAPE, UnitSums, unit_sums
 from pyroscvi.data.cells import Cells
 from pyroscvi.program import Fitted
 from pyroscvi.pyro_internals import alone
-
-SHARE = 10_000  # rates are reported for a cell with so many counts
 
 
 @alone
@@ -59,7 +57,7 @@ def effect(
         )  # fmt: skip
 
     one, other = under(given, "effect"), under(against, "without the effect")
-    rates = [np.maximum(sums.share, LEAST) / np.maximum(sums.cells, 1)[:, None] for sums in (one, other)]
+    rates = [np.maximum(sums.share, MIN_SHARE) / np.maximum(sums.cells, 1)[:, None] for sums in (one, other)]
     ratio = np.log2(rates[0] / rates[1])
     observed = unit_sums(fit, cells, _observed(cells, group.codes, given), **{**how, "samples": 1}, progress=False)
     mean = ratio.mean(0)
@@ -80,8 +78,8 @@ def effect(
                 "low": mean[u] - half[u],
                 "high": mean[u] + half[u],
                 "p_change": ndtr((mean[u] - delta) / sd[u]) + ndtr((-delta - mean[u]) / sd[u]),
-                "rate": SHARE * rates[0].mean(0)[u],
-                "rate_against": SHARE * rates[1].mean(0)[u],
+                "rate": RATE_UNIT * rates[0].mean(0)[u],
+                "rate_against": RATE_UNIT * rates[1].mean(0)[u],
             }
         ).sort_values("log2_fold_change", key=np.abs, ascending=False)
         for u in present

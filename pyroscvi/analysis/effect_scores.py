@@ -15,15 +15,16 @@ from anndata import AnnData
 from scipy.spatial.distance import cdist
 from scipy.special import ndtri
 
-from pyroscvi.analysis.effect import SHARE, effect
+from pyroscvi.analysis.effect import effect
 from pyroscvi.analysis.generate import generate
 from pyroscvi.analysis.groups import By, groups_of
+from pyroscvi.analysis.unit_rates import RATE_UNIT
 from pyroscvi.data.cells import Cells
 from pyroscvi.program import Fitted
 from pyroscvi.pyro_internals import alone
 
-LEAST_RATE = 1.0  # per 10,000 counts: genes below it in both conditions have no change that could be measured
-COMPONENTS, MOST_CELLS = 20, 1000  # of the energy distance
+MIN_RATE = 1.0  # per 10,000 counts: genes below it in both conditions have no change that could be measured
+COMPONENTS, MAX_CELLS = 20, 1000  # of the energy distance
 
 
 @alone
@@ -59,12 +60,12 @@ def effect_scores(
         table = table.loc[list(fit.genes)]
         made = generate(fit, source, given=given, seed=seed)
         true, error = changes[u]
-        seen = (share[real].mean(0) > LEAST_RATE) | (share[start].mean(0) > LEAST_RATE)
+        seen = (share[real].mean(0) > MIN_RATE) | (share[start].mean(0) > MIN_RATE)
         others = [v for v in both if v != u]
         predicted = {
             "fit": (
                 table["log2_fold_change"].to_numpy(),
-                np.log1p(made / np.maximum(made.sum(1, keepdims=True), 1) * SHARE),
+                np.log1p(made / np.maximum(made.sum(1, keepdims=True), 1) * RATE_UNIT),
             )
         }
         if others:
@@ -99,7 +100,7 @@ def _under(fit: Fitted, cells: Cells, levels: Mapping[str, str]) -> np.ndarray:
 
 def _shares(x: np.ndarray) -> np.ndarray:
     """Counts per 10,000 of the cell [n, g]."""
-    return x / np.maximum(x.sum(1, keepdims=True), 1) * SHARE
+    return x / np.maximum(x.sum(1, keepdims=True), 1) * RATE_UNIT
 
 
 def _change(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -114,7 +115,7 @@ def _energy_distance(x: np.ndarray, y: np.ndarray, seed: int) -> float:
     from sklearn.decomposition import PCA
 
     rng = np.random.default_rng(seed)
-    x, y = (cells[rng.permutation(len(cells))[:MOST_CELLS]] for cells in (x, y))
+    x, y = (cells[rng.permutation(len(cells))[:MAX_CELLS]] for cells in (x, y))
     pca = PCA(min(COMPONENTS, *y.shape), random_state=seed).fit(y)
     x, y = pca.transform(x), pca.transform(y)
     within = [cdist(a, a).sum() / max(len(a) * (len(a) - 1), 1) for a in (x, y)]

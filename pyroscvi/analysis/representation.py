@@ -10,6 +10,8 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.reader import Reader
 from pyroscvi.program import Fitted
 
+KEY = "X_pyroscvi"  # of obsm
+
 
 def representation(fit: Fitted, cells: Cells | AnnData, *, corrected: bool = False) -> np.ndarray:
     """Posterior means of z [n, d]. Without z, probabilities of an enumerated site [n, k]; or mean states [n, g]."""

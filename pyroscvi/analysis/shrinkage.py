@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import digamma, ndtr, ndtri, polygamma, stdtr  # scipy.stats takes a second to import
 
-NULL = 10.0  # prior observations of no effect: they make the weight of no effect larger
-MOST = 1e6  # degrees of freedom that stand for infinitely many
+NULL_COUNT = 10.0  # prior observations of no effect: they make the weight of no effect larger
+INFINITE_DF = 1e6  # degrees of freedom that stand for infinitely many
 
 
 def moderated(variance: np.ndarray, df: int) -> tuple[np.ndarray, float]:
@@ -28,9 +28,9 @@ def moderated(variance: np.ndarray, df: int) -> tuple[np.ndarray, float]:
         return variance, float(df)
     log = np.log(variance[usable]) - digamma(df / 2) + np.log(df / 2)
     excess = log.var(ddof=1) - polygamma(1, df / 2)
-    if excess <= polygamma(1, MOST / 2):
-        return np.full_like(variance, np.exp(log.mean())), MOST
-    prior = 2 * brentq(lambda half: polygamma(1, half) - excess, 1e-3, MOST)
+    if excess <= polygamma(1, INFINITE_DF / 2):
+        return np.full_like(variance, np.exp(log.mean())), INFINITE_DF
+    prior = 2 * brentq(lambda half: polygamma(1, half) - excess, 1e-3, INFINITE_DF)
     centre = np.exp(log.mean() + digamma(prior / 2) - np.log(prior / 2))
     return (prior * centre + df * variance) / (prior + df), prior + df
 
@@ -84,7 +84,7 @@ def effects(estimate: np.ndarray, error: np.ndarray, df: float, least: float = 0
     total = sd[:, None] ** 2 + grid**2
     log_p = -0.5 * (np.log(total) + estimate[:, None] ** 2 / total)
     p = np.exp(log_p - log_p.max(1, keepdims=True))
-    pi, prior = np.full(len(grid), 1 / len(grid)), np.r_[NULL, np.ones(len(grid) - 1)] - 1
+    pi, prior = np.full(len(grid), 1 / len(grid)), np.r_[NULL_COUNT, np.ones(len(grid) - 1)] - 1
     for _ in range(300):
         r = pi * p
         pi = (r / r.sum(1, keepdims=True)).sum(0) + prior
@@ -106,7 +106,7 @@ def expected_false_discoveries(probability: np.ndarray) -> np.ndarray:
 
 def _normal_error(estimate: np.ndarray, error: np.ndarray, df: float) -> np.ndarray:
     """Standard errors with which a normal test has the p-values of the t-test."""
-    if df >= MOST:
+    if df >= INFINITE_DF:
         return error
     ratio = np.maximum(np.abs(estimate / error), 0.1)
     tail = stdtr(df, -ratio)

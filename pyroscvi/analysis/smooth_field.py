@@ -16,7 +16,7 @@ from pyroscvi.pyro_internals import alone
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-CELLS = 2048  # at once
+CELLS_AT_ONCE = 2048
 
 
 @alone
@@ -48,7 +48,7 @@ def precisions(prior: Field, cells: Cells) -> list[sparse.csr_matrix]:
     Vecchia's approximation says that z - W z = e with independent e of variance v, where row n of W has the weights of
     the predecessors of cell n. So the inverse covariance is (I - W)' diag(1 / v) (I - W).
     """
-    pieces = [prior.conditional(cells.take(rows, 0)) for rows in torch.arange(len(cells)).split(CELLS)]
+    pieces = [prior.conditional(cells.take(rows, 0)) for rows in torch.arange(len(cells)).split(CELLS_AT_ONCE)]
     predecessors = cells.predecessors.cpu().numpy()
     rows, places = (predecessors >= 0).nonzero()
     n, inverses = len(cells), []

@@ -29,8 +29,9 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.inference.progress import counted
 from pyroscvi.program import Fitted
 
-LEAST = 1e-12  # of a share: its logarithm is taken
+MIN_SHARE = 1e-12  # of a share: its logarithm is taken
 SHAPE = 0.5  # of the prior of departures
+RATE_UNIT = 10_000  # tables have rates of a cell with so many counts
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class UnitSums:
     def log_rates(self) -> tuple[np.ndarray, np.ndarray]:
         """Posterior mean and variance of the log rate of every unit and gene, both [u, g]."""
         n = np.maximum(self.cells, 1)[:, None]
-        mean = np.maximum(self.share.mean(0) / n, LEAST)
+        mean = np.maximum(self.share.mean(0) / n, MIN_SHARE)
         spread = np.maximum(self.square / n - ((self.share / n) ** 2).mean(0), 0)  # of cells of the unit, in one draw
         seen, expected = self.seen + SHAPE, self.expected + SHAPE
         return np.log(mean) + np.log(seen / expected), spread / n / mean**2 + polygamma(1, seen)
@@ -67,7 +68,7 @@ class UnitSums:
     def departures(self) -> np.ndarray:
         """The variance of e among the units, beyond counting noise [g]; at least that of all genes together."""
         excess = ((self.seen - self.expected) ** 2 - self.expected).sum(0)
-        weight = np.maximum((self.expected**2).sum(0), LEAST)
+        weight = np.maximum((self.expected**2).sum(0), MIN_SHARE)
         return np.maximum(excess / weight, max(excess.sum() / weight.sum(), 0))
 
 

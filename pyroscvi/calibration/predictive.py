@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 MAX_COUNTS = 2**26  # counts of replicates in memory at once
-GENES = 40  # with the largest variance: their correlations are compared
+COMPARED_GENES = 40  # with the largest variance: their correlations are compared
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def statistics(counts: np.ndarray) -> Mapping[str, Statistic]:
     counts  the observed ones: correlations are between the genes that vary most in them
     """
     spread = np.log1p(counts).var(0)
-    genes = np.sort(np.argsort(-spread, kind="stable")[:GENES])
+    genes = np.sort(np.argsort(-spread, kind="stable")[:COMPARED_GENES])
     functions: dict[str, Statistic] = {
         "zeros per gene": lambda x: (x < 0.5).mean(0),
         "zeros per cell": lambda x: (x < 0.5).mean(1),

@@ -2,8 +2,8 @@
 
     print(realism(real, fit.generate(n=1000)))
 
-The classifier two-sample test is the strictest: a classifier learns to tell the two apart and is judged on cells that
-it has not seen. An area of 0.5 means that it cannot, and 1 that it always can [Lopez-Paz & Oquab, 2017,
+The classifier two-sample test is the strictest: a classifier learns to separate real and generated cells, and is judged
+on cells that it has not seen. An area of 0.5 means that it cannot, and 1 that it always can [Lopez-Paz & Oquab, 2017,
 arXiv:1610.06545].
 """
 
@@ -19,9 +19,9 @@ COMPONENTS = 20  # of the classifier's input, beside single genes
 def realism(real: np.ndarray, made: np.ndarray, seed: int = 0) -> pd.DataFrame:
     """Statistics of real [n, g] and generated counts [m, g]: their means, and how well they agree over genes or pairs.
 
-    A row a statistic: ``real``, ``generated``, their means, and ``agreement``, the correlation of their values over
-    genes or pairs of genes (Spearman); statistics of cells have none. The last row is the area under the curve of the
-    classifier.
+    One row for each statistic: ``real``, ``generated``, their means, and ``agreement``, the correlation of their values
+    over genes or pairs of genes (Spearman); statistics of cells have none. The last row is the area under the curve of
+    the classifier.
     """
     if min(len(real), len(made)) < 2 * FOLDS:
         raise ValueError(f"a comparison of cells takes {2 * FOLDS} of each at least, not {len(real)} and {len(made)}")
@@ -38,7 +38,7 @@ def realism(real: np.ndarray, made: np.ndarray, seed: int = 0) -> pd.DataFrame:
 
 
 def classifier_area(real: np.ndarray, made: np.ndarray, seed: int = 0) -> float:
-    """Area under the curve of boosted trees that tell generated from real cells, on cells held out of them."""
+    """Area under the curve of boosted trees that separate generated from real cells, on cells held out of them."""
     from sklearn.decomposition import PCA
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.metrics import roc_auc_score

@@ -8,8 +8,6 @@ from pyroscvi.cli.grouped import Query, grouped
 from pyroscvi.cli.output import check_free, draw, say
 from pyroscvi.cli.using import as_json, asked
 
-SHOWN = ["gene", "log2_fold_change", "low", "high", "p_change", "expected_fdr", "rate_group", "rate_reference"]
-
 
 @app.command("de", rich_help_panel="Use")
 @grouped
@@ -38,7 +36,7 @@ def de(
     force: ForceFiles = False,
 ) -> None:
     """Find genes whose mean rate changes between groups of cells, with the probability that they do."""
-    from pyroscvi.analysis.differential import differential
+    from pyroscvi.analysis.differential import SHOWN, differential
     from pyroscvi.fitting.files import write_whole
 
     check_free(out, picture, force=force)

@@ -40,8 +40,8 @@ def embed(
     A page without continuous latents, such as mixture, gives the probabilities of its components.
     """
     from pyroscvi.analysis import clusters as grouping
-    from pyroscvi.analysis.representation import representation
-    from pyroscvi.cli.runs import KEY, read_run
+    from pyroscvi.analysis.representation import KEY, representation
+    from pyroscvi.cli.runs import read_run
     from pyroscvi.data.reading import read
     from pyroscvi.fitting.files import write_whole
     from pyroscvi.report import embedding as pictures

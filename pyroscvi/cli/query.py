@@ -37,8 +37,7 @@ def query_cells(
     """
     from dataclasses import replace
 
-    from pyroscvi.analysis.representation import representation
-    from pyroscvi.cli.runs import KEY
+    from pyroscvi.analysis.representation import KEY, representation
     from pyroscvi.fitting.extended import extended
     from pyroscvi.fitting.files import write_whole
 

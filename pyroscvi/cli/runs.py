@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from pyroscvi.analysis.representation import representation
+from pyroscvi.analysis.representation import KEY, representation
 from pyroscvi.cli.declare import own_parts
 from pyroscvi.cli.output import draw
 from pyroscvi.data.cells import Cells
@@ -40,7 +40,6 @@ from pyroscvi.fitting.resume import Folder
 from pyroscvi.program import Guide, Model
 from pyroscvi.report import plots
 
-KEY = "X_pyroscvi"
 CONFIGURATION = "configuration.json"
 DONE = CHECKSUMS  # written last: a folder that has it holds a finished run
 FILES = ("cells.csv", "fit.safetensors", "genes.txt", "history.csv", "history.png", "latents.h5ad", "run.json")

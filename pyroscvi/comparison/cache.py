@@ -1,10 +1,10 @@
-"""Evidences that are kept beside the fit they belong to, and found again by their content.
+"""Evidences that are cached beside the fit they belong to, and found again by their content.
 
 FOLDER/evidence/<hash>.json     one table, with the settings it was computed with, and a checksum
 
 The hash is of everything that the numbers depend on: parameters and declarations of the fit, cells and their random
 numbers, settings, and this version. What they do not depend on (memory, minibatches, a compiler) is left out. So a
-comparison that was interrupted, or has one more fit, uses the evidences that are kept.
+comparison that was interrupted, or has one more fit, uses the evidences that are cached.
 """
 
 import hashlib
@@ -28,14 +28,14 @@ from pyroscvi.fitting.resume import digest, digested
 from pyroscvi.program import Fitted, Pair
 
 
-def kept(
+def cached(
     folder: Path | None, fit: Fitted | Pair, cells: Cells, settings: Mapping[str, Any], compute: Callable[[], Evidences]
 ) -> Evidences:
-    """The evidences that ``compute`` returns, or those that are kept in the folder.
+    """The evidences that ``compute`` returns, or those that are cached in the folder.
 
-    settings   what else the numbers depend on; each prints as what it is
+    settings   everything else that the numbers depend on, by name
 
-    Nothing is kept without a folder, nor under a handler of Pyro, which may change the model. A kept file that was
+    Nothing is cached without a folder, nor under a handler of Pyro, which may change the model. A cached file that was
     altered is computed again, with a warning that names it.
     """
     if folder is None or am_i_wrapped():
@@ -78,4 +78,4 @@ def _write(file: Path, evidences: Evidences) -> None:
     try:
         write_json(file, content)
     except OSError as error:  # the comparison goes on without it
-        warnings.warn(f"{file} could not be written ({error}): the evidence is not kept", stacklevel=4)
+        warnings.warn(f"{file} could not be written ({error}): the evidence is not cached", stacklevel=4)

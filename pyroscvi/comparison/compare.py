@@ -7,7 +7,7 @@
 Differences are paired: they are taken cell by cell, because cells differ from each other far more than models do. If a
 model was fitted with several seeds, its evidence is the mean over the seeds. A standard error has three sources, which
 the table keeps apart: random posterior samples (Monte Carlo), the choice of these cells (or clusters of cells, such as
-donors, whose cells are alike), and the choice of these seeds (``paired`` has the formula). With one seed nobody knows
+donors, whose cells are alike), and the choice of these seeds (``paired`` has the formula). With one seed it is unknown
 what another would give, and no difference is told apart. ``sweep`` makes the fits from declarations, with three seeds.
 """
 

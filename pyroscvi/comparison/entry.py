@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyroscvi.comparison.cache import kept
+from pyroscvi.comparison.cache import cached
 from pyroscvi.comparison.refits import Refitted, joined
 from pyroscvi.comparison.result import FitSummary
 from pyroscvi.comparison.usage import Usage, usage_of
@@ -17,7 +17,7 @@ from pyroscvi.evidence.reader import Reader, pair
 from pyroscvi.evidence.table import Evidences, evidences
 from pyroscvi.program import Fitted, Pair
 
-SHOWN = ("seed", "epochs", "best_epoch", "cells", "stopped_early")
+RECORDED = ("seed", "epochs", "best_epoch", "cells", "stopped_early")
 
 
 class Entry:
@@ -26,7 +26,7 @@ class Entry:
     name     of the declaration
     fits     one for each seed
     cells    held-out cells, as these fits read them
-    folders  where evidences are kept, in the order of the seeds; empty to keep none
+    folders  where evidences are cached, in the order of the seeds; empty to cache none
     options  of ``Reader``
     """
 
@@ -53,7 +53,7 @@ class Entry:
         return f"{self.name}, refit {place}" if place else self.name
 
     def score(self, rows: np.ndarray, how: Mapping[str, Any], progress: bool) -> None:
-        """Compute the evidences of these cells under the fits of all seeds, or read them where they are kept.
+        """Compute the evidences of these cells under the fits of all seeds, or read them where they are cached.
 
         how  the arguments of ``evidences``; a certificate is made with the first cells only
         """
@@ -67,7 +67,7 @@ class Entry:
                 return evidences(reader, **settings, progress=label)
 
             dtype = {"dtype": reader.cells.dtype}
-            self._pieces[place].append(kept(folder, fit, cells, {**settings, **dtype}, compute))
+            self._pieces[place].append(cached(folder, fit, cells, {**settings, **dtype}, compute))
         self._rows.append(rows)
         every = np.concatenate(self._rows)
         order = every.argsort()
@@ -101,5 +101,5 @@ class Entry:
         """The declaration of the fits, and how each was made, as far as it was recorded."""
         model, guide = pair(self.fits[0])
         records = [getattr(fit, "record", {}) for fit in self.fits]
-        seeds = [{name: record[name] for name in SHOWN if name in record} for record in records]
+        seeds = [{name: record[name] for name in RECORDED if name in record} for record in records]
         return FitSummary(repr(model), repr(guide), getattr(model, "latent", None), seeds)

@@ -1,8 +1,8 @@
 """Looks: a comparison with a budget scores some cells, looks at the verdicts, and scores more where they are not clear.
 
 Cells come in one random order, in up to eight pieces of equal size. After 1, 2, 4 and 8 pieces one looks at the
-verdicts: the last piece is scored only if three looks left a difference open. Whoever looks four times and stops at the
-first difference that is told apart finds one too often. So every look tests at a quarter of the level (Bonferroni: the
+verdicts: the last piece is scored only if three looks left a difference open. Four looks that stop at the first
+difference that is told apart find one too often. So every look tests at a quarter of the level (Bonferroni: the
 probability that one of the looks errs is at most the sum over looks), with wider intervals. Where the seconds are over
 between two looks, the next look is made at once: that moment depends on the time of a cell, and not on its evidence.
 

@@ -3,7 +3,7 @@
 A Poisson is a negative binomial with an infinite inverse dispersion, a standard normal prior is a mixture with one
 component, and a dimension of z that the decoder does not use changes nothing. If the larger one is behind all the same,
 its training did not find what the smaller one found, or its additional parameters overfit.
-A guide with a richer family is taken as larger too: it does not change what the model can be, but it finds it better.
+A guide with a larger family counts as larger too. It does not change the model, but a model is trained better with it.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ CONTAINED_IN: dict[type, tuple[type, ...]] = {
     MeanField: (LowRank, FullCovariance),
     LowRank: (FullCovariance,),
 }
-SIZES = ("latent", "components", "kinds", "rank")  # fields of which a larger number contains every smaller one
+SIZE_FIELDS = ("latent", "components", "kinds", "rank")  # fields of which a larger number contains every smaller one
 
 
 def contains(larger: Any, smaller: Any) -> bool:
@@ -40,7 +40,7 @@ def contains(larger: Any, smaller: Any) -> bool:
         return False
     shared = {f.name for f in fields(larger)} & {f.name for f in fields(smaller)}  # type: ignore[arg-type]
     both = ((name, getattr(larger, name), getattr(smaller, name)) for name in shared)
-    return all(contains(a, b) or (name in SIZES and a > b) for name, a, b in both)
+    return all(contains(a, b) or (name in SIZE_FIELDS and a > b) for name, a, b in both)
 
 
 def nested(fits: Mapping[str, Fitted | Pair]) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from pyroscvi.data.stored import Stored
 from pyroscvi.names import listed
 
 LARGEST_VALUE = 1e18  # squares of values are computed in single precision, which goes up to 3e38
-BLOCK = 1 << 22  # values looked at at once, so that a scan needs little memory beside the data
+VALUES_AT_ONCE = 1 << 22  # values looked at at once, so that a scan needs little memory beside the data
 
 
 def counts_of(adata: AnnData, layer: str | None, columns: np.ndarray, genes: Sequence[str]) -> Matrix:
@@ -72,8 +72,8 @@ class Tally:
         if values.dtype.kind not in "buif":
             self.not_numbers = values.dtype
             return
-        for start in range(0, len(values), BLOCK):
-            piece = values[start : start + BLOCK]
+        for start in range(0, len(values), VALUES_AT_ONCE):
+            piece = values[start : start + VALUES_AT_ONCE]
             bad = ~_are_counts(piece)
             if not bad.any():
                 self.largest = max(self.largest, int(piece.max(initial=0)))

@@ -20,7 +20,7 @@ def coarse(labels: ArrayLike, tree: Mapping[str, str], types: list[str] | None =
     tree    the parent of each node
     types   names of the types, in order; None takes the leaves of the tree, and labels that are not in it
 
-    A model that sums the type out then sums over the types that a label allows: no cell is forced to be one of them.
+    A model that sums the type out then sums over the types that a label allows: no cell is assigned to one of them.
     Raises ValueError for a cycle in the tree, and for a label below which there is no type.
     """
     values = pd.Series(labels)

@@ -14,8 +14,8 @@ from pyroscvi.data.checks import check_numbers
 from pyroscvi.names import listed
 
 # Models compute in single precision, which goes from 1.2e-38 to 3.4e38.
-LARGEST = 1e38
-SIZES = 1e-20, 1e20  # of size factors, and of the sum of a row of beliefs: their squares are in this range too
+LARGEST_FLOAT = 1e38
+SIZE_RANGE = 1e-20, 1e20  # of size factors, and of the sum of a row of beliefs: their squares are in this range too
 FARTHEST = 1e6  # standard deviations that a covariate of new cells may lie from the mean of training
 
 
@@ -74,8 +74,8 @@ def numbers(values: pd.Series, role: str) -> np.ndarray:
         raise TypeError(f"{role} does not hold numbers but {values.dtype}: {instead} if it tells cells apart")
     floats = values.to_numpy(dtype=np.float64, na_value=np.nan, copy=True)  # pandas 3 gives a view that is read-only
     check_numbers(floats, values.index, role, "finite", np.isfinite(floats))
-    small = f"between -{LARGEST:g} and {LARGEST:g}, which single precision holds"
-    check_numbers(floats, values.index, role, small, np.abs(floats) <= LARGEST)
+    small = f"between -{LARGEST_FLOAT:g} and {LARGEST_FLOAT:g}, which single precision holds"
+    check_numbers(floats, values.index, role, small, np.abs(floats) <= LARGEST_FLOAT)
     return floats
 
 
@@ -85,7 +85,7 @@ def standardised(values: pd.Series, role: str, moments: tuple[float, float] | No
     if moments is None:
         constant = np.ptp(floats) == 0  # exactly, whatever rounding makes of its mean and sd
         moments = (float(floats[0]), 0.0) if constant else (float(floats.mean()), float(floats.std()))
-        if not constant and moments[1] < 1 / LARGEST:
+        if not constant and moments[1] < 1 / LARGEST_FLOAT:
             raise ValueError(f"{role} varies by {np.ptp(floats):.2g} only, too little for single precision: rescale it")
     mean, sd = moments
     scaled = (floats - mean) / (sd or 1.0)
@@ -96,7 +96,7 @@ def standardised(values: pd.Series, role: str, moments: tuple[float, float] | No
 
 def sizes_of(values: pd.Series, role: str) -> np.ndarray:
     """Size factors as positive floats [n]."""
-    smallest, largest = SIZES
+    smallest, largest = SIZE_RANGE
     floats = numbers(values, role)
     check_numbers(floats, values.index, role, "positive", floats > 0)
     moderate = (floats >= smallest) & (floats <= largest)
@@ -151,7 +151,7 @@ def weights(
         floats = softmax(floats, axis=1)
     wanted = f"a weight, finite and not negative (of logits, {either('say Fields(logits=True)', 'take the softmax')})"
     check_numbers(floats, cells, role, wanted, silent | ((floats >= 0) & np.isfinite(floats)))
-    total, (smallest, largest) = floats.sum(1, keepdims=True), SIZES
+    total, (smallest, largest) = floats.sum(1, keepdims=True), SIZE_RANGE
     check_numbers(total, cells, f"the sum of a row of {role}", "positive", silent | (total > 0))
     moderate = silent | ((total >= smallest) & (total <= largest))
     check_numbers(total, cells, f"the sum of a row of {role}", f"between {smallest:g} and {largest:g}", moderate)

@@ -55,8 +55,8 @@ class Fields:
     spatial      key of obsm: two or three coordinates, of which a graph of neighbours is made; a cell whose row is NaN
                  has no coordinates, and so no neighbours
     section      column of obs: cells of different sections are never neighbours
-    graph        who is a neighbour: ``Nearest(6)``, ``Radius(50.0)``, ``Delaunay()``; or ``Given()``, which reads the
-                 graph that obsp has
+    graph        which cells are neighbours: ``Nearest(6)``, ``Radius(50.0)``, ``Delaunay()``; or ``Given()``, which
+                 reads the graph that obsp has
     predecessors how many cells the prior ``Field`` makes a cell depend on; 0 if no model has this prior
     genes        names of the genes to read, in their order; None reads all
 

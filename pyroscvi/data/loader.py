@@ -35,7 +35,7 @@ def minibatches(cells: C, size: int, generator: torch.Generator | None, hops: in
     if generator is None:
         order = torch.arange(n)
     elif isinstance(counts, Stored):
-        order = shuffled(n, stored.BLOCK, buffer, generator)
+        order = shuffled(n, stored.BLOCK_ROWS, buffer, generator)
     else:
         order = torch.randperm(n, generator=generator)
     if cells.before is not None and generator is not None:

@@ -14,7 +14,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from pyroscvi.data.cells import Cells
 
-ROUNDS, CHANGE = 1000, 1e-9  # of the average profile; the second is relative
+MAX_ROUNDS, MIN_CHANGE = 1000, 1e-9  # of the average profile; the second is relative
 
 
 def panels_of(groups: Sequence[np.ndarray], sizes: Sequence[int]) -> tuple[Tensor, Tensor] | None:
@@ -60,10 +60,10 @@ def profile_of(per_gene: Tensor, panels: Tensor, totals: Tensor) -> Tensor:
     genes = len(per_gene)
     measured = panels.to(totals.dtype)
     profile = torch.full_like(per_gene, 1 / genes)
-    for _ in range(ROUNDS):
+    for _ in range(MAX_ROUNDS):
         before = profile
         profile = (per_gene + 1) / (genes + (totals / (measured @ profile)) @ measured)
         profile = profile / profile.sum()
-        if ((profile - before).abs() <= CHANGE * before).all():
+        if ((profile - before).abs() <= MIN_CHANGE * before).all():
             break
     return profile

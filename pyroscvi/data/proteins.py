@@ -12,7 +12,7 @@ from pyroscvi.data.checks import check_numbers
 from pyroscvi.data.columns import floats_of, table
 from pyroscvi.names import listed
 
-LARGEST = 2**24  # float32 holds counts up to this exactly
+LARGEST_COUNT = 2**24  # float32 holds counts up to this exactly
 
 
 def read_proteins(
@@ -28,7 +28,7 @@ def read_proteins(
     values, role = table(adata, key, "proteins"), f"proteins (obsm[{key!r}])"
     names = tuple(map(str, values.columns)) if isinstance(values, pd.DataFrame) else None
     counts = floats_of(values, role)
-    right = np.isnan(counts) | ((counts >= 0) & (counts <= LARGEST) & (counts == np.floor(counts)))
+    right = np.isnan(counts) | ((counts >= 0) & (counts <= LARGEST_COUNT) & (counts == np.floor(counts)))
     check_numbers(counts, adata.obs_names, role, "counts, or NaN where a protein was not measured", right)
     if names is None:
         names = tuple(map(str, range(counts.shape[1]))) if known is None else tuple(known)

@@ -32,7 +32,7 @@ from pyroscvi.data.genes import numbered, unique_cells
 from pyroscvi.names import listed
 
 TABLES = (".csv", ".tsv", ".txt")
-GENES = ("gene", "symbol")  # how the header of a table begins if its rows are genes
+GENE_HEADERS = ("gene", "symbol")  # how the header of a table begins if its rows are genes
 
 
 def read(path: str | Path, annotations: str | Path | None = None) -> AnnData:
@@ -149,7 +149,7 @@ def _table(path: Path) -> AnnData:
         raise ValueError("it has no numbers: a table has names in its first row and its first column")
     if text := [name for name, kind in table.dtypes.items() if kind.kind not in "buif"]:
         raise ValueError(f"columns {listed(text, 3)} do not hold numbers: the first column alone holds names")
-    if str(table.index.name or "").lower().startswith(GENES):
+    if str(table.index.name or "").lower().startswith(GENE_HEADERS):
         table = table.T
     obs, var = pd.DataFrame(index=table.index.astype(str)), pd.DataFrame(index=table.columns.astype(str))
     return AnnData(sparse.csr_matrix(table.to_numpy(np.float32)), obs=obs, var=var)

@@ -15,7 +15,7 @@ from pyroscvi.data.matrices import select
 ROWS = 4096  # read at once where everything is read
 GAP = 32  # two runs of rows with at most so many between them are read as one: one long read is quicker than two
 MAX_SLICES = 4  # runs that are read one by one; more of them are read by a mask
-BLOCK = 128  # consecutive cells that are read together
+BLOCK_ROWS = 128  # consecutive cells that are read together
 BUFFER = 16_384  # cells that are shuffled together: those of 128 blocks
 VALUES = 2**25  # counts above zero in such a buffer, at most: 256 MB
 
@@ -141,7 +141,7 @@ class Stored:
     def buffer(self) -> int:
         """How many cells are shuffled in memory at a time."""
         each = self.filled.mean() if len(self.filled) else 1
-        return int(min(BUFFER, max(VALUES / max(each, 1), BLOCK)))
+        return int(min(BUFFER, max(VALUES / max(each, 1), BLOCK_ROWS)))
 
     @cached_property
     def genes(self) -> np.ndarray:

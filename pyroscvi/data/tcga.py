@@ -11,15 +11,15 @@ from scipy import sparse
 
 from pyroscvi.data.download import download
 
-COUNTS = "https://toil-xena-hub.s3.us-east-1.amazonaws.com/download/tcga_gene_expected_count.gz"
-PHENOTYPE = (
+COUNTS_URL = "https://toil-xena-hub.s3.us-east-1.amazonaws.com/download/tcga_gene_expected_count.gz"
+PHENOTYPE_URL = (
     "https://tcga-pancan-atlas-hub.s3.us-east-1.amazonaws.com/download/TCGA_phenotype_denseDataOnlyDownload.tsv.gz"
 )
-ROWS = 2000  # genes that are read at once
+GENES_AT_ONCE = 2000  # genes that are read at once
 
 
 def tcga(
-    folder: str | Path | None = None, *, counts: str = COUNTS, phenotype: str = PHENOTYPE,
+    folder: str | Path | None = None, *, counts: str = COUNTS_URL, phenotype: str = PHENOTYPE_URL,
     sha256: tuple[str | None, str | None] = (None, None),
 ) -> AnnData:  # fmt: skip
     """Counts of the samples of TCGA, samples x genes; their cancers are in ``obs["primary_disease"]``.
@@ -48,7 +48,7 @@ def tcga(
 
 def _read(counts: Path, phenotype: Path) -> AnnData:
     pieces, genes, samples = [], [], pd.Index([])
-    with pd.read_csv(counts, sep="\t", index_col=0, chunksize=ROWS, compression="gzip") as chunks:
+    with pd.read_csv(counts, sep="\t", index_col=0, chunksize=GENES_AT_ONCE, compression="gzip") as chunks:
         for chunk in chunks:
             values = np.exp2(chunk.to_numpy(np.float64)) - 1
             pieces.append(sparse.csr_matrix(np.rint(values).astype(np.float32)))

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from pyroscvi.advice import field
 from pyroscvi.data.checks import check_numbers
-from pyroscvi.data.columns import LARGEST, codes, floats_of
+from pyroscvi.data.columns import LARGEST_FLOAT, codes, floats_of
 from pyroscvi.data.edges import Given, Graph, Nearest
 from pyroscvi.data.graph import connected
 from pyroscvi.data.predecessors import before
@@ -52,8 +52,8 @@ def tissue(
         raise ValueError(f"{role} must have two or three columns, not {coordinates.shape[1]}")
     known = ~np.isnan(coordinates).all(axis=1)
     check_numbers(coordinates, obs.index, role, "finite", np.isfinite(coordinates) | ~known[:, None])
-    moderate = (np.abs(coordinates) <= LARGEST) | ~known[:, None]
-    check_numbers(coordinates, obs.index, role, f"between -{LARGEST:g} and {LARGEST:g}", moderate)
+    moderate = (np.abs(coordinates) <= LARGEST_FLOAT) | ~known[:, None]
+    check_numbers(coordinates, obs.index, role, f"between -{LARGEST_FLOAT:g} and {LARGEST_FLOAT:g}", moderate)
     if not known.all():
         message = f"{role}: {(~known).sum():,} of {len(known):,} cells have no coordinates (NaN), and so no neighbours"
         warnings.warn(message, UserWarning, stacklevel=5)

@@ -1,6 +1,6 @@
 """Evidence: how probable cells are under a fitted model.
 
-What is asked for
+Results
     table              log p(x_n) of every cell, and its error
     certificate        how far off these can be, measured on simulated cells
     data_evidence      log p(x_1 .. x_N) of all cells together, where they share latents
@@ -12,7 +12,7 @@ Estimators, from quick to careful
     estimator          the slot, what it integrates, closed forms, and importance sampling from a proposal
     annealed           annealed importance sampling
 
-Proposals: where draws of the latents come from
+Proposals: distributions from which latents are drawn
     proposals          the slot; the guide's Gaussian, and the same with Student-t tails
     matched            a Gaussian that has the scores of the posterior
     at_components      that Gaussian, and the priors of a mixture's components
@@ -20,7 +20,7 @@ Proposals: where draws of the latents come from
     refined            about the modes of p(x, u)
     peaks              about the modes of latents that cells share
 
-What they are made of
+Parts that they share
     reader             a fit and cells, copied once, in minibatches that are ready to be integrated
     joint              log p(x_n, u_n), discrete sites summed out
     coordinates        continuous latents, unconstrained and concatenated to one vector u

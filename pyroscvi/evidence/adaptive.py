@@ -37,7 +37,7 @@ PER_DIMENSION = 12  # draws in a round at least
 DRAWS_PER_DIMENSION = 4  # effective draws that a tempered round keeps
 MIN_EFFECTIVE = 8.0
 BISECTIONS = 20  # in the search for the power b
-SEARCH = 2  # rounds in which a mixture draws from every component
+SEARCH_ROUNDS = 2  # rounds in which a mixture draws from every component
 SEARCHED = 3.0  # nats: no component counts for less in these rounds, beside the best
 MAX_DEFICIT = 15.0  # afterwards, components this many nats below the best get no draws
 NEGLIGIBLE = 5.0  # nats: how well a component so far below the best is covered does not matter
@@ -81,7 +81,7 @@ class Adaptive(Proposal):
     def adapted(self, draws: Mixed, log_joint: LogJoint, turn: int) -> tuple[Mixed, Tensor]:
         """The next mixture, and the cells that need no more."""
         (_, n, d), even = draws.parts.loc.shape, flattened(draws)
-        searching = len(draws.weights) > 2 and turn < SEARCH
+        searching = len(draws.weights) > 2 and turn < SEARCH_ROUNDS
         s = int(max(self.draws, PER_DIMENSION * d) * (SEARCHING if searching else GROWTH**turn))
         e, uniform = (t.to(draws.weights) for t in student_points(s, d, draws.parts.df, turn))
         u = even.at(e[:, None].expand(-1, n, -1), uniform[:, None])
@@ -97,7 +97,7 @@ class Adaptive(Proposal):
 
         log_evidence = log_w.logsumexp(1) - log(s)
         deficit = log_evidence.amax(0) - log_evidence
-        last = not searching or turn + 1 == SEARCH
+        last = not searching or turn + 1 == SEARCH_ROUNDS
         log_weights = -deficit.masked_fill(deficit > MAX_DEFICIT, inf) if last else -deficit.clamp(max=SEARCHED)
         # The variance of weights p / q, estimated with draws of another q
         log_w = log_w.logsumexp(0)

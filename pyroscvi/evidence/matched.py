@@ -24,7 +24,9 @@ from pyroscvi.evidence.proposals import Elliptical, Mixed, Proposal
 from pyroscvi.evidence.refined import with_gradient
 
 RATE = 1e4  # how much a round counts beside the Gaussian that it starts from: a normal posterior is found in one round
-WORTH = 100.0  # effective draws that a covariance from scores is as good as; fewer, the larger the spread of weights
+SCORE_DRAWS = (
+    100.0  # effective draws that a covariance from scores is as good as; fewer, the larger the spread of weights
+)
 CLOSE = 0.6  # variance of log weights, in nats squared: a Gaussian so close to the posterior is good enough
 
 
@@ -58,7 +60,7 @@ class Matched(Proposal):
                 rest, q, log_joint = rest[left], q.take(left), log_joint.take(left)
                 history = [tuple(each[:, left] for each in one) for one in history]
         parts = Elliptical(result.loc[None], result.scale_tril[None])
-        return Mixed(parts, torch.ones_like(spread)[None], spread, (WORTH / (1 + spread))[None])
+        return Mixed(parts, torch.ones_like(spread)[None], spread, (SCORE_DRAWS / (1 + spread))[None])
 
 
 def matched(q: Elliptical, u: Tensor, score: Tensor, log_q: Tensor) -> Elliptical:

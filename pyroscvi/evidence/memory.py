@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-CELLS = 128  # at once, if memory allows it: more would save no time
+CELLS_AT_ONCE = 128  # if memory allows it: more would save no time
 ON_GPU = 1024  # cells at once there: a call takes as long for a few cells as for many
 MIN_DRAWS = 8  # draws of each cell at once, before more cells are taken; a search for modes takes as many
 # Arrays of the predictors' shape that exist at the same time: with gradients, a ZINB whose decoder predicts theta was
@@ -31,7 +31,7 @@ class Room(NamedTuple):
     levels: int = 1
     particles: int = 1
     itemsize: int = 8
-    most: int = CELLS
+    most: int = CELLS_AT_ONCE
 
     def cells(self) -> int:
         """Cells in a minibatch. Raises ValueError if one draw of one cell does not fit."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from pyroscvi.evidence.proposals import Elliptical, LogJoint, Proposal, beside, widened
 from pyroscvi.evidence.refined import MIN_CURVATURE, surface, with_gradient
 
-STEPS = 25  # of L-BFGS
+MAX_STEPS = 25  # of L-BFGS
 MIN_DISTANCE = 1.5  # standard deviations: peaks that are nearer to each other are one
 MAX_DEFICIT = 20.0  # nats: peaks that are lower than the highest by more are ignored
 
@@ -95,7 +95,9 @@ def ascent(log_joint: LogJoint, starts: Tensor) -> tuple[Tensor, Tensor]:
 
     from scipy.optimize import minimize  # imported when needed: it takes long, and ``fit`` imports this file
 
-    optimum = minimize(loss, starts.flatten().cpu().numpy(), jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
+    optimum = minimize(
+        loss, starts.flatten().cpu().numpy(), jac=True, method="L-BFGS-B", options={"maxiter": MAX_STEPS}
+    )
     u = torch.as_tensor(optimum.x).to(starts).view_as(starts)
     with torch.no_grad():
         height = log_joint(u[None])[0]

@@ -36,7 +36,7 @@ Compile = bool | Literal["auto"]
 MEMORY = "auto"
 COMPARED = 8  # cells on which the kernel in C++, and single precision, are checked
 SINGLE = 1e-3  # nats: the error of a log-density in single precision, below which it suffices
-WORTH = 2e8  # counts to score: so many take as long as compiling the kernel does
+COUNTS_TO_COMPILE = 2e8  # counts to score: so many take as long as compiling the kernel does
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}  # relative, of a log-density: a float32 has seven digits
 
 
@@ -123,7 +123,9 @@ class Reader:
 
     def _kernel_is_used(self, particles: int) -> bool:
         work = len(self.cells) * particles * self.cells.counts.shape[1]
-        if not self.compile or (self.compile == "auto" and work < WORTH and not native.is_built(self.cells.dtype)):
+        if not self.compile or (
+            self.compile == "auto" and work < COUNTS_TO_COMPILE and not native.is_built(self.cells.dtype)
+        ):
             return False
         problem = _kernel_problem(self._joint(COMPARED))
         if problem is not None and self.compile is True:

@@ -84,7 +84,7 @@ def _parts(program: nn.Module) -> set[type[Part]]:
 
 @torch.no_grad()
 def _grown(old: nn.Module, new: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
-    """Copy the weights of a program into a larger one. Returns parameters with new weights, each with 1 where they are.
+    """Copy the weights of a program into a larger one. Returns parameters with new weights, and masks of these.
 
     A table has a new row for each new level. A linear layer has a new column for each; the columns of the design row
     are its last.

@@ -19,7 +19,8 @@ class Adversary(Part):
     A network predicts the level of ``field`` from the latents of a cell. It is trained to minimise its cross-entropy,
     and the guide to maximise ``weight`` times it, by reversing the gradient. Cells of unknown level are left out.
 
-    Latents then say little about the batch, also where batches have different types of cells, whose difference is lost.
+    Latents then contain little information about the batch. If batches have different types of cells, differences
+    between these types are lost too.
     A page that is conditioned on the batch corrects without an adversary.
     """
 

@@ -35,8 +35,10 @@ from pyroscvi.torch_internals import compiled, recorded
 
 # On a processor: counts that a fit reads, where an eager fit takes about two minutes and a compiled one half of it; and
 # steps, where recording takes about a second and saves ten. The kernel in C++ takes ten more at its very first use.
-COUNTS, RECORDED = 1e9, 1_000
-STEPS = 5_000  # on a GPU, where an eager fit then takes about 70 seconds. Compiling took 13 to 36 (docs/speed.md)
+COUNTS_TO_COMPILE, STEPS_TO_RECORD = 1e9, 1_000
+STEPS_ON_GPU = (
+    5_000  # on a GPU, where an eager fit then takes about 70 seconds. Compiling took 13 to 36 (docs/speed.md)
+)
 
 LOSS, GRADIENT = 1e-5, 1e-3  # relative tolerances of the compiled step: float32, summed in another order
 
@@ -119,12 +121,12 @@ def pays(cells: Cells, epochs: int, steps: int) -> bool | Literal["trace"]:
     if cells.graph is not None or cells.device.type not in ("cpu", "cuda"):
         return False
     if cells.device.type == "cuda":
-        return epochs * steps >= STEPS
+        return epochs * steps >= STEPS_ON_GPU
     if shutil.which(os.environ.get("CXX", "g++")) is None and shutil.which("clang++") is None:
         return False
-    if epochs * prod(cells.counts.shape) >= COUNTS:
+    if epochs * prod(cells.counts.shape) >= COUNTS_TO_COMPILE:
         return True
-    return "trace" if epochs * steps >= RECORDED else False
+    return "trace" if epochs * steps >= STEPS_TO_RECORD else False
 
 
 def decline(reason: str) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 MAX_GAIN = 2.0  # nats a cell, of held-out cells
 MAX_TRAINING_GAIN = 0.04  # of the bound's own size, where no cells were held out
-LAST = 0.2  # of the learning time
+LAST_SHARE = 0.2  # of the learning time
 
 
 def gain(bound: Sequence[float], rate: Sequence[float] | None = None) -> float:
@@ -33,11 +33,11 @@ def gain(bound: Sequence[float], rate: Sequence[float] | None = None) -> float:
     y = np.asarray(bound, dtype=float)
     time = np.cumsum(np.ones(len(y)) if rate is None else np.asarray(rate, dtype=float))
     time /= time[-1]
-    start = min(np.searchsorted(time, 1 - LAST, side="right"), len(y) - 2)
+    start = min(np.searchsorted(time, 1 - LAST_SHARE, side="right"), len(y) - 2)
     x, y = time[start:] - time[start:].mean(), y[start:] - y[start:].mean()
     slope = (x * y).sum() / (x**2).sum()
     error = np.sqrt(((y - slope * x) ** 2).sum() / max(len(x) - 2, 1) / (x**2).sum())
-    return float(LAST * slope) if slope > 2 * error else 0.0
+    return float(LAST_SHARE * slope) if slope > 2 * error else 0.0
 
 
 def has_converged(bound: Sequence[float], rate: Sequence[float] | None = None, *, held_out: bool = True) -> bool | None:

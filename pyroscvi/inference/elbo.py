@@ -20,7 +20,7 @@ from torch import Tensor
 from pyroscvi.data.cells import Cells
 from pyroscvi.inference.divergence import divergence
 
-CELLS = -1  # the dimension of the plate over cells; enumerated sites take the dimensions on its left
+CELLS_DIM = -1  # the dimension of the plate over cells; enumerated sites take the dimensions on its left
 
 Program = Callable[[Cells], Any]
 Sites = dict[str, Any]
@@ -71,7 +71,7 @@ def joint(model: Program, guide: Program, cells: Cells) -> tuple[Sites, Sites]:
     """Sample sites of the model, run on one draw of the guide with its discrete sites enumerated; and of the guide."""
     with pyro.validation_enabled(False):
         q = poutine.trace(guide).get_trace(cells)
-        enumerated = poutine.enum(poutine.replay(model, trace=q), first_available_dim=CELLS - 1)
+        enumerated = poutine.enum(poutine.replay(model, trace=q), first_available_dim=CELLS_DIM - 1)
         p = poutine.trace(enumerated).get_trace(cells)
     for name, site in _sites(q).items():
         if not site["fn"].has_rsample:
@@ -117,7 +117,7 @@ def summed(factors: Sequence[Factor], nothing: Tensor) -> Tensor:
     scale = wide[0].scale
     if any(f.scale != scale for f in wide):
         raise ValueError("sites that depend on an enumerated site must have one scale in common")
-    return plain + product(wide).flatten(0, CELLS - 1).logsumexp(0) * scale
+    return plain + product(wide).flatten(0, CELLS_DIM - 1).logsumexp(0) * scale
 
 
 def product(factors: Sequence[Factor]) -> Tensor:

@@ -4,10 +4,10 @@
 
 An objective is a callable (model, guide, cells) -> [n], in nats, whose mean over cells is added to the loss. One that
 is an ``nn.Module`` is trained too. A ``KLObjective`` is called with the KL of the step, and a ``Reweighting`` changes
-what the probability of the counts counts for.
+the weight of the probability of the counts.
 
-The history of a fit and its evidence are those of the model, without objectives. Each of them buys something else for
-some evidence: ``compare`` shows how much.
+The history of a fit and its evidence are those of the model, without objectives. Each of them improves something
+else and lowers the evidence: ``compare`` shows by how much.
 """
 
 from collections.abc import Mapping

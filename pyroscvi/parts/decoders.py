@@ -20,7 +20,7 @@ from pyroscvi.ranges import Dropout, PositiveInt, Widths
 
 __all__ = ["MLP", "Additive", "Blend", "Decoder", "Linear"]
 
-LEAST = 1e-10  # share of a gene in a profile: a count of it is improbable, and not impossible
+MIN_SHARE = 1e-10  # share of a gene in a profile: a count of it is improbable, and not impossible
 CLOSED = -3.0  # logit of the gate at the start: a twentieth of the counts are structural zeros
 
 
@@ -121,7 +121,7 @@ class Blend(Decoder):
     def fix(self, shares: Tensor) -> None:
         """Set the profiles to these shares [latent, g], and keep them in a fit."""
         with torch.no_grad():
-            self.raw_B.copy_((shares / shares.sum(-1, keepdim=True)).clamp(min=LEAST).log())
+            self.raw_B.copy_((shares / shares.sum(-1, keepdim=True)).clamp(min=MIN_SHARE).log())
         self.raw_B.requires_grad_(False)
 
     def begin(self, cells):

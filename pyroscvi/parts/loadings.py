@@ -110,8 +110,8 @@ class ARDLoadings(Loadings):
 class SpikeAndSlab(Loadings):
     """W_gj ~ (1 - pi) Normal(0, spike) + pi Normal(0, slab): most are near zero, the others may be large.
 
-    Whether W_gj belongs to the slab is summed out exactly, one by one [George & McCulloch, 1993]. A spike of width zero
-    would need a sum over all genes together.
+    Whether W_gj belongs to the slab is summed out exactly, for each W_gj by itself [George & McCulloch, 1993]. A spike
+    of width zero would need a sum over all genes together.
 
     pi   the share of the slab, before any cell is seen
     """

@@ -15,7 +15,7 @@ from pyroscvi.ranges import Finite, PositiveFloat
 
 __all__ = ["Sparse"]
 
-MOST = 0.95  # largest probability that a type is present
+MAX_PRESENT = 0.95  # largest probability that a type is present
 
 
 class Sparse(Prior):
@@ -25,8 +25,8 @@ class Sparse(Prior):
     exactly, type by type: 2 terms for each type, not one for each set of types. A type that is absent has about
     exp(absent) of the proportion of one that is present.
 
-    types   mean number of types in a cell. It is declared, not learned: learned, it rises before types become absent,
-            and stays there. Evidences of several values choose it
+    types   mean number of types in a cell. It is declared and not learned: in training it would rise before types
+            become absent, and stay high. ``compare`` fits with several values
     """
 
     proportions: ClassVar[bool] = True
@@ -37,7 +37,7 @@ class Sparse(Prior):
 
     def build(self, latent):
         self.register_buffer("loc", torch.zeros(latent))
-        pi = torch.full((latent,), min(self.types / latent, MOST))
+        pi = torch.full((latent,), min(self.types / latent, MAX_PRESENT))
         self.register_buffer("logits", pi.logit())
 
     @property

@@ -14,7 +14,7 @@ from pyroscvi.parts.decoders import MLP, Decoder
 
 __all__ = ["Surface"]
 
-ROUNDS = 20  # of two-means clustering
+CLUSTER_ROUNDS = 20  # of two-means clustering
 MIN_GAIN = 0.1  # smallest log ratio of foreground to background at the start
 
 
@@ -64,7 +64,7 @@ def two_means(y: Tensor) -> tuple[Tensor, Tensor]:
     known = ~y.isnan()
     y = y.nan_to_num()
     at = (y.sum(0) / known.sum(0).clamp(min=1)).expand(2, -1)
-    for _ in range(ROUNDS):
+    for _ in range(CLUSTER_ROUNDS):
         upper = y > at.mean(0)
         groups = torch.stack([known & ~upper, known & upper])
         number = groups.sum(1)

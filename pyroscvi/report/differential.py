@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from pyroscvi.report.labels import label
 from pyroscvi.report.plots import FAINT, INK, panels, quiet
 
-CHANGED = "#e76300"
-NAMED = 8  # genes a panel
+CHANGED_COLOUR = "#e76300"
+NAMED_GENES = 8  # genes a panel
 MAX_PANELS = 12
 
 
@@ -31,9 +31,11 @@ def changes(table: pd.DataFrame) -> Figure:
         x, y = rows["log2_fold_change"].to_numpy(), (rows["estimate"] / rows["standard_error"]).abs().to_numpy()
         called = rows["changed"].to_numpy()
         panel.scatter(x[~called], y[~called], s=4, color="#c8c8c8", linewidths=0)
-        panel.scatter(x[called], y[called], s=6, color=CHANGED, linewidths=0)
-        best = np.flatnonzero(called)[:NAMED]
-        panel.hlines(y[best], rows["low"].iloc[best], rows["high"].iloc[best], color=CHANGED, linewidth=0.6, alpha=0.5)
+        panel.scatter(x[called], y[called], s=6, color=CHANGED_COLOUR, linewidths=0)
+        best = np.flatnonzero(called)[:NAMED_GENES]
+        panel.hlines(
+            y[best], rows["low"].iloc[best], rows["high"].iloc[best], color=CHANGED_COLOUR, linewidth=0.6, alpha=0.5
+        )
         _name(panel, x[best], y[best], list(rows["gene"].iloc[best]))
         panel.axvline(0, color=FAINT, linewidth=0.6, zorder=0)
         *within, one, other = key
@@ -63,8 +65,8 @@ def largest(table: pd.DataFrame, genes: int = 15) -> Figure:
         sure = rows[rows["p_change"] > 0.95]
         best = (sure if len(sure) else rows).head(genes).sort_values("log2_fold_change")
         place = np.arange(len(best))
-        panel.hlines(place, best["low"], best["high"], color=CHANGED, linewidth=1)
-        panel.plot(best["log2_fold_change"], place, "o", color=CHANGED, markersize=3)
+        panel.hlines(place, best["low"], best["high"], color=CHANGED_COLOUR, linewidth=1)
+        panel.plot(best["log2_fold_change"], place, "o", color=CHANGED_COLOUR, markersize=3)
         panel.axvline(0, color=FAINT, linewidth=0.6, zorder=0)
         panel.set_yticks(place, [label(gene, 18, 1) for gene in best["gene"]])
         panel.set_title(label(name, 36, 1) if name else "", fontsize=8, color=INK, loc="left")

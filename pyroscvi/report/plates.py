@@ -25,7 +25,7 @@ from pyroscvi.report.plots import INK
 
 RADIUS, ACROSS, DOWN = 0.36, 1.4, 1.0  # of a circle, and between the centres of neighbouring circles, in inches
 EDGE, MARGIN = RADIUS + 0.25, 0.2  # from a centre to the box, and around the box
-SEEN = "#d6d6d6"
+OBSERVED_COLOUR = "#d6d6d6"
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,9 @@ def plates(model: Any, cells: Cells) -> Axes:
     ax.add_patch(FancyBboxPatch((left, low), right - left, high - low, boxstyle=box, fill=False, edgecolor=INK))
     ax.text(right - 0.08, low + 0.06, "cells", ha="right", va="bottom", fontsize=9, color=INK)
     for site in every:
-        ax.add_patch(Circle(at[site.name], RADIUS, facecolor=SEEN if site.observed else "white", edgecolor=INK))
+        ax.add_patch(
+            Circle(at[site.name], RADIUS, facecolor=OBSERVED_COLOUR if site.observed else "white", edgecolor=INK)
+        )
         ax.text(*at[site.name], site.name, ha="center", va="center", fontsize=11 if len(site.name) < 5 else 8)
         for parent in sorted(site.parents):
             ax.add_patch(_arrow(at[parent], at[site.name]))

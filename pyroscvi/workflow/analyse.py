@@ -16,9 +16,9 @@ import pandas as pd
 from anndata import AnnData
 
 from pyroscvi import __version__
-from pyroscvi.analysis.clusters import Agreement, agreement, clusters, neighbours_of, stability
+from pyroscvi.analysis.clusters import CLUSTER, Agreement, agreement, clusters, neighbours_of, stability
 from pyroscvi.analysis.differential import differential
-from pyroscvi.analysis.representation import representation
+from pyroscvi.analysis.representation import KEY, representation
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.datasets import highly_variable
 from pyroscvi.data.fields import Fields
@@ -31,7 +31,6 @@ from pyroscvi.guides import MeanField, SpatialGNN
 from pyroscvi.workflow.choosing import Choice, Clock, choose
 from pyroscvi.workflow.inspection import Inspection, inspect
 
-KEY, CLUSTER = "X_pyroscvi", "pyroscvi_cluster"
 MAX_TESTED = 10_000  # cells from which marker genes are found
 MIN_EPOCHS = 5
 CONTROLS = ("control", "ctrl", "ctl", "untreated", "unstimulated", "wt", "healthy", "normal", "mock", "dmso", "vehicle")

@@ -23,7 +23,7 @@ DONORS = ("donor(_?id)?", "patient(_?id)?", "individual", "subject(_?id)?", "ind
 LABELS = ("cell_?types?.*", "labels?", "bulk_labels", "annotation.*", "domain", "main_supercategory", "celltype.*")
 CONDITIONS = ("condition", "treatment", "stim(ulation)?", "perturbation", "disease", "group(_?id)?")
 SECTIONS = ("section", "slice", "slide", "fov", "library_id")
-COUNTS = ("counts", "raw_counts", "count", "raw")
+COUNT_LAYERS = ("counts", "raw_counts", "count", "raw")
 MAX_LEVELS = 100
 MIN_CELLS = 5  # of a batch that is corrected for unasked
 
@@ -105,7 +105,7 @@ def _counts(adata: AnnData, asked: str | None) -> str | None:
     if asked is not None:
         return None if asked == "X" else among(asked, {name: name for name in layer_names(adata)}, "layer")
     layers = layer_names(adata)
-    named = [name for name in COUNTS if name in layers]
+    named = [name for name in COUNT_LAYERS if name in layers]
     for name in (*named, None, *(name for name in layers if name not in named)):
         if holds_counts(adata, name):
             return name

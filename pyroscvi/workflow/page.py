@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 
 from pyroscvi import __version__
+from pyroscvi.analysis.clusters import CLUSTER
+from pyroscvi.analysis.differential import SHOWN
 from pyroscvi.report import html, plots
 from pyroscvi.report.differential import changes as draw_changes
 from pyroscvi.report.document import bullets, document, figure, paragraphs, rows, safe
@@ -17,11 +19,9 @@ from pyroscvi.workflow.levels import of_components
 if TYPE_CHECKING:
     from pyroscvi.workflow.analyse import Analysis
 
-CLUSTER = "pyroscvi_cluster"
 MAX_ROWS = 60
 STABLE = 0.8  # adjusted Rand index from which clusters are called the same for every seed
 DIGITS = {"share": "{:.1%}", "p_change": "{:.3f}", "expected_fdr": "{:.2g}"}
-SHOWN = ["gene", "log2_fold_change", "low", "high", "p_change", "expected_fdr", "rate_group", "rate_reference"]
 
 
 def page(analysis: "Analysis", title: str = "Analysis of these cells") -> str:
