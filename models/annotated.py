@@ -36,7 +36,7 @@ import torch
 from torch import nn
 from torch.nn.functional import softplus
 
-from pyroscvi.distributions.annotation import Annotation
+from pyroscvi.distributions.annotation import Annotation, trusted
 from pyroscvi.parts import MLP, NB, Condition, Decoder, Likelihood, ObservedSize, OneHot, Size
 from pyroscvi.program import Model
 from pyroscvi.ranges import Fraction, PositiveInt
@@ -60,8 +60,7 @@ class Annotated(Model):
         self.w = nn.Parameter(torch.zeros(types))
         self.m = nn.Parameter(torch.zeros(types, self.latent))  # equal, so that labels separate types first
         self.raw_s = nn.Parameter(torch.zeros(types, self.latent))
-        wrong = (1 - self.trust) / max(types - 1, 1)
-        self.register_buffer("C", torch.full((types, types), wrong).fill_diagonal_(1 - wrong * (types - 1)))
+        self.register_buffer("C", trusted(types, self.trust))
 
     @property
     def s(self):

@@ -15,10 +15,8 @@ Plate diagram:
         +----------------------------------------------------+
 
 In ``Annotated`` the states of a type are one Gaussian; here they are a network of u, and may have any shape. In the
-paper u is z2 and z is z1. There the guide is q(z | x) q(y | z) q(u | z, y). Here y is summed out, its posterior is
-Bayes' rule (``Fit.probabilities(cells, "y")``), and the guide of u does not depend on y: bounds are less tight than the
-paper's, evidences are not. Labels are as in ``Annotated``: C[y] trusts them, they may be weights or missing, and the
-evidence is p(x, label | l). Types start equal. Example: the means of the states of 3 types, all with u = 0.
+paper u is z2, z is z1, and the guide is q(z | x) q(y | z) q(u | z, y). Here y is summed out and the guide of u does not
+depend on it: bounds are less tight, evidences are not. Labels are as in ``Annotated``. Example: 3 types, u = 0.
 
     >>> from pyroscvi.data import Fields, simulated
     >>> cells = Fields(label="cell_type").read(simulated(cells=20, genes=5, types=3))
@@ -38,7 +36,7 @@ import torch
 from torch import nn
 from torch.nn.functional import one_hot, softplus
 
-from pyroscvi.distributions.annotation import Annotation
+from pyroscvi.distributions.annotation import Annotation, trusted
 from pyroscvi.parts import MLP, NB, Condition, Decoder, Likelihood, ObservedSize, OneHot, Size
 from pyroscvi.program import Model
 from pyroscvi.ranges import Fraction, PositiveInt
@@ -64,8 +62,10 @@ class SCANVI(Model):
         state = replace(dims, genes=self.latent, profile=None)  # f_m and f_s predict z, and not genes
         self.within = self.within.sized(state, latent=self.latent, conditions=types, heads=("m", "s"))
         self.within.start_equal(self.latent)  # so that labels, not clusters, separate types first
-        wrong = (1 - self.trust) / max(types - 1, 1)
-        self.register_buffer("C", torch.full((types, types), wrong).fill_diagonal_(1 - wrong * (types - 1)))
+        self.register_buffer("C", trusted(types, self.trust))
+
+    def deviation(self, raw):
+        return softplus(raw) + 1e-3
 
     def model(self, cells):
         log_theta = self.likelihood.dispersion(cells)
@@ -76,5 +76,5 @@ class SCANVI(Model):
             pyro.sample("label", Annotation(self.C[y]), obs=cells.label_weights(self.types))
             u = pyro.sample("u", dist.Normal(torch.zeros(self.latent).to(self.w), 1.0).to_event(1))
             of_z = self.within(u, one_hot(y, self.types).to(u))
-            z = pyro.sample("z", dist.Normal(of_z["m"], softplus(of_z["s"]) + 1e-3).to_event(1))
+            z = pyro.sample("z", dist.Normal(of_z["m"], self.deviation(of_z["s"])).to_event(1))
             pyro.sample("x", self.likelihood(l, log_theta, **self.decoder(z, d)), obs=cells.x)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["models", "guides"]
 HOUSE = Path(__file__).parent
-HOMES = ("", "models", "guides", "parts")  # folders whose files define parts
+HOMES = ("", "interop", "models", "guides", "parts")  # folders whose files define parts
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,9 @@ where it is, live modules with more of its options are carried over too.
 """
 
 import json
+import os
+from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +19,14 @@ from pyro import poutine
 from safetensors.torch import load_file
 from torch import nn
 from torch.distributions import Normal, kl_divergence
+from torch.testing import assert_close
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.table import evidences
 from pyroscvi.fitting.checkpoints import load
 from pyroscvi.interop import from_scvi
+from pyroscvi.interop.files import assembled
 
 HERE = Path(__file__).parent / "reference"
 RECORD = json.loads((HERE / "scvi.json").read_text())
@@ -61,39 +66,8 @@ def loss(fit, cells, z, log_l, beta):
 
 def stand_in(name, case):
     """A module with the layers and the attributes that a module of scvi-tools would have."""
-    root = type(case["kind"], (nn.Sequential,), {})()
-    weights = saved(f"{name}/module")
-    leaves = {}
-    for key, t in weights.items():
-        *path, weight = key.split(".")
-        leaves.setdefault(tuple(path), {})[weight] = t
-    for path, own in leaves.items():
-        place = root
-        for step in path[:-1]:
-            if step not in place._modules:
-                place.add_module(step, nn.Sequential())
-            place = place._modules[step]
-        if path:
-            place.add_module(path[-1], leaf(own))
-    for weight, t in leaves.get((), {}).items():
-        root.register_buffer(weight, t)
-    for attribute, value in case["attributes"].items():
-        setattr(root, attribute, value)
-    for encoder in (root.z_encoder, getattr(root, "l_encoder", root.z_encoder)):
-        encoder.var_activation, encoder.var_eps = torch.exp, 1e-4
-    first = root.decoder.factor_regressor if case["kind"] == "LDVAE" else root.decoder.px_decoder
-    first.n_cat_list = case["n_cat_list"]
-    return root
-
-
-def leaf(own):
-    rows = len(own["weight"])
-    if "running_mean" in own:
-        part = nn.BatchNorm1d(rows, eps=1e-3, momentum=0.01)
-    else:
-        part = nn.Linear(own["weight"].shape[1], rows, bias="bias" in own)
-    part.load_state_dict(own, strict=False)
-    return part
+    attributes = case["attributes"] | {"n_cat_list": case["n_cat_list"]}
+    return assembled(case["kind"], saved(f"{name}/module"), attributes, {})
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -175,7 +149,7 @@ def test_a_peer_without_data_does_not_make_up_cells(peer):
         (lambda m: setattr(m, "gene_likelihood", "normal"), ValueError, "gene_likelihood='normal'"),
         (lambda m: setattr(m.z_encoder, "var_activation", torch.nn.functional.softplus), ValueError, "variance"),
         (lambda m: m.z_encoder.encoder.fc_layers[0].append(nn.Tanh()), ValueError, "Tanh"),
-        (lambda m: setattr(m, "__class__", type("SCANVAE", (nn.Sequential,), {})), TypeError, "not SCANVAE"),
+        (lambda m: setattr(m, "__class__", type("TOTALVAE", (nn.Sequential,), {})), TypeError, "not TOTALVAE"),
     ],
 )
 def test_what_has_no_counterpart_is_refused_by_name(change, error, message):
@@ -190,6 +164,205 @@ def test_a_linear_decoder_has_no_dispersion_of_its_own_for_every_cell():
     module.dispersion = "gene-cell"
     with pytest.raises(ValueError, match="gene-cell"):
         from_scvi(module)
+
+
+# Models with types
+
+
+TYPES, LATENT, HIDDEN = 2, 5, 16
+
+
+def of_layer(name, inputs, outputs):
+    """Weights of a linear layer, and of the batch norm after it, under the names that scvi-tools gives them."""
+    weights = {f"{name}.0.weight": torch.randn(outputs, inputs) / 3, f"{name}.0.bias": torch.randn(outputs)}
+    moments = {"weight": torch.rand(outputs) + 0.5, "bias": torch.randn(outputs), "running_mean": torch.randn(outputs)}
+    moments["running_var"] = torch.rand(outputs) + 0.5
+    return weights | {f"{name}.1.{moment}": value for moment, value in moments.items()}
+
+
+def of_types():
+    """The weights of a SCANVAE: those of a VAE, and three networks more."""
+    torch.manual_seed(0)
+    weights = saved("VAE nb True/module") | {"y_prior": torch.tensor([[0.3, 0.7]])}
+    stacks = {"encoder_z2_z1": "encoder", "decoder_z1_z2": "decoder"}
+    for network, stack in stacks.items():
+        weights |= of_layer(f"{network}.{stack}.fc_layers.Layer 0", LATENT + TYPES, HIDDEN)
+        for moment in ("mean", "var"):
+            weights[f"{network}.{moment}_{stack}.weight"] = torch.randn(LATENT, HIDDEN) / 4
+            weights[f"{network}.{moment}_{stack}.bias"] = torch.randn(LATENT) / 4
+    weights |= of_layer("classifier.classifier.0.fc_layers.Layer 0", LATENT, HIDDEN)
+    return weights | {
+        "classifier.classifier.1.weight": torch.randn(TYPES, HIDDEN),
+        "classifier.classifier.1.bias": torch.ones(TYPES),
+    }
+
+
+def with_types():
+    case = CASES["VAE nb True"]
+    return assembled("SCANVAE", of_types(), case["attributes"] | {"n_cat_list": case["n_cat_list"]}, {})
+
+
+def through(stack, h):
+    """The hidden units of a stack of one layer."""
+    linear, norm = list(stack.fc_layers[0])[:2]
+    return norm(linear(h)).relu()
+
+
+def pieces_of_their_loss(module, z, u, y):
+    """What scvi-tools computes at z [n, latent] for the type y: log p(z | u, y), q(u | z, y), and q(y | z)."""
+    one_hot = torch.eye(TYPES)[y].expand(len(z), TYPES)
+    decoder, encoder = module.decoder_z1_z2, module.encoder_z2_z1
+    h = through(decoder.decoder, torch.cat([u, one_hot], -1))
+    p = Normal(decoder.mean_decoder(h), decoder.var_decoder(h).exp().sqrt())
+    h = through(encoder.encoder, torch.cat([z, one_hot], -1))
+    q = Normal(encoder.mean_encoder(h), (encoder.var_encoder(h).exp() + 1e-4).sqrt())
+    stack, scores = module.classifier.classifier
+    return p.log_prob(z).sum(-1), q, scores(through(stack, z)).softmax(-1)
+
+
+def carried_pieces(fit, z, u, y):
+    """The same of our model and guide, at types y [n]."""
+    cells = read({k: t for k, t in saved("inputs").items() if "extra" not in k})
+    cells = replace(cells, categories={**cells.categories, "label": torch.full((len(cells),), -1)})
+    nodes = poutine.trace(poutine.condition(fit.model, {"u": u, "z": z, "y": y})).get_trace(cells).nodes
+    mean, deviation, logits = fit.guide.of_types(z)
+    return nodes["z"]["fn"].log_prob(z), Normal(mean[:, y[0]], deviation[:, y[0]]), logits.softmax(-1), nodes["y"]["fn"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("y", range(TYPES))
+def test_a_scanvi_has_the_densities_that_scvi_tools_has(y):
+    module = with_types().eval()
+    fit = from_scvi(module)
+    z, u = torch.randn(2, 40, LATENT)
+    theirs = pieces_of_their_loss(module, z, u, y)
+    ours = carried_pieces(fit, z, u, torch.full((40,), y))
+    assert_close(ours[0], theirs[0], rtol=1e-5, atol=1e-5)
+    assert_close(kl_divergence(ours[1], Normal(0, 1)), kl_divergence(theirs[1], Normal(0, 1)), rtol=1e-5, atol=1e-5)
+    assert_close(ours[2], theirs[2])
+    assert_close(ours[3].probs[0], torch.tensor([0.3, 0.7]))
+
+
+def test_the_guide_of_a_scanvi_has_a_gaussian_for_every_type():
+    fit = from_scvi(with_types())
+    cells = read({k: t for k, t in saved("inputs").items() if "extra" not in k})
+    with torch.no_grad():
+        q = fit.guide.posteriors(cells)
+        mean, _, logits = fit.guide.of_types(q["z"].mean)
+    assert q["u"].locs.shape == (40, TYPES, LATENT)
+    assert_close(q["u"].mean, (logits.softmax(-1).unsqueeze(-1) * mean).sum(-2))
+    assert set(q) == {"u", "z"}
+
+
+def test_a_carried_scanvi_is_saved_and_loaded(tmp_path):
+    fit = from_scvi(with_types())
+    fit.save(tmp_path / "fit.safetensors")
+    cells = read({k: t for k, t in saved("inputs").items() if "extra" not in k})
+    np.testing.assert_array_equal(load(tmp_path / "fit.safetensors").latent(cells), fit.latent(cells))
+
+
+# Files that scvi-tools wrote
+
+
+def registry(labels=("0", "1"), **more):
+    """The registry of a model, as scvi-tools writes it: levels and names of genes are arrays of numpy."""
+    genes = CASES["VAE nb True"]["attributes"]["n_input"]
+    states = {
+        "X": {"n_vars": genes, "column_names": np.array([f"gene{g}" for g in range(genes)])},
+        "batch": {"categorical_mapping": np.array(["a", "b", "c"], dtype=object), "original_key": "donor"},
+        "labels": {"categorical_mapping": np.array(labels, dtype=object), "original_key": "type", **more},
+    }
+    return {
+        "scvi_version": "1.4.2",
+        "model_name": "SCANVI" if more else "SCVI",
+        "setup_args": {"layer": None, "batch_key": "donor", "labels_key": "type", "size_factor_key": None},
+        "field_registries": {name: {"data_registry": {}, "state_registry": state} for name, state in states.items()},
+    }
+
+
+def write(folder, weights, **attributes):
+    """A file of the form that ``save`` of scvi-tools writes, with objects that no reader of it needs."""
+    options = {"n_hidden": HIDDEN, "n_latent": LATENT, "gene_likelihood": "nb", "dropout_rate": 0.1}
+    about = {
+        "registry_": registry(),
+        "init_params_": {"kwargs": {"kwargs": {"use_layer_norm": "none"}}, "non_kwargs": options},
+        "history_": {"elbo_train": pd.DataFrame({"elbo_train": [3.0, 2.0]}, index=pd.RangeIndex(2, name="epoch"))},
+        "train_indices_": np.arange(40),
+        "summary_": defaultdict(list, {"n_cells": np.int64(40)}),
+        "is_trained_": True,
+    }
+    weights = weights | {"pyro_param_store": {"params": {}}}
+    content = {"model_state_dict": weights, "var_names": np.array(["a"], dtype=object), "attr_dict": about | attributes}
+    torch.save(content, folder / "model.pt")
+    return folder
+
+
+def test_a_file_of_scvi_tools_is_the_model_that_was_saved(tmp_path):
+    fit = from_scvi(write(tmp_path, saved("VAE nb True/module")))
+    live = from_scvi(Peer(None))
+    adata = data_of_the_peer()
+    np.testing.assert_array_equal(fit.latent(adata), live.latent(adata))
+    assert fit.levels == live.levels == {"batch": ("a", "b", "c"), "label": ("0", "1")}
+    assert fit.guide.encoder.dropout == 0.1
+    trained = from_scvi(str(tmp_path / "model.pt"), adata)
+    assert trained.record["levels"]["batch"] == {"a": 30, "b": 10, "c": 0}
+
+
+def test_a_file_of_a_scanvi_knows_which_label_is_no_label(tmp_path):
+    labels = registry(("0", "1", "none"), unlabeled_category="none")
+    fit = from_scvi(write(tmp_path, of_types(), registry_=labels))
+    adata = data_of_the_peer()
+    adata.obs["type"] = ["0", "none"] * 20
+    assert fit.levels["label"] == ("0", "1")
+    assert fit.read(adata).label.tolist() == [0, -1] * 20
+    p = fit.probabilities(adata, "y", particles=20)
+    assert list(p.columns) == ["0", "1"]
+    assert (p["0"][::2] > 1 - 1e-6).all()  # labels of scvi-tools are trusted
+
+
+class Attack:
+    """Calls a function when it is unpickled."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("function", [os.system, exec, Path.touch], ids=["system", "exec", "touch"])
+def test_nothing_in_a_file_is_executed(tmp_path, function):
+    trace = tmp_path / "trace"
+    argument = {os.system: f"touch {trace}", exec: f"open({str(trace)!r}, 'w')", Path.touch: trace}[function]
+    try:
+        from_scvi(write(tmp_path, saved("VAE nb True/module"), more_=Attack(function, argument)))
+    except ValueError as error:
+        assert "model.pt" in str(error)  # noqa: PT017  # refused or dropped: both are safe
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "said"),
+    [
+        (b"no file of torch", ValueError, "no file that scvi-tools 0.20 or newer wrote"),
+        ({"model_state_dict": {}, "attr_dict": {}}, ValueError, "no file that scvi-tools"),
+        (None, FileNotFoundError, "there is no model of scvi-tools at .*model.pt"),
+    ],
+)
+def test_another_file_is_refused_in_words(tmp_path, content, error, said):
+    if isinstance(content, bytes):
+        (tmp_path / "model.pt").write_bytes(content)
+    elif content is not None:
+        torch.save(content, tmp_path / "model.pt")
+    with pytest.raises(error, match=said):
+        from_scvi(tmp_path)
+
+
+def test_layers_that_a_file_does_not_describe_are_refused(tmp_path):
+    parameters = {"kwargs": {"kwargs": {"extra_encoder_kwargs": {"activation_fn": "other"}}}, "non_kwargs": {}}
+    write(tmp_path, saved("VAE nb True/module"), init_params_=parameters)
+    with pytest.raises(ValueError, match=r"extra_encoder_kwargs.*no counterpart"):
+        from_scvi(tmp_path)
 
 
 # With scvi-tools itself
@@ -280,6 +453,39 @@ def test_a_model_brings_its_fields():
     few = adata[adata.obs["donor"] != "a"].copy()  # without one of the levels
     np.testing.assert_allclose(fit.latent(few[:, ::-1]), peer.get_latent_representation(few), atol=1e-5)
     assert fit.record["kl_weight"] == pytest.approx(1 / 400)  # where its warm-up ended
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"n_layers": 2, "encode_covariates": True, "use_layer_norm": "both", "linear_classifier": True}],
+    ids=["defaults", "deep"],
+)
+def test_a_scanvi_and_the_file_it_saves_are_carried_over(tmp_path, options):
+    scvi = pytest.importorskip("scvi")
+    rng = np.random.default_rng(0)
+    obs = {name: rng.choice(list(levels), 60) for name, levels in {"donor": "abc", "sex": "mf", "type": "xyn"}.items()}
+    adata = AnnData(
+        rng.poisson(3, (60, 12)).astype(np.float32), pd.DataFrame(obs, index=[f"cell{i}" for i in range(60)])
+    )
+    keys = {
+        "labels_key": "type",
+        "unlabeled_category": "n",
+        "batch_key": "donor",
+        "categorical_covariate_keys": ["sex"],
+    }
+    scvi.model.SCANVI.setup_anndata(adata, **keys)
+    peer = scvi.model.SCANVI(adata, n_hidden=16, n_latent=3, **options)
+    peer.train(1, accelerator="cpu", enable_progress_bar=False, logger=False)
+    peer.save(tmp_path / "peer")
+    fit, read_back = from_scvi(peer), from_scvi(tmp_path / "peer", adata)
+    np.testing.assert_allclose(fit.latent(adata), peer.get_latent_representation(), atol=1e-5)
+    np.testing.assert_array_equal(fit.latent(adata), read_back.latent(adata))
+    assert (repr(fit), fit.fields, fit.levels) == (repr(read_back), read_back.fields, read_back.levels)
+    with torch.no_grad():
+        mean = fit.guide.posteriors(fit.read(adata))["z"].mean
+        p = fit.guide.of_types(mean)[2].softmax(-1)
+    np.testing.assert_allclose(p, peer.predict(soft=True), atol=1e-5)
 
 
 MARGINAL = {

@@ -34,3 +34,12 @@ class Annotation(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         return (value * self.probs).sum(-1).log()
+
+
+def trusted(types: int, trust: float) -> Tensor:
+    """Probabilities of labels [types, types]: in row y, ``trust`` for label y, and the rest shared equally by others.
+
+    No probability is 0, so that logarithms stay finite under ``trust=1``.
+    """
+    wrong = max((1 - trust) / max(types - 1, 1), 1e-12)
+    return torch.full((types, types), wrong).fill_diagonal_(1 - wrong * (types - 1))

@@ -4,8 +4,11 @@
     peer.train()
     ps.compare({"ours": ours, "scvi-tools": ps.from_scvi(peer)}, held_out)
 
-Only attributes and layers of the peer's module are read, so scvi-tools need not be installed. The densities are those
-of scvi-tools 1.4, up to the 1e-8 that it adds inside logarithms.
+    peer.save("folder")
+    ps.from_scvi("folder")
+
+Only attributes and layers of the peer's module are read, so scvi-tools need not be installed, and nothing in a file is
+executed. The densities are those of scvi-tools 1.4, up to the 1e-8 that it adds inside logarithms.
 
 References
     Gayoso, A. et al. (2022) A Python library for probabilistic analysis of single-cell omics data. Nat Biotechnol 40,
@@ -15,11 +18,12 @@ References
 from dataclasses import replace
 from functools import reduce
 from operator import add
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyro.distributions as dist
 import torch
+from anndata import AnnData
 from torch import Tensor, nn
 
 from pyroscvi import parts
@@ -28,46 +32,29 @@ from pyroscvi.data.fields import Fields
 from pyroscvi.fitting.checkpoints import stand_in
 from pyroscvi.fitting.fit import level_counts
 from pyroscvi.fitting.result import Fit
-from pyroscvi.models import LDVAE, SCVI
-from pyroscvi.program import Guide
+from pyroscvi.interop.files import opened
+from pyroscvi.interop.pages import ScviMeanField, ScviSCANVI, ScviTypes
+from pyroscvi.models import LDVAE, SCANVI, SCVI
+from pyroscvi.parts.layers import Layers
 
 
-class ScviMeanField(Guide):
-    """q(z | x) = Normal(m(h), v(h)) with variance v = exp(.) + 1e-4; a latent size has an encoder of its own."""
+def from_scvi(peer: Any, adata: AnnData | None = None) -> Fit:
+    """A fit of ``SCVI``, ``LDVAE`` or ``SCANVI`` with the architecture and the weights of a model of scvi-tools.
 
-    encoder: parts.Encoder = parts.ReadCell(norm=parts.BatchNorm())
-    size_encoder: parts.Encoder = parts.ReadCell(norm=parts.BatchNorm())
+    peer   an ``SCVI``, a ``LinearSCVI`` or a ``SCANVI``; a bare module, a ``VAE``, an ``LDVAE`` or a ``SCANVAE``; or
+           the path of what ``save`` of scvi-tools 0.20 or newer wrote
+    adata  the cells that it was trained on, by default those that the model holds. They tell the sizes of cells and
+           the frequencies of levels; without them, ``generate(n=...)`` asks for these
 
-    def build(self, model, cells):
-        super().build(model, cells)
-        if "l" in self.sites:
-            self.size_encoder = self.size_encoder.sized(cells.dims)
-
-    def head(self, width, size):
-        return nn.Linear(width, 2 * size)
-
-    def posterior(self, parameters):
-        m, log_v = parameters.chunk(2, -1)
-        return dist.Normal(m, (log_v.exp() + 1e-4).sqrt()).to_event(1)
-
-    def from_counts(self, cells):
-        readers = {"z": self.encoder, "l": self.size_encoder}
-        return {name: self.posterior(self.heads[name](readers[name](cells))) for name in self.sites}
-
-
-def from_scvi(peer: Any) -> Fit:
-    """A fit of ``SCVI`` or ``LDVAE`` with the architecture and the weights of a model of scvi-tools.
-
-    peer  an ``SCVI`` or a ``LinearSCVI``, with its fields, and with the sizes, frequencies and means of its ``adata``
-          if it has one; or a bare module, a ``VAE`` or an ``LDVAE``. A fit without data does not know these, and
-          ``generate(n=...)`` asks for them
-
-    Raises TypeError for another class, and ValueError for an option that has no counterpart here.
+    Types of a ``SCANVI`` are summed out: ``Fit.probabilities(cells, "y")`` is Bayes' rule in its model, where
+    ``predict`` of scvi-tools is its classifier. Raises TypeError for another class, and ValueError for an option that
+    has no counterpart here, and for a file that scvi-tools did not write.
     """
+    peer = opened(Path(peer)) if isinstance(peer, str | Path) else peer
     module = getattr(peer, "module", peer)
     _check(module)
     fields = None if peer is module else _fields(peer)
-    adata = getattr(peer, "adata", None)
+    adata = getattr(peer, "adata", None) if adata is None else adata
     cells = _example(module, fields)
     condition = _declared_condition(module, cells)
     model = _declared_model(module, condition).sized(cells.dims)
@@ -96,16 +83,24 @@ def from_scvi(peer: Any) -> Fit:
 def _check(module: Any) -> None:
     """Refuse whatever would be carried over wrongly."""
     kind = type(module).__name__
-    if kind not in ("VAE", "LDVAE"):
-        raise TypeError(f"from_scvi: only SCVI and LinearSCVI (modules VAE and LDVAE) are carried over, not {kind}")
+    if kind not in ("VAE", "LDVAE", "SCANVAE"):
+        raise TypeError(
+            f"from_scvi: only SCVI, LinearSCVI and SCANVI (modules VAE, LDVAE and SCANVAE) are carried over, not {kind}"
+        )
     encoder = module.z_encoder
-    blocks = [block for stack in (encoder.encoder, _decoder_layers(module)) for block in stack.fc_layers]
-    layers = [layer for block in blocks for layer in block if layer is not None]
+    stacks = [encoder.encoder, _decoder_layers(module)]
+    if _has_types(module):
+        stacks += [module.encoder_z2_z1.encoder, module.decoder_z1_z2.decoder, *_classifier(module)[0]]
+    layers = [layer for stack in stacks for block in stack.fc_layers for layer in block if layer is not None]
     known = nn.Linear, nn.BatchNorm1d, nn.LayerNorm, nn.ReLU, nn.Dropout
     refused = {
         f"gene_likelihood={module.gene_likelihood!r}": module.gene_likelihood not in ("nb", "zinb", "poisson"),
         "dispersion='gene-cell' with a linear decoder": _is_linear(module) and module.dispersion == "gene-cell",
         "a variance other than exp(.) + 1e-4": encoder.var_activation is not torch.exp or encoder.var_eps != 1e-4,
+        "a residual connection": any(getattr(stack, "residual", False) for stack in stacks),
+        "use_labels_groups=True": getattr(module, "use_labels_groups", False),
+        "latent_distribution='ln' of a SCANVI": _has_types(module) and module.latent_distribution == "ln",
+        "n_latent=1 of a SCANVI": _has_types(module) and module.n_latent == 1,
         **{f"a layer {layer}": not isinstance(layer, known) for layer in layers},
     }
     for option, is_used in refused.items():
@@ -115,6 +110,18 @@ def _check(module: Any) -> None:
 
 def _is_linear(module: Any) -> bool:
     return hasattr(module.decoder, "factor_regressor")
+
+
+def _has_types(module: Any) -> bool:
+    return type(module).__name__ == "SCANVAE"
+
+
+def _classifier(module: Any) -> tuple[list[Any], nn.Linear]:
+    """Its hidden layers, if it has any, and the layer that predicts logits."""
+    parts_of = list(module.classifier.classifier)
+    return [part for part in parts_of if hasattr(part, "fc_layers")], next(
+        p for p in parts_of if isinstance(p, nn.Linear)
+    )
 
 
 def _decoder_layers(module: Any) -> Any:
@@ -138,11 +145,16 @@ def _fields(peer: Any) -> Fields:
     covariates = tuple(setup.get("continuous_covariate_keys") or ())
     levels = {field: state["extra_categorical_covs"]["mappings"][field] for field in categories}
     levels |= {"batch": state["batch"]["categorical_mapping"]} if setup["batch_key"] else {}
-    levels |= {"label": state["labels"]["categorical_mapping"]} if setup["labels_key"] else {}
+    unlabelled = (
+        state["labels"].get("unlabeled_category") if setup["labels_key"] else None
+    )  # the last level, of no type
+    if setup["labels_key"]:
+        levels["label"] = [name for name in state["labels"]["categorical_mapping"] if name != unlabelled]
     return Fields(
         counts=setup["layer"],
         batch=setup["batch_key"],
         label=setup["labels_key"],
+        unlabelled=None if unlabelled is None else str(unlabelled),
         categories=categories,
         covariates=covariates,
         size_factor=setup.get("size_factor_key"),
@@ -177,15 +189,18 @@ def _moments(module: Any, cells: Cells) -> Tensor:
 # The same architecture, declared
 
 
-def _declared_model(module: Any, condition: parts.Condition) -> SCVI | LDVAE:
+def _declared_model(module: Any, condition: parts.Condition) -> SCVI | LDVAE | SCANVI:
     size = parts.ObservedSize() if module.use_observed_lib_size else parts.LatentSize()
     slots: dict[str, Any] = {
         "latent": module.n_latent,
-        "prior": parts.LogisticNormal() if module.latent_distribution == "ln" else parts.StandardNormal(),
         "condition": condition,
         "size": parts.SizeFactor() if module.use_size_factor_key else size,
         "likelihood": _declared_likelihood(module),
     }
+    if _has_types(module):
+        within = parts.MLP(**_hidden(module.decoder_z1_z2.decoder))
+        return ScviSCANVI(trust=1.0, within=within, decoder=parts.MLP(**_hidden(module.decoder.px_decoder)), **slots)
+    slots["prior"] = parts.LogisticNormal() if module.latent_distribution == "ln" else parts.StandardNormal()
     if not _is_linear(module):
         return SCVI(decoder=parts.MLP(**_hidden(module.decoder.px_decoder)), **slots)
     (block,) = module.decoder.factor_regressor.fc_layers
@@ -218,7 +233,12 @@ def _declared_guide(module: Any, condition: parts.Condition) -> ScviMeanField:
     features = parts.Log1p() if module.log_variational else parts.Counts()
     encodes = module.z_encoder.encoder.fc_layers[0][0].in_features > module.n_input  # the design row too
     rest: dict[str, Any] = {"condition": condition if encodes else parts.Nothing(), "features": features}
-    guide = ScviMeanField(encoder=parts.ReadCell(**_hidden(module.z_encoder.encoder), **rest))
+    slots: dict[str, Any] = {"encoder": parts.ReadCell(**_hidden(module.z_encoder.encoder), **rest)}
+    if _has_types(module):
+        hidden, _ = _classifier(module)
+        slots["classifier"] = Layers(**_hidden(hidden[0])) if hidden else Layers(widths=())
+        slots["within"] = parts.MLP(**_hidden(module.encoder_z2_z1.encoder))
+    guide = (ScviTypes if _has_types(module) else ScviMeanField)(**slots)
     if not module.use_observed_lib_size:
         guide.size_encoder = parts.ReadCell(**_hidden(module.l_encoder.encoder), **rest)
     return guide
@@ -261,6 +281,11 @@ def _carry_model(module: Any, model: Any) -> None:
             layer.load_state_dict(module.decoder.get_submodule(HEADS[head]).state_dict())
     if not _is_linear(module):
         _carry_layers(module.decoder.px_decoder, model.decoder.layers)
+    if _has_types(module):
+        model.w.copy_(module.y_prior.flatten().log())
+        _carry_layers(module.decoder_z1_z2.decoder, model.within.layers)
+        for head, name in (("m", "mean_decoder"), ("s", "var_decoder")):
+            model.within.heads[head].load_state_dict(getattr(module.decoder_z1_z2, name).state_dict())
     if hasattr(model.likelihood.dispersion, "log_theta"):
         model.likelihood.dispersion.log_theta.copy_(module.px_r.T if module.px_r.dim() == 2 else module.px_r)
     if isinstance(model.size, parts.LatentSize):
@@ -274,6 +299,14 @@ def _carry_guide(module: Any, guide: Any) -> None:
         _carry_layers(theirs.encoder, ours.layers)
         for name, own in (("weight", head.weight), ("bias", head.bias)):
             own.copy_(torch.cat([getattr(theirs.mean_encoder, name), getattr(theirs.var_encoder, name)]))
+    if isinstance(guide, ScviTypes):
+        _carry_layers(module.encoder_z2_z1.encoder, guide.within.layers)
+        for head, name in (("m", "mean_encoder"), ("v", "var_encoder")):
+            guide.within.heads[head].load_state_dict(getattr(module.encoder_z2_z1, name).state_dict())
+        hidden, scores = _classifier(module)
+        for stack in hidden:
+            _carry_layers(stack, guide.classifier)
+        guide.scores.load_state_dict(scores.state_dict())
 
 
 def _carry_layers(theirs: Any, ours: Any) -> None:
