@@ -16,7 +16,7 @@ Plate diagram:
 
 In ``Annotated`` the states of a type are one Gaussian; here they are a network of u, and may have any shape. In the
 paper u is z2, z is z1, and the guide is q(z | x) q(y | z) q(u | z, y). Here y is summed out and the guide of u does not
-depend on it: bounds are less tight, evidences are not. Labels are as in ``Annotated``. Example: 3 types, u = 0.
+depend on it: bounds are less tight, evidences are not. They are p(x, label | l), as in ``Annotated``. Example: 3 types.
 
     >>> from pyroscvi.data import Fields, simulated
     >>> cells = Fields(label="cell_type").read(simulated(cells=20, genes=5, types=3))
