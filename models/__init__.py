@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pyroscvi.models.annotated import Annotated
     from pyroscvi.models.cvae import CVAE
     from pyroscvi.models.deconvolution import Deconvolution
+    from pyroscvi.models.domains import Domains
     from pyroscvi.models.donors import Donors
     from pyroscvi.models.gmvae import GMVAE
     from pyroscvi.models.hierarchical import Hierarchical
@@ -33,6 +34,7 @@ __all__ = [
     "Ambient",
     "Annotated",
     "Deconvolution",
+    "Domains",
     "Donors",
     "Hierarchical",
     "LatentTree",

@@ -163,16 +163,21 @@ class Measured(Messenger):
     def _pyro_sample(self, message: Any) -> None:
         if message["name"] != "x":
             return
-        fn = message["fn"]
-        if hasattr(fn, "among"):
-            message["fn"] = fn.among(self.measured, self.total)
-        elif isinstance(fn, dist.Independent) and fn.reinterpreted_batch_ndims == 1:
-            message["fn"] = fn.base_dist.mask(self.measured).to_event(1)
-        else:
-            raise TypeError(
-                f"some genes of these cells were not measured, and {type(fn).__name__} cannot leave them out of x: use "
-                "a likelihood of pyroscvi.parts, or a distribution of independent genes, .to_event(1)"
-            )
+        message["fn"] = of_measured(message["fn"], self.measured, self.total)
+
+
+def of_measured(fn: Any, measured: Tensor | None, total: Tensor | None) -> Any:
+    """The distribution of the measured genes of a cell, from that of all genes. ``Measured`` has the arguments."""
+    if measured is None:
+        return fn
+    if hasattr(fn, "among"):
+        return fn.among(measured, total)
+    if isinstance(fn, dist.Independent) and fn.reinterpreted_batch_ndims == 1:
+        return fn.base_dist.mask(measured).to_event(1)
+    raise TypeError(
+        f"some genes of these cells were not measured, and {type(fn).__name__} cannot leave them out of x: use "
+        "a likelihood of pyroscvi.parts, or a distribution of independent genes, .to_event(1)"
+    )
 
 
 class temper(Messenger):

@@ -67,9 +67,9 @@ class Model(Program):
     def estimand(self) -> str:
         """``p(x)``; or ``p(x | l)`` where l is a cell's observed total: no density over x, as x determines l.
 
-        Under the prior ``Field`` a cell is also given others of its tissue: ``p(x | l, others)``.
+        Under ``Field`` or ``Coupling`` a cell is also given others of its tissue: ``p(x | l, others)``.
         """
-        others = getattr(getattr(self, "prior", None), "given", "")
+        others = "others" if any(getattr(part, "given", "") == "others" for part in self.children()) else ""
         given = ", ".join(filter(None, (self._given, others)))
         return f"p({self.observes}{' | ' + given if given else ''})"
 

@@ -68,7 +68,7 @@ SLOTS = {
     "condition": [OneHot("batch") + Embedding("drug", width=3), Embedding("label", width=2)],
 }
 DISPERSIONS = [PerGene(), PerBatch(), PerLabel(), PerCell(), RandomDispersion(), GammaDispersion()]
-DISCRETE = ("latent_tree", "mixture")  # no continuous latent: all guides are the same
+DISCRETE = ("domains", "latent_tree", "mixture")  # no continuous latent: all guides are the same
 PAIRS = [(model, guide) for model in MODELS for guide in GUIDES if model not in DISCRETE or guide == "mean_field"]
 SWAPS = [
     (model, slot, part)
@@ -141,6 +141,7 @@ def test_every_likelihood_fits_with_every_dispersion(likelihood, dispersion, cel
 
 @pytest.mark.parametrize(("model", "guide"), PAIRS)
 def test_svi_of_pyro_changes_every_parameter_and_leaves_the_param_store_empty(model, guide, cells):
+    cells = replace(cells, places=torch.rand(60, 2), before=cells.graph)  # neighbours, of which domains learn
     m = small(model).sized(cells.dims)
     g = ps.create(guide).sized(m, cells)
     before = {name: p.clone() for name, p in [*m.named_parameters(), *g.named_parameters()]}

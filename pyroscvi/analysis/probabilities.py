@@ -66,9 +66,13 @@ def log_joint(
 
 
 def as_table(reader: Reader, site: str, log_p: Tensor) -> pd.DataFrame:
-    names = reader.cells.names
-    index = None if names is None else pd.Index(names, name="cell")
-    return pd.DataFrame(log_p.softmax(-1).numpy(), index, _columns(reader.cells, site, log_p.shape[-1]))
+    return as_frame(log_p, reader.cells, site)
+
+
+def as_frame(log_p: Tensor, cells: Cells, site: str) -> pd.DataFrame:
+    """Probabilities of the levels of a site [n, levels], with the names of cells and levels."""
+    index = None if cells.names is None else pd.Index(cells.names, name="cell")
+    return pd.DataFrame(log_p.softmax(-1).cpu().numpy(), index, _columns(cells, site, log_p.shape[-1]))
 
 
 @torch.no_grad()

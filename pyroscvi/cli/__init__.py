@@ -10,16 +10,30 @@ import warnings
 from collections.abc import Sequence
 
 from pyroscvi.advice import command_line, troubleshooting
-from pyroscvi.cli import analyse, annotate, calibrate, compare, de, embed, fit, generate, perturb, query, report, show
+from pyroscvi.cli import (
+    analyse,
+    annotate,
+    calibrate,
+    compare,
+    de,
+    domains,
+    embed,
+    fit,
+    generate,
+    perturb,
+    query,
+    report,
+    show,
+)
 from pyroscvi.cli.app import app
 from pyroscvi.cli.output import say
 
 __all__ = [
-    "analyse", "annotate", "app", "calibrate", "compare", "de", "embed", "fit", "generate", "main", "perturb", "query",
-    "report", "show"
+    "analyse", "annotate", "app", "calibrate", "compare", "de", "domains", "embed", "fit", "generate", "main",
+    "perturb", "query", "report", "show"
 ]  # fmt: skip
 
-USE = ["embed", "annotate", "de", "perturb", "generate", "denoise", "query"]
+USE = ["embed", "annotate", "domains", "de", "perturb", "generate", "denoise", "query"]
 ORDER = ["list", "show", "copy", "demo", "analyse", "fit", *USE, "report", "compare", "calibrate"]  # of the help
 app.registered_commands.sort(key=lambda command: ORDER.index(str(command.name)))
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Unable to allocate")  # of torch, CUDA and numpy

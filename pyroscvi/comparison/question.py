@@ -153,9 +153,10 @@ def _swap(first: str, a: Question, second: str, b: Question) -> str:
         return f"{scores} also predicts proteins: give it cells read without proteins, {{{scores}: cells}}"
     if ("others" in a.estimand) != ("others" in b.estimand):
         field, alone = (first, second) if "others" in a.estimand else (second, first)
+        without = either("prior=Field(strength=0)", "--prior field:strength=0")
         return (
-            f"The prior of {field} makes a cell depend on others of its tissue, which are given. To ask whether space "
-            f"explains these cells, fit {alone} with {either('prior=Field(strength=0)', '--prior field:strength=0')}"
+            f"{field} makes a cell depend on others of its tissue, which are given. To ask whether space explains "
+            f"these cells, fit {alone} with {without}, or Domains with coupling=Coupling(strength=0)"
         )
     given = first if "| l" in a.estimand else second
     latent, observed = (either(f"size={name}Size()", f"--size {name.lower()}") for name in ("Latent", "Observed"))

@@ -15,6 +15,7 @@ from pyroscvi.analysis.decontaminated import decontaminated
 from pyroscvi.analysis.denoise import denoise
 from pyroscvi.analysis.describe import describe
 from pyroscvi.analysis.differential import differential
+from pyroscvi.analysis.domains import domains
 from pyroscvi.analysis.effect import effect
 from pyroscvi.analysis.effect_scores import effect_scores
 from pyroscvi.analysis.generate import generate
@@ -138,6 +139,7 @@ class Fit:
     presence = presence
     proteins = proteins
     smooth_field = smooth_field
+    domains = domains
     log_evidence = log_evidence
     data_evidence = data_evidence
     certify = certify

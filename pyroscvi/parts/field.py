@@ -139,13 +139,8 @@ class Field(Prior):
 
     def conditional(self, cells: Cells) -> tuple[Tensor, Tensor]:
         """Weights [latent, n, m] and variance [latent, n]: z_nj is Normal(sum_m weights_jnm z_mj, variance_jn)."""
-        predecessors = cells.predecessors
-        known = predecessors >= 0
-        places: Any = cells.with_predecessors.places
-        everyone = places.nan_to_num()  # nothing depends on an unknown place
-        place, own = everyone[predecessors], everyone[: len(cells)].unsqueeze(-2)
+        known, place, apart = around(cells)
         between = (place.unsqueeze(-2) - place.unsqueeze(-3)).square().sum(-1).sqrt()  # [n, m, m]
-        apart = (place - own).square().sum(-1).sqrt()
         a, r = (values.to(apart).view(-1, 1, 1) for values in (self.strengths, self.lengthscales))
         # A predecessor that does not exist is correlated with nothing, so that its weight is 0.
         together = known.unsqueeze(-1) & known.unsqueeze(-2)
@@ -154,6 +149,14 @@ class Field(Prior):
         k = torch.where(known, a * self.kernel(apart / r), 0.0)
         weights = torch.cholesky_solve(k.unsqueeze(-1), torch.linalg.cholesky(K)).squeeze(-1)
         return weights, (1 - (weights * k).sum(-1)).clamp(min=1e-6)
+
+
+def around(cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
+    """Which predecessors a cell has [n, m], where they lie [n, m, 2 or 3], and how far from the cell [n, m]."""
+    places: Any = cells.with_predecessors.places
+    everyone = places.nan_to_num()  # nothing depends on an unknown place
+    place, own = everyone[cells.predecessors], everyone[: len(cells)].unsqueeze(-2)
+    return cells.predecessors >= 0, place, (place - own).square().sum(-1).sqrt()
 
 
 def _sums(weights: Tensor, z: Tensor) -> Tensor:
