@@ -1,6 +1,7 @@
 """Configuration of the site. What can be generated is generated here: the zoo, the course, the command line."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,31 +14,40 @@ from pyroscvi.catalogue import pages
 project = "pyroscvi"
 author = "The pyroscvi authors"
 release = pyroscvi.__version__
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+extensions = ["myst_nb", "sphinx.ext.autodoc"]
 html_theme = "sphinx_book_theme"
+html_theme_options = {"max_navbar_depth": 1, "show_navbar_depth": 1}
 html_title = "pyroscvi"
 html_static_path = ["_static"]
 html_extra_path = ["_extra"]
 html_css_files = ["width.css"]
-myst_enable_extensions = ["amsmath", "deflist", "dollarmath"]
+myst_enable_extensions = ["amsmath", "attrs_inline", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # the tests execute them
 exclude_patterns = ["_build", "_extra", "README.md"]
+suppress_warnings = ["ref.python"]  # two classes of one name: the first of them is linked to
 autodoc_member_order = "bysource"
-suppress_warnings = ["myst.xref_missing"]  # the README links to files of the repository
+add_module_names = False
+python_maximum_signature_line_length = 72
+toc_object_entries_show_parents = "hide"
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
+docstrings = import_module("docstrings")
 import_module("zoo").write(HERE / "zoo", list(pages().values()))
+options = import_module("options")
+write_if_new = options.write_if_new
+options.write(HERE / "options", list(pages().values()))
 
 (HERE / "course").mkdir(exist_ok=True)
 for chapter in (HERE.parent / "notebooks").glob("[0-9]*.ipynb"):
-    shutil.copy(chapter, HERE / "course")
+    shutil.copy2(chapter, HERE / "course")
+write_if_new(HERE / "course" / "index.md", (HERE.parent / "notebooks" / "README.md").read_text("utf-8"))
 
 command = [sys.executable, "-m", "typer", "pyroscvi.cli", "utils", "docs", "--name", "pyroscvi"]
-told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-(HERE / "command_line.md").write_text(told.replace("# `pyroscvi`", "# The command line", 1), "utf-8")
+generated = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+write_if_new(HERE / "command_line.md", generated.replace("# `pyroscvi`", "# The command line", 1))
 
 # For programs: the catalogue as JSON, and where to read what.
 (HERE / "_extra").mkdir(exist_ok=True)
@@ -56,10 +66,40 @@ catalogue = [
 )
 
 
+# Files of the repository that are pages of the site, and where the files that its texts link to are on the site.
+SHOWN = {
+    "readme": "README.md",
+    "contributing": "CONTRIBUTING.md",
+    "changes": "CHANGELOG.md",
+    "architecture": "ARCHITECTURE.md",
+}
+PLACES = {
+    r"(?:\.\./)?(models|guides)/(\w+)\.py": r"zoo/\1/\2.md",
+    r"(?:\.\./)?notebooks/README\.md": "course/index.md",
+    r"(?:\.\./)?notebooks/(\w+\.ipynb)": r"course/\1",
+    r"(?:\.\./)?CONTRIBUTING\.md": "contributing.md",
+    r"(?:\.\./)?CHANGELOG\.md": "changes.md",
+    r"(?:\.\./)?ARCHITECTURE\.md": "architecture.md",
+    r"CITATION\.cff": "cite.md",
+    r"docs/": "",
+    r"((?:benchmarks|tests)/\w+\.py)": r"../\1",
+    r"LICENSE": "../LICENSE",
+}
+
+
+def of_the_repository(app, docname, source):
+    """Links to pages of the zoo, to chapters and to documents lead to their pages on the site."""
+    if docname in SHOWN:
+        source[0] = (HERE.parent / SHOWN[docname]).read_text("utf-8")
+    if "/" not in docname:
+        for file, page in PLACES.items():
+            source[0] = re.sub(r"(?<=\]\()" + file, page, source[0])
+
+
 def setup(app):
-    """Show docstrings as plain text: they have columns and equations, and are not markup."""
-
-    def as_it_stands(app, what, name, thing, options, lines):
-        lines[:] = [".. code-block:: text", "", *(f"    {line}" for line in lines), ""] if any(lines) else []
-
-    app.connect("autodoc-process-docstring", as_it_stands)
+    """Docstrings are shown as markup, and signatures as they are written; equations may be on any page."""
+    app.connect("autodoc-process-docstring", docstrings.process_docstring)
+    app.connect("autodoc-process-signature", docstrings.process_signature)
+    app.connect("source-read", of_the_repository)
+    app.add_role("kind", docstrings.kind_role)
+    app.set_html_assets_policy("always")

@@ -1,57 +1,21 @@
 """The pages of the zoo as pages of the site: equations set by MathJax, plate diagrams drawn from the program."""
 
 import re
+import shutil
 from pathlib import Path
+
+from docstrings import is_python, linked, references
+from equations import grid
+from examples import PICTURES, example
+from matplotlib import pyplot as plt
+from options import SLOTS, write_if_new
 
 from pyroscvi.catalogue import Page
 from pyroscvi.report.plates import example_cells, plates
 
-GREEK = "alpha beta gamma delta epsilon eta theta kappa lambda mu nu pi rho sigma tau phi psi omega"
-NAMES = {name: f"\\{name}" for name in GREEK.split()} | {"inf": "\\infty", "sum": "\\sum"}
-SYMBOLS = {"~": " \\sim ", "|": " \\mid ", "..": ", \\dots, ", ">=": " \\ge ", "<=": " \\le "}
-SYMBOLS |= {"'": "^{\\top}", " ": "\\ "}
-WORDS = {"over", "of", "for", "and", "if", "in", "neighbours", "to", "the", "with", "from", "each", "or", "is"}
-TOKEN = re.compile(r"([A-Za-z][A-Za-z0-9]*)(?:_(t\(g\)|\w+))?|\.\.|>=|<=|[~|' ]")
-CLOSED = " *(~|=|[|]|[.][.]|>=|<=) *"  # symbols that have a space of their own on both sides
-QUAD, ROW = "\\qquad ", " \\\\\n"
 
-
-def tex(equation: str) -> str:
-    """An equation of a docstring in the language of TeX: ``m[y]`` has an index, and so has ``h_n``."""
-    equation = re.sub(r"_(\w)\[([^\[\]]+)\]", r"[\1,\2]", re.sub(CLOSED, r"\1", equation))
-    pieces = re.split(r"\[([^\[\]]+)\]", equation)
-    return "".join(
-        f"_{{{TOKEN.sub(_token, piece)}}}" if n % 2 else TOKEN.sub(_token, piece) for n, piece in enumerate(pieces)
-    )
-
-
-def _token(match: re.Match) -> str:
-    name, index = match.groups()
-    if name is None:
-        return SYMBOLS[match.group()]
-    if name in WORDS:
-        return f"\\text{{{name}}}"
-    shown = NAMES.get(name) or (name if len(name) == 1 else f"\\mathrm{{{name}}}")
-    if index is None:
-        return shown
-    return f"{shown}_{{{index if len(index) == 2 else TOKEN.sub(_token, index)}}}"
-
-
-def equations(lines: list[str]) -> str:
-    """The equations of a docstring, one a row, each beside what it means."""
-    rows, outermost = [], min(len(line) - len(line.lstrip()) for line in lines)
-    for line in lines:
-        indent = (len(line) - len(line.lstrip()) - outermost) // 4
-        equation, *notes = re.split(r" {2,}", re.sub(r" +(=|~) ", r" \1 ", line.strip()))
-        plate = re.fullmatch(r'plate "(\w+)"(?:, (.*))?', equation)
-        shown = f"\\text{{for each of the {plate[1]}}}\\quad {tex(plate[2] or '')}" if plate else tex(equation)
-        said = QUAD.join(tex(n) if re.search(" [~=] ", n) else f"\\text{{{n.replace('``', '')}}}" for n in notes)
-        rows.append(f"&{QUAD * indent}{shown} && {said}")
-    return f"$$\n\\begin{{aligned}}\n{ROW.join(rows)}\n\\end{{aligned}}\n$$"
-
-
-def markdown(page: Page, diagram: str | None) -> str:
-    """A page of the zoo in Markdown; ``diagram`` is the file of its plate diagram."""
+def markdown(page: Page, diagram: str | None, extra: list[str]) -> str:
+    """A page of the zoo in Markdown; ``diagram`` is the file of its plate diagram, ``extra`` what else it shows."""
     blocks = [f"# `{page.name}`", page.headline]
     for block in re.split(r"\n{2,}", page.docstring.partition("\n")[2].strip("\n")):
         lines = block.split("\n")
@@ -60,29 +24,75 @@ def markdown(page: Page, diagram: str | None) -> str:
         if re.match(r" +\+-", block):
             blocks.append(f"![the plate diagram of {page.name}]({diagram})")
         elif lines[0] == "References":
-            entries = re.split(r"\n(?=    \S.*\d{4}\))", "\n".join(lines[1:]))
-            blocks += ["## References", *("- " + " ".join(entry.split()) for entry in entries)]
-        elif ">>>" in block:
+            blocks += ["## References", *("- " + linked(entry) for entry in references(lines[1:]))]
+        elif ">>>" in block or (all(line.startswith("    ") for line in lines) and is_python(lines)):
             blocks.append("```python\n" + "\n".join(line.removeprefix("    ") for line in lines) + "\n```")
         elif all(line.startswith("    ") for line in lines):
-            blocks.append(equations(lines))
+            blocks.append(grid(lines))
         else:
             blocks.append(block.replace("``", "`"))
     code = page.text.partition(page.docstring.splitlines()[-1])[2].partition('"""')[2].strip()
-    slots = "\n".join(f"| `{name}` | `{takes}` | `{default}` |" for name, takes, default in page.slots)
+    slots = "\n".join(f"| `{name}` | {_kind(takes)} | `{default}` |" for name, takes, default in page.slots)
     if slots:
         blocks += ["## Slots", f"| slot | takes | default |\n|---|---|---|\n{slots}"]
-    return "\n\n".join([*blocks, "## The file", f"```python\n{code}\n```\n"])
+    return "\n\n".join([*blocks, *extra, "## The file", f"```python\n{code}\n```\n"])
+
+
+def _kind(takes: str) -> str:
+    """The type of a slot, with a link to the page of its options."""
+    file = next((file for file, (_, path, *_) in SLOTS.items() if path.rpartition(".")[2] == takes), None)
+    return f"[`{takes}`](../../options/{file}.md)" if file else f"`{takes}`"
+
+
+def index(pages: list[Page]) -> str:
+    """All pages in two tables."""
+    rows = {"models": [], "guides": []}
+    for page in pages:
+        cells = [f"[`{page.name}`]({page.kind}/{page.name}.md)", page.headline.partition(": ")[2]]
+        if page.kind == "models":
+            cells += [page.load()().estimand.replace("|", "\\|"), f"![]({page.kind}/{page.name}.svg){{width=15rem}}"]
+        rows[page.kind].append("| " + " | ".join(cells) + " |")
+    return "\n".join(
+        [
+            "# The zoo\n",
+            "Every model is one file with its whole generative process. A grey circle is observed, and the box is the",
+            "plate over cells; parameters are not drawn. The evidence is that of the default slots: with",
+            "`size=LatentSize()`, p(x | l) becomes p(x).\n",
+            "| model | | evidence | plates |\n|---|---|---|---|",
+            *rows["models"],
+            "\nEvery guide is the posterior of every model, but for what its page says.\n",
+            "| guide | |\n|---|---|",
+            *rows["guides"],
+            "",
+        ]
+    )
 
 
 def write(folder: Path, pages: list[Page]) -> None:
-    """Write every page of the zoo, and the plate diagrams of the models, below ``folder``."""
+    """Write every page of the zoo, the plate diagrams of the models, and the index, below ``folder``."""
     cells = example_cells()
+    plt.rcParams["svg.hashsalt"] = "pyroscvi"
     for page in pages:
         (folder / page.kind).mkdir(parents=True, exist_ok=True)
-        diagram = None
+        diagram, extra = None, []
         if page.kind == "models":
             diagram = f"{page.name}.svg"
             drawn = plates(page.load()().sized(cells.dims), cells)
-            drawn.figure.savefig(folder / page.kind / diagram, transparent=True)
-        (folder / page.kind / f"{page.name}.md").write_text(markdown(page, diagram), "utf-8")
+            drawn.figure.savefig(folder / page.kind / diagram, transparent=True, metadata={"Date": None})
+            plt.close("all")
+        picture = PICTURES / f"{page.name}.png"
+        if (code := example(page.name)) and picture.exists():
+            shutil.copy2(picture, folder / page.kind)
+            drawn = f"![what this example draws]({picture.name}){{width=26rem}}"
+            extra = ["## An example, and its picture", f"```python\n{code}```", drawn]
+        write_if_new(folder / page.kind / f"{page.name}.md", markdown(page, diagram, extra))
+    write_if_new(folder / "index.md", index(pages))
+    write_if_new(
+        folder / "references.txt", "\n".join(_cited(page) for page in pages if "\nReferences\n" in page.docstring)
+    )
+
+
+def _cited(page: Page) -> str:
+    """The references of a page, as an entry of a list."""
+    entries = references(page.docstring.partition("\nReferences\n")[2].split("\n\n")[0].split("\n"))
+    return f"- [`{page.name}`](zoo/{page.kind}/{page.name}.md): " + " ".join(linked(entry) for entry in entries)

@@ -57,7 +57,7 @@ class Fields:
     section      column of obs: cells of different sections are never neighbours
     graph        which cells are neighbours: ``Nearest(6)``, ``Radius(50.0)``, ``Delaunay()``; or ``Given()``, which
                  reads the graph that obsp has
-    predecessors how many cells the prior ``Field`` makes a cell depend on; 0 if no model has this prior
+    predecessors  how many cells the prior ``Field`` makes a cell depend on; 0 if no model has this prior
     genes        names of the genes to read, in their order; None reads all
 
     ``cells.fields`` are these fields and what reading has added: ``genes``, ``protein_names``, ``levels`` (names of the
