@@ -119,15 +119,8 @@ def test_the_site_documents_every_public_name():
     text = "".join(file.read_text("utf-8") for file in (ROOT / "docs" / "api").glob("*.md"))
     documented = set(re.findall(r"(?:autofunction|autoclass):: pyroscvi\.([\w.]+)$", text, flags=re.MULTILINE))
     assert documented >= {name for name in ps.__all__ if callable(getattr(ps, name))}
-    methods = {name: value for name, value in vars(ps.Fit).items() if inspect.isfunction(value) and name[0] != "_"}
-    assert not {
-        name
-        for name, value in methods.items()
-        if name not in documented
-        and f"{value.__module__.removeprefix('pyroscvi.')}.{value.__name__}" not in documented
-        and f" {name}," not in text
-        and f"members: {name}" not in text
-    }
+    methods = {name for name, value in vars(ps.Fit).items() if inspect.isfunction(value) and name[0] != "_"}
+    assert not {name for name in methods if not re.search(rf"(?:autofunction:: .*\.|members: .*|, |`){name}\b", text)}
 
 
 def test_the_architecture_lists_the_floors():
