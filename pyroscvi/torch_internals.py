@@ -4,7 +4,6 @@ Compilers are imported when they are first used: importing them takes seconds.
 """
 
 from collections.abc import Callable, Sequence
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,6 @@ __all__ = [
     "Distribution", "TorchDispatchMode", "compiled", "compiler_cache", "covariance_factors", "recorded", "recording",
     "set_class", "set_gradients", "shared_library", "standard_gamma", "vector_instructions",
 ]  # fmt: skip
-
-PROGRAMS = 8  # compiled graphs that are kept
-_PROGRAMS: dict[Any, Any] = {}
 
 set_gradients = torch._C._set_grad_enabled  # unlike torch.set_grad_enabled a function of C, which Ctrl-C does not enter
 standard_gamma = torch._standard_gamma  # Gamma(theta, 1), without a copy and a check of theta
@@ -39,20 +35,10 @@ def recorded(step: Callable[..., Any], operators: Any, arguments: Sequence[Tenso
 
 
 def compiled(graph: Any, arguments: Sequence[Tensor]) -> Any:
-    """A graph compiled by Inductor; random numbers are those that eager torch draws.
-
-    The last few programs are kept: fits of one model with several seeds have the same graph, which is compiled once.
-    """
+    """A graph compiled by Inductor; random numbers are those that eager torch draws."""
     from torch import _inductor
 
-    held = [attrgetter(node.target)(graph) for node in graph.graph.nodes if node.op == "get_attr"]
-    values = repr([(t.dtype, t.device, t.tolist()) for t in held])
-    content = graph.code, values, tuple((t.dtype, t.device, t.shape, t.stride()) for t in arguments)
-    if content not in _PROGRAMS:
-        if len(_PROGRAMS) == PROGRAMS:
-            del _PROGRAMS[next(iter(_PROGRAMS))]
-        _PROGRAMS[content] = _inductor.compile(graph, list(arguments), options={"fallback_random": True})
-    return _PROGRAMS[content]
+    return _inductor.compile(graph, list(arguments), options={"fallback_random": True})
 
 
 def shared_library(source: str) -> Any:

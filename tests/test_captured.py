@@ -3,6 +3,7 @@
 import shutil
 import signal
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from textbook import negative_binomial_log_pmf, poisson_log_pmf, zero_inflated
 from torch import nn
 
 import pyroscvi as ps
-from pyroscvi import torch_internals
 from pyroscvi.data.cells import Cells
 from pyroscvi.distributions import kernel
 from pyroscvi.guides import Flow, FullCovariance, LowRank, MeanField, SpatialGNN
@@ -59,7 +59,7 @@ PROGRAMS = [
 
 @pytest.fixture(autouse=True)
 def nothing_is_compiled_yet(monkeypatch):
-    monkeypatch.setattr(torch_internals, "_PROGRAMS", {})
+    monkeypatch.setattr(captured, "GRAPHS", {})
 
 
 def graph_itself(graph, inputs, **_):
@@ -174,7 +174,7 @@ def test_seeds_of_a_model_share_a_program(alone, monkeypatch):
     """Two seeds are compiled once. A page that differs by a number alone is compiled for itself."""
     graphs = []
     monkeypatch.setattr("torch._inductor.compile", lambda graph, inputs, **_: graphs.append(graph) or graph)
-    monkeypatch.setattr(torch_internals, "PROGRAMS", 2)
+    monkeypatch.setattr(captured, "KEPT", 2)
     for page, programs in [
         (1.0, 1),
         (1.0, 1),
@@ -186,7 +186,21 @@ def test_seeds_of_a_model_share_a_program(alone, monkeypatch):
         model = SCVI(latent=2, likelihood=Poisson(), decoder=MLP(weights=NormalWeights(s=page)))
         assert capture(*loss_of(model, MeanField(), alone), alone, 0.5) is not None
         assert len(graphs) == programs
-    assert len(torch_internals._PROGRAMS) == 2
+    assert len(captured.GRAPHS) == 2
+
+
+@compiled
+def test_seeds_of_a_fit_are_recorded_once_and_other_data_again(alone, monkeypatch):
+    """Fits of the same page differ where something that the page holds does, such as the mean size of cells."""
+    times, recorded = [], captured.recorded
+    monkeypatch.setattr(captured, "recorded", lambda *given: times.append(1) or recorded(*given))
+    more = replace(alone, counts=alone.counts * 2)
+    for cells, seed, so_far in [(alone, 0, 1), (alone, 1, 1), (more, 0, 2), (alone, 2, 2)]:
+        settings = {"epochs": 2, "batch_size": len(cells), "seed": seed, "progress": False}
+        shared = ps.fit(SCVI(latent=2, size=LatentSize()), MeanField(), cells, compile="trace", **settings)
+        assert len(times) == so_far
+        eager = ps.fit(SCVI(latent=2, size=LatentSize()), MeanField(), cells, compile=False, **settings)
+        np.testing.assert_allclose(shared.history["loss"], eager.history["loss"], rtol=1e-6)
 
 
 @compiled

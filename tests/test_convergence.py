@@ -13,10 +13,13 @@ from pyroscvi.data.fields import Fields
 from pyroscvi.fitting import fit as fitting
 from pyroscvi.fitting.result import Fit
 from pyroscvi.guides import MeanField
+from pyroscvi.inference import run
 from pyroscvi.inference.convergence import gain, has_converged
 from pyroscvi.inference.run import evaluate
+from pyroscvi.inference.schedules import Patience
 from pyroscvi.models import SCVI
 from pyroscvi.parts import MLP, NB, ReadCell
+from pyroscvi.report import plots
 
 EPOCHS = np.arange(100)
 
@@ -93,6 +96,22 @@ def test_cells_of_a_later_comparison_judge_a_fit_and_change_no_parameter(cells):
     assert judged.record["cells"] == {"train": len(train), "held_out": len(held_out)}
     expected = evaluate(judged.model, judged.guide, held_out, len(train), seed=0)
     assert judged.history["elbo_held_out"].iloc[-1] == pytest.approx(expected)
+
+
+def test_epochs_of_few_steps_have_a_bound_now_and_then(cells, monkeypatch):
+    """A bound costs as much as a step: there is one in 20 steps, but some in every run; with early stopping, always."""
+    monkeypatch.setattr(run, "BOUNDS", 3)
+    train, held_out = cells.split(0.3, seed=0)
+    often = {"epochs": 10, "batch_size": 64}
+    fit = quick(*SMALL, train, validation=held_out, **often)
+    known = fit.history["elbo_train"].notna()
+    assert fit.history["epoch"][known].tolist() == [3, 6, 9, 10]
+    assert (fit.history["elbo_held_out"].notna() == known).all()
+    assert fit.history["loss"].notna().all()
+    assert fit.converged is not None
+    assert len(plots.history({"fit": fit.history}).lines[0].get_xdata()) == 4
+    watched = quick(*SMALL, train, early_stopping=Patience(epochs=95), **often)
+    assert watched.history["elbo_held_out"].notna().all()
 
 
 def test_many_cells_are_judged_by_some_of_them(cells, monkeypatch):

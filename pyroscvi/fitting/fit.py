@@ -28,7 +28,7 @@ from pyroscvi.part import Part
 from pyroscvi.program import Guide, Model
 from pyroscvi.pyro_internals import alone
 
-MAX_JUDGED = 1_000  # cells of ``validation`` whose ELBO is computed after every epoch
+MAX_JUDGED = 1_000  # cells of ``validation`` whose ELBO is computed after an epoch
 
 
 @alone
@@ -73,9 +73,10 @@ def fit(
                     ``Patience(watch=HeldOutEvidence(), every=5)``: when the held-out evidence no longer does.
                     The default is to train for all ``epochs``, while the learning rate falls
     validation      cells that the fit is not fitted to, such as those of a later comparison: the history has the ELBO
-                    of up to 1,000 of them, and ``Fit.converged`` is judged by it; this changes no parameter. Or the
-                    fraction of ``cells`` to hold out for this, from every batch, at most 10,000 cells. None is a tenth
-                    with early stopping, and otherwise 0
+                    of up to 1,000 of them, after every epoch, or after every few where epochs have few steps.
+                    ``Fit.converged`` is judged by it; this changes no parameter. Or the fraction of ``cells`` to hold
+                    out for this, from every batch, at most 10,000 cells. None is a tenth with early stopping, and
+                    otherwise 0
     average         fraction of the run, at its end, over whose epochs parameters are averaged; 0 keeps the last state.
                     Early stopping keeps the best state
     clip            largest norm of the gradient of the loss per cell

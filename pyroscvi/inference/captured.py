@@ -22,6 +22,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -42,6 +43,9 @@ STEPS_ON_GPU = (
 
 LOSS, GRADIENT = 1e-5, 1e-3  # relative tolerances of the compiled step: float32, summed in another order
 
+GRAPHS: dict[Any, Any] = {}  # the last few steps: fits of one model to one data set with several seeds share one
+KEPT = 8
+
 
 class Captured:
     """A loss [] and its gradients for minibatches like the first one.
@@ -58,7 +62,7 @@ class Captured:
         held = dict(loss.named_parameters()) | dict(loss.named_buffers())
         self.where, self.held = list(held), list(held.values())
         self.trained = [next(i for i, t in enumerate(self.held) if t is p) for p in parameters]
-        self.step = self._recorded(first, inductor)
+        self.step = self._shared(first, inductor)
         self.replayed: Replayed | None = None
         if first.device.type == "cuda":
             self.replayed = Replayed(self.step, *self._arguments(_tensors(first), 0.5))
@@ -83,6 +87,17 @@ class Captured:
         cells = _with_tensors(self.like, dict(zip(self.names, fields, strict=True)))
         loss = functional_call(self.loss, dict(zip(self.where, held, strict=True)), (cells, beta))
         return [loss.detach(), *torch.autograd.grad(loss, [held[i] for i in self.trained], materialize_grads=True)]
+
+    def _shared(self, first: Cells, inductor: bool) -> Any:
+        """The step of an earlier fit, if it is the same; else a new one, which is kept."""
+        read = [getattr(first, name) for name in ("total", "levels", "genes", "protein_names", "real")]
+        arguments = [(t.dtype, t.device, t.shape, t.stride()) for t in (*self.held, *_tensors(first).values())]
+        content = _content((self.loss, read, self.where, self.names, arguments, self.trained, inductor), {})
+        if content not in GRAPHS:
+            if len(GRAPHS) == KEPT:
+                del GRAPHS[next(iter(GRAPHS))]
+            GRAPHS[content] = self._recorded(first, inductor)
+        return GRAPHS[content]
 
     def _recorded(self, first: Cells, inductor: bool) -> Any:
         held, inputs = self._arguments(_tensors(first), 0.5)
@@ -173,6 +188,33 @@ def _differs(captured: Captured, cells: Cells, beta: float, parameters: Sequence
         if not (compiled_one - eager_one).norm() <= GRADIENT * norm:
             return f"the compiled gradient of {name} is not the eager one"
     return ""
+
+
+# What decides a graph, apart from the values of its arguments
+
+OF_MODULES = vars(nn.Module()).keys() - {"training"}  # attributes that every module has
+
+
+def _content(value: Any, met: dict[int, int]) -> Any:
+    """A key of a module, or of what it holds: equal for two that record the same graph.
+
+    met   numbers of the modules that the key has already: a prior may hold its guide, which holds the prior
+    """
+    if isinstance(value, nn.Module):
+        if id(value) in met:
+            return met[id(value)]
+        met[id(value)] = len(met)
+        own = {name: held for name, held in vars(value).items() if name not in OF_MODULES}
+        return type(value), _content(own, met), _content(dict(value.named_children()), met)
+    if isinstance(value, Tensor | np.ndarray):
+        tensor = torch.as_tensor(value).detach().cpu().contiguous()
+        return tensor.dtype, tensor.shape, tensor.numpy().tobytes()
+    if isinstance(value, Mapping):
+        return tuple((key, _content(held, met)) for key, held in value.items())
+    if isinstance(value, tuple | list):
+        return type(value), *(_content(held, met) for held in value)
+    text = repr(value)
+    return object() if " at 0x" in text else (type(value), text)  # a function may do anything: it has a key of its own
 
 
 # A minibatch as a graph sees it: tensors by name, and the rest

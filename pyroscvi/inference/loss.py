@@ -46,7 +46,8 @@ class Loss(nn.Module):
     def __init__(self, trained: nn.ModuleDict, objectives: Sequence[Objective], total: int):
         super().__init__()
         self.trained, self.objectives, self.total = trained, objectives, total
-        self.parts = [part for part in trained["model"].modules() if isinstance(part, Part)]
+        parts = [part for part in trained["model"].modules() if isinstance(part, Part)]
+        self.parts = [part for part in parts if type(part).log_prior is not Part.log_prior]  # parts with a prior
 
     def forward(self, cells: Cells, beta: float, weight: float = 1.0) -> Tensor:
         """The loss [] of one draw for each of these cells.

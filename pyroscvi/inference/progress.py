@@ -85,8 +85,8 @@ def _clock(seconds: float) -> str:
 def _text(run: Run) -> str:
     text = f"epoch {min(run.epoch + 1, run.epochs)}/{run.epochs}"
     if run.history:
-        last = run.history[-1]
-        text += f"  loss {last['loss']:.2f}"
-        if not math.isnan(last["elbo_held_out"]):
-            text += f"  held-out ELBO {last['elbo_held_out']:.2f}"
+        text += f"  loss {run.history[-1]['loss']:.2f}"
+        bounds = [row["elbo_held_out"] for row in run.history[-run.every :] if not math.isnan(row["elbo_held_out"])]
+        if bounds:
+            text += f"  held-out ELBO {bounds[-1]:.2f}"
     return f"{text}  beta {run.beta:.2f}"

@@ -38,6 +38,10 @@ MIN_CORRELATION = 0.8  # four fifths of the variance of z are between cells; at 
 
 MAX_EVALUATED = 10_000  # cells to evaluate a bound on, the same ones in every epoch, so that its changes show
 
+# A bound of few cells costs as much as a step. Where an epoch has few steps, it is computed once in so many steps, but
+# at least so many times in a run, so that its last part shows whether the fit has converged.
+STEPS_A_BOUND, BOUNDS = 20, 30
+
 
 @dataclass(eq=False)
 class Run:
@@ -95,10 +99,12 @@ class Run:
             torch.randperm(n, generator=self.shuffle)[: min(max(n // 10, 1), MAX_EVALUATED)]
         )
         self.evaluated = [self.ranks.part(cells) for cells in (self.sample, self.held_out)]  # the bound is, on these
+        few = min(math.ceil(STEPS_A_BOUND / self.steps), self.epochs // BOUNDS)
+        self.every = 1 if self.patience else max(few, 1)  # epochs between two bounds
         self.summed = torch.zeros((), dtype=self.train.dtype, device=self.train.device)  # loss of the current epoch
         self.best: dict[str, Tensor] | None = None
         self.mean = Average()
-        self.sound = self._copied()  # the last state that is known to have a finite bound
+        self.sound, self.sound_epoch = self._copied(), 0  # the last state that is known to have a finite bound
         self.captured: Captured | None = None
         self.asked = self.compile is True
         if self.compile == "auto":
@@ -240,16 +246,18 @@ class Run:
         return loss.detach()
 
     def _end(self, seconds: float) -> None:
-        """End an epoch: evaluate the ELBO at KL weight 1, without dropout, on training and held-out cells."""
+        """End an epoch; after some, compute the ELBO of both sets of cells at KL weight 1, without dropout."""
         loss = self.summed.item() / len(self.train)
         self.epoch, self.step, self._minibatches = self.epoch + 1, 0, None
         self.summed.zero_()
-        bounds = [self._bound(cells) for cells in self.evaluated]
-        if not math.isfinite(bounds[0]):
-            self._give_up(bounds[0])
-        self.sound = self._copied()
+        bounds, state = [math.nan, math.nan], self._copied()
+        if self.epoch % self.every == 0 or self.epoch == self.epochs:
+            bounds = [self._bound(cells) for cells in self.evaluated]
+            if not math.isfinite(bounds[0]):
+                self._give_up(bounds[0])
+            self.sound, self.sound_epoch = state, self.epoch
         if self.patience is None and self.progress > 1 - self.average:
-            self.mean.add(self.sound)
+            self.mean.add(state)
         row = {"epoch": self.epoch, "loss": loss, "elbo_train": bounds[0], "elbo_held_out": bounds[1]}
         rate = self.optimiser.param_groups[0]["lr"]
         self.history.append({**row, "kl_weight": self.beta, "lr": rate, "seconds": seconds})
@@ -257,15 +265,16 @@ class Run:
             self._judge(self.patience)
 
     def _give_up(self, bound: float) -> None:
-        """Go back to the end of the epoch before, and raise NonFiniteLoss."""
+        """Go back to the last epoch with a finite bound, and raise NonFiniteLoss."""
         with evaluating(self.model, self.guide, self.seed, self.sample):
             first = self.sample.take(torch.arange(min(1024, len(self.sample))), self.guide.encoder.hops)
             why = max(self.ranks.gathered(explain(self.model, self.guide, first, self.trained)), key=len)
         self.trained.load_state_dict(self.sound)
-        self.epoch -= 1
+        bad, self.epoch = self.epoch, self.sound_epoch
+        del self.history[self.epoch :]
         raise NonFiniteLoss(
-            f"the training ELBO was {bound} at the end of epoch {self.epoch + 1}: {why}. The error's .fit is the last "
-            "good state, from before that epoch. Look at the counts of these cells, or lower lr"
+            f"the training ELBO was {bound} at the end of epoch {bad}: {why}. The error's .fit is the last "
+            f"good state, of epoch {self.epoch}. Look at the counts of these cells, or lower lr"
         )
 
     def _copied(self) -> dict[str, Tensor]:
@@ -341,7 +350,7 @@ class Run:
         self.best = {name: t.to(self.train.device) for name, t in under("best.").items()} or None
         self.mean.state = {name: t.to(self.train.device) for name, t in under("mean.").items()}
         self.mean.count = values.pop("averaged")
-        self.sound = self._copied()
+        self.sound, self.sound_epoch = self._copied(), values["epoch"]
         moments: dict[int, dict[str, Tensor]] = {}
         for name, t in under("optimiser.").items():
             i, moment = name.split(".", 1)

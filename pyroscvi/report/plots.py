@@ -73,6 +73,7 @@ def history(histories: Mapping[str, pd.DataFrame], *, ax: Axes | None = None) ->
     ax = _axes(ax, 6.8, max(3.4, 0.6 + 0.34 * len(histories)))
     lowest, handles = [], []
     for (name, run), colour in zip(histories.items(), palette(list(histories)).values(), strict=True):
+        run = run[run["elbo_train"].notna()]
         has_held_out = run["elbo_held_out"].notna().any()
         shown = run["elbo_held_out" if has_held_out else "elbo_train"]
         ax.plot(run["epoch"], run["elbo_train"], color=colour, linewidth=0.7, alpha=0.5)
