@@ -13,7 +13,7 @@ result.
 """
 
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyro
 import pyro.distributions as dist
@@ -28,25 +28,28 @@ from torch import Tensor
 from pyroscvi.pyro_internals import HANDLERS
 from pyroscvi.sites import is_latent
 
+if TYPE_CHECKING:
+    from pyroscvi.data.cells import Cells
+
 
 @effectful(type="read")
-def _read(cells: Any, name: str, is_covariate: bool) -> Tensor:
+def _read(cells: "Cells", name: str, is_covariate: bool) -> Tensor:
     if is_covariate:
         return cells.covariate(name)
     return cells.categories[name] if name in cells.categories else _unknown_codes(cells)
 
 
-def _unknown_codes(cells: Any) -> Tensor:
+def _unknown_codes(cells: "Cells") -> Tensor:
     """Codes of cells whose level is unknown [n]: -1."""
     return torch.full((len(cells),), -1, device=cells.device)
 
 
-def read(cells: Any, name: str) -> Tensor:
+def read(cells: "Cells", name: str) -> Tensor:
     """Codes of the cells in the field ``name`` [n], -1 where unknown; handlers can change them."""
     return _read(cells, name, False, name=f"read {name}")
 
 
-def read_covariate(cells: Any, name: str) -> Tensor:
+def read_covariate(cells: "Cells", name: str) -> Tensor:
     """Values of the cells in the covariate ``name`` [n], standardised by ``Fields``; handlers can change them.
 
     Raises KeyError for a covariate that was not read from the data.
@@ -95,7 +98,7 @@ class unknown(Messenger):
             message["value"] = self._level(cells)
             message["done"] = True
 
-    def _level(self, cells: Any) -> Tensor:
+    def _level(self, cells: "Cells") -> Tensor:
         """Codes of the cells: [n], or [levels, 1, ..] where they are enumerated."""
         run = next((frame.trace for frame in reversed(HANDLERS) if isinstance(frame, TraceMessenger)), None)
         if run is None:
@@ -108,7 +111,7 @@ class unknown(Messenger):
             return pyro.sample(self.name, prior, infer={"enumerate": "parallel"})
 
 
-def _plate_of(cells: Any) -> Any:
+def _plate_of(cells: "Cells") -> Any:
     """The plate over cells, unless it is open. Its site is hidden, for the model enters a plate of the same name."""
     if any(isinstance(frame, pyro.plate) and frame.name == "cells" for frame in HANDLERS):
         return nullcontext()

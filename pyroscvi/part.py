@@ -21,6 +21,10 @@ from torch import Tensor, nn
 from pyroscvi.names import letters
 from pyroscvi.ranges import Range
 
+if TYPE_CHECKING:
+    from pyroscvi.data.cells import Cells
+    from pyroscvi.program import Guide
+
 P = TypeVar("P", bound="Part")
 
 
@@ -71,10 +75,10 @@ class Part(nn.Module):
 
     # The library calls these methods at certain times. By default they do nothing.
 
-    def follow(self, guide: Any, cells: Any) -> None:
+    def follow(self, guide: "Guide", cells: "Cells") -> None:
         """Called when a guide is sized for the model of this part, with the cells it is sized on."""
 
-    def begin(self, cells: Any) -> None:
+    def begin(self, cells: "Cells") -> None:
         """Called before a fit with new parameters, with the cells to fit to, so that parameters can start at them."""
 
     def settle(self, z: Tensor) -> None:

@@ -1,6 +1,7 @@
 """Imports run one way. ``FLOORS`` is the architecture; ARCHITECTURE.md describes it in words."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,13 @@ def test_imports_run_one_way(module):
 def test_a_model_page_stands_alone(module):
     for other in imports(FILES[module]):
         assert not other.startswith(("pyroscvi.models", "pyroscvi.guides", "pyroscvi.inference")), other
+
+
+@pytest.mark.parametrize("room", ["comparison", "evidence"])
+def test_the_map_of_a_room_has_its_files(room):
+    folder = ROOT / "pyroscvi" / room
+    rows = re.findall(r"^ *([a-z_]+) {2,}\S", ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), re.M)
+    assert sorted(rows) == sorted(file.stem for file in folder.glob("*.py") if file.stem != "__init__")
 
 
 @pytest.mark.parametrize("module", FILES)

@@ -27,7 +27,7 @@ from rich.console import Group
 from torch import Tensor
 
 from pyroscvi.analysis.generate import blank
-from pyroscvi.calibration.quantities import drawn_levels, likelihoods, of_latents, pairs
+from pyroscvi.calibration.quantities import Pairs, drawn_levels, likelihoods, of_latents, pairs
 from pyroscvi.calibration.ranks import Ranks, frame, ranked
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.estimator import Target
@@ -128,8 +128,8 @@ def calibrate(
     guide: list[dict[str, Tensor]] = []
     better: list[dict[str, Tensor]] = []
     sufficient: list[Tensor] = []
-    kept = candidates if corrected else draws
-    for target in made.shown_to(reader).targets(seed, particles=2 * kept):
+    at_once = candidates if corrected else draws
+    for target in made.shown_to(reader).targets(seed, particles=2 * at_once):
         rows: Any = target.joint.cells.index
         true = _true(target, {name: k[rows] for name, k in made.levels(sites).items()}, chosen)
         guide.append(dict(_ranked(target, true, target.q.sample(target.streams, draws), chosen)))
@@ -166,7 +166,7 @@ def template(fit: Fitted | Pair, cells: Cells | AnnData | None, n: int, seed: in
 
 
 @torch.no_grad()
-def _true(target: Target[Joint], levels: dict[str, Tensor], chosen: Any) -> dict[str, Tensor]:
+def _true(target: Target[Joint], levels: dict[str, Tensor], chosen: Pairs) -> dict[str, Tensor]:
     """The value of every quantity [n] at the latents that the cells were simulated with."""
     assert target.truth is not None
     chunk = target.chunk or len(target.truth)
@@ -176,7 +176,7 @@ def _true(target: Target[Joint], levels: dict[str, Tensor], chosen: Any) -> dict
 
 
 @torch.no_grad()
-def _ranked(target: Target[Joint], true: dict[str, Tensor], u: Tensor, chosen: Any) -> Iterator[tuple[str, Tensor]]:
+def _ranked(target: Target[Joint], true: dict[str, Tensor], u: Tensor, chosen: Pairs) -> Iterator[tuple[str, Tensor]]:
     """The rank of every quantity [n], among draws u [L, n, d]."""
     joint, chunk = target.joint, target.chunk or len(u)
     enumerated = [name for name in joint.levels() if name in true]

@@ -2,6 +2,7 @@
 
 compare       the evidence of every fit, differences between them, and verdicts
 sweep         fits of all combinations that were declared
+result        what compare and compare_genes return: they print verdicts, and have tables, pictures and a report
 entry         the fits of one declaration, and the cells that they have scored
 question      are two evidences probabilities of the same thing?
 refits        evidences of one declaration with several seeds

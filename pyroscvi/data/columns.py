@@ -128,6 +128,17 @@ def floats_of(values: Any, role: str) -> np.ndarray:
     return array.astype(np.float64)
 
 
+def names_of(values: Any, floats: np.ndarray, role: str, what: str, known: Sequence[str] | None) -> tuple[str, ...]:
+    """Names of the columns of a table that was read as floats [n, columns]: its own, or those known, or numbers."""
+    own = values.columns if isinstance(values, pd.DataFrame) else known or range(floats.shape[1])
+    names = tuple(map(str, own))
+    if len(names) != floats.shape[1]:
+        raise ValueError(f"{role} has {floats.shape[1]} columns for the {len(names)} {what} {listed(names)}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{role} has two columns of one name, among {listed(names)}: rename one of them")
+    return names
+
+
 def weights(
     values: pd.DataFrame | np.ndarray, cells: pd.Index, role: str, known: Sequence[str] | None, unknown: str = "error",
     logits: bool = False,
@@ -139,12 +150,7 @@ def weights(
     Columns of a table have names, by which they are matched to labels that are known; those of an array are numbered.
     """
     floats = floats_of(values, role)
-    numbered = known or tuple(map(str, range(floats.shape[1])))
-    names = tuple(map(str, values.columns)) if isinstance(values, pd.DataFrame) else tuple(numbered)
-    if len(names) != floats.shape[1]:
-        raise ValueError(f"{role} has {floats.shape[1]} columns for the {len(names)} labels {listed(names)}")
-    if len(set(names)) < len(names):
-        raise ValueError(f"{role} has two columns of one name, among {listed(names)}: rename one of them")
+    names = names_of(values, floats, role, "labels", known)
     silent = np.isnan(floats).all(axis=1, keepdims=True)
     if logits:
         check_numbers(floats, cells, role, "a logit, finite", silent | np.isfinite(floats))

@@ -9,7 +9,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from pyroscvi.data.checks import check_numbers
-from pyroscvi.data.columns import floats_of, table
+from pyroscvi.data.columns import floats_of, names_of, table
 from pyroscvi.names import listed
 
 LARGEST_COUNT = 2**24  # float32 holds counts up to this exactly
@@ -26,16 +26,10 @@ def read_proteins(
     if key is None or (known is not None and key not in adata.obsm):
         return None, None if known is None else tuple(known)
     values, role = table(adata, key, "proteins"), f"proteins (obsm[{key!r}])"
-    names = tuple(map(str, values.columns)) if isinstance(values, pd.DataFrame) else None
     counts = floats_of(values, role)
     right = np.isnan(counts) | ((counts >= 0) & (counts <= LARGEST_COUNT) & (counts == np.floor(counts)))
     check_numbers(counts, adata.obs_names, role, "counts, or NaN where a protein was not measured", right)
-    if names is None:
-        names = tuple(map(str, range(counts.shape[1]))) if known is None else tuple(known)
-        if len(names) != counts.shape[1]:
-            raise ValueError(f"{role} has {counts.shape[1]} columns for the {len(names)} proteins {listed(names)}")
-    if len(set(names)) < len(names):
-        raise ValueError(f"{role} has two columns of one name, among {listed(names)}: rename one of them")
+    names = names_of(values, counts, role, "proteins", known)
     if known is None or names == tuple(known):
         return counts, names
     if not set(known) & set(names):

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.stored import Stored
 from pyroscvi.inference.elbo import joint
-from pyroscvi.program import Guide, Model
+from pyroscvi.program import Fitted, Guide, Model
 
 
 class NonFiniteLoss(ValueError):
     """Training stopped before a step that would make parameters NaN; ``fit`` is the last good state."""
 
-    fit: Any = None
+    fit: Fitted | None = None
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from torch import Tensor
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.datasets import simulated
 from pyroscvi.data.fields import Fields
+from pyroscvi.program import Program
 from pyroscvi.report.plots import INK
 
 RADIUS, ACROSS, DOWN = 0.36, 1.4, 1.0  # of a circle, and between the centres of neighbouring circles, in inches
@@ -38,7 +39,7 @@ class Site:
     observed: bool
 
 
-def sites(model: Any, cells: Cells) -> list[Site]:
+def sites(model: Program, cells: Cells) -> list[Site]:
     """The sample sites of a program, in order."""
     with torch.no_grad(), TrackProvenance():
         trace = poutine.trace(model).get_trace(cells)
@@ -54,7 +55,7 @@ def sites(model: Any, cells: Cells) -> list[Site]:
     ]
 
 
-def plates(model: Any, cells: Cells) -> Axes:
+def plates(model: Program, cells: Cells) -> Axes:
     """A circle for every sample site, grey if it is observed, and an arrow for every dependency.
 
     The box contains the sites of the plate over cells; sites that all cells share are above it. Parameters are not
