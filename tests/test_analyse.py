@@ -43,7 +43,7 @@ def test_counts_are_found_wherever_they_are():
     assert inspect(simulated(cells=30, genes=6)).fields["counts"] == "counts"
 
 
-def test_columns_are_taken_by_their_names_and_it_is_said():
+def test_columns_are_recognised_by_their_names_and_noted():
     adata = simulated(cells=60, genes=6, seed=0)
     adata.obs["stim"] = pd.Categorical(["ctrl", "stim"] * 30)
     inspection = inspect(adata)
@@ -101,7 +101,7 @@ def test_a_model_is_chosen_by_the_evidence(cells, monkeypatch):
     assert choice.pace > 0
 
 
-def test_without_time_the_usual_model_is_taken_and_it_is_said(cells):
+def test_without_time_the_default_model_is_taken_and_noted(cells):
     choice = choose(cells, MeanField(), Clock(1e-6), epochs=1, progress=False)
     assert not choice.comparisons
     assert repr(choice.model) == repr(SCVI(likelihood=NB(), size=LatentSize()))

@@ -299,7 +299,7 @@ def test_a_shorter_fit_is_recorded_unasked_and_is_the_same_fit(alone, monkeypatc
 
 
 @compiled
-def test_a_step_that_cannot_be_compiled_unasked_says_nothing(alone, monkeypatch):
+def test_without_a_request_a_step_that_cannot_be_compiled_gives_no_warning(alone, monkeypatch):
     monkeypatch.setattr(captured, "COUNTS_TO_COMPILE", 1)
     monkeypatch.setattr(captured, "Captured", lambda *_: 1 / 0)
     assert len(ps.fit(SCVI(latent=2), MeanField(), alone, epochs=2, progress=False).history) == 2

@@ -102,7 +102,7 @@ def test_fields_come_back(tmp_path):
     np.testing.assert_array_equal(again.latent(adata), f.latent(cells))
 
 
-def test_a_folder_will_do_for_a_path(small, tmp_path):
+def test_the_folder_of_a_fit_is_read_too(small, tmp_path):
     small.save(tmp_path)
     assert same(ps.load(tmp_path), small)
 

@@ -100,7 +100,7 @@ def test_one_seed_tells_nothing_apart(two, two_seeds, overdispersed):
 
 
 @pytest.mark.parametrize("unfinished", ["nb", "poisson"])
-def test_a_fit_that_has_not_converged_is_told_apart_from_nothing(unfinished, two_seeds, overdispersed, monkeypatch):
+def test_verdicts_of_a_fit_that_has_not_converged_are_undecided(unfinished, two_seeds, overdispersed, monkeypatch):
     late = two_seeds[unfinished][1]
     monkeypatch.setattr(type(late), "converged", property(lambda fit: fit is not late))
     table = compare(two_seeds, overdispersed[1], 50, estimator=Importance()).table

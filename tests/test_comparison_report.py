@@ -282,7 +282,7 @@ def test_a_larger_model_that_is_behind_is_named(comparison):
         assert sentence in text
 
 
-def test_the_price_of_choosing_the_best_is_said(comparison):
+def test_the_optimism_of_the_best_is_stated(comparison):
     text = " ".join(words.trusted(replace(comparison, optimism=0.25)))
     assert "by 0.25 nats a cell if all were equally good (expected maximum)" in text
     assert "may be chance" not in text

@@ -74,7 +74,7 @@ def test_sections_are_never_joined(graph):
     assert len(target) > 40
 
 
-def test_cells_without_neighbours_and_cells_in_one_place_are_kept_and_said():
+def test_cells_without_neighbours_and_cells_in_one_place_are_kept_with_a_warning():
     adata = tissue()
     adata.obsm["spatial"][3] = [50.0, 50.0]
     with pytest.warns(UserWarning, match="1 of 30 cells with coordinates have no neighbours; they are kept") as caught:

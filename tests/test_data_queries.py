@@ -97,7 +97,7 @@ def test_missing_genes_are_an_error_or_zeros_when_asked(form):
     assert torch.equal(cells.x, x)
     assert torch.equal(cells.measured, torch.tensor([True, True, False, True, False, True]).expand(5, -1))
     query.var_names = ["a", "b", "c", "d"]
-    for missing in ("error", "marginalise", "zero"):  # zeros for every gene would help nobody, and are not suggested
+    for missing in ("error", "marginalise", "zero"):  # zeros for every gene are useless, and not suggested
         with pytest.raises(ValueError, match="no gene matches") as caught:
             fields.read(query, missing=missing)
         assert str(caught.value) == (

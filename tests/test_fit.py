@@ -124,7 +124,7 @@ def test_plain_pyro_trains_the_same_objects(cells):
 
 
 @pytest.mark.parametrize("n", [1, 2, 21, 41])
-def test_any_number_of_cells_will_do(n, cells):
+def test_any_number_of_cells_can_be_fitted(n, cells):
     few = cells.subset(torch.arange(n))
     f = quick(SCVI(latent=3, decoder=MLP(norm=BatchNorm())), MeanField(encoder=ReadCell(norm=BatchNorm())), few)
     assert np.isfinite(f.history["loss"]).all()

@@ -52,7 +52,7 @@ def test_a_flow_becomes_the_gaussian_with_its_moments(cells):
     np.testing.assert_allclose(small.latent(small.cells), f.latent(cells), atol=1e-5)
 
 
-def test_what_a_minified_fit_cannot_do_is_said(cells):
+def test_what_a_minified_fit_cannot_do_is_refused_with_a_reason(cells):
     f = quick(SCVI(latent=2), MeanField(), cells, epochs=1)
     small = f.minified(cells.subset(torch.arange(5)))
     with pytest.raises(ValueError, match="a minified fit has no counts"):

@@ -77,7 +77,7 @@ def test_shell_blocks_run(cells, monkeypatch):
     assert {file.name for file in cells.glob("*.png")} == {"comparison.png", "umap.png"}
 
 
-def test_it_is_short():
+def test_the_readme_is_short():
     assert len(README.splitlines()) < 150
 
 

@@ -72,7 +72,7 @@ def test_kl_weight_is_recorded_every_epoch(cells):
 
 
 def worsening(cells, **options):
-    """A run whose held-out bound gets worse after a while: a large step, and much to learn by heart."""
+    """A run whose held-out bound gets worse after a while: a large step, and few cells, so that it overfits."""
     return quick(
         SCVI(latent=8, decoder=MLP(widths=64)),
         MeanField(encoder=ReadCell(dropout=0.0)),

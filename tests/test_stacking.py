@@ -25,7 +25,7 @@ def test_two_models_as_by_brute_force(log_p):
     np.testing.assert_allclose(stacking_weights(two), [best, 1 - best], atol=1e-4)
 
 
-def test_nothing_is_to_be_gained_from_any_model(log_p):
+def test_no_change_of_the_weights_improves_the_mixture(log_p):
     """The conditions of Karush, Kuhn and Tucker, by which a maximum of a concave function is known."""
     w = stacking_weights(log_p)
     assert w.sum() == pytest.approx(1)
@@ -37,14 +37,14 @@ def test_nothing_is_to_be_gained_from_any_model(log_p):
         assert score(log_p, w) >= score(log_p, others)
 
 
-def test_models_that_are_worlds_apart():
+def test_weights_of_models_with_very_different_evidence():
     """Cells a thousand nats apart: neither a zero nor an infinity comes of it."""
     log_p = np.array([[0.0, -1000.0], [-1000.0, 0.0], [-1000.0, 0.0], [-1000.0, 0.0]])
     np.testing.assert_allclose(stacking_weights(log_p), [0.25, 0.75], atol=1e-6)
     np.testing.assert_allclose(stacking_weights(log_p[1:]), [0, 1], atol=1e-6)
 
 
-def test_a_model_that_loses_everywhere_gets_nothing(log_p):
+def test_a_model_that_is_worse_for_every_cell_has_no_weight(log_p):
     worse = np.column_stack([log_p[:, 0], log_p[:, 0] - 0.5])
     np.testing.assert_array_equal(stacking_weights(worse), [1, 0])
 

@@ -1,4 +1,4 @@
-"""A fit that went wrong is told, with the words of a heading in docs/troubleshooting.md."""
+"""A fit that went wrong is reported, with the words of a heading in docs/troubleshooting.md."""
 
 import re
 from dataclasses import replace
@@ -15,7 +15,7 @@ from pyroscvi.models import SCVI
 ROOT = Path(__file__).parent.parent
 
 
-def test_a_collapsed_latent_and_a_fit_that_is_not_at_its_end_are_told(cells):
+def test_a_collapsed_latent_and_a_fit_that_has_not_converged_are_reported(cells):
     fit = quick(SCVI(latent=2), MeanField(), cells)
     rises = pd.DataFrame({"elbo_held_out": np.arange(50.0) * 3, "elbo_train": 0.0, "lr": 1e-3})
     flat, spread = np.zeros((60, 2)), np.random.default_rng(0).normal(size=(60, 2))

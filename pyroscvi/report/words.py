@@ -150,8 +150,8 @@ def _reasons(comparison: "Comparison") -> list[str]:
         )
     if early := [name for name, row in table.iterrows() if has_not_converged(row)]:
         sentences.append(
-            f"Not converged: {_shortened(early)}. The fit still improved when its training ended, and so it is told "
-            f"apart from nothing. Train it for more epochs: {either('epochs=', '--epochs')}."
+            f"Not converged: {_shortened(early)}. The fit still improved when its training ended, so verdicts about "
+            f"it are undecided. Train it for more epochs: {either('epochs=', '--epochs')}."
         )
     return sentences
 
