@@ -48,6 +48,7 @@ __all__ = ["Deconvolution"]
 
 class Deconvolution(Model):
     latent: PositiveInt = 10
+    types: tuple[str, ...] = ()
     prior: Prior = Sparse()
     condition: Condition = Nothing()
     size: Size = ObservedSize()
@@ -68,6 +69,7 @@ class Deconvolution(Model):
 
         Raises KeyError where the table lacks a gene of the cells.
         """
-        page = replace(self, latent=len(signatures)).sized(cells.dims)
+        names = tuple(map(str, signatures.index))
+        page = replace(self, latent=len(names), types=names).sized(cells.dims)
         page.decoder.fix(torch.as_tensor(signatures[list(cells.genes)].to_numpy()))
         return page

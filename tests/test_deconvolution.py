@@ -100,6 +100,7 @@ def test_known_signatures_are_matched_by_name_and_do_not_change_in_a_fit(referen
     np.testing.assert_allclose(page.decoder.B.detach(), table, rtol=1e-4)
     fit = quick(page, MeanField(), cells, epochs=1)
     assert torch.equal(fit.model.decoder.raw_B, page.decoder.raw_B)
+    assert list(fit.proportions(cells, 2)) == list(fit.presence(cells, 2)) == ["B", "NK", "T"]
     assert not torch.equal(fit.model.likelihood.dispersion.log_theta, page.likelihood.dispersion.log_theta)
     with pytest.raises(KeyError, match="gene0"):
         Deconvolution().known(table.drop(columns="gene0"), cells)

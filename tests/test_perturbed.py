@@ -17,7 +17,7 @@ from pyroscvi.data.datasets import simulated
 from pyroscvi.data.fields import Fields
 from pyroscvi.guides import MeanField
 from pyroscvi.models import SCVI, Perturbed
-from pyroscvi.parts import NB, Dose, HorseshoeLoadings, Interaction, Linear, Perturbation, SpikeAndSlab
+from pyroscvi.parts import NB, Dose, HorseshoeLoadings, Interaction, Learned, Linear, Perturbation, SpikeAndSlab
 
 
 def test_perturbed_without_effects_is_scvi(cells):
@@ -61,6 +61,11 @@ def test_a_control_has_no_perturbation_and_interactions_are_products(cells):
     assert both(few)[2, 4:].tolist() == [0, 0, 0, 1, 0, 0, 0, 0]
     with pytest.raises(ValueError, match="drug has no level 'DMSO'; there are control, x, y, z"):
         Perturbation("drug", control="DMSO").sized(cells.dims)(few)
+
+
+def test_effects_without_a_prior_are_refused_in_words(cells):
+    with pytest.raises(ValueError, match=r"E is a latent and needs a prior, such as SpikeAndSlab\(\).*: Learned\(\)"):
+        Perturbed(effects=Learned()).sized(cells.dims)
 
 
 def test_the_response_to_a_dose_rises_smoothly_from_zero_to_one():

@@ -16,7 +16,7 @@ from pyroscvi.pyro_internals import alone
 def proportions(
     fit: Fitted, cells: Cells | AnnData, samples: int = 100, *, corrected: bool = False, seed: int = 0
 ) -> pd.DataFrame:
-    """Posterior mean of the proportions of topics in every cell, cells x topics; rows add up to one.
+    """Posterior mean of the proportions of topics or types in every cell, cells x topics; rows add up to one.
 
     samples    posterior samples to average over
     corrected  sample the exact posterior by importance resampling, not the guide
@@ -31,7 +31,7 @@ def proportions(
     cells = fit.read(cells)
     draws = latent(fit, cells, samples, corrected=corrected, seed=seed)
     mean = sum(fit.model.prior.state(torch.as_tensor(z)) for z in draws) / samples
-    return pd.DataFrame(mean.numpy(), cells.names, [f"topic{k}" for k in range(mean.shape[-1])])
+    return _table(fit, cells, mean)
 
 
 @alone
@@ -49,4 +49,10 @@ def presence(
     draws = latent(fit, cells, samples, corrected=corrected, seed=seed)
     with torch.no_grad():
         mean = prior.presence(torch.as_tensor(draws).to(prior.loc)).mean(0).cpu()
-    return pd.DataFrame(mean.numpy(), cells.names, [f"topic{k}" for k in range(mean.shape[-1])])
+    return _table(fit, cells, mean)
+
+
+def _table(fit: Fitted, cells: Cells, mean: torch.Tensor) -> pd.DataFrame:
+    """These numbers [n, topics] with the names of the types that the page knows, or "topic0" and so on."""
+    names = getattr(fit.model, "types", ()) or [f"topic{k}" for k in range(mean.shape[-1])]
+    return pd.DataFrame(mean.numpy(), cells.names, list(names))

@@ -107,7 +107,7 @@ STAND_INS: dict[str, Any] = {
 
 def _loaded(path: Path) -> dict[str, Any]:
     """The content of the file. Torch refuses functions of the operating system, whatever would stand for them."""
-    stand_ins = [
+    stand_ins: list[Any] = [
         (STAND_INS.get(name) or type(name, (_Dropped,), {}), name)
         for name in get_unsafe_globals_in_checkpoint(str(path))
     ]

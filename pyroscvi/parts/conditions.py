@@ -74,7 +74,8 @@ class OneHot(Condition):
 class Perturbation(Condition):
     """One indicator column for each level of a categorical field, and zeros for cells of the level ``control``.
 
-    Without a control every level has its column. 1 / levels in every column where the level is unknown.
+    Without a control every level has its column. 1 / levels in every column where the level is unknown. Columns are in
+    the order of the levels, so the control has one too. It is always zero: effects in it keep their prior.
     """
 
     field: str = "label"

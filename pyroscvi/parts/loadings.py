@@ -54,7 +54,11 @@ def shifted(eta: dict[str, Tensor], rows: Tensor, effects: Tensor) -> dict[str, 
 class Learned(Loadings):
     """W is a parameter, which the decoder owns: calling this part returns None."""
 
-    def build(self, genes, latent, heads, name="W"): ...
+    def build(self, genes, latent, heads, name="W"):
+        if name != "W":
+            raise ValueError(
+                f"{name} is a latent and needs a prior, such as SpikeAndSlab() or HorseshoeLoadings(): {self!r}"
+            )
 
     def drawn(self):
         return nullcontext()
