@@ -35,8 +35,11 @@ from pyroscvi.parts import LatentSize, Mixture
 from pyroscvi.program import free_sites
 
 PAGES: dict[str, Any] = {
-    name: partial(ps.create, name, latent=2) for name in ps.list_models() if name not in ("mixture", "latent_tree")
+    name: partial(ps.create, name, latent=2)
+    for name in ps.list_models()
+    if name not in ("domains", "mixture", "latent_tree")
 } | {
+    "domains": partial(ps.create, "domains", kinds=4),
     "mixture": partial(ps.create, "mixture", kinds=4),
     "latent_tree": partial(ps.create, "latent_tree"),
     "gmvae": partial(ps.create, "gmvae", latent=2, kinds=4),

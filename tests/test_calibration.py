@@ -30,7 +30,9 @@ from pyroscvi.parts.neighbours import ReadNeighbours
 from pyroscvi.program import free_sites
 
 SMALL = MLP(widths=(16,))
-PAGES = {name: ps.create(name, latent=2) for name in ps.list_models() if name not in ("mixture", "latent_tree")} | {
+DISCRETE = ("domains", "mixture", "latent_tree")
+PAGES = {name: ps.create(name, latent=2) for name in ps.list_models() if name not in DISCRETE} | {
+    "domains": ps.create("domains", domains=2, kinds=3),
     "mixture": ps.create("mixture", kinds=3),
     "latent_tree": ps.create("latent_tree"),
     "annotated": ps.create("annotated", latent=2, decoder=SMALL),

@@ -174,6 +174,27 @@ def test_held_out_cells_are_given_the_others_which_do_not_read_them(guide):
     assert_close(Joint(model, guide.sites, other).log_prior(u), usual, rtol=0, atol=0)
 
 
+@torch.no_grad()
+def test_a_whole_section_is_scored_without_a_guide_that_reads_what_is_predicted():
+    """The counts of a cell must not change what is expected of it."""
+    cells = tissue()
+    model, guide = sized(cells, SpatialGNN())
+    with pytest.raises(ValueError, match=r"SpatialGNN\(\) reads neighbours.*cells\.in_order\(\)"):
+        ps.log_evidence((model, guide), cells, particles=2)
+    u = torch.zeros(1, len(cells), 2).double()
+    rows = np.flatnonzero(np.diff(cells.before.indptr) == 6)[:6]
+    for given, same in ((cells, False), (cells.in_order(), True)):
+        usual = Joint(model, guide.sites, given).log_prior(u)[0]
+        changed = []
+        for n in rows:
+            counts = given.counts.toarray()
+            counts[n] += 5
+            other = replace(given, counts=torch.from_numpy(counts))
+            changed.append(bool(Joint(model, guide.sites, other).log_prior(u)[0, n] != usual[n]))
+        assert any(changed) != same
+    assert np.isfinite(ps.log_evidence((model, guide), cells.in_order(), particles=2)).all()
+
+
 def test_cells_without_coordinates_are_independent_and_gradients_are_finite():
     data = simulated(cells=40, genes=8, sections=1)
     data.obsm["spatial"][3:6] = np.nan

@@ -285,6 +285,12 @@ class Cells:
             return replace(self, **{**picked(self, index), "index": None}, total=None)
         return replace(self.take(index, hops), index=None, total=None)
 
+    def in_order(self) -> Self:
+        """These cells with only those neighbours that are predecessors, so that no cell reads one that comes later."""
+        if self.graph is None or self.before is None:
+            return self
+        return replace(self, graph=sparse.csr_matrix(self.graph.multiply(self.before != 0)))
+
     def _numbers(self, rows: Rows) -> Tensor:
         """The numbers of these rows, on the processor, where the rows of every field are looked up."""
         return torch.arange(len(self))[rows.cpu() if isinstance(rows, Tensor) else rows]

@@ -44,3 +44,17 @@ def given_others(cells: C, held: np.ndarray) -> C:
     kept = held[edges.coords[0]] | ~held[edges.coords[1]]
     target, source = (ends[kept] for ends in edges.coords)
     return replace(cells, graph=sparse.csr_matrix((edges.data[kept], (target, source)), edges.shape), before=before)
+
+
+def reads_later_cells(cells: "Cells", hops: int) -> bool:
+    """Whether a guide that reads so many hops reads one of these cells where it is predicted from its predecessors.
+
+    It does if a predecessor reads, as a neighbour, a cell that does not come before it. The halo is not predicted.
+    """
+    if cells.graph is None or cells.before is None or not hops:
+        return False
+    first = np.unique(cells.before[: len(cells)].indices)
+    readers = np.concatenate([first, neighbourhood(cells.graph, first, hops - 1)[1]])
+    edges = cells.graph[readers].tocoo()
+    target, source = (ends[edges.coords[1] < len(cells)] for ends in (readers[edges.coords[0]], edges.coords[1]))
+    return bool((np.asarray(cells.before[target, source]) == 0).any())

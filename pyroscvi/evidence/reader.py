@@ -20,7 +20,9 @@ import torch
 from anndata import AnnData
 from torch import Tensor, nn
 
+from pyroscvi.advice import either
 from pyroscvi.data.cells import Cells
+from pyroscvi.data.halo import reads_later_cells
 from pyroscvi.distributions import native
 from pyroscvi.evidence.estimator import Target
 from pyroscvi.evidence.held import held, shared_centres
@@ -29,6 +31,7 @@ from pyroscvi.evidence.memory import ON_GPU, Room, in_bytes, usual_memory
 from pyroscvi.evidence.proposals import together
 from pyroscvi.evidence.shared_latents import sites_of
 from pyroscvi.evidence.streams import Streams
+from pyroscvi.parts.field import Field
 from pyroscvi.program import Fitted, Pair
 
 Compile = bool | Literal["auto"]
@@ -69,6 +72,13 @@ class Reader:
         cells = as_cells(fit, cells)
         if not len(cells):
             raise ValueError("there are no cells to take the evidence of")
+        model, guide = self.source
+        if isinstance(getattr(model, "prior", None), Field) and reads_later_cells(cells, guide.encoder.hops):
+            remedy = either("score cells.in_order(), or fit with MeanField()", "fit with --guide mean_field")
+            raise ValueError(
+                f"{guide!r} reads neighbours, and so counts of cells that the prior predicts from these neighbours: "
+                f"{remedy}. Cells that were held out of the fit by a split can be scored as they are"
+            )
         if hasattr(self.source[1], "without_counts"):
             raise ValueError("a minified fit has no counts, and so no evidence: load the whole fit")
         self.held: dict[str, Tensor] = {}
