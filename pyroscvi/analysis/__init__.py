@@ -9,6 +9,8 @@ The files:
     effect         what other conditions do to the rates of cells, and how good such predictions are (effect_scores)
     loadings       what a latent dimension does to every gene
     differential   which genes change between groups of cells (with unit_rates, shrinkage and groups)
+    domains        the domain of every cell of a tissue, under the page domains
+    spatial_genes  which genes vary in space, with error rates: a function of the cells alone
     describe       everything that one pass says, under names
     annotate       the type of a cell, or that it is of no type the fit knows
     probabilities  which component, type or condition a cell is of
