@@ -5,7 +5,8 @@
 The model is always SCVI with an NB likelihood. Under StandardNormal its states do not know the tissue. Under the
 prior Field they have a smooth part, whose strength and lengthscale are learned. The floor costs nothing: 20 principal
 components of log counts, averaged over a cell and its k nearest neighbours. Cells without a label are left out of the
-score. "given others" is the evidence of a tenth of the cells given the others, with the field and with strength 0.
+score. The page Domains needs no k-means. "given others" is the evidence of a tenth of the cells given the others, with
+the field and with strength 0.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from sklearn.metrics import adjusted_rand_score
 import pyroscvi as ps
 from pyroscvi.data.graph import nearest
 from pyroscvi.guides import MeanField, SpatialGNN
-from pyroscvi.models import SCVI
+from pyroscvi.models import SCVI, Domains
 from pyroscvi.parts import NB, Field, StandardNormal
 
 GUIDES = {"MeanField": MeanField(), "SpatialGNN": SpatialGNN()}
@@ -55,11 +56,15 @@ def domains(z: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
     return KMeans(kinds, n_init=10, random_state=seed).fit_predict(z)
 
 
+def agreement(found: np.ndarray, labels: np.ndarray) -> float:
+    """ARI of a grouping with the known labels."""
+    known = ~np.isin(labels, UNKNOWN)
+    return float(adjusted_rand_score(labels[known], found[known]))
+
+
 def score(z: np.ndarray, labels: np.ndarray) -> float:
     """ARI with the labels, the mean over five seeds of k-means."""
-    known = ~np.isin(labels, UNKNOWN)
-    clusterings = (domains(z, labels, seed) for seed in range(5))
-    return float(np.mean([adjusted_rand_score(labels[known], clusters[known]) for clusters in clusterings]))
+    return float(np.mean([agreement(domains(z, labels, seed), labels) for seed in range(5)]))
 
 
 def draw(places: np.ndarray, section: np.ndarray, groups: dict[str, np.ndarray], file: Path) -> None:
@@ -83,6 +88,7 @@ def main() -> None:
     parser.add_argument("--predecessors", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--guides", nargs="+", choices=list(GUIDES), default=["MeanField"])
+    parser.add_argument("--domains", action="store_true", help="also fit the page domains, which needs no k-means")
     parser.add_argument("--evidence", action="store_true", help="also score a tenth of the cells given the others")
     parser.add_argument("--out", type=Path, default=Path("results"))
     options = parser.parse_args()
@@ -109,6 +115,13 @@ def main() -> None:
                     latents[f"{name}, {prior!r}, smooth field"] = fit.smooth_field(cells)
                     for word, values in {"strengths": prior_of(fit).strengths, "r": prior_of(fit).lengthscales}.items():
                         print(word, np.round(values.detach().numpy(), 2), flush=True)
+        if options.domains:
+            kinds = len(set(labels) - set(UNKNOWN))
+            fit = ps.fit(Domains(domains=kinds), MeanField(), cells, epochs=options.epochs, seed=seed, progress=False)
+            rows.append(
+                {"latent": "Domains", "k-means ARI": agreement(fit.domains(cells).to_numpy().argmax(1), labels)}
+            )
+            print(seed, rows[-1], flush=True)
         for name, latent in latents.items():
             rows.append({"latent": name, "k-means ARI": score(latent, labels)})
             print(seed, rows[-1], flush=True)

@@ -138,6 +138,8 @@ def test_domains_are_recovered_from_tissue_that_the_page_simulated():
 def test_domains_need_neighbours_and_the_page(tmp_path):
     cells = tissue().to(dtype=torch.float32)
     fit = ps.fit(Domains(domains=2, kinds=3), MeanField(), cells, epochs=1, progress=False)
+    held = cells.split(0.2)[1]
+    assert (fit.domains(held).index == held.names).all()
     with pytest.raises(ValueError, match=r"no neighbours .* predecessors=20"):
         fit.domains(replace(cells, before=None))
     with pytest.raises(ValueError, match=r"of the page Domains\(\), and this fit has SCVI"):
