@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from textbook import negative_binomial_log_pmf, poisson_log_pmf, zero_inflated
 from torch import nn
 
@@ -103,6 +104,15 @@ def textbook(x, given):
             negative_binomial_log_pmf(count, log_mu, given.dispersion) for count in (x, torch.zeros_like(x))
         )
     return (log_p if given.gate is None else zero_inflated(x, log_p, at_zero, given.gate)).sum(-1)
+
+
+def test_a_step_of_cells_with_predecessors_is_not_captured(alone):
+    """Their places and predecessors would be those of the first minibatch in every step."""
+    loss, parameters = loss_of(SCVI(latent=2), MeanField(), alone)
+    ordered = replace(alone, before=sparse.csr_matrix(np.tri(len(alone), k=-1)))
+    assert not captured.pays(ordered, 10**9, 1)
+    with pytest.raises(ValueError, match="predecessors"):
+        Captured(loss, parameters, ordered)
 
 
 @compiled

@@ -82,6 +82,10 @@ def test_a_model_page_stands_alone(module):
         assert not other.startswith(("pyroscvi.models", "pyroscvi.guides", "pyroscvi.inference")), other
 
 
+def test_sample_sites_are_recognised_in_one_file():
+    assert [module for module, path in FILES.items() if "site_is_subsample" in path.read_text()] == ["pyroscvi.sites"]
+
+
 @pytest.mark.parametrize("room", ["comparison", "evidence"])
 def test_the_map_of_a_room_has_its_files(room):
     folder = ROOT / "pyroscvi" / room

@@ -12,10 +12,11 @@ import pytest
 import torch
 from fits import interrupted_after, quick, run, same
 from safetensors import safe_open
+from scipy import sparse
 
 import pyroscvi as ps
 from pyroscvi.data.cells import Cells
-from pyroscvi.fitting.resume import Folder
+from pyroscvi.fitting.resume import Folder, digest
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.inference.schedules import Patience
 from pyroscvi.models import LDVAE, SCVI
@@ -120,6 +121,18 @@ def test_other_cells_are_another_run(with_covariates, tmp_path):
     counts[0, 0] += 1
     with pytest.raises(ValueError, match="the cells differ"):
         quick(SCVI(latent=3), MeanField(), replace(with_covariates, counts=counts), folder=tmp_path)
+
+
+def test_cells_with_other_predecessors_are_other_cells(with_covariates):
+    n = len(with_covariates)
+    few, many = (replace(with_covariates, before=sparse.csr_matrix(np.tri(n, k=-1) - np.tri(n, k=-k))) for k in (2, 5))
+    assert len({digest(with_covariates), digest(few), digest(many)}) == 3
+
+
+def test_cells_with_other_neighbours_are_other_cells(cells):
+    part = cells.subset(torch.arange(5))
+    other = replace(part, halo=replace(part.halo, counts=part.halo.counts + 1))
+    assert digest(part) != digest(other)
 
 
 def test_a_truncated_checkpoint_is_replaced_by_the_previous_one(with_covariates, tmp_path):

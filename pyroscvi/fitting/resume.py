@@ -86,11 +86,13 @@ def identity(run: Run, cells: Cells) -> dict[str, Any]:
 
 
 def digest(cells: Cells) -> str:
-    """A hash of cells: their counts, conditions, graph and genes."""
+    """A hash of cells: their counts, conditions, graph, neighbours, predecessors and genes."""
     rows = by_cell(lambda values: values, cells)
     values = {name: value for name, value in rows.items() if name not in ("index", "names", "categories")}
-    panels = () if cells.panels is None else (cells.panels,)
-    return digested(*values.values(), *rows["categories"].values(), cells.graph, *(cells.genes or ()), *panels)
+    rest = [cells.graph, cells.before, *(cells.genes or ())]
+    rest += [] if cells.panels is None else [cells.panels]
+    rest += [] if cells.halo is None else [digest(cells.halo)]
+    return digested(*values.values(), *rows["categories"].values(), *rest)
 
 
 def digested(*values: Any) -> str:

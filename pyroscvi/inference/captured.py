@@ -54,6 +54,8 @@ class Captured:
     """
 
     def __init__(self, loss: nn.Module, parameters: Sequence[nn.Parameter], first: Cells, inductor: bool = True):
+        if first.before is not None:
+            raise ValueError("cells with predecessors have others in every minibatch")
         if first.graph is not None:
             raise ValueError("cells with a graph of neighbours have another number of edges in every minibatch")
         self.loss, self.like = loss, _without_tensors(first)
@@ -133,7 +135,7 @@ def interrupts_wait() -> Iterator[None]:
 
 def pays(cells: Cells, epochs: int, steps: int) -> bool | Literal["trace"]:
     """Whether compiling the step of a fit saves more time than it costs, or recording it; ``steps`` are of an epoch."""
-    if cells.graph is not None or cells.device.type not in ("cpu", "cuda"):
+    if cells.graph is not None or cells.before is not None or cells.device.type not in ("cpu", "cuda"):
         return False
     if cells.device.type == "cuda":
         return epochs * steps >= STEPS_ON_GPU

@@ -15,7 +15,6 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from pyro import poutine
 from pyro.infer.inspect import TrackProvenance
 from pyro.ops.provenance import get_provenance
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyroscvi.data.cells import Cells
@@ -23,6 +22,7 @@ from pyroscvi.data.datasets import simulated
 from pyroscvi.data.fields import Fields
 from pyroscvi.program import Program
 from pyroscvi.report.plots import INK
+from pyroscvi.sites import sampled
 
 RADIUS, ACROSS, DOWN = 0.36, 1.4, 1.0  # of a circle, and between the centres of neighbouring circles, in inches
 EDGE, MARGIN = RADIUS + 0.25, 0.2  # from a centre to the box, and around the box
@@ -42,7 +42,7 @@ class Site:
 def sites(model: Program, cells: Cells) -> list[Site]:
     """The sample sites of a program, in order."""
     with torch.no_grad(), TrackProvenance():
-        trace = poutine.trace(model).get_trace(cells)
+        nodes = sampled(poutine.trace(model).get_trace(cells).nodes)
     return [
         Site(
             name,
@@ -50,8 +50,7 @@ def sites(model: Program, cells: Cells) -> list[Site]:
             frozenset(frame.name for frame in site["cond_indep_stack"]),
             site["is_observed"],
         )
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and not site_is_subsample(site)
+        for name, site in nodes.items()
     ]
 
 
