@@ -5,10 +5,13 @@ import pandas as pd
 import pytest
 import test_stream
 import torch
+from anndata import AnnData
+from scipy import sparse
 from test_stream import FIELDS, on_disk
 
 import pyroscvi as ps
 from pyroscvi.data import Fields, loader, simulated
+from pyroscvi.fitting.resume import digest
 from pyroscvi.guides import MeanField
 from pyroscvi.models import SCVI
 
@@ -76,3 +79,12 @@ def test_a_fit_from_disk_is_resumed_in_the_middle_of_an_epoch(adata, tmp_path):
     assert seen == wanted
     for name, value in whole.guide.state_dict().items():
         assert torch.equal(value, again.guide.state_dict()[name]), name
+
+
+def test_counts_on_disk_that_changed_are_other_cells(tmp_path):
+    """Also if the totals of all cells and genes are the same."""
+    path, digests = tmp_path / "cells.h5ad", []
+    for counts in ([[1, 2], [2, 1]], [[2, 1], [1, 2]]):
+        AnnData(sparse.csr_matrix(np.array(counts, dtype=np.float32))).write_h5ad(path)
+        digests.append(digest(Fields().open(path)))
+    assert digests[0] != digests[1]
