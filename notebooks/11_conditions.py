@@ -43,6 +43,7 @@ from pyroscvi.parts import Nothing
 # second, 95% of the cells of type 0 got drug 0, and 95% of type 1 got drug 1: the drug is **confounded** with the type.
 
 # %%
+SETTINGS = {"epochs": 25, "batch_size": 200, "lr": 4e-2, "seed": 0, "progress": False}
 genes = 25
 rng = np.random.default_rng(11)
 of_type = rng.normal(0, 1, (2, genes))
@@ -66,7 +67,7 @@ def simulate(n, confounded, seed, effect=of_drug):
 
 def what_if(cells, kinds=2):
     """Fit, and the predicted shares of every cell under both drugs [2, n, genes]."""
-    fit = ps.fit(Mixture(kinds=kinds), MeanField(), cells, epochs=25, lr=2e-2, seed=0, progress=False)
+    fit = ps.fit(Mixture(kinds=kinds), MeanField(), cells, **SETTINGS)
     predicted = np.stack([fit.denoise(cells, given={"batch": name}) for name in ("drug0", "drug1")])
     return fit, predicted / predicted.sum(-1, keepdims=True)
 
@@ -104,7 +105,16 @@ assert error < 0.3 * naive
 # would spend its kinds on the drug.
 
 # %%
-blind = ps.fit(Mixture(kinds=2, condition=Nothing()), MeanField(), cells, epochs=25, lr=2e-2, seed=0, progress=False)
+blind = ps.fit(
+    Mixture(kinds=2, condition=Nothing()),
+    MeanField(),
+    cells,
+    epochs=25,
+    batch_size=200,
+    lr=4e-2,
+    seed=0,
+    progress=False,
+)
 gain = fit.log_evidence(cells).mean() - blind.log_evidence(cells).mean()
 found = fit.probabilities(cells, "k").to_numpy().argmax(1)
 right = max((found == kind).mean(), (found != kind).mean())
