@@ -23,19 +23,19 @@ __version__ = "0.1.0"
 _HOME = {
     "Cells": "data.cells", "Comparison": "comparison.result", "Fields": "data.fields", "Fit": "fitting.result",
     "analyse": "workflow.analyse", "calibrate": "calibration.simulation_based", "certify": "evidence.certificate",
-    "coarse": "data.coarse", "compare": "comparison.compare",
+    "coarse": "data.coarse", "combined": "data.coarse", "compare": "comparison.compare",
     "compare_genes": "comparison.genes", "create": "catalogue", "data_evidence": "evidence.data_evidence",
     "fit": "fitting.fit", "from_scvi": "interop", "grid": "comparison.sweep", "list_guides": "catalogue",
     "list_models": "catalogue", "load": "fitting.checkpoints", "log_evidence": "evidence.table",
     "predictive_check": "calibration.predictive", "read": "data.reading",
-    "signatures": "analysis.signatures", "sweep": "comparison.sweep",
+    "separated": "data.coarse", "signatures": "analysis.signatures", "sweep": "comparison.sweep",
 }  # fmt: skip
 
 __all__ = [
-    "Cells", "Comparison", "Fields", "Fit", "analyse", "calibrate", "certify", "coarse", "compare", "compare_genes",
-    "create", "data", "data_evidence", "distributions", "fit", "from_scvi", "grid", "guides", "handlers", "list_guides",
-    "list_models", "load", "log_evidence", "models", "parts", "predictive_check", "read", "signatures",
-    "sweep",
+    "Cells", "Comparison", "Fields", "Fit", "analyse", "calibrate", "certify", "coarse", "combined", "compare",
+    "compare_genes", "create", "data", "data_evidence", "distributions", "fit", "from_scvi", "grid", "guides",
+    "handlers", "list_guides", "list_models", "load", "log_evidence", "models", "parts", "predictive_check", "read",
+    "separated", "signatures", "sweep",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from pyroscvi.comparison.result import Comparison
     from pyroscvi.comparison.sweep import grid, sweep
     from pyroscvi.data.cells import Cells
-    from pyroscvi.data.coarse import coarse
+    from pyroscvi.data.coarse import coarse, combined, separated
     from pyroscvi.data.fields import Fields
     from pyroscvi.data.reading import read
     from pyroscvi.evidence.certificate import certify

@@ -14,7 +14,7 @@ from pyroscvi.analysis.annotate import Annotation
 from pyroscvi.cli import main
 from pyroscvi.data.datasets import simulated
 from pyroscvi.guides import MeanField
-from pyroscvi.models import SCVI, Annotated
+from pyroscvi.models import SCANVI, SCVI, Annotated
 from pyroscvi.report.annotation import annotated
 
 
@@ -91,6 +91,37 @@ def test_a_coarse_label_allows_every_type_below_it():
         ps.coarse(["T"], TREE, types=["B"])
     with pytest.raises(ValueError, match="the tree has a cycle at 'b'"):
         ps.coarse(["a"], {"a": "b", "b": "c", "c": "b"}, types=["a"])
+
+
+def test_several_columns_of_labels_are_one_label_of_combinations():
+    labels = pd.DataFrame({"type": ["B", "T", None, None], "state": ["on", None, "off", None]}, index=list("abcd"))
+    beliefs = ps.combined(labels)
+    assert list(beliefs) == ["B / off", "B / on", "T / off", "T / on"]
+    assert beliefs.iloc[:3].to_numpy().tolist() == [[0, 1, 0, 0], [0, 0, 1, 1], [1, 0, 1, 0]]
+    assert beliefs.loc["d"].isna().all()
+    p = pd.DataFrame([[0.1, 0.2, 0.3, 0.4]], columns=list(beliefs))
+    apart = ps.separated(p, ["type", "state"])
+    np.testing.assert_allclose(apart["type"].loc[0, ["B", "T"]], [0.3, 0.7])
+    np.testing.assert_allclose(apart["state"].loc[0, ["off", "on"]], [0.4, 0.6])
+    with pytest.raises(ValueError, match="column 'type' has no labels, or has labels with ' / ' in them"):
+        ps.combined(labels.replace("B", "B / T"))
+    with pytest.raises(ValueError, match="no probabilities of combinations of 3 labels"):
+        ps.separated(p, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("page", [Annotated, SCANVI])
+def test_a_page_with_labels_learns_from_two_columns_that_are_partly_missing(types, page):
+    adata = types.copy()
+    kind = adata.obs["cell_type"].astype(object)
+    group = kind.where(kind == "type0", "other")  # the second column tells one type from the others
+    first, second = kind.copy(), group.copy()
+    first.iloc[1::3], second.iloc[2::3] = None, None  # a third of the cells has both
+    adata.obsm["belief"] = ps.combined(pd.DataFrame({"kind": first, "group": second}))
+    cells = ps.Fields(counts="counts", belief="belief").read(adata)
+    fit = quick(page(latent=3), MeanField(), cells, epochs=30, batch_size=67, lr=3e-2, validation=0)
+    p = ps.separated(fit.probabilities(cells, "y", particles=20), ["kind", "group"])
+    assert (p["kind"].idxmax(axis=1).to_numpy() == kind.to_numpy()).mean() > 0.75  # by chance 0.33
+    assert (p["group"].idxmax(axis=1).to_numpy() == group.to_numpy()).mean() > 0.85
 
 
 def test_a_fit_learns_from_coarse_labels(types):

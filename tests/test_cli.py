@@ -37,6 +37,10 @@ def test_copy_forks_a_page(data, tmp_path, capsys):
     copied, page = mine.read_text().splitlines(), catalogue.find("gmvae").text.splitlines()
     changed = [(new, old) for new, old in zip(copied, page, strict=True) if new != old]
     assert changed == [
+        (
+            "    >>> p = ForkedPage(latent=2, kinds=3).sized(cells.dims).responsibilities(torch.zeros(1, 2))",
+            "    >>> p = GMVAE(latent=2, kinds=3).sized(cells.dims).responsibilities(torch.zeros(1, 2))",
+        ),
         ('__all__ = ["ForkedPage"]', '__all__ = ["GMVAE"]'),
         ("class ForkedPage(Model):", "class GMVAE(Model):"),
     ]

@@ -36,6 +36,16 @@ def test_classifier_is_bayes_rule(cells):
     assert (loss[~labelled] == 0).all()
 
 
+def test_the_classifier_reads_labels_that_are_weights(cells):
+    m, g = moved(Annotated(latent=3), MeanField(), cells, torch.float32)
+    as_weights = replace(cells, belief=3 * cells.label_weights(3))
+    losses = []
+    for data in (cells, as_weights):
+        with torch.no_grad(), seeded(5):
+            losses.append(Classifier(weight=2.0)(m, g, data))
+    assert torch.allclose(*losses, atol=1e-5)
+
+
 def test_the_classifier_lowers_the_loss_of_labels(cells):
     def label_loss(f):
         d = f.describe(cells)

@@ -109,8 +109,10 @@ def _renamed(page: Page, stem: str) -> tuple[str, str]:
     renamed = "".join(word[0].upper() + word[1:] for word in re.findall(r"[^\W_]+", stem))
     if not renamed.isidentifier():
         raise ValueError(f"{stem}.py gives its class no name: call the file something that begins with a letter")
-    lines, end = page.text.splitlines(keepends=True), page.tree.body[0].end_lineno  # of the docstring
-    return renamed, "".join([*lines[:end], *(re.sub(rf"\b{name}\b", renamed, line) for line in lines[end:])])
+    lines, end = page.text.splitlines(keepends=True), page.tree.body[0].end_lineno or 0  # of the docstring
+    is_code = [i >= end or line.lstrip().startswith((">>> ", "... ")) for i, line in enumerate(lines)]
+    as_code = (re.sub(rf"\b{name}\b", renamed, line) for line in lines)
+    return renamed, "".join(new if code else old for code, new, old in zip(is_code, as_code, lines, strict=True))
 
 
 def _styled(line: str) -> str:

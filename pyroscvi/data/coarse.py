@@ -1,6 +1,7 @@
-"""Coarse labels: a label that is a node of a tree of types says that a cell is of one of the types below it."""
+"""Labels that allow several types: nodes of a tree of types, and several columns of labels at once."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -37,6 +38,48 @@ def coarse(labels: ArrayLike, tree: Mapping[str, str], types: list[str] | None =
     unknown = [np.nan] * len(types)
     weights = [unknown if value is None else rows[str(value)] for value in given]
     return pd.DataFrame(weights, values.index, types, dtype=float)
+
+
+BETWEEN = " / "  # the labels of a combination
+
+
+def combined(labels: pd.DataFrame) -> pd.DataFrame:
+    """A row of weights over combinations of several labels [n, combinations]: 1 for each that a cell may have, else 0.
+
+        adata.obsm["belief"] = ps.combined(adata.obs[["cell_type", "state"]])
+        cells = ps.Fields(belief="belief").read(adata)
+        p = fit.probabilities(cells, "y")                                   # of "B / resting", "B / active", ...
+        ps.separated(p, ["cell_type", "state"])["state"]                    # of "resting", "active"
+
+    labels  a column for each kind of label; a missing value allows all labels of its column
+
+    A cell has one type for each column, and these are not independent: each combination is a type of its own, with its
+    own weight. What is missing is summed out. A cell without any label has a row of NaN. Raises ValueError for a column
+    without labels, and for a label that contains " / ".
+    """
+    allowed = []
+    for name, column in labels.items():
+        values = column.astype(object).where(column.notna(), None)
+        levels = sorted({str(value) for value in values if value is not None})
+        if not levels or any(BETWEEN in level for level in levels):
+            raise ValueError(f"column {name!r} has no labels, or has labels with {BETWEEN!r} in them: rename these")
+        allowed.append({level: [value is None or str(value) == level for value in values] for level in levels})
+    weights = {
+        BETWEEN.join(levels): np.all([a[l] for a, l in zip(allowed, levels, strict=True)], 0)
+        for levels in product(*allowed)
+    }
+    return pd.DataFrame(weights, labels.index, dtype=float).mask(labels.isna().all(axis=1), np.nan)
+
+
+def separated(probabilities: pd.DataFrame, columns: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """The probabilities of the labels of each column, from those of their combinations: see ``combined``."""
+    names = [str(name).split(BETWEEN) for name in probabilities]
+    if any(len(labels) != len(columns) for labels in names):
+        raise ValueError(
+            f"these are no probabilities of combinations of {len(columns)} labels: {listed(list(probabilities))}"
+        )
+    by = dict(zip(columns, zip(*names, strict=True), strict=True))
+    return {name: probabilities.T.groupby(list(labels)).sum().T for name, labels in by.items()}
 
 
 def _upwards(node: str, parents: Mapping[str, str]) -> Iterator[str]:

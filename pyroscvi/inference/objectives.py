@@ -50,6 +50,8 @@ class Balance:
 class Classifier:
     """weight times -log p(y_n = label_n | z_n) of cells that carry a label, for a page that sums y out.
 
+    A label that is a row of weights has the probability sum_y s_y p(y | z_n), without the trust of the page.
+
     The classifier is Bayes' rule in the model, so it has no parameters of its own. The labels count twice, so the model
     does not reach the evidence that it could [Kingma et al., 2014, equation 9].
     """
@@ -59,6 +61,10 @@ class Classifier:
     field: str = "label"
 
     def __call__(self, model: Model, guide: Guide, cells: Cells) -> Tensor:
+        if self.field == "label" and cells.belief is not None:
+            p, _ = joint(model, guide, cells)
+            log_p = log_levels(p, self.site)
+            return -self.weight * (log_p + cells.label_weights(log_p.shape[-1]).log()).logsumexp(-1)
         if self.field not in cells.categories:
             raise KeyError(f"Classifier: cells have no field {self.field!r}; they have {sorted(cells.categories)}")
         code = cells.categories[self.field]
