@@ -28,7 +28,6 @@ exclude_patterns = ["_build", "_extra", "README.md"]
 suppress_warnings = ["ref.python"]  # two classes of one name: the first of them is linked to
 autodoc_member_order = "bysource"
 add_module_names = False
-python_maximum_signature_line_length = 72
 toc_object_entries_show_parents = "hide"
 
 HERE = Path(__file__).parent
@@ -47,7 +46,14 @@ write_if_new(HERE / "course" / "index.md", (HERE.parent / "notebooks" / "README.
 
 command = [sys.executable, "-m", "typer", "pyroscvi.cli", "utils", "docs", "--name", "pyroscvi"]
 generated = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-write_if_new(HERE / "command_line.md", generated.replace("# `pyroscvi`", "# The command line", 1))
+generated = re.sub(r"\[/?bold\]", "`", generated.replace("# `pyroscvi`", "# The command line", 1))
+for name, sentence in re.findall(
+    r"^## `pyroscvi ([\w-]+)`\n\n(.+)$", generated, flags=re.MULTILINE
+):  # the list cuts them
+    generated = re.sub(
+        rf"^\* `{name}`: .*$", rf"* [`{name}`](#pyroscvi-{name}): {sentence}", generated, flags=re.MULTILINE
+    )
+write_if_new(HERE / "command_line.md", generated)
 
 # For programs: the catalogue as JSON, and where to read what.
 (HERE / "_extra").mkdir(exist_ok=True)

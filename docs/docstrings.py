@@ -30,11 +30,10 @@ END = re.compile(
     r"[:;.](?= |$)|,(?= (?:the|an?|with|where|for|then|each|one)\b)| (?=\[[A-Z])"
 )  # of an equation in a sentence
 INDENT = "    "
+REFERENCES = ".. rubric:: References"
 
 
-def restructured(
-    docstring: str, takes: dict[str, tuple[str, str]], returns: str = "", heading: str = "Parameters"
-) -> list[str]:
+def restructured(docstring: str, takes: dict[str, tuple[str, str]], heading: str = "Parameters") -> list[str]:
     """The lines of a docstring in reStructuredText; ``takes`` has the type and the default of every argument."""
     first, blocks = True, re.split(r"\n{2,}", docstring.strip("\n"))
     out: list[str] = []
@@ -43,7 +42,7 @@ def restructured(
     for block in blocks:
         lines = block.split("\n")
         if lines[0] in ("References", "Reference"):
-            out += [".. rubric:: References", "", *(f"- {text(entry)}" for entry in references(lines[1:])), ""]
+            out += [REFERENCES, "", *(f"- {text(entry)}" for entry in references(lines[1:])), ""]
         elif ">>>" in block:
             out += _code(lines, "python")
         elif all(line.startswith(INDENT) for line in lines):
@@ -69,12 +68,14 @@ def restructured(
                 out += [_headline(paragraph) if first else text(paragraph), ""]
         first = False
     table = _arguments(takes, listed or {}, heading)
-    place = out.index("%LISTED%") if listed is not None else len(out)
-    out[place : place + (listed is not None)] = table
-    if returns not in ("", "None"):
-        out += [":Returns: ``" + returns + "``", ""]
+    if listed is None:
+        place = out.index(REFERENCES) if REFERENCES in out else len(out)
+        out[place:place] = table
+    else:
+        place = out.index("%LISTED%")
+        out[place : place + 1] = table
     if raised:
-        out += [":Raises: " + " ".join(text(_errors(each)) + "." for each in raised), ""]
+        out += ["**Raises** " + " ".join(text(_errors(each)) + "." for each in raised), ""]
     return out
 
 
@@ -283,9 +284,9 @@ def process_docstring(app, what, name, thing, options, lines):
     if what == "module":
         lines[:] = restructured("\n".join(lines), {})
         return
-    takes, returns = arguments(thing) if what in ("function", "method", "class") else ({}, "")
+    takes = arguments(thing)[0] if what in ("function", "method", "class") else {}
     takes = {name: each for name, each in takes.items() if name != "*" and not name.startswith("_")}
-    lines[:] = restructured("\n".join(lines), takes, returns, "Fields" if what == "class" else "Parameters")
+    lines[:] = restructured("\n".join(lines), takes, "Fields" if what == "class" else "Parameters")
 
 
 def process_signature(app, what, name, thing, options, given, returned):

@@ -17,11 +17,11 @@ import pyroscvi as ps
 from pyroscvi.guides import {guide}
 from pyroscvi.models import {model}
 {imports}
-adata = ps.data.simulated(cells=600, types=4, seed=1)
+adata = ps.data.simulated(cells=300, types=4, seed=1)
 """
 READ = 'cells = ps.Fields(batch="batch").read(adata)\n'
 LABEL = 'cells = ps.Fields(batch="batch", label="cell_type").read(adata)\n'
-FIT = "fit = ps.fit({declared}, {guide}(), cells)\n"
+FIT = "fit = ps.fit({declared}, {guide}(), cells, epochs=60, batch_size=64)\n"
 STATES = """
 z = fit.latent(cells)
 for kind in adata.obs["cell_type"].cat.categories:
@@ -52,7 +52,7 @@ plt.xlabel("log share, all cells as batch0"), plt.ylabel("log share, all cells a
     "gmvae": (
         "GMVAE", "", READ, "GMVAE(latent=2, kinds=4)",
         """
-z, kind = fit.latent(cells), fit.probabilities(cells, "k").argmax(1)
+z, kind = fit.latent(cells), np.asarray(fit.probabilities(cells, "k")).argmax(1)
 plt.scatter(*z.T, s=6, c=kind, cmap="tab10")
 plt.xlabel("$z_1$"), plt.ylabel("$z_2$"), plt.title("most probable kind")
 """,
@@ -167,6 +167,19 @@ w = np.asarray(fit.proportions(cells))
 plt.plot([0, 1], [0, 1], color="grey", lw=1)
 plt.scatter(truth, w, s=4)
 plt.xlabel("true proportion"), plt.ylabel("posterior mean")
+""",
+    ),
+    "domains": (
+        "Domains", "",
+        """\
+adata = ps.data.simulated(cells=300, types=4, sections=1, seed=1)  # four bands of tissue
+cells = ps.Fields(spatial="spatial", section="section", predecessors=10).read(adata)
+""",
+        "Domains(domains=4, kinds=4)",
+        """
+domain = np.asarray(fit.domains(cells)).argmax(1)
+plt.scatter(*adata.obsm["spatial"].T, s=12, c=domain, cmap="tab10")
+plt.gca().set(aspect="equal", xticks=[], yticks=[], title="most probable domain")
 """,
     ),
     "proteins": (
