@@ -9,6 +9,7 @@ from docstrings import plain_headline
 
 from pyroscvi import sugar
 from pyroscvi.catalogue import Page
+from pyroscvi.names import snake
 from pyroscvi.part import kinds
 
 # file: title, what it is, module and class of the slot, name of the field that takes it, option of the command line
@@ -26,6 +27,7 @@ SLOTS = {
     "component_weights": ("Weights of components", "parts.component_weights.ComponentWeights", "weights", ""),
     "starts": ("Starts of components", "parts.clusters.Start", "start", ""),
     "kernels": ("Kernels of a field", "parts.field.Kernel", "kernel", ""),
+    "couplings": ("Couplings of domains", "parts.coupling.Coupling", "coupling", ""),
     "encoders": ("Encoders", "parts.encoders.Encoder", "encoder", "--encoder"),
     "features": ("What an encoder reads", "parts.encoders.Features", "features", ""),
     "convolutions": ("Messages between neighbours", "parts.neighbours.Convolution", "convolution", ""),
@@ -63,10 +65,10 @@ def write(folder: Path, pages: list[Page]) -> None:
         home, _, name = path.rpartition(".")
         slot = getattr(import_module(f"pyroscvi.{home}"), name)
         options = sorted(
-            (part for part in kinds(slot) if part.__module__.startswith("pyroscvi") and _is_offered(part)),
+            (part for part in kinds(slot) or {slot} if part.__module__.startswith("pyroscvi") and _is_offered(part)),
             key=lambda part: part.__name__.lower(),
         )
-        names = {part: short for short, part in sugar.known(slot).items()}
+        names = {slot: snake(name)} | {part: short for short, part in sugar.known(slot).items()}
         rows = [(part, f"`{option} {names[part]}`" if option else f"`{names[part]}`") for part in options]
         taking = [page for page in pages for each, kind, _ in page.slots if each == field and kind == name]
         used = ", ".join(f"[`{page.name}`](../zoo/{page.kind}/{page.name}.md)" for page in taking)

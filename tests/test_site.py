@@ -6,6 +6,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +19,7 @@ from pyroscvi.part import kinds
 DOCS = Path(__file__).parents[1] / "docs"
 sys.path.insert(0, str(DOCS))
 import docstrings  # noqa: E402
+import examples  # noqa: E402
 import options  # noqa: E402
 
 TASKS = sorted((DOCS / "how").glob("*.md"))
@@ -104,3 +106,19 @@ def test_every_part_is_on_the_page_of_its_slot():
     ]
     shown = {part.__name__ for slot in slots for part in {slot, *kinds(slot)}}
     assert set(parts.__all__) <= shown
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
+@pytest.mark.parametrize("name", [*examples.MODELS, *examples.GUIDES])
+def test_an_example_of_the_zoo_runs(name):
+    code = examples.example(name)
+    few = code.replace("cells=300", "cells=60").replace("size=300", "size=60").replace("epochs=60", "epochs=1")
+    assert few.count("epochs=1") == 1
+    exec(compile(few, name, "exec"), {})
+    assert plt.gcf().axes
+    plt.close("all")
+
+
+def test_every_picture_of_the_zoo_has_an_example():
+    assert {file.stem for file in examples.PICTURES.glob("*.png")} <= {*examples.MODELS, *examples.GUIDES}
+    assert set(examples.MODELS) <= set(ps.list_models())
