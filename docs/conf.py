@@ -21,6 +21,7 @@ html_title = "pyroscvi"
 html_static_path = ["_static"]
 html_extra_path = ["_extra"]
 html_css_files = ["width.css"]
+mathjax4_config = {"output": {"displayOverflow": "linebreak"}}  # a long equation takes several lines
 html_js_files = ["tables.js"]
 myst_enable_extensions = ["amsmath", "attrs_inline", "deflist", "dollarmath"]
 myst_heading_anchors = 3

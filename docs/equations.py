@@ -6,14 +6,16 @@ import re
 GREEK = "alpha beta gamma delta epsilon eta theta kappa lambda mu nu pi rho sigma tau phi psi omega"
 NAMES = {name: f"\\{name}" for name in GREEK.split()} | {"inf": "\\infty", "infinity": "\\infty", "sum": "\\sum"}
 SYMBOLS = {"~": " \\sim ", "|": " \\mid ", "..": ", \\dots, ", ">=": " \\ge ", "<=": " \\le "}
-SYMBOLS |= {"'": "^{\\top}", " ": "\\ ", "*": " \\cdot ", "{": "\\{", "}": "\\}"}
+SYMBOLS |= {"'": "^{\\top}", " ": "\\ ", "*": " \\cdot ", "{": "\\{", "}": "\\}", "@": " \\cdots "}
 WORDS = {"over", "of", "for", "and", "if", "in", "neighbours", "to", "the", "with", "from", "each", "or", "is"}
-TOKEN = re.compile(r"([A-Za-z][A-Za-z0-9]*)(?:_(t\(g\)|\w+))?|\.\.|>=|<=|[~|' *{}]")
+TOKEN = re.compile(r"([A-Za-z][A-Za-z0-9]*)(?:_(t\(g\)|\w+))?|\.\.|>=|<=|[~|' *{}@]")
 CLOSED = " *(~|=|[|]|[.][.]|>=|<=|[*]) *"  # symbols that have a space of their own on both sides
 
 
 def tex(equation: str) -> str:
     """An equation of a docstring in the language of TeX: ``m[y]`` has an index, and so has ``h_n``."""
+    equation = re.sub(r"_\{([^{}]+)\}", r"[\1]", equation)
+    equation = re.sub(r",? *\.\. *,?", "..", re.sub(r"\) *\.\. *\(", ")@(", equation))  # @: dots in a product
     equation = re.sub(r"_(\w)\[([^\[\]]+)\]", r"[\1,\2]", re.sub(CLOSED, r"\1", equation))
     pieces = re.split(r"\[([^\[\]]+)\]", equation)
     return "".join(

@@ -19,6 +19,7 @@ from pyroscvi.part import kinds
 DOCS = Path(__file__).parents[1] / "docs"
 sys.path.insert(0, str(DOCS))
 import docstrings  # noqa: E402
+import equations  # noqa: E402
 import examples  # noqa: E402
 import options  # noqa: E402
 
@@ -79,6 +80,18 @@ def test_equations_and_references_of_a_docstring_are_set():
     assert docstrings.text("[Kingma, 2016, arXiv:1606.04934]") == (
         "[Kingma, 2016, `arXiv:1606.04934 <https://arxiv.org/abs/1606.04934>`__]"
     )
+
+
+@pytest.mark.parametrize(
+    ("written", "set_as"),
+    [
+        ("z ~ Dirichlet(a, .., a)", r"z \sim \mathrm{Dirichlet}(a, \dots, a)"),
+        ("v_k (1 - v_1) .. (1 - v_{k-1})", r"v_{k}\ (1\ -\ v_{1}) \cdots (1\ -\ v_{k-1})"),
+        ("n = 1 .. N", r"n=1, \dots, N"),
+    ],
+)
+def test_dots_and_indices_of_an_equation(written, set_as):
+    assert equations.tex(written) == set_as
 
 
 def documented():
