@@ -82,7 +82,7 @@ SHOWN = {
     "architecture": "ARCHITECTURE.md",
 }
 PLACES = {
-    r"(?:\.\./)?(models|guides)/(\w+)\.py": r"zoo/\1/\2.md",
+    r"(?:\.\./)?(models|guides)/([a-z]\w*)\.py": r"zoo/\1/\2.md",
     r"(?:\.\./)?notebooks/README\.md": "course/index.md",
     r"(?:\.\./)?notebooks/(\w+\.ipynb)": r"course/\1",
     r"(?:\.\./)?CONTRIBUTING\.md": "contributing.md",
