@@ -110,6 +110,7 @@ def trained(cells: ps.Cells) -> Iterator[int]:
         run = Run(
             model, MeanField().sized(model, cells), train, held_out, epochs=100, batch_size=SIZE, lr=3e-3,
             decay=CosineDecay(), warmup=LinearWarmup(0.1), patience=None, clip=100.0, objectives=(), seed=0,
+            compile="trace",
         )  # fmt: skip
     while True:
         run.advance()

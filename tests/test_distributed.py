@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -60,6 +61,12 @@ def test_two_ranks_do_together_what_one_process_does(tmp_path):
         assert alike(first[name], second[name]), f"{name}: ranks ended with different fits"
     assert same(first["plain"]["tensors"], tensors(ps.load(tmp_path / "plain")))
     assert len(first["stopped early"]["history"]) < 40
+    if shutil.which("g++"):
+        for rank in (first, second):
+            assert torch.allclose(rank["recorded"]["history"], rank["eager"]["history"], rtol=1e-5, equal_nan=True)
+            assert (rank["recorded"]["warnings"], rank["graphs"]) == ([], 1)
+            assert "batch norms read the cells of all processes" in rank["refused"]["warnings"][0]
+        assert alike(first["recorded"], second["recorded"])
     assert [rank["interrupted"]["interrupted"] for rank in (first, second)] == [True, True]  # only one had Ctrl-C
     assert [len(rank["interrupted"]["warnings"]) for rank in (first, second)] == [1, 0]
     assert alike(first["resumed"], first["plain"]), "a run that was interrupted and taken up is another run"

@@ -5,6 +5,7 @@ import signal
 import sys
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 from unittest.mock import patch
@@ -17,6 +18,7 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.data.graph import nearest
 from pyroscvi.fitting.resume import Folder
 from pyroscvi.guides import FullCovariance, MeanField, SpatialGNN
+from pyroscvi.inference import captured
 from pyroscvi.inference.distributed import Ranks
 from pyroscvi.inference.loss import Loss
 from pyroscvi.inference.objectives import Classifier
@@ -159,11 +161,12 @@ def settled() -> ps.Fit:
         return fitted(prior=Noted(3))
 
 
-def fitted(*objectives, norm=None, prior=None, **options) -> ps.Fit:
+def fitted(*objectives, norm=None, prior=None, graph=True, **options) -> ps.Fit:
     guide = MeanField(encoder=ReadCell(16, norm=norm or LayerNorm()))
     options = {"epochs": 6, "batch_size": 13, "device": "cpu", "validation": 0.1, **options}
     model = SCVI(latent=3, prior=prior or StandardNormal())
-    return ps.fit(model, guide, sixty(), objectives=objectives, **options)
+    cells = sixty() if graph else replace(sixty(), graph=None)
+    return ps.fit(model, guide, cells, objectives=objectives, **options)
 
 
 def outcome(call) -> dict:
@@ -196,10 +199,14 @@ def main(out: Path) -> None:
         "draws": lambda: fitted(At(ranks.rank, 2, draw), epochs=1, batch_size=54),
         "other seeds": lambda: fitted(seed=ranks.rank),
         "too small": lambda: fitted(batch_size=3),
+        "eager": lambda: fitted(graph=False, batch_size=14, epochs=2, compile=False),
+        # The last minibatch has 12 cells.
+        "recorded": lambda: fitted(graph=False, batch_size=14, epochs=2, compile="trace"),
+        "refused": lambda: fitted(graph=False, batch_size=14, epochs=1, compile="trace", norm=BatchNorm()),
         "alone": lambda: fitted(seed=ranks.rank, distributed=False),
     }
     results |= {name: outcome(call) for name, call in at.items()}
-    results["began"] = Noted.starts
+    results["began"], results["graphs"] = Noted.starts, len(captured.GRAPHS)
     results["generator untouched"] = torch.equal(before, torch.get_rng_state())
     results["handler"] = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     torch.save(results, out / f"{ranks.rank}.pt")

@@ -59,7 +59,6 @@ class Captured:
         if first.graph is not None:
             raise ValueError("cells with a graph of neighbours have another number of edges in every minibatch")
         self.loss, self.like = loss, _without_tensors(first)
-        self.size, self.training = len(first), loss.training
         self.names = list(_tensors(first))
         held = dict(loss.named_parameters()) | dict(loss.named_buffers())
         self.where, self.held = list(held), list(held.values())
@@ -68,9 +67,6 @@ class Captured:
         self.replayed: Replayed | None = None
         if first.device.type == "cuda":
             self.replayed = Replayed(self.step, *self._arguments(_tensors(first), 0.5))
-
-    def suits(self, cells: Cells) -> bool:
-        return len(cells) == self.size
 
     @torch.no_grad()
     def __call__(self, cells: Cells, beta: float) -> tuple[Tensor, list[Tensor]]:

@@ -18,7 +18,7 @@ import hashlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -29,7 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.inference.seeds import reseed
-from pyroscvi.inference.sync_batch_norm import across_ranks
+from pyroscvi.inference.sync_batch_norm import AcrossRanks, across_ranks
 
 T = TypeVar("T")
 
@@ -114,6 +114,19 @@ class Ranks:
         across_ranks(loss.train(), True)
         return DistributedDataParallel(loss, find_unused_parameters=any(slope is None for slope in reached))
 
+    def uncaptured(self, loss: nn.Module, size: int, accumulate: int) -> str:
+        """Why a step of ``size`` cells cannot be captured in a shared fit; "" if it can.
+
+        A captured step has the loss and gradients of this rank's cells alone, all with weight 1.
+        """
+        if self.alone:
+            return ""
+        if any(isinstance(module, AcrossRanks) for module in loss.modules()):
+            return "batch norms read the cells of all processes"
+        if size % (self.world * accumulate):
+            return f"{size} cells of a minibatch cannot be divided equally among {self.world} processes"
+        return ""
+
     def unwrap(self, trained: nn.Module) -> None:
         """Make the trained module usable by one process alone, with bitwise equal tensors on all ranks."""
         if self.alone:
@@ -142,6 +155,15 @@ class Ranks:
         if sums[1].item() > 0:
             raise KeyboardInterrupt
         return sums[0] / self.world
+
+    def averaged(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Means over ranks of gradients that no DistributedDataParallel has averaged."""
+        if self.alone:
+            return gradients
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        pieces = (flat / self.world).split([gradient.numel() for gradient in gradients])
+        return [piece.view_as(gradient) for piece, gradient in zip(pieces, gradients, strict=True)]
 
     def average(self, value: float, weight: int, device: torch.device) -> float:
         """The weighted mean over ranks."""

@@ -88,7 +88,8 @@ class Run:
         self.parts = [part for part in self.trained.modules() if isinstance(part, Part)]
         self.settling = [part for part in self.parts if type(part).settle is not Part.settle]
         two = self.train.take(torch.arange(min(2, len(self.train))), self.guide.encoder.hops)
-        self.loss = self.ranks.wrap(Loss(self.trained, self.objectives, len(self.train)), two)
+        self.own_loss = Loss(self.trained, self.objectives, len(self.train))  # of this rank's cells
+        self.loss = self.ranks.wrap(self.own_loss, two)
         self.optimiser = torch.optim.Adam(self._groups(), fused=True)
         n = len(self.train)
         size = math.ceil(n / math.ceil(n / self.batch_size))  # minibatches of one size, without a small one at the end
@@ -107,10 +108,11 @@ class Run:
         self.sound, self.sound_epoch = self._copied(), 0  # the last state that is known to have a finite bound
         self.captured: Captured | None = None
         self.asked = self.compile is True
+        reason = self.ranks.uncaptured(self.own_loss, self.size, self.accumulate)
         if self.compile == "auto":
-            self.compile = self.ranks.alone and pays(self.train, self.epochs, self.steps)
-        elif self.compile and not self.ranks.alone:
-            decline("a fit that several processes share is not captured")
+            self.compile = not reason and pays(self.train, self.epochs, self.steps)
+        elif self.compile and reason:
+            decline(reason)
             self.compile = False
         self.inductor = self.compile != "trace"
         self._minibatches: Iterator[Cells] | None = None
@@ -188,17 +190,13 @@ class Run:
         loss_value, norm_value = torch.stack([loss, norm]).tolist()  # once: a GPU is waited for
         if not math.isfinite(loss_value + norm_value):
             set_generator_state(self.train.device, before)  # so that the explanation uses the same random numbers
-            problem = (
-                f"the loss became {loss_value}"
-                if not math.isfinite(loss_value)
-                else f"the gradient became {norm_value}"
-            )
+            what, value = ("gradient", norm_value) if math.isfinite(loss_value) else ("loss", loss_value)
             explanations = self.ranks.gathered(explain(self.model, self.guide, cells, self.trained))
             why = max(explanations, key=len)  # the rank that has the cell has the longest
             raise NonFiniteLoss(
-                f"{problem} at epoch {self.epoch + 1}, minibatch {self.step + 1}: {why}. It changed no parameter: "
-                "the error's .fit is the last good state. Look at the counts of that cell, or lower lr. "
-                + troubleshooting("the loss is NaN")
+                f"the {what} became {value} at epoch {self.epoch + 1}, minibatch {self.step + 1}: {why}. "
+                "It changed no parameter: the error's .fit is the last good state. Look at the counts of that cell, or "
+                "lower lr. " + troubleshooting("the loss is NaN")
             )
         if norm_value > self.clip:
             nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
@@ -217,26 +215,27 @@ class Run:
             share = len(rows) / len(cells)
             total = total + share * self._differentiate(cells.take(rows, self.guide.encoder.hops), weight)
             slopes = [None if p.grad is None else share * p.grad for p in self.parameters]
-            sums = [
-                new if old is None else old if new is None else old + new for old, new in zip(sums, slopes, strict=True)
-            ]
+            pairs = zip(sums, slopes, strict=True)
+            sums = [new if old is None else old if new is None else old + new for old, new in pairs]
         for parameter, gradient in zip(self.parameters, sums, strict=True):
             parameter.grad = gradient
         return total
 
     @property
     def _piece(self) -> int:
-        """Cells whose gradients are computed at once."""
-        return math.ceil(self.size / self.accumulate)
+        """Cells of this rank whose gradients are computed at once."""
+        return math.ceil(self.size / self.ranks.world / self.accumulate)
 
     def _differentiate(self, cells: Cells, weight: float) -> Tensor:
         """The loss [] of this rank's cells; gradients are stored in the parameters."""
-        if self.compile and self.captured is None and len(cells) == self._piece:
-            self.captured = capture(self.loss, self.parameters, cells, self.beta, self.asked, self.inductor)
-            self.compile = self.captured is not None
-        if self.captured is not None and self.captured.suits(cells):
+        equal = weight == 1.0 and len(cells) == self._piece  # on one rank and so on all
+        if self.compile and self.captured is None and equal:
+            captured = capture(self.own_loss, self.parameters, cells, self.beta, self.asked, self.inductor)
+            self.compile = all(self.ranks.gathered(captured is not None))
+            self.captured = captured if self.compile else None
+        if self.captured is not None and equal:
             loss, gradients = self.captured(cells, self.beta)
-            for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            for parameter, gradient in zip(self.parameters, self.ranks.averaged(gradients), strict=True):
                 parameter.grad = gradient
             return loss
         with native.used(self.captured is not None):
