@@ -11,6 +11,7 @@ The files:
     differential   which genes change between groups of cells (with unit_rates, shrinkage and groups)
     domains        the domain of every cell of a tissue, under the page domains
     spatial_genes  which genes vary in space, with error rates: a function of the cells alone
+    abundance      which types become more or less frequent between groups of donors
     describe       everything that one pass says, under names
     annotate       the type of a cell, or that it is of no type the fit knows
     probabilities  which component, type or condition a cell is of

@@ -21,16 +21,15 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
-from pyroscvi.analysis.groups import By, Groups, groups_of
+from pyroscvi.analysis.groups import REST, By, Groups, groups_of, wanted
 from pyroscvi.analysis.posterior import fields_read
 from pyroscvi.analysis.shrinkage import INFINITE_DF, effects, expected_false_discoveries, moderated
 from pyroscvi.analysis.unit_rates import RATE_UNIT, UnitSums, unit_sums
 from pyroscvi.data.cells import Cells
-from pyroscvi.names import among, listed
+from pyroscvi.names import listed
 from pyroscvi.program import Fitted
 from pyroscvi.pyro_internals import alone
 
-REST = "rest"
 MAX_LEVELS = 50  # of a field that is averaged over
 SHOWN = [
     "gene",
@@ -97,10 +96,9 @@ def differential(
         fit, cells, unit, under=under, samples=samples, corrected=corrected, seed=seed, batch_size=batch_size,
         progress="differential expression" if progress else False,
     )  # fmt: skip
-    wanted = _wanted(group, groups, reference)
     tables = []
     for where in np.unique(units[0]):
-        for one, other in wanted:
+        for one, other in wanted(group, groups, reference):
             a = (units[0] == where) & (units[1] == one)
             b = (units[0] == where) & (units[1] == other if other is not None else units[1] != one)
             if not (a.any() and b.any()):
@@ -137,15 +135,6 @@ def _averaged(
     levels = levels[levels >= 0]
     spread = torch.linspace(0, len(levels) - 1, min(len(levels), max(samples, MAX_LEVELS))).round().long()
     return [{field: level.expand(len(cells))} for level in levels[spread]]
-
-
-def _wanted(group: Groups, groups: str | Sequence[str] | None, reference: str) -> list[tuple[int, int | None]]:
-    """Codes of the groups to compare, each with that of its reference; None stands for all other cells."""
-    place = {name: code for code, name in enumerate(group.names)}
-    other = None if reference == REST and REST not in place else among(reference, place, "group")
-    names = list(place) if groups is None else [groups] if isinstance(groups, str) else list(groups)
-    ones = [among(name, place, "group") for name in names]
-    return [(one, other) for one in ones if one != other]
 
 
 def _compared(sums: UnitSums, donor: np.ndarray, a: np.ndarray, b: np.ndarray, by_donor: bool, what: str) -> tuple:

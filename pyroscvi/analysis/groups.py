@@ -1,4 +1,4 @@
-"""Groups of cells: the levels of a column of obs, of a field of the fit, or of values that are given."""
+"""Groups of cells: levels of a column of obs or of a field, or given values; and which groups are compared."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
@@ -9,8 +9,9 @@ from anndata import AnnData
 
 from pyroscvi.data.cells import Cells
 from pyroscvi.data.columns import codes
-from pyroscvi.names import listed
+from pyroscvi.names import among, listed
 
+REST = "rest"
 By: TypeAlias = str | Sequence[str] | pd.Series | np.ndarray
 
 
@@ -40,3 +41,12 @@ def groups_of(data: Cells | AnnData, cells: Cells, by: By, role: str) -> Groups:
         return Groups(cells.categories[by].cpu().numpy(), cells.levels[by])
     known = [*columns, *(name for name in cells.categories if name not in columns)]
     raise KeyError(f"{role}: there is no column or field {by!r}; there are {listed(known, 30) or 'none'}")
+
+
+def wanted(group: Groups, groups: str | Sequence[str] | None, reference: str) -> list[tuple[int, int | None]]:
+    """Codes of the groups to compare, each with that of its reference; None stands for all other cells."""
+    place = {name: code for code, name in enumerate(group.names)}
+    other = None if reference == REST and REST not in place else among(reference, place, "group")
+    names = list(place) if groups is None else [groups] if isinstance(groups, str) else list(groups)
+    ones = [among(name, place, "group") for name in names]
+    return [(one, other) for one in ones if one != other]

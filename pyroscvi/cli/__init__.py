@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from pyroscvi.advice import command_line, troubleshooting
 from pyroscvi.cli import (
+    abundance,
     analyse,
     annotate,
     calibrate,
@@ -29,11 +30,11 @@ from pyroscvi.cli.app import app
 from pyroscvi.cli.output import say
 
 __all__ = [
-    "analyse", "annotate", "app", "calibrate", "compare", "de", "domains", "embed", "fit", "generate", "main",
-    "perturb", "query", "report", "show"
+    "abundance", "analyse", "annotate", "app", "calibrate", "compare", "de", "domains", "embed", "fit", "generate",
+    "main", "perturb", "query", "report", "show"
 ]  # fmt: skip
 
-USE = ["embed", "annotate", "domains", "de", "perturb", "generate", "denoise", "query"]
+USE = ["embed", "annotate", "domains", "de", "abundance", "perturb", "generate", "denoise", "query"]
 ORDER = ["list", "show", "copy", "demo", "analyse", "fit", *USE, "report", "compare", "calibrate"]  # of the help
 app.registered_commands.sort(key=lambda command: ORDER.index(str(command.name)))
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Unable to allocate")  # of torch, CUDA and numpy

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Annotated
 
-from pyroscvi.cli.app import Data, ForceFiles, Json, OwnPages, Quiet, Run, Seed, app, drawn, option
-from pyroscvi.cli.grouped import Query, grouped
-from pyroscvi.cli.output import check_free, draw, say
-from pyroscvi.cli.using import as_json, asked
+from pyroscvi.cli.app import Data, Run, app, drawn, option
+from pyroscvi.cli.grouped import grouped
+from pyroscvi.cli.output import check_free, draw
+from pyroscvi.cli.using import Using, asked
 
 
 @app.command("annotate", rich_help_panel="Use")
@@ -32,21 +32,16 @@ def annotate(
         float, option("A cell is unknown if at most this share of known cells has so low an evidence.", min=0, max=1)
     ] = 0.01,
     particles: Annotated[int, option("Draws of the state of every cell.", min=1)] = 200,
-    query: Query,
-    page: OwnPages = None,
-    seed: Seed = 0,
-    json: Json = False,
-    quiet: Quiet = False,
-    force: ForceFiles = False,
+    how: Using,
 ) -> None:
     """Annotate cells: the most probable type with its probability, or unknown where no type explains the cell."""
     from pyroscvi.data.reading import read
     from pyroscvi.fitting.files import write_whole
 
-    check_free(out, picture, force=force)
+    check_free(out, picture, force=how.force)
     if picture is not None and truth is None:
         raise ValueError("--picture compares annotations with true types: name their column with --truth")
-    use = asked(run, data, query, page, labels=False)
+    use = asked(run, data, how, labels=False)
     known = use.column(truth)
     usual = None if reference is None else read(reference)
     if usual is not None:
@@ -54,7 +49,7 @@ def annotate(
         if not usual.n_obs:
             raise ValueError(f"the run was fitted to every cell of {reference}: give cells that were held out of it")
     fit = use.run.fit
-    result = fit.annotate(use.cells, reference=usual, unknown=threshold, particles=particles, seed=seed)
+    result = fit.annotate(use.cells, reference=usual, unknown=threshold, particles=particles, seed=how.seed)
     scores = {} if known is None else result.scores(known)
     if picture is not None:
         from pyroscvi.report.annotation import annotated
@@ -68,13 +63,9 @@ def annotate(
             write_whole(out, use.adata.write_h5ad)
         else:
             write_whole(out, result.table.join(result.probabilities.add_prefix("p ")).to_csv)
-    if json:
-        say(as_json({"cells": result.table, "scores": scores}))
-    elif not quiet:
-        say(f"{len(result.table):,} cells, compared with {result.reference}")
-        say(result.table["annotation"].value_counts().to_string(header=False))
-        for name, value in scores.items():
-            say(f"{name.replace('_', ' ')}: {value:.4g}")
-        for file in (out, picture):
-            if file is not None:
-                say(f"{file} written")
+    lines = [
+        f"{len(result.table):,} cells, compared with {result.reference}",
+        result.table["annotation"].value_counts().to_string(header=False),
+        *(f"{name.replace('_', ' ')}: {value:.4g}" for name, value in scores.items()),
+    ]
+    how.say({"cells": result.table, "scores": scores}, lines, annotations=out, picture=picture)

@@ -17,7 +17,7 @@ import typer
 from pyroscvi.cli.app import Annotations, Force, HeldOut, Json, OwnPages, Quiet, Seed, SplitBy, app, drawn, option
 from pyroscvi.cli.grouped import Choices, Columns, Genes, Query, Several, Training, grouped, panel
 from pyroscvi.cli.output import say
-from pyroscvi.cli.query import as_json
+from pyroscvi.cli.using import as_json
 
 in_evidence, in_choices = map(panel, ("Evidence", "Choices of a sweep"))
 OF_SWEEPS = ("seeds", "held_out", "split_by", *(f.name for group in (Columns, Genes, Training) for f in fields(group)))

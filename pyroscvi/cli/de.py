@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Annotated
 
-from pyroscvi.cli.app import Corrected, Data, ForceFiles, Json, OwnPages, Quiet, Run, Seed, app, drawn, option
-from pyroscvi.cli.grouped import Query, grouped
-from pyroscvi.cli.output import check_free, draw, say
-from pyroscvi.cli.using import as_json, asked
+from pyroscvi.cli.app import Corrected, Data, Run, app, drawn, option
+from pyroscvi.cli.grouped import grouped
+from pyroscvi.cli.output import check_free, draw
+from pyroscvi.cli.using import Using, asked
 
 
 @app.command("de", rich_help_panel="Use")
@@ -28,22 +28,17 @@ def de(
     picture: Annotated[Path | None, drawn("Draw changes against their evidence here.")] = None,
     top: Annotated[int, option("Number of genes to print for each comparison.", min=1)] = 10,
     corrected: Corrected = False,
-    query: Query,
-    page: OwnPages = None,
-    seed: Seed = 0,
-    json: Json = False,
-    quiet: Quiet = False,
-    force: ForceFiles = False,
+    how: Using,
 ) -> None:
     """Find genes whose mean rate changes between groups of cells, with the probability that they do."""
     from pyroscvi.analysis.differential import SHOWN, differential
     from pyroscvi.fitting.files import write_whole
 
-    check_free(out, picture, force=force)
-    use = asked(run, data, query, page)
+    check_free(out, picture, force=how.force)
+    use = asked(run, data, how)
     table = differential(
         use.run.fit, use.cells, use.column(groups), group, reference, donor=use.column(donor),
-        within=use.column(within), delta=delta, fdr=fdr, corrected=corrected, seed=seed, progress=not quiet,
+        within=use.column(within), delta=delta, fdr=fdr, corrected=corrected, seed=how.seed, progress=not how.quiet,
     )  # fmt: skip
     if out is not None:
         write_whole(out, lambda file: table.to_csv(file, index=False))
@@ -51,16 +46,11 @@ def de(
         from pyroscvi.report.differential import changes
 
         draw(picture, changes(table))
-    if json:
-        say(as_json(table))
-        return
-    if quiet:
-        return
     names = [name for name in ("within", "group", "reference") if name in table]
+    lines = []
     for key, rows in table.groupby(names, sort=False):
         *where, one, other = key
-        say(f"{one} against {other}{''.join(f', in {name}' for name in where)}: {rows['changed'].sum():,} genes change")
-        say(rows[SHOWN].head(top).to_string(index=False, float_format="{:.3g}".format) + "\n")
-    for file, what in ((out, "the table"), (picture, "the picture")):
-        if file is not None:
-            say(f"{file}: {what}")
+        inside = "".join(f", in {name}" for name in where)
+        lines.append(f"{one} against {other}{inside}: {rows['changed'].sum():,} genes change")
+        lines.append(rows[SHOWN].head(top).to_string(index=False, float_format="{:.3g}".format) + "\n")
+    how.say(table, lines, table=out, picture=picture)

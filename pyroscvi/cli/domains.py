@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Annotated
 
-from pyroscvi.cli.app import Data, ForceFiles, OwnPages, Run, app, drawn, option
-from pyroscvi.cli.grouped import Query, grouped
-from pyroscvi.cli.output import check_free, draw, say
-from pyroscvi.cli.using import asked
+from pyroscvi.cli.app import Data, Run, app, drawn, option
+from pyroscvi.cli.grouped import grouped
+from pyroscvi.cli.output import check_free, draw
+from pyroscvi.cli.using import Using, asked
 
 KEY = "pyroscvi_domain"
 
@@ -19,16 +19,14 @@ def domains(
     out: Annotated[Path, option("The file to write.", metavar="OUT.h5ad")],
     *,
     tissue: Annotated[Path | None, drawn("Draw the domains on the tissue here, a panel for each section.")] = None,
-    query: Query,
-    page: OwnPages = None,
-    force: ForceFiles = False,
+    how: Using,
 ) -> None:
     """Find the domain of every cell, for obs, and the probabilities of all domains, for obsm."""
     from pyroscvi.fitting.files import write_whole
     from pyroscvi.report import embedding as pictures
 
-    check_free(out, tissue, force=force)
-    use = asked(run, data, query, page)
+    check_free(out, tissue, force=how.force)
+    use = asked(run, data, how)
     found = use.run.fit.domains(use.cells)
     adata = use.adata
     adata.obs[KEY] = found.idxmax(axis=1).astype("category").to_numpy()
@@ -38,4 +36,5 @@ def domains(
         draw(tissue, pictures.tissue(adata.obsm[fields.spatial], adata.obs[KEY], use.column(fields.section)))
     write_whole(out, adata.write_h5ad)
     sizes = adata.obs[KEY].value_counts()
-    say(f"{out}: {len(sizes)} domains, of {sizes.max():,} to {sizes.min():,} cells, in obs[{KEY!r}]")
+    line = f"{out}: {len(sizes)} domains, of {sizes.max():,} to {sizes.min():,} cells, in obs[{KEY!r}]"
+    how.say({"domains": sizes.to_dict()}, [line])

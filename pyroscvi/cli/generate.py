@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Annotated
 
-from pyroscvi.cli.app import Corrected, Data, ForceFiles, Json, OwnPages, Quiet, Run, Seed, app, option
-from pyroscvi.cli.grouped import Query, grouped
-from pyroscvi.cli.output import check_free, say
-from pyroscvi.cli.using import as_json, asked, conditions
+from pyroscvi.cli.app import Corrected, Data, Run, app, option
+from pyroscvi.cli.grouped import grouped
+from pyroscvi.cli.output import check_free
+from pyroscvi.cli.using import Using, asked, conditions
 
 Given = Annotated[
     list[str] | None, option("A condition of the cells, as FIELD=VALUE. May be repeated.", metavar="FIELD=VALUE")
@@ -25,12 +25,7 @@ def generate(
         Path | None,
         option("An h5ad file of real cells: say how much like those under the same conditions the new cells are."),
     ] = None,
-    query: Query,
-    page: OwnPages = None,
-    seed: Seed = 0,
-    json: Json = False,
-    quiet: Quiet = False,
-    force: ForceFiles = False,
+    how: Using,
 ) -> None:
     """Generate counts of new cells; conditions that are not given vary as in training."""
     import pandas as pd
@@ -41,26 +36,22 @@ def generate(
     from pyroscvi.cli.runs import read_run
     from pyroscvi.fitting.files import write_whole
 
-    check_free(out, force=force)
-    fitted, values = read_run(run, page or ()), conditions(given)
-    counts = fitted.fit.generate(n=n, given=values, seed=seed)
+    check_free(out, force=how.force)
+    fitted, values = read_run(run, how.page or ()), conditions(given)
+    counts = fitted.fit.generate(n=n, given=values, seed=how.seed)
     obs = pd.DataFrame({name: [value] * n for name, value in values.items()}, [f"generated{i}" for i in range(n)])
     made = AnnData(sparse.csr_matrix(counts.astype("float32")), obs, pd.DataFrame(index=list(fitted.fit.genes)))
     table = None
     if real is not None:
-        cells = asked(run, real, query, page).cells
+        cells = asked(run, real, how).cells
         levels = {name: fitted.fit.levels[name].index(str(v)) for name, v in values.items() if name in cells.categories}
         alike = sum(((cells.categories[name] != code).long() for name, code in levels.items()), 0 * cells.library[:, 0])
         if not (alike == 0).any():
             raise ValueError(f"{real} has no cell under {' '.join(given or ())} to compare with")
-        table = realism(cells.subset(alike == 0).x.numpy(), counts, seed)
+        table = realism(cells.subset(alike == 0).x.numpy(), counts, how.seed)
     write_whole(out, made.write_h5ad)
-    if json:
-        say(as_json({"cells": n, "realism": table}))
-    elif not quiet:
-        if table is not None:
-            say(table.to_string(float_format="{:.3g}".format, na_rep="") + "\n")
-        say(f"{out}: {n:,} cells of {counts.shape[1]:,} genes")
+    lines = [] if table is None else [table.to_string(float_format="{:.3g}".format, na_rep="") + "\n"]
+    how.say({"cells": n, "realism": table}, [*lines, f"{out}: {n:,} cells of {counts.shape[1]:,} genes"])
 
 
 @app.command("denoise", rich_help_panel="Use")
@@ -76,23 +67,19 @@ def denoise(
     library: Annotated[float | None, option("Scale the rates of each cell to this sum. Default: its size.")] = None,
     samples: Annotated[int, option("Posterior samples to average over.", min=1)] = 10,
     corrected: Corrected = False,
-    query: Query,
-    page: OwnPages = None,
-    seed: Seed = 0,
-    quiet: Quiet = False,
-    force: ForceFiles = False,
+    how: Using,
 ) -> None:
     """Replace counts by their posterior mean rates: a layer of the genes that the run knows."""
     from pyroscvi.fitting.files import write_whole
 
-    check_free(out, force=force)
-    use = asked(run, data, query, page)
+    check_free(out, force=how.force)
+    use = asked(run, data, how)
     adata = use.adata[:, use.adata.var_names.isin(use.run.fit.genes)].copy()
     rates = use.run.fit.denoise(
         use.cells, given=conditions(given), average=average, library=library, samples=samples, corrected=corrected,
-        seed=seed, genes=list(adata.var_names),
+        seed=how.seed, genes=list(adata.var_names),
     )  # fmt: skip
     adata.layers[layer] = rates
     write_whole(out, adata.write_h5ad)
-    if not quiet:
-        say(f"{out}: rates of {rates.shape[1]:,} genes in {rates.shape[0]:,} cells, in layers[{layer!r}]")
+    line = f"{out}: rates of {rates.shape[1]:,} genes in {rates.shape[0]:,} cells, in layers[{layer!r}]"
+    how.say({"cells": rates.shape[0], "genes": rates.shape[1], "layer": layer}, [line])

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Annotated
 
-from pyroscvi.cli.app import Data, ForceFiles, Json, OwnPages, Quiet, Run, Seed, app, drawn, option
-from pyroscvi.cli.grouped import Query, grouped
-from pyroscvi.cli.output import check_free, draw, say
-from pyroscvi.cli.using import as_json, asked, conditions
+from pyroscvi.cli.app import Data, Run, app, drawn, option
+from pyroscvi.cli.grouped import grouped
+from pyroscvi.cli.output import check_free, draw
+from pyroscvi.cli.using import Using, asked, conditions
 
 SHOWN = ["gene", "log2_fold_change", "low", "high", "p_change", "rate", "rate_against"]
 Setting = Annotated[list[str], option("A condition, as FIELD=VALUE. May be repeated.", metavar="FIELD=VALUE")]
@@ -32,21 +32,16 @@ def perturb(
     out: Annotated[Path | None, option("Write the whole table here.", metavar="OUT.csv")] = None,
     picture: Annotated[Path | None, drawn("Draw the largest effects of every group here.")] = None,
     top: Annotated[int, option("Number of genes to print for each group.", min=1)] = 10,
-    query: Query,
-    page: OwnPages = None,
-    seed: Seed = 0,
-    json: Json = False,
-    quiet: Quiet = False,
-    force: ForceFiles = False,
+    how: Using,
 ) -> None:
     """Predict how the mean rates of cells change under other conditions; they keep their states."""
     from pyroscvi.fitting.files import write_whole
 
-    check_free(out, picture, force=force)
-    use = asked(run, data, query, page)
+    check_free(out, picture, force=how.force)
+    use = asked(run, data, how)
     fit, one, other = use.run.fit, conditions(given), conditions(against)
     table = fit.effect(
-        use.cells, one, other, by=use.column(by), average=average, delta=delta, seed=seed, progress=not quiet
+        use.cells, one, other, by=use.column(by), average=average, delta=delta, seed=how.seed, progress=not how.quiet
     )
     scores = None
     if score:
@@ -55,24 +50,20 @@ def perturb(
         unseen = ~use.adata.obs_names.isin(use.run.fitted_on)
         if not unseen.any():
             raise ValueError(f"the run was fitted to every cell of {data}: give cells that were held out of it")
-        scores = fit.effect_scores(use.cells.subset(unseen), one, other, use.column(by)[unseen], seed=seed)
+        scores = fit.effect_scores(use.cells.subset(unseen), one, other, use.column(by)[unseen], seed=how.seed)
     if out is not None:
         write_whole(out, lambda file: table.to_csv(file, index=False))
     if picture is not None:
         from pyroscvi.report.differential import largest
 
         draw(picture, largest(table))
-    if json:
-        say(as_json({"effects": table, **({} if scores is None else {"scores": scores})}))
-        return
-    if quiet:
-        return
     what = f"{' '.join(given)} against {' '.join(against)}"
+    lines = []
     for name, rows in [("", table)] if by is None else table.groupby("group", sort=False):
-        say(f"{what}{f', in {name}' if name else ''}: {(rows['p_change'] > 0.95).sum():,} genes change (p > 0.95)")
-        say(rows[SHOWN].head(top).to_string(index=False, float_format="{:.3g}".format) + "\n")
+        sure = (rows["p_change"] > 0.95).sum()
+        lines.append(f"{what}{f', in {name}' if name else ''}: {sure:,} genes change (p > 0.95)")
+        lines.append(rows[SHOWN].head(top).to_string(index=False, float_format="{:.3g}".format) + "\n")
     if scores is not None:
-        say(scores.to_string(index=False, float_format="{:.3g}".format))
-    for file in (out, picture):
-        if file is not None:
-            say(f"{file} written")
+        lines.append(scores.to_string(index=False, float_format="{:.3g}".format))
+    result = {"effects": table} if scores is None else {"effects": table, "scores": scores}
+    how.say(result, lines, table=out, picture=picture)

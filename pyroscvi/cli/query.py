@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Annotated
 
-from pyroscvi.cli.app import Data, ForceFiles, Json, OwnPages, Quiet, Run, Seed, app, option
-from pyroscvi.cli.grouped import Query, grouped
-from pyroscvi.cli.output import check_free, say
-from pyroscvi.cli.using import as_json, asked
+from pyroscvi.cli.app import Data, Run, app, option
+from pyroscvi.cli.grouped import grouped
+from pyroscvi.cli.output import check_free
+from pyroscvi.cli.using import Using, asked
 
 
 @app.command("query", rich_help_panel="Use")
@@ -24,12 +24,7 @@ def query_cells(
         ),
     ] = None,
     epochs: Annotated[int, option("Passes over the new cells, for learn.", min=1)] = 50,
-    query: Query,
-    page: OwnPages = None,
-    seed: Seed = 0,
-    json: Json = False,
-    quiet: Quiet = False,
-    force: ForceFiles = False,
+    how: Using,
 ) -> None:
     """Map new cells onto a reference run: their states and, if the model knows types, their annotations.
 
@@ -41,15 +36,15 @@ def query_cells(
     from pyroscvi.fitting.extended import extended
     from pyroscvi.fitting.files import write_whole
 
-    check_free(out, force=force)
-    reading = replace(query, unknown="allow") if batch is not None else query
-    use = asked(run, data, reading, page, labels=False)
+    check_free(out, force=how.force)
+    how = how if batch is None else replace(how, unknown="allow")
+    use = asked(run, data, how, labels=False)
     fit, cells = use.run.fit, use.cells
     notes = []
     if batch == "learn":
-        fit = extended(fit, use.adata, missing=query.missing, epochs=epochs, seed=seed, progress=not quiet)
+        fit = extended(fit, use.adata, missing=how.missing, epochs=epochs, seed=how.seed, progress=not how.quiet)
         assert fit.fields is not None
-        cells = replace(fit.fields, label=None, belief=None).read(use.adata, missing=query.missing, empty=query.empty)
+        cells = replace(fit.fields, label=None, belief=None).read(use.adata, missing=how.missing, empty=how.empty)
         notes.append(f"learned weights of {', '.join(fit.record['extended']['levels'])}")
     elif batch not in (None, "unknown"):
         from pyroscvi.analysis.posterior import codes
@@ -60,19 +55,14 @@ def query_cells(
     use.adata.obsm[KEY] = representation(fit, cells)
     result = None
     try:
-        result = fit.annotate(cells, seed=seed)
+        result = fit.annotate(cells, seed=how.seed)
     except ValueError as error:
         if "has no types" not in str(error):
             raise
     if result is not None:
+        notes.append(result.table["annotation"].value_counts().to_string(header=False))
         for name, values in result.table.items():
             use.adata.obs[f"pyroscvi_{name}"] = values.to_numpy()
     write_whole(out, use.adata.write_h5ad)
-    if json:
-        say(as_json({"cells": len(cells), "annotations": None if result is None else result.table}))
-    elif not quiet:
-        for text in notes:
-            say(text)
-        if result is not None:
-            say(result.table["annotation"].value_counts().to_string(header=False))
-        say(f"{out}: {len(cells):,} cells, states in obsm[{KEY!r}]")
+    notes.append(f"{out}: {len(cells):,} cells, states in obsm[{KEY!r}]")
+    how.say({"cells": len(cells), "annotations": None if result is None else result.table}, notes)

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Annotated
 
-from pyroscvi.cli.app import Data, ForceFiles, OwnPages, Run, app, option
-from pyroscvi.cli.grouped import Query, grouped
-from pyroscvi.cli.output import check_free, say
-from pyroscvi.cli.query import asked
+from pyroscvi.cli.app import Data, Run, app, option
+from pyroscvi.cli.grouped import grouped
+from pyroscvi.cli.output import check_free
+from pyroscvi.cli.using import Using, asked
 
 
 @app.command("report", rich_help_panel="Use")
@@ -17,9 +17,7 @@ def report(
     out: Annotated[Path, option("The page to write.", metavar="OUT.html")],
     *,
     color: Annotated[list[str] | None, option("A column of obs, for the pictures. May be repeated.")] = None,
-    query: Query,
-    page: OwnPages = None,
-    force: ForceFiles = False,
+    how: Using,
 ) -> None:
     """Report where cells lie, which component they are of, and which genes move them, in one page of HTML."""
     from pyroscvi.analysis.representation import representation
@@ -27,9 +25,9 @@ def report(
     from pyroscvi.report.embedding import projection
     from pyroscvi.workflow.levels import levels
 
-    check_free(out, force=force)
-    use = asked(run, data, query, page)
+    check_free(out, force=how.force)
+    use = asked(run, data, how)
     xy = projection(representation(use.run.fit, use.cells))
     text = levels(use.run.fit, use.cells, xy, {name: use.column(name) for name in color or ()})
     write_whole(out, lambda file: file.write_text(text, "utf-8"))
-    say(f"{out}: the report, in one file")
+    how.say({"report": str(out)}, [], report=out)

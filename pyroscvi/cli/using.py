@@ -1,13 +1,16 @@
-"""What commands share that use a run on cells: the run, the cells as its fit reads them, and their rows of the file."""
+"""What commands share that use a run on cells: their options, the run, and the cells as its fit reads them."""
 
 import json
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pyroscvi.cli.app import ForceFiles, Json, OwnPages, Quiet, Seed
 from pyroscvi.cli.grouped import Query
+from pyroscvi.cli.output import say
 from pyroscvi.names import among
 
 if TYPE_CHECKING:
@@ -15,6 +18,31 @@ if TYPE_CHECKING:
 
     from pyroscvi.cli.runs import Run
     from pyroscvi.data.cells import Cells
+
+
+@dataclass(frozen=True)
+class Using(Query):
+    """Options of all commands that use a run on cells: how cells are read, and how results are given."""
+
+    page: OwnPages = None
+    seed: Seed = 0
+    json: Json = False
+    quiet: Quiet = False
+    force: ForceFiles = False
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The arguments of ``Fields.read``."""
+        return {option.name: getattr(self, option.name) for option in fields(Query)}
+
+    def say(self, result: Any, lines: Iterable[object], **files: Path | None) -> None:
+        """Print a result: as JSON, or as lines and the files that were written, each called by its keyword."""
+        if self.json:
+            say(as_json(result))
+        elif not self.quiet:
+            written = (f"{file}: the {what}" for what, file in files.items() if file is not None)
+            for line in chain(lines, written):
+                say(line)
 
 
 class Asked(NamedTuple):
@@ -29,15 +57,15 @@ class Asked(NamedTuple):
         return None if name is None else self.adata.obs[among(name, {key: key for key in self.adata.obs}, what)]
 
 
-def asked(folder: Path, data: Path, query: Query, pages: Iterable[Path] | None = None, *, labels: bool = True) -> Asked:
+def asked(folder: Path, data: Path, how: Using, *, labels: bool = True) -> Asked:
     """The run in a folder, and the cells of a file as its fit reads them; without ``labels``, not their labels."""
     from pyroscvi.cli.runs import read_run
     from pyroscvi.data.reading import read
 
-    run = read_run(folder, pages or ())
+    run = read_run(folder, how.page or ())
     adata = read(data)
-    fields = run.fields if labels else replace(run.fields, label=None, belief=None)
-    cells = fields.read(adata, **vars(query))
+    columns = run.fields if labels else replace(run.fields, label=None, belief=None)
+    cells = columns.read(adata, **how.reading)
     return Asked(run, cells, adata[cells.names].copy() if len(cells) < len(adata) else adata)
 
 

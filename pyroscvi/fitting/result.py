@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from pyroscvi.analysis.abundance import abundance
 from pyroscvi.analysis.annotate import annotate
 from pyroscvi.analysis.decode import decode
 from pyroscvi.analysis.decontaminated import decontaminated
@@ -132,6 +133,7 @@ class Fit:
     loadings = loadings
     describe = describe
     differential = differential
+    abundance = abundance
     annotate = annotate
     effect = effect
     effect_scores = effect_scores

@@ -4,6 +4,7 @@ changes(fit.differential(adata, "cell_type")).savefig("changes.png")
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -60,16 +61,34 @@ def _name(panel: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> None:
 def largest(table: pd.DataFrame, genes: int = 15) -> Figure:
     """A panel for each group: the genes whose effect is largest and probable, with intervals: ``Fit.effect``."""
     groups = list(table.groupby("group", sort=False))[:MAX_PANELS] if "group" in table else [("", table)]
-    figure, squares = panels(len(groups), 3, (3.0, 0.6 + 0.18 * genes), (0, 0))
-    for panel, (name, rows) in zip(squares, groups, strict=True):
+    best = {}
+    for name, rows in groups:
         sure = rows[rows["p_change"] > 0.95]
-        best = (sure if len(sure) else rows).head(genes).sort_values("log2_fold_change")
-        place = np.arange(len(best))
-        panel.hlines(place, best["low"], best["high"], color=CHANGED_COLOUR, linewidth=1)
-        panel.plot(best["log2_fold_change"], place, "o", color=CHANGED_COLOUR, markersize=3)
+        best[str(name)] = (sure if len(sure) else rows).head(genes)
+    return intervals(best, "gene", "log2_fold_change", "log2 fold change")
+
+
+def abundances(table: pd.DataFrame) -> Figure:
+    """A panel for each comparison: the change of the odds of every type, with intervals: ``Fit.abundance``."""
+    compared = table.groupby(["group", "reference"], sort=False)
+    panels_of = {f"{one} against {other}": rows for (one, other), rows in list(compared)[:MAX_PANELS]}
+    return intervals(panels_of, "type", "log2_odds_ratio", "log2 odds ratio")
+
+
+def intervals(tables: Mapping[str, pd.DataFrame], name: str, value: str, axis: str) -> Figure:
+    """A panel for each table: a line for each row, from ``low`` to ``high``; grey where it is not called changed."""
+    most = max(map(len, tables.values()))
+    figure, squares = panels(len(tables), min(len(tables), 3), (3.0, 0.6 + 0.18 * most), (0, 0))
+    for panel, (title, rows) in zip(squares, tables.items(), strict=True):
+        rows = rows.sort_values(value)
+        place = np.arange(len(rows))
+        called = rows["changed"] if "changed" in rows else rows["p_change"] > 0.95
+        colours = np.where(called, CHANGED_COLOUR, "#a0a0a0")
+        panel.hlines(place, rows["low"], rows["high"], color=colours, linewidth=1)
+        panel.scatter(rows[value], place, s=9, color=colours, linewidths=0)
         panel.axvline(0, color=FAINT, linewidth=0.6, zorder=0)
-        panel.set_yticks(place, [label(gene, 18, 1) for gene in best["gene"]])
-        panel.set_title(label(name, 36, 1) if name else "", fontsize=8, color=INK, loc="left")
-        panel.set_xlabel("log2 fold change", fontsize=6.5, color=FAINT)
+        panel.set_yticks(place, [label(str(one), 22, 1) for one in rows[name]])
+        panel.set_title(label(title, 36, 1) if title else "", fontsize=8, color=INK, loc="left")
+        panel.set_xlabel(axis, fontsize=6.5, color=FAINT)
         quiet(panel, 6)
     return figure
