@@ -12,6 +12,7 @@ from fits import quick
 import pyroscvi as ps
 from pyroscvi.analysis.annotate import Annotation
 from pyroscvi.cli import main
+from pyroscvi.data.coarse import read_tree
 from pyroscvi.data.datasets import simulated
 from pyroscvi.guides import MeanField
 from pyroscvi.models import SCANVI, SCVI, Annotated
@@ -122,6 +123,38 @@ def test_a_page_with_labels_learns_from_two_columns_that_are_partly_missing(type
     p = ps.separated(fit.probabilities(cells, "y", particles=20), ["kind", "group"])
     assert (p["kind"].idxmax(axis=1).to_numpy() == kind.to_numpy()).mean() > 0.75  # by chance 0.33
     assert (p["group"].idxmax(axis=1).to_numpy() == group.to_numpy()).mean() > 0.85
+
+
+def test_a_tree_is_read_from_lines_of_a_node_and_its_parent(tmp_path):
+    file = tmp_path / "tree.tsv"
+    file.write_text("# type\tabove\nCD4 T\tT\nCD8 T, T\n\nT\tlymphocyte\nB\tlymphocyte\n", "utf-8")
+    assert read_tree(file) == TREE
+    for line, message in (
+        ("B\tT\tx", "line 2: .* is not a node and its parent"),
+        ("A\tT", "'A' has two parents, 'B' and"),
+    ):
+        file.write_text(f"A\tB\n{line}\n", "utf-8")
+        with pytest.raises(ValueError, match=message):
+            read_tree(file)
+
+
+def test_the_command_sums_over_the_types_that_a_coarse_label_allows(types, tmp_path, capsys):
+    adata = types[:60].copy()
+    adata.obs["shown"] = np.where(
+        np.arange(60) % 3 == 0, "none", np.where(adata.obs["cell_type"] == "type0", "A", "BC")
+    )
+    adata.write_h5ad(tmp_path / "some.h5ad")
+    (tmp_path / "tree.csv").write_text("B,BC\nC,BC\n", "utf-8")
+    how = ("--counts", "counts", "--label", "shown", "--unlabelled", "none", "--epochs", 1, "--latent", 2)
+    tree = ("--label-tree", tmp_path / "tree.csv")
+    run("fit", tmp_path / "some.h5ad", "--model", "annotated", *how, *tree, "--out", tmp_path / "run")
+    assert ps.load(tmp_path / "run").levels["label"] == ("A", "B", "C")
+    run("annotate", tmp_path / "run", tmp_path / "some.h5ad", "--particles", 5, "--out", tmp_path / "table.csv")
+    assert set(pd.read_csv(tmp_path / "table.csv")["type"]) <= {"A", "B", "C"}
+    capsys.readouterr()
+    fit = ("fit", tmp_path / "some.h5ad", "--counts", "counts", *tree, "--out", tmp_path / "none")
+    assert main([*map(str, fit)]) == 1
+    assert "--label-tree is a tree of the labels in --label" in capsys.readouterr().err
 
 
 def test_a_fit_learns_from_coarse_labels(types):

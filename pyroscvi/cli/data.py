@@ -10,6 +10,7 @@ from anndata import AnnData
 
 from pyroscvi.cli.grouped import Genes
 from pyroscvi.data.cells import Cells
+from pyroscvi.data.coarse import coarse, read_tree
 from pyroscvi.data.columns import column
 from pyroscvi.data.datasets import highly_variable
 from pyroscvi.data.fields import Fields
@@ -17,19 +18,37 @@ from pyroscvi.data.files import Opened, opened
 from pyroscvi.data.reading import read, stays_on_disk
 from pyroscvi.data.stored import Stored
 
+BELIEF = "pyroscvi_belief"  # in obsm: the weights of types that labels of a tree allow
 MAX_CELLS_FOR_GENES = 20_000  # cells on disk from which variable genes are chosen
 
 
 def read_cells(
-    file: Path, fields: dict[str, Any], reading: dict[str, Any], genes: Genes, annotations: Path | None = None
-) -> tuple[Cells, pd.DataFrame]:
-    """The cells of a file in memory, at its variable genes or those of a list if they are asked for; and their obs."""
+    file: Path, fields: dict[str, Any], reading: dict[str, Any], genes: Genes, annotations: Path | None = None,
+    tree: Path | None = None,
+) -> tuple[Cells, pd.DataFrame]:  # fmt: skip
+    """The cells of a file in memory, at its variable genes or those of a list if they are asked for; and their obs.
+
+    tree  a file with a tree of labels: each is a belief over the types below it
+    """
     adata = read(file, annotations)
+    if tree is not None:
+        fields = _believed(adata, fields, read_tree(tree))
     names = genes.named()
     if genes.hvg is not None:
         names = highly_variable(adata, genes.hvg, fields["counts"], fields["batch"], genes.hvg_by)
     cells = Fields(**fields, genes=names).read(adata, **reading)
     return cells, adata.obs.loc[cells.names]
+
+
+def _believed(adata: AnnData, fields: dict[str, Any], tree: dict[str, str]) -> dict[str, Any]:
+    """The fields, with beliefs in place of labels: a weight for each type that a label of the tree allows."""
+    if fields["label"] is None or fields["belief"] is not None:
+        raise ValueError("--label-tree is a tree of the labels in --label, and takes the place of --belief")
+    labels = column(adata.obs, fields["label"], "label").astype(object)
+    if fields["unlabelled"] is not None:
+        labels = labels.mask(labels.astype(str) == fields["unlabelled"])
+    adata.obsm[BELIEF] = coarse(labels, tree)
+    return {**fields, "label": None, "unlabelled": None, "belief": BELIEF}
 
 
 def open_cells(
@@ -58,19 +77,20 @@ def open_cells(
 
 def fitting_cells(
     place: Path, fields: dict[str, Any], reading: dict[str, Any], genes: Genes, annotations: Path | None,
-    backed: bool, seed: int,
+    tree: Path | None, backed: bool, seed: int,
 ) -> tuple[Cells, pd.DataFrame]:  # fmt: skip
     """The cells to fit to and their obs, with counts on disk where that is asked for, or usual for such files."""
-    in_memory = "--spatial" if fields["spatial"] else "--annotations" if annotations else ""
-    if backed and annotations:
-        raise ValueError("--annotations are for cells in memory: leave out --backed, or write them into the files")
+    for_memory = {"--annotations": annotations, "--label-tree": tree, "--spatial": fields["spatial"]}
+    in_memory = next((option for option, value in for_memory.items() if value), "")
+    if backed and (annotations or tree):
+        raise ValueError(f"{in_memory} is for cells in memory: leave out --backed, or write it into the files")
     if backed or (stays_on_disk(place) and not in_memory):
         return open_cells(place, fields, reading, genes, seed)
     if in_memory and reading["genes"] == "union":
         raise ValueError(
             f"--join union leaves counts on disk, and {in_memory} reads them into memory: give one of them"
         )
-    return read_cells(place, fields, reading, genes, annotations)
+    return read_cells(place, fields, reading, genes, annotations, tree)
 
 
 def split_off(cells: Cells, obs: pd.DataFrame, fraction: float, by: str | None, groups: str | None, seed: int) -> Any:

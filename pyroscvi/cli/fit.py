@@ -42,6 +42,13 @@ def fit(
     reading: Files,
     genes: Genes,
     annotations: Annotations = None,
+    label_tree: Annotated[
+        Path | None,
+        in_data(
+            "A file of types and their parents. A --label that is a parent means: one of the types below it.",
+            metavar="TREE.tsv",
+        ),
+    ] = None,
     backed: Annotated[
         bool, in_data("Read counts from disk as they are needed, where they do not fit in memory.", "--backed")
     ] = False,
@@ -83,12 +90,13 @@ def fit(
     asked = {
         "data": str(data), "model": repr(model), "guide": repr(guide), "pages": [file.name for file in own],
         "fields": {name: value for name, value in fields.items() if value}, "reading": vars(reading),
-        "genes": vars(genes), "annotations": annotations, "held_out": held_out, "split_by": split_by,
+        "genes": vars(genes), "annotations": annotations, "label_tree": label_tree,
+        "held_out": held_out, "split_by": split_by,
         "training": {**settings, "early_stopping": repr(settings["early_stopping"])}, "pyroscvi": __version__,
     }  # fmt: skip
     ranks = Ranks.here()  # of processes that torchrun started, the first one alone writes
     ranks.from_first(lambda: check_folder(out, asked, force))
-    cells, obs = fitting_cells(data, fields, vars(reading), genes, annotations, backed, seed)
+    cells, obs = fitting_cells(data, fields, vars(reading), genes, annotations, label_tree, backed, seed)
     seen, unseen = split_off(cells, obs, held_out, None, split_by, seed) if held_out else (cells, None)
 
     def begin() -> None:

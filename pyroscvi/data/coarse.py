@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -80,6 +81,25 @@ def separated(probabilities: pd.DataFrame, columns: Sequence[str]) -> dict[str, 
         )
     by = dict(zip(columns, zip(*names, strict=True), strict=True))
     return {name: probabilities.T.groupby(list(labels)).sum().T for name, labels in by.items()}
+
+
+def read_tree(file: str | Path) -> dict[str, str]:
+    """The parent of each node, from a file whose lines are a node and its parent, between them a tab or a comma.
+
+    Empty lines, and those that begin with #, are left out. Raises ValueError for any other line, or a second parent.
+    """
+    tree: dict[str, str] = {}
+    for number, line in enumerate(Path(file).read_text("utf-8").splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        names = [name.strip() for name in line.split("\t" if "\t" in line else ",")]
+        if len(names) != 2 or not all(names):
+            raise ValueError(f"{file}, line {number}: {line!r} is not a node and its parent, between them a tab")
+        if tree.setdefault(*names) != names[1]:
+            raise ValueError(
+                f"{file}, line {number}: {names[0]!r} has two parents, {tree[names[0]]!r} and {names[1]!r}"
+            )
+    return tree
 
 
 def _upwards(node: str, parents: Mapping[str, str]) -> Iterator[str]:
