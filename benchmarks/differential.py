@@ -8,7 +8,9 @@ cells of 4 treated and 4 untreated donors:
     pyroscvi         fit.differential(donor=...)
     limma            sums of each donor, log counts per million, moderated t-test [Smyth, 2004]; not the R package
     t-test           the same sums, Welch's t-test
+    DESeq2           the same sums, by pydeseq2, where it is installed [Love et al., 2014]
     Wilcoxon         of normalised cells, as scanpy's rank_genes_groups: cells are the unit
+    scvi-tools       differential expression of its SCVI (mode "change"), where it is installed: cells are the unit
     pyroscvi, cells  fit.differential without donors: cells are the unit
 
 null    share of the genes that are called where nothing changes, at a (false discovery) rate of 5%
@@ -20,6 +22,8 @@ cover   share of genes whose true log2 ratio lies in the 90% interval
 """
 
 import argparse
+import warnings
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -97,6 +101,38 @@ def wilcoxon(adata: AnnData) -> np.ndarray:
     return stats.mannwhitneyu(x[treated], x[~treated], method="asymptotic").pvalue
 
 
+def deseq2(adata: AnnData) -> np.ndarray:
+    """p-values of DESeq2 for the sums of donors; 1 where it gives none."""
+    from pydeseq2.dds import DeseqDataSet
+    from pydeseq2.ds import DeseqStats
+
+    _, treated, sums = pseudobulk(adata)
+    names = [f"donor{d}" for d in range(len(sums))]
+    condition = pd.DataFrame({"condition": np.where(treated, "treated", "control")}, names)
+    counts = pd.DataFrame(sums.astype(int), names, adata.var_names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data = DeseqDataSet(counts=counts, metadata=condition, design="~condition", quiet=True)
+        data.deseq2()
+        result = DeseqStats(data, contrast=["condition", "treated", "control"], quiet=True)
+        result.summary()
+    return result.results_df["pvalue"].fillna(1.0).to_numpy()
+
+
+def scvi_tools(adata: AnnData) -> tuple[np.ndarray, np.ndarray]:
+    """The probability of no change of every gene, and whether it is called at a false discovery rate of 5%."""
+    import scvi
+
+    scvi.settings.seed = 0
+    copy = adata.copy()
+    scvi.model.SCVI.setup_anndata(copy)
+    model = scvi.model.SCVI(copy, gene_likelihood="nb")
+    model.train(max_epochs=60)
+    table = model.differential_expression(groupby="condition", group1="treated", group2="control", fdr_target=0.05)
+    table = table.loc[adata.var_names]
+    return 1 - table["proba_de"].to_numpy(), table["is_de_fdr_0.05"].to_numpy()
+
+
 def power(score: np.ndarray, changed: np.ndarray) -> float:
     """Share of the changed genes among the best ones, as many as hold at most 5% others; low scores are best."""
     right = changed[np.argsort(score, kind="stable")]
@@ -125,10 +161,16 @@ def scores(adata: AnnData, delta: float = 0.25) -> pd.DataFrame:
             "false": called & (np.abs(truth) <= delta),
             "cover": inside,
         }
-    for name, method in (("limma", limma), ("t-test", welch), ("Wilcoxon", wilcoxon)):
+    methods = {"limma": limma, "t-test": welch, "Wilcoxon": wilcoxon}
+    if find_spec("pydeseq2"):
+        methods["DESeq2"] = deseq2
+    for name, method in methods.items():
         p = method(adata)
         called = stats.false_discovery_control(p) <= 0.05
         rows[name] = {"called": called.mean(), "score": p, "false": called & (effect == 0), "cover": np.nan}
+    if find_spec("scvi"):
+        p, called = scvi_tools(adata)
+        rows["scvi-tools"] = {"called": called.mean(), "score": p, "false": called & (effect == 0), "cover": np.nan}
     table = pd.DataFrame.from_dict(rows, orient="index")
     table["power"] = [power(score, effect != 0) if effect.any() else np.nan for score in table.pop("score")]
     table["fdp"] = [

@@ -93,6 +93,7 @@ def test_a_model_is_chosen_by_the_evidence(cells, monkeypatch):
     monkeypatch.setattr(choosing, "SEEDS", 1)
     choice = choose(cells, MeanField(), Clock(600), epochs=2, progress=False)
     assert list(choice.comparisons) == ["likelihood", "dimensions and prior"]
+    assert all((one.table["certificate"] != "uncertified").all() for one in choice.comparisons.values())
     first = choice.comparisons["likelihood"].table.index[0]
     assert choice.notes[0] == f"Likelihood: {first}, of nb, zinb, poisson."
     last = choice.comparisons["dimensions and prior"].table.index[0]

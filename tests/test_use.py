@@ -18,6 +18,7 @@ from pyroscvi.data.datasets import simulated
 from pyroscvi.guides import MeanField
 from pyroscvi.models import SCVI
 from pyroscvi.parts import NB, Embedding, LatentSize, Linear, Nothing, OneHot, PerBatch, ReadCell
+from pyroscvi.report.differential import curves
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,20 @@ def test_the_gene_that_responds_has_the_largest_effect_in_every_group(fitted, ad
     np.testing.assert_allclose(whole.set_index("gene")["log2_fold_change"], -back["log2_fold_change"][whole["gene"]])
     with pytest.raises(ValueError, match="both set the same conditions"):
         fitted.effect(controls, STIM, {"batch": "batch0"})
+
+
+def test_a_curve_of_effects_has_the_rows_of_each_value_and_a_panel_for_each_gene(fitted, adata):
+    controls = adata[adata.obs["condition"] == "ctrl"].copy()
+    table = fitted.effect_curve(controls, "condition", ["ctrl", "stim"], CTRL, by="cell_type", progress=False)
+    none, one = (rows for _, rows in table.groupby("condition"))
+    assert np.abs(none["log2_fold_change"]).max() == 0
+    alone = fitted.effect(controls, STIM, CTRL, by="cell_type", progress=False)
+    pd.testing.assert_frame_equal(one.drop(columns="condition").reset_index(drop=True), alone)
+    figure = curves(table, "condition", genes=3)
+    assert len(figure.axes) == 3
+    assert figure.axes[0].get_title(loc="left") == "gene0"
+    with pytest.raises(ValueError, match="condition: give at least one value"):
+        fitted.effect_curve(controls, "condition", [], CTRL)
 
 
 def test_scores_of_effects_beside_other_predictions(fitted, adata):
@@ -164,6 +179,9 @@ def test_every_command_on_one_run(adata, tmp_path, capsys):
     assert "condition=stim against condition=ctrl, in type0: " in printed
     assert "energy_distance" in printed
     assert len(pd.read_csv(tmp_path / "p.csv")) == 60
+    run("perturb", tmp_path / "run", file, *sides, "--given", "condition=ctrl", "--picture", tmp_path / "curve.png")
+    assert "condition=ctrl against condition=ctrl, in type1: 0 genes" in capsys.readouterr().out
+    assert (tmp_path / "curve.png").exists()
     run("perturb", tmp_path / "run", file, *sides, "--json")
     assert len(json.loads(capsys.readouterr().out)["effects"]) == 60
 

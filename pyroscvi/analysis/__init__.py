@@ -6,7 +6,8 @@ The files:
     representation  the same for files and pictures: probabilities where there are no continuous latents
     denoise        the rate of every gene, under the conditions of a cell or under others
     generate       counts, of cells that there are and of cells that there are not
-    effect         what other conditions do to the rates of cells, and how good such predictions are (effect_scores)
+    effect         what other conditions do to the rates of cells, along a dose too (effect_curve), and how good such
+                   predictions are (effect_scores)
     loadings       what a latent dimension does to every gene
     differential   which genes change between groups of cells (with unit_rates, shrinkage and groups)
     domains        the domain of every cell of a tissue, under the page domains

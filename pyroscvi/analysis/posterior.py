@@ -13,6 +13,7 @@ from torch import Tensor
 from pyroscvi.data.cells import Cells
 from pyroscvi.handlers import intervene
 from pyroscvi.inference.elbo import Sites, factor, joint, product
+from pyroscvi.inference.progress import counted
 from pyroscvi.inference.seeds import seeded
 from pyroscvi.program import Fitted
 
@@ -25,10 +26,12 @@ Over = str | Mapping[str, Sequence[str] | Sequence[float]]  # a field with all i
 
 def each(fit: Fitted, cells: Cells, do: Callable[[Cells], T], seed: int, batch_size: int) -> Iterator[T]:
     """``do(minibatch)`` for every minibatch, in order, without gradients; global random generators stay untouched."""
-    for i, minibatch in enumerate(cells.minibatches(batch_size, hops=fit.guide.encoder.hops)):
-        with torch.no_grad(), seeded(seed + i, cells.device), pyro.validation_enabled(False):
-            result = do(minibatch)
-        yield result
+    with counted("computing", len(cells)) as done:
+        for i, minibatch in enumerate(cells.minibatches(batch_size, hops=fit.guide.encoder.hops)):
+            with torch.no_grad(), seeded(seed + i, cells.device), pyro.validation_enabled(False):
+                result = do(minibatch)
+            yield result
+            done(len(minibatch))
 
 
 def codes(fit: Fitted, n: int, levels: Mapping[str, Level]) -> dict[str, Tensor]:

@@ -7,7 +7,8 @@ scanpy take seconds to import, so a command imports what it needs when it runs.
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from pyroscvi.advice import command_line, troubleshooting
 from pyroscvi.cli import (
@@ -43,7 +44,8 @@ OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Unable to allocate")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; an error is one line on stderr, never a traceback."""
     try:
-        with warnings.catch_warnings(), command_line():
+        asked = sys.argv[1:] if arguments is None else arguments
+        with warnings.catch_warnings(), command_line(), _quietly("--quiet" in asked):
             warnings.showwarning = _say  # type: ignore[assignment]
             status = app(args=arguments, prog_name="pyroscvi", standalone_mode=False) or 0
             return _fail("interrupted", status) if status == 130 else status  # the parser has caught Ctrl-C
@@ -56,6 +58,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("PYROSCVI_TRACEBACK"):
             raise
         return _fail(_line(error), getattr(error, "exit_code", 1))
+
+
+@contextmanager
+def _quietly(wanted: bool) -> Iterator[None]:
+    if not wanted:
+        yield
+        return
+    from pyroscvi.inference.progress import quietly
+
+    with quietly():
+        yield
 
 
 def _line(error: Exception) -> str:

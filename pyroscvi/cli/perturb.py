@@ -1,15 +1,22 @@
 """``pyroscvi perturb``: what a change of conditions does to cells."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pyroscvi.cli.app import Data, Run, app, drawn, option
 from pyroscvi.cli.grouped import grouped
 from pyroscvi.cli.output import check_free, draw
 from pyroscvi.cli.using import Using, asked, conditions
+from pyroscvi.names import listed
 
 SHOWN = ["gene", "log2_fold_change", "low", "high", "p_change", "rate", "rate_against"]
-Setting = Annotated[list[str], option("A condition, as FIELD=VALUE. May be repeated.", metavar="FIELD=VALUE")]
+Setting = Annotated[
+    list[str],
+    option(
+        "A condition, as FIELD=VALUE. May be repeated; several values of one field are a curve, such as along a dose.",
+        metavar="FIELD=VALUE",
+    ),
+]
 
 
 @app.command("perturb", rich_help_panel="Use")
@@ -40,9 +47,16 @@ def perturb(
     check_free(out, picture, force=how.force)
     use = asked(run, data, how)
     fit, one, other = use.run.fit, conditions(given), conditions(against)
-    table = fit.effect(
-        use.cells, one, other, by=use.column(by), average=average, delta=delta, seed=how.seed, progress=not how.quiet
-    )
+    options: dict[str, Any] = {"by": use.column(by), "average": average, "delta": delta, "seed": how.seed}
+    field = _repeated(given)
+    if field is None:
+        table = fit.effect(use.cells, one, other, **options)
+    else:
+        if score:
+            raise ValueError(f"--score is for one condition, and {field!r} has several values: give one of them")
+        values = [conditions([text])[field] for text in given if text.startswith(f"{field}=")]
+        del one[field]
+        table = fit.effect_curve(use.cells, field, values, other, given=one, **options)
     scores = None
     if score:
         if by is None:
@@ -54,16 +68,29 @@ def perturb(
     if out is not None:
         write_whole(out, lambda file: table.to_csv(file, index=False))
     if picture is not None:
-        from pyroscvi.report.differential import largest
+        from pyroscvi.report.differential import curves, largest
 
-        draw(picture, largest(table))
-    what = f"{' '.join(given)} against {' '.join(against)}"
+        draw(picture, largest(table) if field is None else curves(table, field))
+    set_to = " ".join(f"{name}={value}" for name, value in one.items())
     lines = []
-    for name, rows in [("", table)] if by is None else table.groupby("group", sort=False):
+    names = [name for name in (field, "group") if name in table]
+    for key, rows in table.groupby(names, sort=False) if names else [((), table)]:
+        of = dict(zip(names, key, strict=True))
+        what = f"{set_to} {field}={of[field]}".strip() if field in of else set_to
+        inside = f", in {of['group']}" if "group" in of else ""
         sure = (rows["p_change"] > 0.95).sum()
-        lines.append(f"{what}{f', in {name}' if name else ''}: {sure:,} genes change (p > 0.95)")
+        lines.append(f"{what} against {' '.join(against)}{inside}: {sure:,} genes change (p > 0.95)")
         lines.append(rows[SHOWN].head(top).to_string(index=False, float_format="{:.3g}".format) + "\n")
     if scores is not None:
         lines.append(scores.to_string(index=False, float_format="{:.3g}".format))
     result = {"effects": table} if scores is None else {"effects": table, "scores": scores}
     how.say(result, lines, table=out, picture=picture)
+
+
+def _repeated(given: list[str]) -> str | None:
+    """The field that has several values; None if each has one."""
+    fields = [text.partition("=")[0] for text in given]
+    repeated = list(dict.fromkeys(field for field in fields if fields.count(field) > 1))
+    if len(repeated) > 1:
+        raise ValueError(f"a curve is along one field, and {listed(repeated)} have several values")
+    return repeated[0] if repeated else None

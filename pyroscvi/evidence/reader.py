@@ -31,6 +31,7 @@ from pyroscvi.evidence.memory import ON_GPU, Room, in_bytes, usual_memory
 from pyroscvi.evidence.proposals import together
 from pyroscvi.evidence.shared_latents import sites_of
 from pyroscvi.evidence.streams import Streams
+from pyroscvi.inference.progress import counted
 from pyroscvi.parts.field import Field
 from pyroscvi.program import Fitted, Pair
 
@@ -163,14 +164,17 @@ class Reader:
             levels = self.first.decoded()
         room = Room(self.memory, self._widest(), levels, particles, self.cells.dtype.itemsize)
         room = room._replace(most=ON_GPU) if self.cells.device.type == "cuda" else room
-        for minibatch in self.cells.minibatches(self.batch_size or room.cells(), hops=self.hops):
-            chunk = self.chunk or room.draws(len(minibatch))
-            with torch.no_grad():
-                q = together(self.guide, minibatch)
-            q = q._replace(loc=q.loc.double(), scale_tril=q.scale_tril.double())
-            rows: Any = minibatch.index
-            truth = None if self.truth is None else self.truth[rows].to(q.loc)
-            yield Target(Joint(self.model, self.guide.sites, minibatch, chunk), q, Streams(seed, rows), chunk, truth)
+        with counted("posterior samples", len(self.cells)) as done:
+            for minibatch in self.cells.minibatches(self.batch_size or room.cells(), hops=self.hops):
+                chunk = self.chunk or room.draws(len(minibatch))
+                with torch.no_grad():
+                    q = together(self.guide, minibatch)
+                q = q._replace(loc=q.loc.double(), scale_tril=q.scale_tril.double())
+                rows: Any = minibatch.index
+                truth = None if self.truth is None else self.truth[rows].to(q.loc)
+                joint = Joint(self.model, self.guide.sites, minibatch, chunk)
+                yield Target(joint, q, Streams(seed, rows), chunk, truth)
+                done(len(minibatch))
 
     def _joint(self, cells: int) -> Joint:
         first = self.cells.take(torch.arange(min(cells, len(self.cells))), self.hops)

@@ -18,6 +18,7 @@ from pyroscvi.analysis.describe import describe
 from pyroscvi.analysis.differential import differential
 from pyroscvi.analysis.domains import domains
 from pyroscvi.analysis.effect import effect
+from pyroscvi.analysis.effect_curve import effect_curve
 from pyroscvi.analysis.effect_scores import effect_scores
 from pyroscvi.analysis.generate import generate
 from pyroscvi.analysis.latent import latent
@@ -136,6 +137,7 @@ class Fit:
     abundance = abundance
     annotate = annotate
     effect = effect
+    effect_curve = effect_curve
     effect_scores = effect_scores
     probabilities = probabilities
     proportions = proportions

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib.util import find_spec
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -17,7 +16,22 @@ from pyroscvi.inference.run import Run
 from pyroscvi.names import printable
 
 SECONDS = 30.0  # between two lines of a log
+DELAY = 2.0  # seconds of a loop after which its bar appears
 BAR_WIDTH = 120  # columns of a terminal that has room for a bar
+
+
+_open = 0  # loops that are shown, and ``quietly``: a loop inside of them is not shown
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """No progress is shown inside."""
+    global _open
+    _open += 1
+    try:
+        yield
+    finally:
+        _open -= 1
 
 
 @contextmanager
@@ -32,7 +46,7 @@ def watched(run: Run, wanted: bool = True) -> Iterator[Callable[[], None]]:
 def counted(what: str, total: int, wanted: bool = True) -> Iterator[Callable[[int], None]]:
     """Shows how many of ``total`` cells are done. It yields a function to call with the number of cells just done.
 
-    The bar disappears at the end.
+    The bar appears after two seconds, and disappears at the end.
     """
     done = 0
 
@@ -53,21 +67,33 @@ def _shown(what: str, total: float, wanted: bool, transient: bool = False) -> It
     has_bar = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
     began = written = time.monotonic()
     start: float | None = None
+    bar: Progress | None = None
+    wanted = wanted and not _open
 
     def show(done: float, text: str) -> None:
-        nonlocal written, start
+        nonlocal written, start, bar
         start = done if start is None else start  # a run that is resumed does not start at 0
-        bar.update(task, completed=done, text=text)
         now = time.monotonic()
-        if wanted and not has_bar and now - written >= SECONDS:
+        if not wanted:
+            return
+        if has_bar and bar is None and (not transient or now - began >= DELAY):
+            narrow, columns = console.width < BAR_WIDTH, _columns(console.width)
+            bar = Progress(*columns, console=console, transient=transient, expand=narrow)
+            bar.add_task(printable(what), total=total, text="")
+            bar.start()
+        if bar is not None:
+            bar.update(bar.task_ids[0], completed=done, text=text)
+        elif not has_bar and now - written >= SECONDS:
             left = f", about {_clock((now - began) * (total - done) / (done - start))} left" if done > start else ""
             print(f"{printable(what)}: {text}, {_clock(now - began)} elapsed{left}", file=sys.stderr, flush=True)
             written = now
 
-    options: dict[str, Any] = {"transient": transient, "expand": console.width < BAR_WIDTH}
-    with Progress(*_columns(console.width), console=console, disable=not (wanted and has_bar), **options) as bar:
-        task = bar.add_task(printable(what), total=total, text="")
-        yield show
+    try:
+        with quietly():
+            yield show
+    finally:
+        if bar is not None:
+            bar.stop()
 
 
 def _columns(width: int) -> list[ProgressColumn]:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pyroscvi.report.labels import label
-from pyroscvi.report.plots import FAINT, INK, panels, quiet
+from pyroscvi.report.plots import FAINT, INK, legend_of, palette, panels, quiet
 
 CHANGED_COLOUR = "#e76300"
 NAMED_GENES = 8  # genes a panel
@@ -91,4 +91,37 @@ def intervals(tables: Mapping[str, pd.DataFrame], name: str, value: str, axis: s
         panel.set_title(label(title, 36, 1) if title else "", fontsize=8, color=INK, loc="left")
         panel.set_xlabel(axis, fontsize=6.5, color=FAINT)
         quiet(panel, 6)
+    return figure
+
+
+def curves(table: pd.DataFrame, field: str, genes: int = 9) -> Figure:
+    """A panel for each gene with a large effect: a line for each group along the field, within its interval.
+
+    table  of ``Fit.effect_curve``
+    """
+    largest_first = table.assign(size=table["log2_fold_change"].abs() * (table["p_change"] > 0.5))
+    best = largest_first.groupby("gene", sort=False)["size"].max().nlargest(genes).index
+    is_number = pd.api.types.is_numeric_dtype(table[field])
+    order = sorted(table[field].unique()) if is_number else list(table[field].unique())
+    place = {value: value if is_number else number for number, value in enumerate(order)}
+    groups = list(dict.fromkeys(table["group"])) if "group" in table else [""]
+    colours = palette(list(map(str, groups)))
+    figure, squares = panels(len(best), min(len(best), 3), (2.4, 2.0), (1.4 if len(groups) > 1 else 0, 0))
+    for panel, gene in zip(squares, best, strict=True):
+        rows = table[table["gene"] == gene]
+        for name, line in rows.groupby("group", sort=False) if "group" in table else [("", rows)]:
+            x = line[field].map(place).to_numpy(float)
+            along = np.argsort(x)
+            line, x = line.iloc[along], x[along]
+            panel.fill_between(x, line["low"], line["high"], color=colours[str(name)], alpha=0.15, linewidth=0)
+            panel.plot(x, line["log2_fold_change"], color=colours[str(name)], linewidth=1.2, marker="o", markersize=2.5)
+        panel.axhline(0, color=FAINT, linewidth=0.6, zorder=0)
+        if not is_number:
+            panel.set_xticks(range(len(order)), [label(str(value), 12) for value in order])
+        panel.set_title(label(str(gene), 24, 1), fontsize=8, color=INK, loc="left")
+        panel.set_xlabel(field, fontsize=6.5, color=FAINT)
+        panel.set_ylabel("log2 fold change", fontsize=6.5, color=FAINT)
+        quiet(panel, 6)
+    if len(groups) > 1:
+        figure.legend(loc="outside right center", **legend_of(colours))
     return figure

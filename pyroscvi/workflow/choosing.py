@@ -1,7 +1,9 @@
 """Likelihood, dimensions and prior by the evidence of held-out cells, within a time.
 
 First the likelihoods are compared, and then, with the best of them, other numbers of dimensions and another prior.
-Seeds come in rounds: every candidate is fitted once, then a second and a third time, as far as the time goes.
+Seeds come in rounds: every candidate is fitted once, then a second and a third time, as far as the time goes. Where
+three rounds would take too long, candidates are fitted to fewer cells, and then with fewer epochs. Training has half of
+the time of a stage; the other half is for evidences and their certificates.
 """
 
 import time
@@ -22,10 +24,11 @@ from pyroscvi.program import Guide, Model
 
 Pair = tuple[Model, Guide]
 SEEDS = 3
-MIN_EPOCHS = 10  # of a candidate, however short the time is
-MAX_CELLS = 4_000  # candidates are fitted to so many cells at most
-MAX_SCORED = 500  # held-out cells that are compared on
-PARTICLES = 2_000
+MIN_EPOCHS = 20  # of a candidate, however short the time is
+SIZES = (4_000, 2_000)  # candidates are fitted to so many cells: the first number for which there is time
+MAX_SCORED = 300  # held-out cells that are compared on
+PARTICLES, CERTIFIED = 2_000, 12  # draws of an evidence; simulated cells that certify it, for each fit
+NEW = 3  # candidates of a stage that no stage before has fitted
 SHARES = {"likelihood": 0.35, "dimensions and prior": 0.65}  # of the time, by whose end a stage should be over
 
 
@@ -76,13 +79,12 @@ def choose(
     """
     by = None if cells.batch is None else "batch"
     seen, held_out = cells.split(min(0.1, MAX_SCORED / len(cells)) if len(cells) > 50 else 0.2, by=by, seed=seed)
-    if len(seen) > MAX_CELLS:
-        seen = seen.split(MAX_CELLS / len(seen), by=by, seed=seed)[1]
     model: Model = SCVI(likelihood=NB(), size=LatentSize())  # p(x), so that likelihoods are compared fairly
     pace = _pace(model, guide, seen, clock, seed)
-    epochs = training.get("epochs") or default_epochs(len(seen))
-    if pace is not None and "epochs" not in training:
-        epochs = max(min(epochs, int(SHARES["likelihood"] * clock.seconds / (3 * pace * len(seen)))), MIN_EPOCHS)
+    number, epochs = affordable(len(seen), pace or 0.0, clock.seconds)
+    epochs = training.get("epochs") or epochs
+    if len(seen) > number:
+        seen = seen.split(number / len(seen), by=by, seed=seed)[1]
     predicted = 0.0 if pace is None else pace * len(seen) * epochs
     how = {**training, "epochs": epochs, "validation": held_out}
     stages: dict[str, Callable[[Any], dict[str, Model]]] = {
@@ -107,7 +109,9 @@ def choose(
         if tell is not None:
             tell(f"comparing {', '.join(fits)} on {len(held_out):,} held-out cells")
         given: Any = fits
-        result = comparisons[stage] = compare(given, held_out, PARTICLES, seed, budget=left, progress=tell is not None)
+        result = comparisons[stage] = compare(
+            given, held_out, PARTICLES, seed, budget=left, certify=True, simulated=CERTIFIED, progress=tell is not None
+        )
         best = str(result.table.index[0])
         model = declared[best]
         left_out = [name for name in declared if name not in fits]
@@ -134,6 +138,24 @@ def _fitted(
             swept = sweep({name: (model, guide)}, seen, folder=folder, seeds=[seed + number], tell=tell, **how)
             several += swept.by_seed.get(name, [])
     return {name: known[repr(model)] for name, model in declared.items() if known[repr(model)]}
+
+
+def affordable(cells: int, pace: float, seconds: float) -> tuple[int, int]:
+    """The number of cells, and of epochs, with which every candidate of a stage can be fitted with three seeds.
+
+    pace     seconds of training for each cell and epoch
+    seconds  of the whole analysis
+
+    >>> affordable(10_000, 1e-5, 600), affordable(10_000, 1e-4, 600), affordable(10_000, 1e-3, 600)
+    ((4000, 60), (2000, 50), (2000, 20))
+    """
+    first, both = SHARES.values()
+    for_one = 0.5 * min(first, both - first) * seconds / (NEW * SEEDS)
+    size = cells
+    for size in (min(size, cells) for size in SIZES):
+        if pace * size * default_epochs(size) <= for_one:
+            return size, default_epochs(size)
+    return size, max(int(for_one / (pace * size)), MIN_EPOCHS)
 
 
 def _pace(model: Model, guide: Guide, seen: Cells, clock: Clock, seed: int) -> float | None:
