@@ -55,7 +55,7 @@ def _name(panel: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> None:
         place = min(float(y[g]), place - step)
         side = {"ha": "left", "xytext": (3, 0)} if x[g] >= 0 else {"ha": "right", "xytext": (-3, 0)}
         at: Any = {"xy": (x[g], place), "textcoords": "offset points", "va": "center", **side}
-        panel.annotate(label(names[g], 16), fontsize=5.5, color=INK, **at)
+        panel.annotate(label(names[g], 16, 1), fontsize=5.5, color=INK, **at)
 
 
 def largest(table: pd.DataFrame, genes: int = 15) -> Figure:
