@@ -27,9 +27,10 @@ SOURCES = [
 ]
 EQUATION = re.compile(r"(?:log )?\w+(?:\([^)]*\))? [~=] ")
 END = re.compile(
-    r"[:;.](?= |$)|,(?= (?:the|an?|with|where|for|then|each|one)\b)| (?=\[[A-Z])"
+    r"[:;.](?= |$)|,(?= (?:the|an?|with|otherwise|where|for|then|each|one)\b)| (?=\[[A-Z])"
 )  # of an equation in a sentence
 INDENT = "    "
+OTHERWISE = ", otherwise "
 REFERENCES = ".. rubric:: References"
 
 
@@ -116,7 +117,9 @@ def _headline(words: str) -> str:
     end = _end(words)
     if not EQUATION.match(words) or "``" in words[:end]:
         return text(words)
-    return f":math:`{tex(words[:end])}`\\ {text(words[end:])}"
+    nothing, otherwise, rest = words[end:].partition(OTHERWISE)
+    after = otherwise + _headline(rest) if otherwise and not nothing else text(words[end:])
+    return f":math:`{tex(words[:end])}`\\ {after}"
 
 
 def _end(words: str) -> int:
@@ -270,7 +273,12 @@ def plain_headline(thing: Any) -> str:
     first = re.split(r"\n\n|(?<=\.)\s", inspect.getdoc(thing) or "")[0].replace("\n", " ")
     end = _end(first)
     if EQUATION.match(first) and "``" not in first[:end]:
-        first = f"${tex(first[:end])}$" + first[end:]
+        before, otherwise, after = first.partition(OTHERWISE)
+        if before == first[:end] and otherwise:
+            end = _end(after)
+            first = f"${tex(before)}${otherwise}${tex(after[:end])}$" + after[end:]
+        else:
+            first = f"${tex(first[:end])}$" + first[end:]
     return first.replace("``", "`").replace("|", "\\|") if "$" not in first else first.replace("``", "`")
 
 
