@@ -13,8 +13,8 @@ Plate diagram:
 
 Given u, z is Gaussian; over all cells it may have any shape, such as a curve or a ring: the prior of z is learnt.
 ``SCANVI`` is this page with the type of the cell beside u. If f_m and f_s do not depend on u, the page is scVI. The
-guide of u reads the counts and not z, so the bound is less tight than that of a guide q(u | z), but the evidence, p(x |
-l), does not depend on the guide. Where the data do not need a level, its posterior is its prior.
+guide of u reads the counts and not z, so the bound is less tight than that of a guide q(u | z). The evidence, p(x | l),
+does not depend on the guide. Where the data do not need a level, its posterior is its prior.
 
 Example: the means of the states of 3 cells whose coarse state is one number.
 
