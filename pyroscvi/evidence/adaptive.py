@@ -41,7 +41,7 @@ SEARCH_ROUNDS = 2  # rounds in which a mixture draws from every component
 SEARCHED = 3.0  # nats: no component counts for less in these rounds, beside the best
 MAX_DEFICIT = 15.0  # afterwards, components this many nats below the best get no draws
 NEGLIGIBLE = 5.0  # nats: how well a component so far below the best is covered does not matter
-SUFFICIENT = 0.35  # effective share of the draws: another round would cost more draws than it saves
+SUFFICIENT = 1.8  # spread of weights in the first round: another round would cost more draws than it saves
 GROWTH, SEARCHING = 1.5, 3  # draws of a round, beside the round before; beside the first, in a search
 OWN = 0.1  # share of the draws that come from the last part
 FLOOR, IMPOSSIBLE = 1e7, -1e30  # nats: below the best draw a weight is zero; the logarithm of a density of zero
@@ -104,7 +104,7 @@ class Adaptive(Proposal):
         log_square = log_w + log_p.logsumexp(0) - draws.log_prob(u)
         spread = ((log_square.logsumexp(0) - 2 * log_w.logsumexp(0)).exp() * s - 1).clamp(min=0)
         untempered = ((b == 1) | (deficit > NEGLIGIBLE)).all(0)
-        done = untempered & (SUFFICIENT * (1 + spread) <= 1) & last
+        done = untempered & (spread <= SUFFICIENT * GROWTH**turn) & last  # later rounds cost more
         return beside(parts, log_weights, draws.parts.part(-1), OWN, spread, size.where(b == 1, 0.0)), done
 
 

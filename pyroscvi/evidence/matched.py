@@ -23,7 +23,9 @@ from pyroscvi.evidence.points import normal_points
 from pyroscvi.evidence.proposals import Elliptical, Mixed, Proposal
 from pyroscvi.evidence.refined import with_gradient
 
-RATE = 1e4  # how much a round counts beside the Gaussian that it starts from: a normal posterior is found in one round
+# How much a round counts beside the Gaussian that it starts from: little at first, because a few draws of a rough
+# density can mislead it. A cell whose guide is far off is not there after so many rounds, and then jumps.
+RATE, JUMP, DAMPED = 10.0, 1e4, 8
 SCORE_DRAWS = (
     100.0  # effective draws that a covariance from scores is as good as; fewer, the larger the spread of weights
 )
@@ -49,7 +51,8 @@ class Matched(Proposal):
             height, score = map(torch.cat, zip(*(with_gradient(log_joint, piece) for piece in pieces), strict=True))
             log_q = q.log_prob(u)
             history.append((u, score, log_q))
-            q = matched(q, *(torch.cat(each) for each in zip(*history, strict=True)))
+            rate = RATE if turn < DAMPED else JUMP
+            q = matched(q, rate, *(torch.cat(each) for each in zip(*history, strict=True)))
             variance = (height - log_q).var(0).nan_to_num(inf)
             result, spread = result.put(rest, q), spread.index_copy(0, rest, variance.expm1())
             far = variance > CLOSE
@@ -63,8 +66,11 @@ class Matched(Proposal):
         return Mixed(parts, torch.ones_like(spread)[None], spread, (SCORE_DRAWS / (1 + spread))[None])
 
 
-def matched(q: Elliptical, u: Tensor, score: Tensor, log_q: Tensor) -> Elliptical:
-    """The Gaussian whose scores differ least from these [s, n, d], at draws u [s, n, d] of the log-density [s, n]."""
+def matched(q: Elliptical, rate: float, u: Tensor, score: Tensor, log_q: Tensor) -> Elliptical:
+    """The Gaussian whose scores differ least from these [s, n, d], at draws u [s, n, d] of the log-density [s, n].
+
+    rate   how much they count beside q, where the last round ended
+    """
     d = u.shape[-1]
     known = score.isfinite().all(-1)
     weight = (q.log_prob(u) - log_q).clamp(max=0).exp().where(known, 0.0)
@@ -73,11 +79,11 @@ def matched(q: Elliptical, u: Tensor, score: Tensor, log_q: Tensor) -> Elliptica
     e = torch.linalg.solve_triangular(q.scale_tril, (u - q.loc).permute(1, 2, 0), upper=False).permute(2, 0, 1)
     g = torch.einsum("nij,sni->snj", q.scale_tril, score.where(known.unsqueeze(-1), 0.0))
     (mean_e, var_e), (mean_g, var_g) = moments(e, weight), moments(g, weight)
-    share = RATE / (1 + RATE)
+    share = rate / (1 + rate)
     outer_e, outer_g = (mean.unsqueeze(-1) * mean.unsqueeze(-2) for mean in (mean_e, mean_g))
     # The covariance S solves S U S + S = V.
-    U = RATE * var_g + share * outer_g
-    L = torch.linalg.cholesky(torch.eye(d).to(u) + RATE * var_e + share * outer_e)
+    U = rate * var_g + share * outer_g
+    L = torch.linalg.cholesky(torch.eye(d).to(u) + rate * var_e + share * outer_e)
     values, axes = torch.linalg.eigh(L.mT @ U @ L)
     axes = L @ axes * (2 / (1 + (1 + 4 * values.clamp(min=0)).sqrt())).sqrt().unsqueeze(-2)
     covariance = axes @ axes.mT
