@@ -59,7 +59,9 @@ def simulated(
 ) -> AnnData:  # fmt: skip
     """Cells of known types with negative binomial counts; in tissue with known domains if there are ``sections``.
 
-        type ~ Categorical(1 / types)       batch ~ Categorical(1 / batches)       size ~ LogNormal(log size, 0.3)
+        type ~ Categorical(1 / types)
+        batch ~ Categorical(1 / batches)
+        size ~ LogNormal(log size, 0.3)
         share = softmax(base_g + difference * a_(type, g) + batch_effect * c_(batch, g)),    a, c ~ Normal(0, 1)
         x ~ NB(size * share, theta)
 
