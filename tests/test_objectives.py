@@ -11,6 +11,7 @@ from fits import moved, pyros, quick
 from torch import nn
 
 from pyroscvi.guides import FullCovariance, MeanField
+from pyroscvi.inference.distributed import Ranks
 from pyroscvi.inference.elbo import joint, negative_elbo
 from pyroscvi.inference.loss import Loss
 from pyroscvi.inference.objectives import Adversary, Classifier, FreeBits, Reconstruction, log_levels
@@ -204,6 +205,24 @@ def test_four_minibatches_accumulated_are_one_of_four_times_the_size(size, cells
     assert torch.allclose(results[0][0], results[1][0], atol=1e-3)  # sigma is 1e-4
     for one, two in zip(*(gradients for _, gradients in results), strict=True):
         assert torch.allclose(one, two, atol=1e-2 * one.abs().max().clamp(min=1e-3))
+
+
+@pytest.mark.parametrize("size", [16, 9, 7, 2])
+def test_processes_that_share_a_fit_read_a_minibatch_in_equally_many_pieces(size, cells):
+    """Otherwise one would wait for gradients that the other never computes."""
+    cells = replace(cells, graph=None)
+    model, guide = moved(SCVI(latent=3), MeanField(), cells)
+    run = Run(model, guide, cells, None, 1, 16, 1e-2, CosineDecay(), Constant(), None, 1e9, (), 0, accumulate=4)
+    read = {}
+    for rank in (0, 1):
+        run.ranks = Ranks(rank, 2)
+        mine, weight = run.ranks.shard(cells.take(torch.arange(size)), None)
+        read[rank] = []
+        run._differentiate = lambda piece, weight, sizes=read[rank]: sizes.append(len(piece)) or torch.zeros(())
+        run._accumulated(mine, weight)
+    assert len(read[0]) == len(read[1]) <= 4
+    assert sum(read[0] + read[1]) == size
+    assert 0 not in read[0] + read[1]
 
 
 def test_a_fit_accumulates_and_says_so(cells):

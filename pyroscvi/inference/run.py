@@ -211,7 +211,8 @@ class Run:
             return self._differentiate(cells, weight)
         total = torch.zeros((), dtype=cells.dtype, device=cells.device)
         sums: list[Tensor | None] = [None] * len(self.parameters)
-        for rows in torch.arange(len(cells)).split(self._piece):
+        fewest = int(len(cells) / weight + 1e-9)  # cells of a rank, so that all ranks have as many pieces
+        for rows in torch.arange(len(cells)).tensor_split(max(min(self.accumulate, fewest), 1)):
             share = len(rows) / len(cells)
             total = total + share * self._differentiate(cells.take(rows, self.guide.encoder.hops), weight)
             slopes = [None if p.grad is None else share * p.grad for p in self.parameters]
