@@ -143,7 +143,7 @@ def pays(cells: Cells, epochs: int, steps: int) -> bool | Literal["trace"]:
 
 
 def decline(reason: str) -> None:
-    warnings.warn(f"compile=True: {reason}; training goes on without compiling", stacklevel=3)
+    warnings.warn(f"compile: {reason}; training goes on without compiling", stacklevel=3)
 
 
 def capture(
