@@ -66,7 +66,7 @@ for name, (model, guide) in declared.items():
 # The generative process is these lines:
 
 # %%
-import inspect  # noqa: E402
+import inspect
 
 print(inspect.getsource(SCVI.model))
 
@@ -164,7 +164,7 @@ assert agreement > 0.85
 # ## Save and load
 
 # %%
-import tempfile  # noqa: E402
+import tempfile
 
 with tempfile.TemporaryDirectory() as folder:
     fits["nb"].save(f"{folder}/nb")

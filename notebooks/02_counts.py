@@ -91,9 +91,7 @@ assert_close(fano.mean(), torch.tensor(1.0), atol=0.02, rtol=0)
 theta = 1.7
 rate = torch.linspace(1e-4, 120, 400_001).double()
 density = torch.distributions.Gamma(torch.tensor(theta).double(), theta / mu).log_prob(rate).exp()
-mixed = torch.stack([
-    torch.trapezoid(torch.distributions.Poisson(rate).log_prob(k).exp() * density, rate) for k in x
-])  # fmt: skip
+mixed = torch.stack([torch.trapezoid(torch.distributions.Poisson(rate).log_prob(k).exp() * density, rate) for k in x])
 
 nb = NegativeBinomial(torch.tensor([mu]).double().log(), torch.tensor([theta]).double().log())
 print(f"integral against formula, largest difference: {(mixed - log_pmf(nb).exp()).abs().max():.1e}")
@@ -139,9 +137,12 @@ single = torch.arange(15.0)  # float32, theta = 1e7: the textbook formula has no
 log_mu, log_theta = torch.tensor([mu]).log(), torch.tensor([1e7]).log()
 big = log_theta.exp()
 textbook = (
-    torch.lgamma(single + big) - torch.lgamma(big) - torch.lgamma(single + 1)
-    + big * (log_theta - (big + mu).log()) + single * (log_mu - (big + mu).log())
-)  # fmt: skip
+    torch.lgamma(single + big)
+    - torch.lgamma(big)
+    - torch.lgamma(single + 1)
+    + big * (log_theta - (big + mu).log())
+    + single * (log_mu - (big + mu).log())
+)
 ours = NegativeBinomial(log_mu, log_theta).log_prob(single.unsqueeze(-1))
 textbook_error, our_error = (textbook - poisson).abs().max(), (ours - poisson).abs().max()
 print(f"float32, theta = 1e7: error of the textbook formula {textbook_error:.2f} nats, of ours {our_error:.0e}")

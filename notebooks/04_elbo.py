@@ -82,7 +82,9 @@ def kl_to_posterior(a, b):
 
 log_evidence = dist.GammaPoisson(theta, theta / mu).log_prob(torch.tensor(x)).item()
 for a, b in ((1.7, 0.6), (5.0, 1.0), (8.7, 1.0 + theta / mu)):
-    print(f"q = Gamma({a}, {b:.2f}): ELBO {elbo(a, b):.4f}, KL {kl_to_posterior(a, b):.4f}, sum {elbo(a, b) + kl_to_posterior(a, b):.4f}")  # fmt: skip  # noqa: E501
+    print(
+        f"q = Gamma({a}, {b:.2f}): ELBO {elbo(a, b):.4f}, KL {kl_to_posterior(a, b):.4f}, sum {elbo(a, b) + kl_to_posterior(a, b):.4f}"
+    )
     assert abs(elbo(a, b) + kl_to_posterior(a, b) - log_evidence) < 1e-4
 print(f"log p(x) = {log_evidence:.4f}")
 
@@ -194,7 +196,9 @@ except AssertionError as error:
     print("AssertionError:", error)
     failed = True
 assert failed
-print(f"log p(x) lost: {(log_likelihood(mu_hat, theta_hat) - log_likelihood(mu_point, theta_point)) / len(counts):.2f} nats a cell")  # fmt: skip  # noqa: E501
+print(
+    f"log p(x) lost: {(log_likelihood(mu_hat, theta_hat) - log_likelihood(mu_point, theta_point)) / len(counts):.2f} nats a cell"
+)
 assert log_likelihood(mu_point, theta_point) < log_likelihood(mu_hat, theta_hat) - 4
 
 # %% [markdown]

@@ -107,8 +107,7 @@ assert growth["score, baseline"] > 5 and 0.7 < growth["pathwise"] < 1.4
 
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
 averages = [each[name].view(-1, 20).mean(1) for name in ("score, baseline", "pathwise")]
-axes[0].hist(averages, bins=50, range=(-2.5, 2), histtype="step", density=True,
-             label=["score, baseline", "pathwise"])  # fmt: skip
+axes[0].hist(averages, bins=50, range=(-2.5, 2), histtype="step", density=True, label=["score, baseline", "pathwise"])
 axes[0].axvline(exact, color="k", lw=0.8, label="exact")
 axes[0].set(xlabel="gradient from 20 draws", ylabel="density", title="One latent")
 axes[0].legend(frameon=False, loc="upper left")

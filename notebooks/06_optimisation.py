@@ -170,11 +170,11 @@ plt.show()
 # `compare` prints the number of *active units*, the latents whose posterior mean varies between cells.
 
 # %%
-import pyroscvi as ps  # noqa: E402
-from pyroscvi.data.datasets import simulated  # noqa: E402
-from pyroscvi.guides import MeanField  # noqa: E402
-from pyroscvi.models import SCVI  # noqa: E402
-from pyroscvi.parts import NB  # noqa: E402
+import pyroscvi as ps
+from pyroscvi.data.datasets import simulated
+from pyroscvi.guides import MeanField
+from pyroscvi.models import SCVI
+from pyroscvi.parts import NB
 
 cells = ps.Fields().read(simulated(cells=256, genes=30, types=3, seed=1))
 fit = ps.fit(SCVI(latent=5, likelihood=NB()), MeanField(), cells, epochs=20, warmup=0.3, seed=0, progress=False)

@@ -159,10 +159,10 @@ plt.show()
 # `with cells.plate():`. The average over the minibatches of an epoch is the bound of all cells:
 
 # %%
-import pyroscvi as ps  # noqa: E402
-from pyroscvi.guides import MeanField  # noqa: E402
-from pyroscvi.inference.elbo import bound  # noqa: E402
-from pyroscvi.models import Mixture  # noqa: E402
+import pyroscvi as ps
+from pyroscvi.guides import MeanField
+from pyroscvi.inference.elbo import bound
+from pyroscvi.models import Mixture
 
 torch.set_default_dtype(torch.float32)
 cells = ps.Fields().read(adata[:, adata.X.toarray().mean(0) > 0.5].copy())

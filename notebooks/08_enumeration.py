@@ -127,7 +127,7 @@ assert abs(own - expected) < 0.03
 # no such site; here it is silenced, as people do.)
 
 # %%
-import warnings  # noqa: E402
+import warnings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -163,10 +163,10 @@ plt.show()
 # this chapter with negative binomial counts. Its evidence is exact. 700 blood cells, 60 variable genes:
 
 # %%
-import pyroscvi as ps  # noqa: E402
-from pyroscvi.data.datasets import highly_variable, pbmc68k_reduced  # noqa: E402
-from pyroscvi.guides import MeanField  # noqa: E402
-from pyroscvi.models import Mixture  # noqa: E402
+import pyroscvi as ps
+from pyroscvi.data.datasets import highly_variable, pbmc68k_reduced
+from pyroscvi.guides import MeanField
+from pyroscvi.models import Mixture
 
 adata = pbmc68k_reduced()
 cells = ps.Fields(genes=highly_variable(adata, 60), label="bulk_labels").read(adata)

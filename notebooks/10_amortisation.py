@@ -123,7 +123,9 @@ for width in (1, 4, 32):
     for name, x in (("training", seen), ("new", new), ("unusual", unusual)):
         rows[width, name] = [gap.mean().item() for gap in gaps(encoder, x)]
         approximation, amortisation = rows[width, name]
-        print(f"{width:2d} units, {name:8s} cells: approximation gap {approximation:.4f}, amortisation gap {amortisation:.3f}")  # fmt: skip  # noqa: E501
+        print(
+            f"{width:2d} units, {name:8s} cells: approximation gap {approximation:.4f}, amortisation gap {amortisation:.3f}"
+        )
 assert all(approximation > -1e-6 and amortisation > -1e-6 for approximation, amortisation in rows.values())
 assert rows[32, "training"][1] < 0.5 * rows[1, "training"][1]  # a larger network is closer to every optimum
 assert rows[32, "training"][0] < 0.05  # a Gaussian is nearly right here: the gap is the encoder's
@@ -142,7 +144,9 @@ assert rows[32, "training"][0] < 0.05  # a Gaussian is nearly right here: the ga
 approximation, amortisation = gaps(encoder, unusual)
 try:
     gap = (approximation + amortisation).mean().item()
-    assert gap < 0.1, f"the ELBO of unusual cells is {gap:.2f} nats a cell below log p(x), and {amortisation.max():.0f} in one cell"  # fmt: skip  # noqa: E501
+    assert gap < 0.1, (
+        f"the ELBO of unusual cells is {gap:.2f} nats a cell below log p(x), and {amortisation.max():.0f} in one cell"
+    )
 except AssertionError as error:
     print("AssertionError:", error)
     failed = True
@@ -172,12 +176,12 @@ plt.show()
 # cell: the difference is the sum of both gaps.
 
 # %%
-import pyroscvi as ps  # noqa: E402
-from pyroscvi.data.datasets import highly_variable, pbmc68k_reduced  # noqa: E402
-from pyroscvi.guides import MeanField  # noqa: E402
-from pyroscvi.inference.elbo import bound  # noqa: E402
-from pyroscvi.models import SCVI  # noqa: E402
-from pyroscvi.parts import MLP, NB  # noqa: E402
+import pyroscvi as ps
+from pyroscvi.data.datasets import highly_variable, pbmc68k_reduced
+from pyroscvi.guides import MeanField
+from pyroscvi.inference.elbo import bound
+from pyroscvi.models import SCVI
+from pyroscvi.parts import MLP, NB
 
 torch.set_default_dtype(torch.float32)
 adata = pbmc68k_reduced()

@@ -170,8 +170,8 @@ print(f"correlation of the exact posterior: {covariance[0, 1] / (covariance[0, 0
 # evidence of a negative binomial; `compare` raises an error here too:
 
 # %%
-from pyroscvi.models import SCVI  # noqa: E402
-from pyroscvi.parts import NB  # noqa: E402
+from pyroscvi.models import SCVI
+from pyroscvi.parts import NB
 
 counts = Cells(torch.poisson(y.expm1().clamp(min=0), generator=rng))
 pair = {

@@ -82,8 +82,10 @@ def log_likelihood(z):
     return poisson.logpmf(x, z).sum(-1)
 
 
-ranks = {name: {"z_1": rank(z[:, 0], draws[..., 0]), "log p(x | z)": rank(log_likelihood(z), log_likelihood(draws))}
-         for name, draws in guides.items()}  # fmt: skip
+ranks = {
+    name: {"z_1": rank(z[:, 0], draws[..., 0]), "log p(x | z)": rank(log_likelihood(z), log_likelihood(draws))}
+    for name, draws in guides.items()
+}
 p = {name: {quantity: p_value(r) for quantity, r in both.items()} for name, both in ranks.items()}
 for name in guides:
     low, high = guides[name][..., 0].min(0), guides[name][..., 0].max(0)  # 18 of the 20 ranks lie between: 90%
@@ -113,7 +115,12 @@ figure, axes = plt.subplots(2, 4, figsize=(11, 4.2), layout="constrained", share
 band = simulations / (L + 1) + np.array([-3, 3]) * (simulations / (L + 1)) ** 0.5
 for column, name in enumerate(guides):
     for row, (quantity, r) in enumerate(ranks[name].items()):
-        axes[row, column].bar(np.arange(L + 1), np.bincount(r, minlength=L + 1), width=0.9, color="C0" if p[name][quantity] > 1e-3 else "C3")  # fmt: skip  # noqa: E501
+        axes[row, column].bar(
+            np.arange(L + 1),
+            np.bincount(r, minlength=L + 1),
+            width=0.9,
+            color="C0" if p[name][quantity] > 1e-3 else "C3",
+        )
         axes[row, column].axhspan(*band, color="0.8", zorder=0)
     axes[0, column].set_title(name)
     axes[1, column].set_xlabel("rank")
@@ -151,10 +158,10 @@ assert np.mean(real == 0) > zeros.max() + 0.1
 # whatever the guide is.
 
 # %%
-import pyroscvi as ps  # noqa: E402
-from pyroscvi.data.datasets import simulated  # noqa: E402
-from pyroscvi.guides import FullCovariance  # noqa: E402
-from pyroscvi.models import PPCA  # noqa: E402
+import pyroscvi as ps
+from pyroscvi.data.datasets import simulated
+from pyroscvi.guides import FullCovariance
+from pyroscvi.models import PPCA
 
 cells = ps.Fields().read(simulated(cells=200, genes=20, seed=1))
 fit = ps.fit(PPCA(latent=2), FullCovariance(), cells, epochs=15, lr=2e-2, seed=0, progress=False)

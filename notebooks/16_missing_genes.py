@@ -141,10 +141,10 @@ plt.show()
 # genes. The other half lacks 60 of these genes. Which kind is each cell of? The answer with all genes is the reference.
 
 # %%
-import pyroscvi as ps  # noqa: E402
-from pyroscvi.data.datasets import highly_variable, pbmc68k_reduced  # noqa: E402
-from pyroscvi.guides import MeanField  # noqa: E402
-from pyroscvi.models import Mixture  # noqa: E402
+import pyroscvi as ps
+from pyroscvi.data.datasets import highly_variable, pbmc68k_reduced
+from pyroscvi.guides import MeanField
+from pyroscvi.models import Mixture
 
 adata = pbmc68k_reduced()
 adata = adata[:, list(highly_variable(adata, 80))].copy()

@@ -95,7 +95,9 @@ for name in ("normal", "Laplace", "horseshoe"):
     tau = max(fits, key=lambda tau: fits[tau][1])
     results[name] = fits[tau][0]
     error = (fits[tau][0] - w_true).square()
-    print(f"{name:9s} tau {tau:4.2f}, evidence {fits[tau][1]:7.1f}: squared error of active genes {error[:active].mean():5.2f}, of others {error[active:].mean():.3f}")  # fmt: skip  # noqa: E501
+    print(
+        f"{name:9s} tau {tau:4.2f}, evidence {fits[tau][1]:7.1f}: squared error of active genes {error[:active].mean():5.2f}, of others {error[active:].mean():.3f}"
+    )
 squared = {name: (w - w_true).square() for name, w in results.items()}
 total = {name: error.sum().item() for name, error in squared.items()}
 assert total["horseshoe"] < total["Laplace"] < total["normal"]

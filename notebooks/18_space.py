@@ -133,7 +133,12 @@ assert errors["E[u | z]"] == min(errors.values())
 assert abs(errors["E[u | z]"] / predicted - 1) < 0.1
 
 figure, axes = plt.subplots(1, 4, figsize=(12, 3.1), layout="constrained", sharex=True, sharey=True)
-shown = {"field u (truth)": u, "states z": z, "mean of 50 cells": z[distances.argsort(1)[:, :50]].mean(1), "E[u | z]": smooth}  # fmt: skip  # noqa: E501
+shown = {
+    "field u (truth)": u,
+    "states z": z,
+    "mean of 50 cells": z[distances.argsort(1)[:, :50]].mean(1),
+    "E[u | z]": smooth,
+}
 for axis, (name, value) in zip(axes, shown.items(), strict=True):
     dots = axis.scatter(*s.T, c=value[:, 0], s=18, cmap="coolwarm", vmin=-2, vmax=2)
     axis.set(title=name, aspect="equal", xticks=[], yticks=[])
@@ -231,11 +236,11 @@ except AssertionError as error:
 # three bands, the **domains**: in each band 85% of the cells are of its own type, and the others are of any type.
 
 # %%
-import pyroscvi as ps  # noqa: E402
-from pyroscvi.data.datasets import simulated  # noqa: E402
-from pyroscvi.guides import MeanField, SpatialGNN  # noqa: E402
-from pyroscvi.models import SCVI  # noqa: E402
-from pyroscvi.parts import NB, Field, Linear  # noqa: E402
+import pyroscvi as ps
+from pyroscvi.data.datasets import simulated
+from pyroscvi.guides import MeanField, SpatialGNN
+from pyroscvi.models import SCVI
+from pyroscvi.parts import NB, Field, Linear
 
 torch.set_default_dtype(torch.float32)
 adata = simulated(cells=300, genes=20, types=3, sections=1, batches=1, size=200, seed=1)
@@ -248,7 +253,10 @@ print("strengths", fit.model.prior.strengths.detach().numpy().round(2))
 
 def explained(states):
     """The share of the variance of the states that lies between domains, not within them."""
-    within = sum(states[adata.obs["domain"] == d].var(0) * (adata.obs["domain"] == d).mean() for d in np.unique(adata.obs["domain"]))  # fmt: skip  # noqa: E501
+    within = sum(
+        states[adata.obs["domain"] == d].var(0) * (adata.obs["domain"] == d).mean()
+        for d in np.unique(adata.obs["domain"])
+    )
     return 1 - within.sum() / states.var(0).sum()
 
 

@@ -135,7 +135,9 @@ with torch.no_grad():
     by_hand, of_zoo = densities(plain.model, plain.guide, x, d), densities(model, guide, cells)
 for name in by_hand:
     difference = (by_hand[name] - of_zoo[name]).abs().max()
-    print(f"{name:13s} plain {by_hand[name].sum():11.3f}, zoo {of_zoo[name].sum():11.3f}, largest difference {difference:.1e}")  # fmt: skip  # noqa: E501
+    print(
+        f"{name:13s} plain {by_hand[name].sum():11.3f}, zoo {of_zoo[name].sum():11.3f}, largest difference {difference:.1e}"
+    )
     torch.testing.assert_close(by_hand[name], of_zoo[name], rtol=1e-4, atol=1e-3)
 
 # %% [markdown]
@@ -156,7 +158,9 @@ def train(model, guide, *data, steps=30, fresh=True):
 
 losses = {"plain Pyro": train(plain.model, plain.guide, x, d), "zoo": train(model, guide, cells)}
 difference = np.abs(losses["plain Pyro"] - losses["zoo"])
-print(f"loss {losses['zoo'][0]:.2f} at the start, {losses['zoo'][-1]:.2f} at the end; they differ by at most {difference.max():.1e}")  # fmt: skip  # noqa: E501
+print(
+    f"loss {losses['zoo'][0]:.2f} at the start, {losses['zoo'][-1]:.2f} at the end; they differ by at most {difference.max():.1e}"
+)
 assert losses["zoo"][-1] < losses["zoo"][0] - 1
 assert difference.max() < 0.02
 
@@ -211,7 +215,9 @@ torch.manual_seed(2)
 first, second = Plain(20, 2), Plain(20, 2)
 of_first = train(first.model, first.guide, x, d, steps=15)
 of_second = train(second.model, second.guide, x, d, steps=15, fresh=False)
-print(f"loss of the first model {of_first[0]:.2f} to {of_first[-1]:.2f}, of the second {of_second[0]:.2f} to {of_second[-1]:.2f}")  # fmt: skip  # noqa: E501
+print(
+    f"loss of the first model {of_first[0]:.2f} to {of_first[-1]:.2f}, of the second {of_second[0]:.2f} to {of_second[-1]:.2f}"
+)
 assert of_first[-1] < of_first[0] - 1
 try:
     assert of_second[-1] < of_second[0] - 1, "the second model has not been trained"

@@ -123,8 +123,9 @@ train, held_out = cells.split(0.2, seed=0)
 def sites(page):
     """The sample sites of a page in the order of the program, and the shape of each value."""
     nodes = pyro.poutine.trace(page.sized(cells.dims)).get_trace(cells).nodes
-    return {name: tuple(site["value"].shape) for name, site in nodes.items()
-            if site["type"] == "sample" and name != "cells"}  # fmt: skip
+    return {
+        name: tuple(site["value"].shape) for name, site in nodes.items() if site["type"] == "sample" and name != "cells"
+    }
 
 
 print(sites(Cycle()))
@@ -292,6 +293,9 @@ class Circle(Prior):
 
 
 page = SCVI(latent=2, prior=Circle(), decoder=Linear(), likelihood=NB(), condition=Nothing())
-both = [ps.fit(declared, MeanField(), train, **{**settings, "epochs": 3}).history for declared in (page, Cycle(condition=Nothing()))]  # fmt: skip  # noqa: E501
+both = [
+    ps.fit(declared, MeanField(), train, **{**settings, "epochs": 3}).history
+    for declared in (page, Cycle(condition=Nothing()))
+]
 print(page)
 np.testing.assert_allclose(*(history.drop(columns="seconds").to_numpy() for history in both), rtol=1e-5)

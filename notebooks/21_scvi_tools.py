@@ -66,8 +66,17 @@ def log_zinb(x, mu, theta, gate):
 class FlagVAE(nn.Module):
     """A VAE in the style of scvi-tools: one class, many flags."""
 
-    def __init__(self, genes, batches, log_size, n_latent=3, n_hidden=16, gene_likelihood="zinb", dispersion="gene",
-                 use_observed_lib_size=True):  # fmt: skip
+    def __init__(
+        self,
+        genes,
+        batches,
+        log_size,
+        n_latent=3,
+        n_hidden=16,
+        gene_likelihood="zinb",
+        dispersion="gene",
+        use_observed_lib_size=True,
+    ):
         super().__init__()
         self.gene_likelihood, self.dispersion = gene_likelihood, dispersion
         self.use_observed_lib_size, self.batches, self.log_size = use_observed_lib_size, batches, log_size

@@ -38,7 +38,9 @@ rng = np.random.default_rng(22)
 # A gene whose log-expression has two modes: $0.3\, N(-2, 0.5^2) + 0.7\, N(1.5, 0.7^2)$. There are 2,000 cells.
 
 # %%
-truth = MixtureSameFamily(Categorical(torch.tensor([0.3, 0.7])), Normal(torch.tensor([-2.0, 1.5]), torch.tensor([0.5, 0.7])))  # fmt: skip  # noqa: E501
+truth = MixtureSameFamily(
+    Categorical(torch.tensor([0.3, 0.7])), Normal(torch.tensor([-2.0, 1.5]), torch.tensor([0.5, 0.7]))
+)
 x = truth.sample((2000, 1))
 grid = torch.linspace(-5, 5, 401).unsqueeze(-1)
 step = (grid[1] - grid[0]).item()
@@ -46,7 +48,9 @@ p = truth.log_prob(grid).exp().squeeze(-1)
 
 
 def network(inputs, outputs, width=24):
-    return nn.Sequential(nn.Linear(inputs, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, outputs))  # fmt: skip  # noqa: E501
+    return nn.Sequential(
+        nn.Linear(inputs, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, outputs)
+    )
 
 
 def train(loss, parameters, steps=300, lr=1e-2, size=256):
@@ -76,8 +80,15 @@ def distance(log_q):
 # dimensions as the data, and means nothing by itself. Here $g$ is a sum of increasing curves.
 
 # %%
-curves = {name: nn.Parameter(value) for name, value in (
-    ("weight", torch.zeros(12)), ("slope", torch.ones(12)), ("centre", torch.linspace(-3, 3, 12)), ("line", torch.zeros(2)))}  # fmt: skip  # noqa: E501
+curves = {
+    name: nn.Parameter(value)
+    for name, value in (
+        ("weight", torch.zeros(12)),
+        ("slope", torch.ones(12)),
+        ("centre", torch.linspace(-3, 3, 12)),
+        ("line", torch.zeros(2)),
+    )
+}
 
 
 def flow_log_density(x):
@@ -392,7 +403,10 @@ assert dimensions[int(np.argmax(evidence))] == true
 assert dimensions[int(np.argmin(errors))] == 10  # more dimensions never hurt the reconstruction
 
 figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-for axis, numbers, title in ((axes[0], errors, "Error of the reconstruction"), (axes[1], evidence, "log p(x), nats a cell")):  # fmt: skip  # noqa: E501
+for axis, numbers, title in (
+    (axes[0], errors, "Error of the reconstruction"),
+    (axes[1], evidence, "log p(x), nats a cell"),
+):
     axis.plot(dimensions, numbers, "o-", ms=4)
     axis.axvline(true, color="k", ls=":", lw=0.8)
     axis.set(xlabel="latent dimensions", title=title + ", new cells")

@@ -47,8 +47,13 @@ if real := path.exists():
     counts, names = adata.X.toarray(), list(adata.var_names)
     truth = adata.obs["main_supercategory"].to_numpy()
 else:
-    objects = {"kitchen": "oven sink bowl fridge", "table": "fork knife cup plate", "street": "car bus sign bicycle",
-               "beach": "boat surfboard umbrella kite", "office": "laptop mouse keyboard book"}  # fmt: skip
+    objects = {
+        "kitchen": "oven sink bowl fridge",
+        "table": "fork knife cup plate",
+        "street": "car bus sign bicycle",
+        "beach": "boat surfboard umbrella kite",
+        "office": "laptop mouse keyboard book",
+    }
     names = ["person", *" ".join(objects.values()).split()]
     rates = np.full((5, len(names)), 0.03)
     rates[:, 0] = 1.0
@@ -84,7 +89,9 @@ fits = {name: ps.fit(model, MeanField(), train, **settings) for name, model in d
 evidence = pd.DataFrame({name: fit.log_evidence(held_out, progress=False) for name, fit in fits.items()})
 for name in evidence:
     behind = evidence[name] - evidence["independent, NB"]
-    print(f"{name:21s} {evidence[name].mean():7.2f} nats an image; against independent NB {behind.mean():+.2f} +- {behind.std() / len(behind) ** 0.5:.2f}")  # fmt: skip  # noqa: E501
+    print(
+        f"{name:21s} {evidence[name].mean():7.2f} nats an image; against independent NB {behind.mean():+.2f} +- {behind.std() / len(behind) ** 0.5:.2f}"
+    )
 
 
 def ahead(one, other):
@@ -163,8 +170,12 @@ plt.show()
 
 # %%
 parent = fits["tree, NB"].model.parent.tolist()
-strength = {(names[g], names[p]): together_of for g, p in enumerate(parent) if p >= 0 and p != g
-            for together_of in [np.corrcoef(present[:, g], present[:, p])[0, 1]]}  # fmt: skip
+strength = {
+    (names[g], names[p]): together_of
+    for g, p in enumerate(parent)
+    if p >= 0 and p != g
+    for together_of in [np.corrcoef(present[:, g], present[:, p])[0, 1]]
+}
 for pair in sorted(strength, key=lambda pair: -strength[pair])[:8]:
     print(f"{pair[0]} - {pair[1]}: correlation of presence {strength[pair]:.2f}")
 

@@ -33,9 +33,18 @@ from pyroscvi.parts import NB, Linear, Mixture
 
 adata = pbmc68k_reduced()
 cells = ps.Fields(genes=highly_variable(adata, 100), label="bulk_labels").read(adata)
-lineage = {"CD4+/CD25 T Reg": "T", "CD4+/CD45RA+/CD25- Naive T": "T", "CD4+/CD45RO+ Memory": "T",
-           "CD8+ Cytotoxic T": "T", "CD8+/CD45RA+ Naive Cytotoxic": "T", "CD19+ B": "B", "CD56+ NK": "NK",
-           "CD14+ Monocyte": "myeloid",            "Dendritic": "myeloid", "CD34+": "progenitor"}  # fmt: skip
+lineage = {
+    "CD4+/CD25 T Reg": "T",
+    "CD4+/CD45RA+/CD25- Naive T": "T",
+    "CD4+/CD45RO+ Memory": "T",
+    "CD8+ Cytotoxic T": "T",
+    "CD8+/CD45RA+ Naive Cytotoxic": "T",
+    "CD19+ B": "B",
+    "CD56+ NK": "NK",
+    "CD14+ Monocyte": "myeloid",
+    "Dendritic": "myeloid",
+    "CD34+": "progenitor",
+}
 types = adata.obs["bulk_labels"].map(lineage).astype(str).to_numpy()
 print(cells)
 print(pd.Series(types).value_counts().to_string())
