@@ -1,7 +1,7 @@
 """Spatial GNN: a cell is read together with its neighbours in the tissue.
 
     h_n(0) = f(log(1 + x_n))
-    a_mn   = softmax over neighbours m of a(h_n, h_m, r_mn)                       attention, r_mn the distance
+    a_mn   = softmax_m a(h_n, h_m, r_mn)             attention to each neighbour m at distance r_mn
     h_n(t) = h_n(t-1) + relu(sum_m a_mn V h_m(t-1))                               t = 1 .. hops
     q(z_n | x_n, x_N(n)) = Normal(mu(h_n), L(h_n) L(h_n)')
 

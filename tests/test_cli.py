@@ -96,7 +96,7 @@ def test_all_commands_that_read_data_have_the_same_options_for_columns(command, 
 
     options = {}
 
-    def noted(data, fields, reading, genes, annotations):
+    def noted(data, fields, reading, genes, *_):
         options.update(fields=fields, hvg=genes.hvg)
         raise ValueError("noted")
 

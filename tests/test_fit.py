@@ -53,7 +53,8 @@ def test_loss_is_a_mean_over_cells(cells):
 
 def test_training_lowers_the_loss_and_learns_the_cells(cells):
     f = quick(SCVI(latent=3), FullCovariance(), cells, epochs=60, lr=1e-2, early_stopping=False)
-    assert f.history["elbo_held_out"].iloc[-1] > f.history["elbo_held_out"].iloc[0] + 1
+    bounds = f.history["elbo_held_out"].dropna()
+    assert bounds.iloc[-1] > bounds.iloc[0] + 1
 
 
 def test_seed_decides_everything(cells):
@@ -222,6 +223,7 @@ def test_a_narrow_terminal_shows_the_times(width, cells, monkeypatch):
 
 def test_a_name_with_brackets_is_shown_as_it_is(monkeypatch):
     written = screen(monkeypatch, 80)
+    monkeypatch.setattr("pyroscvi.inference.progress.DELAY", 0.0)
     with counted("scvi [nb] [/red]", 10) as add:
         add(10)
     assert "scvi [nb] [/red]" in written.getvalue()

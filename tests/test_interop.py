@@ -308,6 +308,14 @@ def test_a_file_of_scvi_tools_is_the_model_that_was_saved(tmp_path):
     assert trained.record["levels"]["batch"] == {"a": 30, "b": 10, "c": 0}
 
 
+def test_classes_that_a_program_allows_for_its_own_files_change_nothing(tmp_path):
+    write(tmp_path, saved("VAE nb True/module"))
+    with torch.serialization.safe_globals([defaultdict]):
+        allowed = set(torch.serialization.get_safe_globals())
+        from_scvi(tmp_path)
+        assert set(torch.serialization.get_safe_globals()) == allowed
+
+
 def test_a_file_of_a_scanvi_knows_which_label_is_no_label(tmp_path):
     labels = registry(("0", "1", "none"), unlabeled_category="none")
     fit = from_scvi(write(tmp_path, of_types(), registry_=labels))

@@ -16,7 +16,13 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+from torch.serialization import (
+    add_safe_globals,
+    clear_safe_globals,
+    get_safe_globals,
+    get_unsafe_globals_in_checkpoint,
+    safe_globals,
+)
 
 KINDS = {"SCVI": "VAE", "LinearSCVI": "LDVAE", "SCANVI": "SCANVAE"}
 CHANGED = ("extra_encoder_kwargs", "extra_decoder_kwargs", "classifier_parameters", "var_activation")  # unknown layers
@@ -106,13 +112,22 @@ STAND_INS: dict[str, Any] = {
 
 
 def _loaded(path: Path) -> dict[str, Any]:
-    """The content of the file. Torch refuses functions of the operating system, whatever would stand for them."""
-    stand_ins: list[Any] = [
-        (STAND_INS.get(name) or type(name, (_Dropped,), {}), name)
-        for name in get_unsafe_globals_in_checkpoint(str(path))
-    ]
-    with safe_globals(stand_ins):
-        return torch.load(path, map_location="cpu", weights_only=True)
+    """The content of the file. Torch refuses functions of the operating system, whatever would stand for them.
+
+    Classes that a program has allowed for files of its own are not allowed for this file.
+    """
+    allowed = get_safe_globals()
+    clear_safe_globals()
+    try:
+        stand_ins: list[Any] = [
+            (STAND_INS.get(name) or type(name, (_Dropped,), {}), name)
+            for name in get_unsafe_globals_in_checkpoint(str(path))
+        ]
+        with safe_globals(stand_ins):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    finally:
+        clear_safe_globals()
+        add_safe_globals(allowed)
 
 
 # The module that has these weights
@@ -132,9 +147,9 @@ def assembled(kind: str, weights: dict[str, Tensor], attributes: dict[str, Any],
     for path, own in leaves.items():
         place = root
         for step in path[:-1]:
-            if step not in place._modules:
+            if step not in dict(place.named_children()):
                 place.add_module(step, nn.Sequential())
-            place = place._modules[step]
+            place = place.get_submodule(step)
         if path:
             place.add_module(path[-1], _layer(own))
     for name, t in leaves.get((), {}).items():
