@@ -30,7 +30,9 @@ def fits_and_comparison():
         "zinb": (replace(page, likelihood=ZINB()), MeanField()),
         "nb, covariance": (replace(page, likelihood=NB()), FullCovariance()),
     }
-    fits = ps.sweep(declared, train, seeds=SEEDS, epochs=40, batch_size=64, validation=held_out, progress=False)
+    fits = ps.sweep(
+        declared, train, seeds=SEEDS, epochs=40, batch_size=64, validation=held_out, compile="trace", progress=False
+    )
     return fits, ps.compare(fits, held_out, progress=False)
 
 
