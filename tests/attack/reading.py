@@ -61,7 +61,7 @@ def _opened(one: Input, what: str) -> Outcome:
                 some = rng.permutation(whole.n_vars)[: whole.n_vars - int(one.expected == "accept" and rng.integers(2))]
                 part = whole[start:end, some].copy()
                 paths.append(f"{folder}/{start}.h5ad")
-                tables.append(part.to_df())
+                tables.append(part.to_df().set_axis(_numbered(part.var_names), axis=1))
                 part.write_h5ad(paths[-1])
             table = pd.concat(tables, join="inner" if genes == "intersection" else "outer").fillna(0)
             obs = pd.concat([read_h5ad(path).obs for path in paths])  # HDF5 turns bytes into text
@@ -81,6 +81,12 @@ def _opened(one: Input, what: str) -> Outcome:
         expected_cells = AnnData(table[list(cells.genes)], obs=obs)
         wrong = wrongs(expected_cells, cells.subset(slice(None)), one.fields)
     return Outcome("accepted wrongly" if wrong else "right", what, "; ".join(wrong))
+
+
+def _numbered(names: pd.Index) -> list[str]:
+    """Names in which a repeated name has a number: G, G-1, G-2, as ``Fields`` counts them in every file."""
+    before = names.to_series().groupby(names.to_numpy()).cumcount()
+    return [f"{name}-{k}" if k else str(name) for name, k in zip(names, before, strict=True)]
 
 
 def _refused(error: Exception, what: str, expected: str) -> Outcome:
