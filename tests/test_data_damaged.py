@@ -107,6 +107,19 @@ def test_a_matrix_in_a_file_that_lacks_an_array_is_refused(part, tmp_path):
         Fields().open(path)
 
 
+def test_a_file_whose_bytes_hdf5_cannot_read_is_refused(tmp_path):
+    path = tmp_path / "cells.h5ad"
+    pointers = np.arange(0, 3_000, 3, dtype=np.int32)
+    AnnData(sparse.csr_matrix((np.ones(2_997), np.tile([0, 1, 2], 999), pointers))).write_h5ad(path, compression="gzip")
+    with h5py.File(path) as file:
+        chunk = file["X/indptr"].id.get_chunk_info(0)
+    with path.open("r+b") as file:
+        file.seek(chunk.byte_offset)
+        file.write(bytes(chunk.size))
+    with pytest.raises(ValueError, match="X is a damaged sparse matrix"):
+        Fields().open(path)
+
+
 def test_a_file_that_is_damaged_after_it_was_opened_is_refused(tmp_path):
     pytest.importorskip("zarr")
     import zarr

@@ -76,10 +76,14 @@ def select(source: Any, columns: np.ndarray | None, copy: bool = True, place: st
 def check_indices(source: Any, place: str) -> None:
     """Raise ValueError where indices of a sparse matrix point outside it; on disk, only its pointers are looked at."""
     if isinstance(source, CSRDataset | CSCDataset):
-        if lacking := [name for name in ("indptr", "indices", "data") if name not in source.group]:
-            raise ValueError(_damaged(place, f"it has no {lacking[0]}"))
-        shapes = {name: source.group[name].shape for name in ("indices", "data")}
-        _check_pointers(source.group["indptr"][:], source.shape[isinstance(source, CSCDataset)], shapes, place)
+        try:
+            if lacking := [name for name in ("indptr", "indices", "data") if name not in source.group]:
+                raise ValueError(_damaged(place, f"it has no {lacking[0]}"))
+            shapes = {name: source.group[name].shape for name in ("indices", "data")}
+            pointers = source.group["indptr"][:]
+        except (OSError, RuntimeError) as error:  # of HDF5, where bytes of the file were changed
+            raise ValueError(_damaged(place, str(error))) from error
+        _check_pointers(pointers, source.shape[isinstance(source, CSCDataset)], shapes, place)
     elif sparse.issparse(source):
         _checked(source, place)
 
