@@ -26,9 +26,8 @@ from pyroscvi.evidence.refined import with_gradient
 # How much a round counts beside the Gaussian that it starts from: little at first, because a few draws of a rough
 # density can mislead it. A cell whose guide is far off is not there after so many rounds, and then jumps.
 RATE, JUMP, DAMPED = 10.0, 1e4, 8
-SCORE_DRAWS = (
-    100.0  # effective draws that a covariance from scores is as good as; fewer, the larger the spread of weights
-)
+# Effective draws that a covariance from scores is as good as; fewer, the larger the spread of weights.
+SCORE_DRAWS = 100.0
 CLOSE = 0.6  # variance of log weights, in nats squared: a Gaussian so close to the posterior is good enough
 
 

@@ -37,9 +37,7 @@ from pyroscvi.torch_internals import compiled, recorded
 # On a processor: counts that a fit reads, where an eager fit takes about two minutes and a compiled one half of it; and
 # steps, where recording takes about a second and saves ten. The kernel in C++ takes ten more at its very first use.
 COUNTS_TO_COMPILE, STEPS_TO_RECORD = 1e9, 1_000
-STEPS_ON_GPU = (
-    5_000  # on a GPU, where an eager fit then takes about 70 seconds. Compiling took 13 to 36 (docs/speed.md)
-)
+STEPS_ON_GPU = 5_000  # there an eager fit of so many takes about 70 seconds. Compiling took 13 to 36 (docs/speed.md)
 
 LOSS, GRADIENT = 1e-5, 1e-3  # relative tolerances of the compiled step: float32, summed in another order
 
