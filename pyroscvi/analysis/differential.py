@@ -31,16 +31,9 @@ from pyroscvi.program import Fitted
 from pyroscvi.pyro_internals import alone
 
 MAX_LEVELS = 50  # of a field that is averaged over
-SHOWN = [
-    "gene",
-    "log2_fold_change",
-    "low",
-    "high",
-    "p_change",
-    "expected_fdr",
-    "rate_group",
-    "rate_reference",
-]  # in reports
+SHOWN = [  # in reports
+    "gene", "log2_fold_change", "low", "high", "p_change", "expected_fdr", "rate_group", "rate_reference",
+]  # fmt: skip
 
 
 @alone

@@ -195,9 +195,7 @@ def counts_of(p: Sites, counts: Any = None, site: str = "x", *, seen: bool = Tru
     """
     x = p[site]
     counts = x["fn"] if counts is None else counts
-    if seen and hasattr(
-        counts, "after"
-    ):  # latent states inside the distribution of counts: given the counts of the cell
+    if seen and hasattr(counts, "after"):  # it has latent states inside: take them given the counts of the cell
         counts = counts.after(x["value"], x["fn"])
     if len(counts.batch_shape) < 2:
         return Expected(counts, None)
