@@ -78,6 +78,7 @@ cells = ps.Fields(batch="batch", label="label").read(adata)
 guess = np.asarray(fit.probabilities(cells, "y")).argmax(1)
 table = pd.crosstab(adata.obs["cell_type"][hidden], guess[hidden])
 plt.imshow(table, cmap="Blues")
+plt.xticks(range(len(table))), plt.yticks(range(len(table)))
 plt.xlabel("most probable type"), plt.ylabel("true type, hidden"), plt.colorbar(label="cells")
 """,
     ),
@@ -89,6 +90,7 @@ plt.xlabel("most probable type"), plt.ylabel("true type, hidden"), plt.colorbar(
         """
 W = fit.loadings()
 plt.imshow(W.T, aspect="auto", cmap="RdBu_r", vmin=-2, vmax=2)
+plt.yticks(range(W.shape[1]))
 plt.xlabel("gene"), plt.ylabel("dimension"), plt.colorbar(label="loading")
 """,
     ),
@@ -134,6 +136,7 @@ plt.axhline(0, color="grey", lw=1), plt.xlabel("gene"), plt.ylabel("type1 agains
         """
 E = fit.latent(cells, site="E").reshape(-1, cells.dims.genes)
 plt.imshow(E, aspect="auto", cmap="RdBu_r", vmin=-2, vmax=2)
+plt.yticks(range(len(E)))
 plt.xlabel("gene"), plt.ylabel("level of label"), plt.colorbar(label="effect on the log rate")
 """,
     ),
