@@ -4,11 +4,7 @@
 where it is, live modules with more of its options are carried over too.
 """
 
-import json
-import os
-from collections import defaultdict
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,7 +12,7 @@ import pytest
 import torch
 from anndata import AnnData
 from pyro import poutine
-from safetensors.torch import load_file
+from saved_peer import CASES, LATENT, RECORD, TYPES, Peer, data_of_the_peer, of_types, saved, stand_in
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 from torch.testing import assert_close
@@ -27,15 +23,6 @@ from pyroscvi.evidence.table import evidences
 from pyroscvi.fitting.checkpoints import load
 from pyroscvi.interop import from_scvi
 from pyroscvi.interop.files import assembled
-
-HERE = Path(__file__).parent / "reference"
-RECORD = json.loads((HERE / "scvi.json").read_text())
-TENSORS = load_file(HERE / "scvi.safetensors")
-CASES = RECORD["cases"]
-
-
-def saved(prefix):
-    return {name.removeprefix(f"{prefix}/"): t for name, t in TENSORS.items() if name.startswith(f"{prefix}/")}
 
 
 def read(x):
@@ -62,12 +49,6 @@ def loss(fit, cells, z, log_l, beta):
             prior = sites["l"]["fn"].base_dist
             total = total + kl_divergence(q["l"], Normal(prior.loc, prior.scale)).sum(-1)
     return total.mean().item()
-
-
-def stand_in(name, case):
-    """A module with the layers and the attributes that a module of scvi-tools would have."""
-    attributes = case["attributes"] | {"n_cat_list": case["n_cat_list"]}
-    return assembled(case["kind"], saved(f"{name}/module"), attributes, {})
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -101,28 +82,6 @@ def test_a_carried_fit_is_saved_and_loaded(tmp_path):
     loaded = load(tmp_path / "fit.safetensors")
     cells = read({k: t for k, t in saved("inputs").items() if "extra" not in k})
     np.testing.assert_array_equal(loaded.latent(cells), fit.latent(cells))
-
-
-class Peer:
-    """What ``from_scvi`` reads of a model of scvi-tools: its module, its registry, and its data if it has them."""
-
-    def __init__(self, adata):
-        self.module, self.adata = stand_in("VAE nb True", CASES["VAE nb True"]), adata
-        levels = {"batch": {"categorical_mapping": ["a", "b", "c"]}, "labels": {"categorical_mapping": ["0", "1"]}}
-        names = [f"gene{g}" for g in range(self.module.n_input)]
-        registries = {"X": {"column_names": names}, **levels}
-        self.registry_ = {
-            "setup_args": {"layer": None, "batch_key": "donor", "labels_key": "type"},
-            "field_registries": {name: {"state_registry": state} for name, state in registries.items()},
-        }
-
-
-def data_of_the_peer():
-    rng = np.random.default_rng(0)
-    genes = CASES["VAE nb True"]["attributes"]["n_input"]
-    obs = pd.DataFrame({"donor": ["a"] * 30 + ["b"] * 10, "type": ["0", "1"] * 20}, index=[f"c{i}" for i in range(40)])
-    counts = rng.poisson(20.0, (40, genes)).astype(np.float32)
-    return AnnData(counts, obs, pd.DataFrame(index=[f"gene{g}" for g in range(genes)]))
 
 
 def test_new_cells_are_as_large_as_those_that_the_peer_was_trained_on():
@@ -167,34 +126,6 @@ def test_a_linear_decoder_has_no_dispersion_of_its_own_for_every_cell():
 
 
 # Models with types
-
-
-TYPES, LATENT, HIDDEN = 2, 5, 16
-
-
-def of_layer(name, inputs, outputs):
-    """Weights of a linear layer, and of the batch norm after it, under the names that scvi-tools gives them."""
-    weights = {f"{name}.0.weight": torch.randn(outputs, inputs) / 3, f"{name}.0.bias": torch.randn(outputs)}
-    moments = {"weight": torch.rand(outputs) + 0.5, "bias": torch.randn(outputs), "running_mean": torch.randn(outputs)}
-    moments["running_var"] = torch.rand(outputs) + 0.5
-    return weights | {f"{name}.1.{moment}": value for moment, value in moments.items()}
-
-
-def of_types():
-    """The weights of a SCANVAE: those of a VAE, and three networks more."""
-    torch.manual_seed(0)
-    weights = saved("VAE nb True/module") | {"y_prior": torch.tensor([[0.3, 0.7]])}
-    stacks = {"encoder_z2_z1": "encoder", "decoder_z1_z2": "decoder"}
-    for network, stack in stacks.items():
-        weights |= of_layer(f"{network}.{stack}.fc_layers.Layer 0", LATENT + TYPES, HIDDEN)
-        for moment in ("mean", "var"):
-            weights[f"{network}.{moment}_{stack}.weight"] = torch.randn(LATENT, HIDDEN) / 4
-            weights[f"{network}.{moment}_{stack}.bias"] = torch.randn(LATENT) / 4
-    weights |= of_layer("classifier.classifier.0.fc_layers.Layer 0", LATENT, HIDDEN)
-    return weights | {
-        "classifier.classifier.1.weight": torch.randn(TYPES, HIDDEN),
-        "classifier.classifier.1.bias": torch.ones(TYPES),
-    }
 
 
 def with_types():
@@ -259,118 +190,6 @@ def test_a_carried_scanvi_is_saved_and_loaded(tmp_path):
     fit.save(tmp_path / "fit.safetensors")
     cells = read({k: t for k, t in saved("inputs").items() if "extra" not in k})
     np.testing.assert_array_equal(load(tmp_path / "fit.safetensors").latent(cells), fit.latent(cells))
-
-
-# Files that scvi-tools wrote
-
-
-def registry(labels=("0", "1"), **more):
-    """The registry of a model, as scvi-tools writes it: levels and names of genes are arrays of numpy."""
-    genes = CASES["VAE nb True"]["attributes"]["n_input"]
-    states = {
-        "X": {"n_vars": genes, "column_names": np.array([f"gene{g}" for g in range(genes)])},
-        "batch": {"categorical_mapping": np.array(["a", "b", "c"], dtype=object), "original_key": "donor"},
-        "labels": {"categorical_mapping": np.array(labels, dtype=object), "original_key": "type", **more},
-    }
-    return {
-        "scvi_version": "1.4.2",
-        "model_name": "SCANVI" if more else "SCVI",
-        "setup_args": {"layer": None, "batch_key": "donor", "labels_key": "type", "size_factor_key": None},
-        "field_registries": {name: {"data_registry": {}, "state_registry": state} for name, state in states.items()},
-    }
-
-
-def write(folder, weights, **attributes):
-    """A file of the form that ``save`` of scvi-tools writes, with objects that no reader of it needs."""
-    options = {"n_hidden": HIDDEN, "n_latent": LATENT, "gene_likelihood": "nb", "dropout_rate": 0.1}
-    about = {
-        "registry_": registry(),
-        "init_params_": {"kwargs": {"kwargs": {"use_layer_norm": "none"}}, "non_kwargs": options},
-        "history_": {"elbo_train": pd.DataFrame({"elbo_train": [3.0, 2.0]}, index=pd.RangeIndex(2, name="epoch"))},
-        "train_indices_": np.arange(40),
-        "summary_": defaultdict(list, {"n_cells": np.int64(40)}),
-        "is_trained_": True,
-    }
-    weights = weights | {"pyro_param_store": {"params": {}}}
-    content = {"model_state_dict": weights, "var_names": np.array(["a"], dtype=object), "attr_dict": about | attributes}
-    torch.save(content, folder / "model.pt")
-    return folder
-
-
-def test_a_file_of_scvi_tools_is_the_model_that_was_saved(tmp_path):
-    fit = from_scvi(write(tmp_path, saved("VAE nb True/module")))
-    live = from_scvi(Peer(None))
-    adata = data_of_the_peer()
-    np.testing.assert_array_equal(fit.latent(adata), live.latent(adata))
-    assert fit.levels == live.levels == {"batch": ("a", "b", "c"), "label": ("0", "1")}
-    assert fit.guide.encoder.dropout == 0.1
-    trained = from_scvi(str(tmp_path / "model.pt"), adata)
-    assert trained.record["levels"]["batch"] == {"a": 30, "b": 10, "c": 0}
-
-
-def test_classes_that_a_program_allows_for_its_own_files_change_nothing(tmp_path):
-    write(tmp_path, saved("VAE nb True/module"))
-    with torch.serialization.safe_globals([defaultdict]):
-        allowed = set(torch.serialization.get_safe_globals())
-        from_scvi(tmp_path)
-        assert set(torch.serialization.get_safe_globals()) == allowed
-
-
-def test_a_file_of_a_scanvi_knows_which_label_is_no_label(tmp_path):
-    labels = registry(("0", "1", "none"), unlabeled_category="none")
-    fit = from_scvi(write(tmp_path, of_types(), registry_=labels))
-    adata = data_of_the_peer()
-    adata.obs["type"] = ["0", "none"] * 20
-    assert fit.levels["label"] == ("0", "1")
-    assert fit.read(adata).label.tolist() == [0, -1] * 20
-    p = fit.probabilities(adata, "y", particles=20)
-    assert list(p.columns) == ["0", "1"]
-    assert (p["0"][::2] > 1 - 1e-6).all()  # labels of scvi-tools are trusted
-
-
-class Attack:
-    """Calls a function when it is unpickled."""
-
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
-
-
-@pytest.mark.parametrize("function", [os.system, exec, Path.touch], ids=["system", "exec", "touch"])
-def test_nothing_in_a_file_is_executed(tmp_path, function):
-    trace = tmp_path / "trace"
-    argument = {os.system: f"touch {trace}", exec: f"open({str(trace)!r}, 'w')", Path.touch: trace}[function]
-    try:
-        from_scvi(write(tmp_path, saved("VAE nb True/module"), more_=Attack(function, argument)))
-    except ValueError as error:
-        assert "model.pt" in str(error)  # noqa: PT017  # refused or dropped: both are safe
-    assert not trace.exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "error", "said"),
-    [
-        (b"no file of torch", ValueError, "no file that scvi-tools 0.20 or newer wrote"),
-        ({"model_state_dict": {}, "attr_dict": {}}, ValueError, "no file that scvi-tools"),
-        (None, FileNotFoundError, "there is no model of scvi-tools at .*model.pt"),
-    ],
-)
-def test_another_file_is_refused_in_words(tmp_path, content, error, said):
-    if isinstance(content, bytes):
-        (tmp_path / "model.pt").write_bytes(content)
-    elif content is not None:
-        torch.save(content, tmp_path / "model.pt")
-    with pytest.raises(error, match=said):
-        from_scvi(tmp_path)
-
-
-def test_layers_that_a_file_does_not_describe_are_refused(tmp_path):
-    parameters = {"kwargs": {"kwargs": {"extra_encoder_kwargs": {"activation_fn": "other"}}}, "non_kwargs": {}}
-    write(tmp_path, saved("VAE nb True/module"), init_params_=parameters)
-    with pytest.raises(ValueError, match=r"extra_encoder_kwargs.*no counterpart"):
-        from_scvi(tmp_path)
 
 
 # With scvi-tools itself
