@@ -99,19 +99,28 @@ def test_cells_of_a_later_comparison_judge_a_fit_and_change_no_parameter(cells):
 
 
 def test_epochs_of_few_steps_have_a_bound_now_and_then(cells, monkeypatch):
-    """A bound costs as much as a step: there is one in 20 steps, but some in every run; with early stopping, always."""
+    """A bound costs as much as a step: there is one in so many steps, and from half of the run on after every epoch."""
     monkeypatch.setattr(run, "BOUNDS", 3)
     train, held_out = cells.split(0.3, seed=0)
     often = {"epochs": 10, "batch_size": 64}
     fit = quick(*SMALL, train, validation=held_out, **often)
     known = fit.history["elbo_train"].notna()
-    assert fit.history["epoch"][known].tolist() == [3, 6, 9, 10]
+    assert fit.history["epoch"][known].tolist() == [3, 5, 6, 7, 8, 9, 10]
     assert (fit.history["elbo_held_out"].notna() == known).all()
     assert fit.history["loss"].notna().all()
     assert fit.converged is not None
-    assert len(plots.history({"fit": fit.history}).lines[0].get_xdata()) == 4
+    assert len(plots.history({"fit": fit.history}).lines[0].get_xdata()) == 7
     watched = quick(*SMALL, train, early_stopping=Patience(epochs=95), **often)
     assert watched.history["elbo_held_out"].notna().all()
+
+
+def test_epochs_without_a_bound_do_not_change_the_verdict():
+    """The time of the epochs between still counts, at their own rates."""
+    rate = np.cos(np.linspace(0, np.pi / 2, 120))
+    bound = np.linspace(-510, -500, 120)
+    early = np.arange(120) < 60
+    some = np.where(early & (np.arange(120) % 4 > 0), np.nan, bound)
+    assert gain(some, rate) == gain(bound, rate) > 0
 
 
 def test_many_cells_are_judged_by_some_of_them(cells, monkeypatch):

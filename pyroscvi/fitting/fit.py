@@ -73,7 +73,7 @@ def fit(
                     ``Patience(watch=HeldOutEvidence(), every=5)``: when the held-out evidence no longer does.
                     The default is to train for all ``epochs``, while the learning rate falls
     validation      cells that the fit is not fitted to, such as those of a later comparison: the history has the ELBO
-                    of up to 1,000 of them, after every epoch, or after every few where epochs have few steps.
+                    of up to 1,000 of them, after every epoch; in the first half, where epochs are short, of some.
                     ``Fit.converged`` is judged by it; this changes no parameter. Or the fraction of ``cells`` to hold
                     out for this, from every batch, at most 10,000 cells. None is a tenth with early stopping, and
                     otherwise 0

@@ -92,9 +92,8 @@ class Fit:
         if self.record.get("stopped_early"):
             return True
         for name in ("elbo_held_out", "elbo_train"):
-            if name in self.history and (known := self.history[name].notna()).any():
-                run = self.history[known]  # the rate at these epochs stands for that of the epochs between
-                return has_converged(run[name], run.get("lr"), held_out=name == "elbo_held_out")
+            if name in self.history and self.history[name].notna().any():
+                return has_converged(self.history[name], self.history.get("lr"), held_out=name == "elbo_held_out")
         return None
 
     def read(self, data: Cells | AnnData) -> Cells:

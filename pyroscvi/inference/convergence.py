@@ -24,7 +24,7 @@ LAST_SHARE = 0.2  # of the learning time
 def gain(bound: Sequence[float], rate: Sequence[float] | None = None) -> float:
     """Rise of the bound in the last fifth of a run, by a straight line; 0 if the slope is within two errors of 0.
 
-    bound  after every epoch, in nats a cell; of two epochs at least
+    bound  after every epoch, in nats a cell; NaN where it was not computed; of two epochs at least
     rate   learning rate at the end of every epoch; None is a constant one
 
     >>> round(gain(np.linspace(-510, -500, 101)), 2)
@@ -33,6 +33,7 @@ def gain(bound: Sequence[float], rate: Sequence[float] | None = None) -> float:
     y = np.asarray(bound, dtype=float)
     time = np.cumsum(np.ones(len(y)) if rate is None else np.asarray(rate, dtype=float))
     time /= time[-1]
+    y, time = y[~np.isnan(y)], time[~np.isnan(y)]
     start = min(np.searchsorted(time, 1 - LAST_SHARE, side="right"), len(y) - 2)
     x, y = time[start:] - time[start:].mean(), y[start:] - y[start:].mean()
     slope = (x * y).sum() / (x**2).sum()
@@ -48,7 +49,7 @@ def has_converged(bound: Sequence[float], rate: Sequence[float] | None = None, *
     >>> has_converged([-9.0, -5.0, -3.0, -2.8]), has_converged([-900.0, -500.0, -300.0, -200.0]), has_converged([])
     (True, False, None)
     """
-    if len(bound) < 2:
+    if np.isfinite(np.asarray(bound, dtype=float)).sum() < 2:
         return None
     largest = MAX_GAIN if held_out else MAX_TRAINING_GAIN * abs(float(np.asarray(bound)[-1]))
     return gain(bound, rate) <= largest

@@ -38,8 +38,8 @@ MIN_CORRELATION = 0.8  # four fifths of the variance of z are between cells; at 
 
 MAX_EVALUATED = 10_000  # cells to evaluate a bound on, the same ones in every epoch, so that its changes show
 
-# A bound of few cells costs as much as a step. Where an epoch has few steps, it is computed once in so many steps, but
-# at least so many times in a run, so that its last part shows whether the fit has converged.
+# A bound of few cells costs as much as a step. In the first half of a run it is computed once in so many steps, but at
+# least so often that a whole run would have 30; in the second half after every epoch: it shows whether a fit converged.
 STEPS_A_BOUND, BOUNDS = 20, 30
 
 
@@ -101,7 +101,7 @@ class Run:
         )
         self.evaluated = [self.ranks.part(cells) for cells in (self.sample, self.held_out)]  # the bound is, on these
         few = min(math.ceil(STEPS_A_BOUND / self.steps), self.epochs // BOUNDS)
-        self.every = 1 if self.patience else max(few, 1)  # epochs between two bounds
+        self.every = 1 if self.patience else max(few, 1)  # epochs between two early bounds
         self.summed = torch.zeros((), dtype=self.train.dtype, device=self.train.device)  # loss of the current epoch
         self.best: dict[str, Tensor] | None = None
         self.mean = Average()
@@ -251,7 +251,7 @@ class Run:
         self.epoch, self.step, self._minibatches = self.epoch + 1, 0, None
         self.summed.zero_()
         bounds, state = [math.nan, math.nan], self._copied()
-        if self.epoch % self.every == 0 or self.epoch == self.epochs:
+        if self.epoch % self.every == 0 or 2 * self.epoch >= self.epochs:
             bounds = [self._bound(cells) for cells in self.evaluated]
             if not math.isfinite(bounds[0]):
                 self._give_up(bounds[0])
