@@ -33,6 +33,15 @@ draws = fit.latent(cells.subset([0]), samples=1000)[:, 0]
 plt.scatter(*draws.T, s=4, alpha=0.4)
 plt.xlabel("$z_1$"), plt.ylabel("$z_2$"), plt.title("posterior of one cell")
 """
+TISSUE = """\
+adata = ps.data.simulated(cells=300, types=2, sections=1, seed=1)  # two bands of tissue
+cells = ps.Fields(spatial="spatial").read(adata)
+"""
+PLACES = """
+z = fit.latent(cells)
+plt.scatter(*adata.obsm["spatial"].T, s=12, c=(z - z.mean(0)) @ np.linalg.eigh(np.cov(z.T))[1][:, -1], cmap="coolwarm")
+plt.gca().set(aspect="equal", xticks=[], yticks=[]), plt.colorbar(label="first component of z")
+"""
 NB_PARTS = "from pyroscvi.parts import NB\n"
 
 # page: its class, imports of parts, how cells are read, the declared model, and the picture
@@ -203,7 +212,7 @@ plt.xscale("log"), plt.xlabel("count of the protein + 1"), plt.ylabel("p(foregro
 }  # fmt: skip
 GUIDES = {
     "mean_field": "MeanField", "full_covariance": "FullCovariance", "low_rank": "LowRank", "flow": "Flow",
-    "structured": "Structured",
+    "spatial_gnn": "SpatialGNN", "structured": "Structured",
 }  # fmt: skip
 
 
@@ -213,13 +222,8 @@ def example(name: str) -> str | None:
         model, imports, read, declared, picture = MODELS[name]
         guide = "MeanField"
     elif name in GUIDES:
-        guide, model, imports, read, picture = (
-            GUIDES[name],
-            "SCVI",
-            "from pyroscvi.parts import NB, Linear, Mixture\n",
-            READ,
-            POSTERIOR,
-        )
+        guide, model, imports = GUIDES[name], "SCVI", "from pyroscvi.parts import NB, Linear, Mixture\n"
+        read, picture = (TISSUE, PLACES) if name == "spatial_gnn" else (READ, POSTERIOR)
         prior = ", prior=Mixture(4)" if name == "structured" else ""
         declared = f"SCVI(latent=2, decoder=Linear(), likelihood=NB(){prior})"
     else:

@@ -13,6 +13,7 @@ import pytest
 
 import pyroscvi as ps
 from pyroscvi import parts
+from pyroscvi.catalogue import pages
 from pyroscvi.data import simulated
 from pyroscvi.part import kinds
 
@@ -132,6 +133,6 @@ def test_an_example_of_the_zoo_runs(name):
     plt.close("all")
 
 
-def test_every_picture_of_the_zoo_has_an_example():
-    assert {file.stem for file in examples.PICTURES.glob("*.png")} <= {*examples.MODELS, *examples.GUIDES}
-    assert set(examples.MODELS) <= set(ps.list_models())
+def test_every_page_of_the_zoo_has_an_example_and_its_picture():
+    assert set(pages()) == {*examples.MODELS, *examples.GUIDES}
+    assert set(pages()) == {file.stem for file in examples.PICTURES.glob("*.png")}
