@@ -11,6 +11,7 @@ from fits import quick
 
 import pyroscvi as ps
 from pyroscvi.analysis.effect_scores import _energy_distance
+from pyroscvi.analysis.unit_rates import unit_sums
 from pyroscvi.calibration.realism import realism
 from pyroscvi.cli import main
 from pyroscvi.cli.using import conditions
@@ -73,6 +74,14 @@ def test_a_curve_of_effects_has_the_rows_of_each_value_and_a_panel_for_each_gene
     assert figure.axes[0].get_title(loc="left") == "gene0"
     with pytest.raises(ValueError, match="condition: give at least one value"):
         fitted.effect_curve(controls, "condition", [], CTRL)
+
+
+def test_a_curve_computes_the_condition_that_it_compares_with_once(fitted, adata, monkeypatch):
+    computed = []
+    counted = lambda *args, **how: computed.append(1) or unit_sums(*args, **how)  # noqa: E731
+    monkeypatch.setattr("pyroscvi.analysis.effect.unit_sums", counted)
+    fitted.effect_curve(adata, "condition", ["ctrl", "stim", "ctrl"], CTRL, samples=1, progress=False)
+    assert len(computed) == 5  # what was observed, the condition that the curve is compared with, and three values
 
 
 def test_scores_of_effects_beside_other_predictions(fitted, adata):

@@ -9,7 +9,7 @@ the decoder: how far groups of cells depart from it under conditions that were o
 interval does not contain that an effect may be another one in cells of which none was observed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,12 @@ from scipy.special import ndtr, ndtri, polygamma  # scipy.stats takes a second t
 
 from pyroscvi.analysis.groups import By, Groups, groups_of
 from pyroscvi.analysis.posterior import Conditions, Over, interventions
-from pyroscvi.analysis.unit_rates import MIN_SHARE, RATE_UNIT, SHAPE, UnitSums, unit_sums
+from pyroscvi.analysis.unit_rates import MIN_SHARE, RATE_UNIT, SHAPE, unit_sums
 from pyroscvi.data.cells import Cells
 from pyroscvi.program import Fitted
 from pyroscvi.pyro_internals import alone
 
 
-@alone
 def effect(
     fit: Fitted, cells: Cells | AnnData, given: Conditions, against: Conditions, *, by: By | None = None,
     average: Over | None = None, delta: float = 0.25, level: float = 0.9, samples: int = 20, corrected: bool = False,
@@ -44,47 +43,62 @@ def effect(
     One row for each group and gene: (group), gene, log2_fold_change with low and high, p_change (the probability of a
     change beyond ``delta``), and the mean rates per 10,000 counts, ``rate`` and ``rate_against``.
     """
-    if set(given) != set(against):
-        raise ValueError(f"given sets {sorted(given)} and against {sorted(against)}: both set the same conditions")
+    (table,) = effects(
+        fit, cells, [given], against, by=by, average=average, delta=delta, level=level, samples=samples,
+        corrected=corrected, seed=seed, batch_size=batch_size, progress=progress,
+    )  # fmt: skip
+    return table
+
+
+@alone
+def effects(
+    fit: Fitted, cells: Cells | AnnData, several: Sequence[Conditions], against: Conditions, *, by: By | None = None,
+    average: Over | None = None, delta: float = 0.25, level: float = 0.9, samples: int = 20, corrected: bool = False,
+    seed: int = 0, batch_size: int = 512, progress: bool = True,
+) -> list[pd.DataFrame]:  # fmt: skip
+    """The table of ``effect`` for each of several conditions; the rates under ``against`` are computed once."""
+    for given in several:
+        if set(given) != set(against):
+            raise ValueError(f"given sets {sorted(given)} and against {sorted(against)}: both set the same conditions")
     data, cells = cells, fit.read(cells)
     group = Groups(np.zeros(len(cells), int), ("",)) if by is None else groups_of(data, cells, by, "by")
-    how: dict[str, Any] = {"samples": samples, "corrected": corrected, "seed": seed, "batch_size": batch_size}
-
-    def under(values: Conditions, label: str) -> UnitSums:
-        return unit_sums(
-            fit, cells, group.codes, under=interventions(fit, len(cells), values, average), **how,
-            progress=label if progress else False,
-        )  # fmt: skip
-
-    one, other = under(given, "effect"), under(against, "without the effect")
-    rates = [np.maximum(sums.share, MIN_SHARE) / np.maximum(sums.cells, 1)[:, None] for sums in (one, other)]
-    ratio = np.log2(rates[0] / rates[1])
-    observed = unit_sums(fit, cells, _observed(cells, group.codes, given), **{**how, "samples": 1}, progress=False)
-    mean = ratio.mean(0)
-    a_cell = observed.expected.sum(0) / observed.cells.sum()  # effective counts of each gene in a cell
-    weights = sum(
-        polygamma(1, _trained(fit, values) * counts + SHAPE)
-        for values, counts in ((given, a_cell * 2 ** np.clip(mean, -30, 30)), (against, a_cell))
+    how: dict[str, Any] = {"corrected": corrected, "seed": seed, "batch_size": batch_size}
+    under = [interventions(fit, len(cells), values, average) for values in (against, *several)]
+    observed = unit_sums(fit, cells, _observed(cells, group.codes, against), **how, samples=1, progress=False)
+    other, *ones = (
+        unit_sums(fit, cells, group.codes, under=values, **how, samples=samples, progress=label if progress else False)
+        for values, label in zip(under, ("without the effect", *("effect" for _ in several)), strict=True)
     )
-    sd = np.sqrt(ratio.var(0) + (2 * observed.departures() + weights) / np.log(2) ** 2)
-    half = ndtri((1 + level) / 2) * sd
-    present = np.flatnonzero(one.cells > 0)
-    tables = [
-        pd.DataFrame(
-            {
-                **({} if by is None else {"group": group.names[u]}),
-                "gene": list(fit.genes),
-                "log2_fold_change": mean[u],
-                "low": mean[u] - half[u],
-                "high": mean[u] + half[u],
-                "p_change": ndtr((mean[u] - delta) / sd[u]) + ndtr((-delta - mean[u]) / sd[u]),
-                "rate": RATE_UNIT * rates[0].mean(0)[u],
-                "rate_against": RATE_UNIT * rates[1].mean(0)[u],
-            }
-        ).sort_values("log2_fold_change", key=np.abs, ascending=False)
-        for u in present
-    ]
-    return pd.concat(tables, ignore_index=True)
+    a_cell = observed.expected.sum(0) / observed.cells.sum()  # effective counts of each gene in a cell
+    departures = 2 * observed.departures()
+    tables = []
+    for given, one in zip(several, ones, strict=True):
+        rates = [np.maximum(sums.share, MIN_SHARE) / np.maximum(sums.cells, 1)[:, None] for sums in (one, other)]
+        ratio = np.log2(rates[0] / rates[1])
+        mean = ratio.mean(0)
+        weights = sum(
+            polygamma(1, _trained(fit, values) * counts + SHAPE)
+            for values, counts in ((given, a_cell * 2 ** np.clip(mean, -30, 30)), (against, a_cell))
+        )
+        sd = np.sqrt(ratio.var(0) + (departures + weights) / np.log(2) ** 2)
+        half = ndtri((1 + level) / 2) * sd
+        groups = [
+            pd.DataFrame(
+                {
+                    **({} if by is None else {"group": group.names[u]}),
+                    "gene": list(fit.genes),
+                    "log2_fold_change": mean[u],
+                    "low": mean[u] - half[u],
+                    "high": mean[u] + half[u],
+                    "p_change": ndtr((mean[u] - delta) / sd[u]) + ndtr((-delta - mean[u]) / sd[u]),
+                    "rate": RATE_UNIT * rates[0].mean(0)[u],
+                    "rate_against": RATE_UNIT * rates[1].mean(0)[u],
+                }
+            ).sort_values("log2_fold_change", key=np.abs, ascending=False)
+            for u in np.flatnonzero(one.cells > 0)
+        ]
+        tables.append(pd.concat(groups, ignore_index=True))
+    return tables
 
 
 def _trained(fit: Fitted, values: Conditions) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from anndata import AnnData
 
-from pyroscvi.analysis.effect import effect
+from pyroscvi.analysis.effect import effects
 from pyroscvi.analysis.posterior import Conditions
 from pyroscvi.data.cells import Cells
 from pyroscvi.program import Fitted
@@ -32,8 +32,8 @@ def effect_curve(
     """
     if not len(values):
         raise ValueError(f"{field}: give at least one value")
-    tables = [
-        effect(fit, cells, {**(given or {}), field: value}, against, **options).assign(**{field: value})
-        for value in values
-    ]
-    return pd.concat(tables, ignore_index=True)
+    several = [{**(given or {}), field: value} for value in values]
+    tables = effects(fit, cells, several, against, **options)
+    return pd.concat(
+        [table.assign(**{field: value}) for table, value in zip(tables, values, strict=True)], ignore_index=True
+    )
