@@ -3,11 +3,13 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
+from command_line import run
 from fits import untrained
 from pyro import poutine
 from test_identities import loss
@@ -90,3 +92,24 @@ def test_the_page_recovers_ambient_shares_of_cells_that_it_simulated():
     # without empty droplets the level is the one that is assumed, 0.05
     alone = ps.fit(page, MeanField(), cells, epochs=30, batch_size=100, lr=5e-2, progress=False)
     assert alone.latent(cells, site="c").mean() < 0.08 < c.mean()
+
+
+def test_the_command_line_takes_all_droplets_and_removes_ambient_counts(tmp_path, capsys):
+    data, droplets, out = (tmp_path / name for name in ("cells.h5ad", "raw.h5ad", "out.h5ad"))
+    cells = ps.data.simulated(cells=40, genes=8, seed=0)
+    cells.write_h5ad(data)
+    empty = ps.data.simulated(cells=30, genes=8, size=20.0, seed=1)
+    empty.write_h5ad(droplets)
+    run("fit", data, "--model", "ambient:latent=2", "--known", droplets, "--epochs", 2, "--out", tmp_path / "run")
+    fit = ps.load(tmp_path / "run")
+    profile, total = ambient(empty)
+    np.testing.assert_allclose(fit.model.a, profile, rtol=1e-4)
+    assert fit.model.total.item() == pytest.approx(total)
+    capsys.readouterr()
+    run("decontaminate", tmp_path / "run", data, "--out", out)
+    written = anndata.read_h5ad(out)
+    own = fit.decontaminated(cells)
+    np.testing.assert_allclose(written.layers["decontaminated"], own, rtol=1e-6)
+    removed = 1 - own.sum(1) / np.asarray(cells.X.sum(1)).ravel()
+    np.testing.assert_allclose(written.obs["pyroscvi_ambient"], removed, rtol=1e-5)
+    assert f"{removed.mean():.1%} of the counts of a cell removed on average" in capsys.readouterr().out

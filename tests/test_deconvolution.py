@@ -3,10 +3,12 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command_line import run
 from fits import quick, untrained
 from pyro import poutine
 from test_identities import loss
@@ -14,6 +16,7 @@ from torch.testing import assert_close
 
 import pyroscvi as ps
 from pyroscvi.analysis.proportions import presence
+from pyroscvi.cli import main
 from pyroscvi.data import Cells
 from pyroscvi.evidence import Importance
 from pyroscvi.guides import MeanField
@@ -148,3 +151,30 @@ def test_a_linear_decoder_has_no_signatures_to_fix(reference):
     cells, _ = reference
     with pytest.raises(AttributeError):
         Deconvolution(decoder=Linear()).known(ps.signatures(cells), cells)
+
+
+def test_the_command_line_takes_annotated_cells_and_writes_what_spots_are_made_of(tmp_path, capsys):
+    data, spots, out = (tmp_path / name for name in ("cells.h5ad", "spots.h5ad", "out.h5ad"))
+    cells = ps.data.simulated(cells=60, genes=8, seed=0)
+    cells.write_h5ad(data)
+    ps.data.simulated(cells=20, genes=8, seed=1).write_h5ad(spots)
+    fit = ("fit", spots, "--epochs", 2, "--known", data, "--out", tmp_path / "run")
+    run(*fit, "--model", "deconvolution", "--known-types", "cell_type", "--force")
+    run("proportions", tmp_path / "run", spots, "--out", out)
+    assert "obsm['pyroscvi_proportions'] and obsm['pyroscvi_presence']" in capsys.readouterr().out
+    written = anndata.read_h5ad(out).obsm
+    for name in "proportions", "presence":
+        assert list(written[f"pyroscvi_{name}"]) == ["type0", "type1", "type2"]
+    np.testing.assert_allclose(written["pyroscvi_proportions"].sum(1), 1, rtol=1e-5)
+    page = ps.load(tmp_path / "run").model
+    reference = ps.Fields(label="cell_type").read(cells)
+    np.testing.assert_allclose(page.decoder.B.detach(), ps.signatures(reference), rtol=1e-3)
+    for model, error in {
+        "deconvolution": "name the column of their types with --known-types",
+        "scvi": "takes nothing that is known before",
+    }.items():
+        assert main([*map(str, fit), "--model", model, "--force"]) == 1
+        assert error in capsys.readouterr().err
+    cells[:, :3].copy().write_h5ad(data)
+    assert main([*map(str, fit), "--model", "deconvolution", "--force"]) == 1
+    assert "lacks 5 of the genes of the cells: 'gene3'" in capsys.readouterr().err

@@ -1,12 +1,15 @@
 """Proteins: reading them, their distribution, the page, and predictions of proteins that were not measured."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command_line import run
 from fits import quick, untrained
 from pyro import poutine
 from test_identities import loss
@@ -226,3 +229,21 @@ def test_the_page_recovers_background_and_foreground_of_cells_that_it_simulated(
     expected = nodes["proteins"]["fn"].after(surface).probability
     probability = torch.as_tensor(fit.proteins(cells).probability.to_numpy())
     assert (probability - expected)[~hidden].abs().mean() < 0.05
+
+
+def test_the_command_line_writes_the_proteins_of_cells_without_any(cite, tmp_path, capsys):
+    data, rna, out = (tmp_path / name for name in ("cite.h5ad", "rna.h5ad", "out.h5ad"))
+    cite.write_h5ad(data)
+    run("fit", data, "--model", "proteins:latent=2", "--proteins", "surface", "--batch", "batch", "--epochs", 2,
+        "--out", tmp_path / "run")  # fmt: skip
+    del cite.obsm["surface"]
+    cite.write_h5ad(rna)
+    capsys.readouterr()
+    run("proteins", tmp_path / "run", rna, "--given", "batch=batch0", "--out", out, "--json")
+    means = json.loads(capsys.readouterr().out)["means"]
+    assert list(means) == ["CD3", "CD4"]
+    written = anndata.read_h5ad(out).obsm
+    tables = ps.load(tmp_path / "run").proteins(cite, given={"batch": "batch0"})._asdict()
+    for name, table in tables.items():
+        np.testing.assert_allclose(written[f"pyroscvi_protein_{name}"], table, rtol=1e-6)
+    assert means["CD3"]["foreground"] == pytest.approx(tables["foreground"]["CD3"].mean(), rel=1e-4)

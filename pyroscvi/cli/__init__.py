@@ -23,6 +23,8 @@ from pyroscvi.cli import (
     fit,
     generate,
     perturb,
+    proportions,
+    proteins,
     query,
     report,
     show,
@@ -32,10 +34,13 @@ from pyroscvi.cli.output import say
 
 __all__ = [
     "abundance", "analyse", "annotate", "app", "calibrate", "compare", "de", "domains", "embed", "fit", "generate",
-    "main", "perturb", "query", "report", "show"
+    "main", "perturb", "proportions", "proteins", "query", "report", "show"
 ]  # fmt: skip
 
-USE = ["embed", "annotate", "domains", "de", "abundance", "perturb", "generate", "denoise", "query"]
+USE = [
+    "embed", "annotate", "domains", "proportions", "proteins", "de", "abundance", "perturb", "generate", "denoise",
+    "decontaminate", "query",
+]  # fmt: skip
 ORDER = ["list", "show", "copy", "demo", "analyse", "fit", *USE, "report", "compare", "calibrate"]  # of the help
 app.registered_commands.sort(key=lambda command: ORDER.index(str(command.name)))
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Unable to allocate")  # of torch, CUDA and numpy

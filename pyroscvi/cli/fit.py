@@ -49,6 +49,15 @@ def fit(
             metavar="TREE.tsv",
         ),
     ] = None,
+    known: Annotated[
+        Path | None,
+        in_data(
+            "Known before: for deconvolution annotated cells, whose types are in --known-types; for ambient all "
+            "droplets, before cells were called.",
+            metavar="CELLS",
+        ),
+    ] = None,
+    known_types: Annotated[str | None, in_data("Column of obs of --known: the type of every cell.")] = None,
     backed: Annotated[
         bool, in_data("Read counts from disk as they are needed, where they do not fit in memory.", "--backed")
     ] = False,
@@ -90,14 +99,19 @@ def fit(
     asked = {
         "data": str(data), "model": repr(model), "guide": repr(guide), "pages": [file.name for file in own],
         "fields": {name: value for name, value in fields.items() if value}, "reading": vars(reading),
-        "genes": vars(genes), "annotations": annotations, "label_tree": label_tree,
-        "held_out": held_out, "split_by": split_by,
+        "genes": vars(genes), "annotations": annotations, "label_tree": label_tree, "known": known,
+        "known_types": known_types, "held_out": held_out, "split_by": split_by,
         "training": {**settings, "early_stopping": repr(settings["early_stopping"])}, "pyroscvi": __version__,
     }  # fmt: skip
     ranks = Ranks.here()  # of processes that torchrun started, the first one alone writes
     ranks.from_first(lambda: check_folder(out, asked, force))
     cells, obs = fitting_cells(data, fields, vars(reading), genes, annotations, label_tree, backed, seed)
     seen, unseen = split_off(cells, obs, held_out, None, split_by, seed) if held_out else (cells, None)
+
+    if known is not None:
+        from pyroscvi.cli.known import known as with_known
+
+        model = with_known(model, known, known_types, seen, counts=columns.counts, seed=seed)
 
     def begin() -> None:
         open_folder(out, asked, force)

@@ -1,4 +1,4 @@
-"""``pyroscvi generate`` and ``pyroscvi denoise``: counts of new cells, and expected counts of given ones."""
+"""``pyroscvi generate``, ``denoise`` and ``decontaminate``: counts of new cells, and expected counts of given ones."""
 
 from pathlib import Path
 from typing import Annotated
@@ -83,3 +83,31 @@ def denoise(
     write_whole(out, adata.write_h5ad)
     line = f"{out}: rates of {rates.shape[1]:,} genes in {rates.shape[0]:,} cells, in layers[{layer!r}]"
     how.say({"cells": rates.shape[0], "genes": rates.shape[1], "layer": layer}, [line])
+
+
+@app.command("decontaminate", rich_help_panel="Use")
+@grouped
+def decontaminate(
+    run: Run,
+    data: Data,
+    out: Annotated[Path, option("The file to write.", metavar="OUT.h5ad")],
+    *,
+    layer: Annotated[str, option("The layer that is written.")] = "decontaminated",
+    samples: Annotated[int, option("Posterior samples to average over.", min=1)] = 10,
+    how: Using,
+) -> None:
+    """Remove counts of the liquid around cells: a layer of the genes that a run of the page ambient knows."""
+    import pandas as pd
+
+    from pyroscvi.fitting.files import write_whole
+
+    check_free(out, force=how.force)
+    use = asked(run, data, how)
+    genes = pd.Index(use.run.fit.genes)
+    adata = use.adata[:, use.adata.var_names.isin(genes)].copy()
+    own = use.run.fit.decontaminated(use.cells, samples=samples, seed=how.seed)
+    removed = 1 - own.sum(1) / use.cells.x.sum(1).numpy()
+    adata.layers[layer], adata.obs["pyroscvi_ambient"] = own[:, genes.get_indexer(adata.var_names)], removed
+    write_whole(out, adata.write_h5ad)
+    line = f"{out}: {removed.mean():.1%} of the counts of a cell removed on average, in layers[{layer!r}]"
+    how.say({"cells": len(removed), "genes": adata.n_vars, "layer": layer, "removed": removed.mean()}, [line])
