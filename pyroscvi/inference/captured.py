@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pyroscvi.data.cells import Cells
+from pyroscvi.data.rows import by_cell
 from pyroscvi.distributions import native
 from pyroscvi.inference import noise
 from pyroscvi.inference.replayed import Replayed
@@ -217,10 +218,10 @@ def _content(value: Any, met: dict[int, int]) -> Any:
 
 
 def _tensors(cells: Cells) -> dict[str, Tensor]:
-    one = ("x", "library", "covariates", "proteins", "belief", "size_factor", "embedding", "panels", "panel", "index")
-    tensors = {name: getattr(cells, name) for name in one}
-    tensors |= {f"categories.{name}": codes for name, codes in cells.categories.items()}
-    return {name: t for name, t in tensors.items() if t is not None}
+    rows = by_cell(lambda values: values, cells)
+    codes = {f"categories.{name}": codes for name, codes in rows.pop("categories").items()}
+    tensors = {**rows, **codes, "counts": cells.x, "library": cells.library, "panels": cells.panels}
+    return {name: t for name, t in tensors.items() if isinstance(t, Tensor)}
 
 
 def _without_tensors(cells: Cells) -> Cells:
@@ -231,6 +232,6 @@ def _with_tensors(like: Cells, tensors: Mapping[str, Tensor]) -> Cells:
     rest: dict[str, Any] = dict(tensors)
     library = rest.pop("library")
     categories = {name: rest.pop(f"categories.{name}") for name in like.categories}
-    cells = replace(like, counts=rest.pop("x"), categories=categories, **rest)
+    cells = replace(like, categories=categories, **rest)
     cells.__dict__["library"] = library  # rather than the sum of x once more
     return cells
