@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--label", required=True, help="column of obs: the type of every cell")
     parser.add_argument("--keep", type=int, default=10, help="labels of each type that are not hidden")
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--genes", type=int, default=1000)
+    parser.add_argument("--genes", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--ways", nargs="*", choices=list(WAYS), default=QUICK)
     parser.add_argument("--out", type=Path, default=Path("results"))
