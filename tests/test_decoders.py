@@ -8,12 +8,23 @@ import pandas as pd
 import pytest
 import torch
 from fits import quick
+from pyro import poutine
 from torch.testing import assert_close
 
 import pyroscvi as ps
 from pyroscvi.guides import MeanField
-from pyroscvi.models import LDVAE
-from pyroscvi.parts import MLP, Additive, GeneSets, Identity, Linear, NormalLoadings, ReadCell
+from pyroscvi.models import LDVAE, Perturbed
+from pyroscvi.parts import (
+    MLP,
+    Additive,
+    GeneSets,
+    Identity,
+    Linear,
+    NormalLoadings,
+    Perturbation,
+    Profile,
+    ReadCell,
+)
 
 SETS = {"first": ["gene0", "gene2", "elsewhere"], "second": ("gene7",)}
 
@@ -43,6 +54,25 @@ def test_effects_of_dimensions_add_up_and_vanish_at_zero(cells):
     effects = [decoder(z * torch.eye(3)[j], d)["rho"] - origin for j in range(3)]
     assert_close(sum(effects) + origin, decoder(z, d)["rho"], atol=1e-5, rtol=0)
     assert_close(origin[0], decoder.heads["rho"].bias)
+
+
+def test_a_profile_is_a_linear_decoder_without_a_state(cells):
+    profile, linear = sized(Profile(), cells), sized(Linear(), cells, latent=0)
+    profile.load_state_dict(linear.state_dict())
+    z, d = torch.randn(4, 5, 3), torch.randn(5, 2)
+    one, two = profile(z, d), linear(z[0, :, :0], d)
+    for head in one:
+        assert_close(one[head], two[head].expand(4, 5, -1))
+
+
+def test_effects_are_added_to_a_profile_whatever_the_state(cells):
+    page = Perturbed(decoder=Profile(), perturbation=Perturbation("drug", control="control")).sized(cells.dims)
+    E = torch.randn(12, 4)
+    for _ in range(2):
+        latents = {"z": torch.randn(60, 10), "E": E.flatten()}
+        mu = poutine.trace(poutine.condition(page, data=latents)).get_trace(cells).nodes["x"]["fn"].mu
+        share = page.decoder.heads["rho"](page.condition(cells)) + page.perturbation(cells) @ E.mT
+        assert_close(mu, cells.library * share.softmax(-1))
 
 
 def test_an_additive_decoder_is_fitted_and_is_not_taken_for_a_linear_one(cells):

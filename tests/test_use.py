@@ -10,6 +10,7 @@ from command_line import run
 from fits import quick
 
 import pyroscvi as ps
+from pyroscvi.analysis.baselines import baselines
 from pyroscvi.analysis.effect_scores import _energy_distance
 from pyroscvi.analysis.unit_rates import unit_sums
 from pyroscvi.calibration.realism import realism
@@ -84,9 +85,23 @@ def test_a_curve_computes_the_condition_that_it_compares_with_once(fitted, adata
     assert len(computed) == 5  # what was observed, the condition that the curve is compared with, and three values
 
 
+def test_baselines_of_an_effect_are_zero_the_mean_of_the_others_and_the_nearest_of_them():
+    effects = {name: np.array([change, 1.0]) for name, change in {"a": 1, "b": 2, "c": 6}.items()}
+    like = {"a": np.zeros(3), "b": np.full(3, 5.0), "c": np.ones(3)}
+    found = baselines(effects, like, "a")
+    assert {name: value.tolist() for name, value in found.items()} == {
+        "no change": [0, 0],
+        "additive": [4, 1],
+        "nearest": [6, 1],
+    }
+    assert list(baselines({"a": effects["a"]}, like, "a")) == ["no change"]
+    del effects["b"]  # the effect in the target may be unknown
+    assert baselines(effects, like, "b")["nearest"].tolist() == [6, 1]
+
+
 def test_scores_of_effects_beside_other_predictions(fitted, adata):
     scores = fitted.effect_scores(adata, STIM, CTRL, "cell_type").set_index(["group", "prediction"])
-    assert len(scores) == 6
+    assert len(scores) == 8
     for group in ("type0", "type1"):
         own, none = scores.loc[group, "fit"], scores.loc[group, "no change"]
         assert own["correlation"] > 0.8

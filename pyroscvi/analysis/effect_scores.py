@@ -1,10 +1,11 @@
 """How good predicted effects are: counterfactual cells beside real cells under the same conditions.
 
-Three predictions of the cells of a group under other conditions, from its cells ``against`` them:
+Predictions of the cells of a group under other conditions, from its cells ``against`` them:
 
     fit             counterfactual cells of the fit
-    additive        these cells, moved by the mean change of the other groups in log space
     no change       these cells as they are
+    additive        these cells, moved by the mean change of the other groups in log space
+    nearest         these cells, moved by the change of the group whose cells ``against`` are most like them
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from anndata import AnnData
 from scipy.spatial.distance import cdist
 from scipy.special import ndtri
 
+from pyroscvi.analysis.baselines import baselines
 from pyroscvi.analysis.effect import effect
 from pyroscvi.analysis.generate import generate
 from pyroscvi.analysis.groups import By, groups_of
@@ -52,6 +54,7 @@ def effect_scores(
     log = np.log1p(share)
     changes = {u: _change(*(share[side] for side in sides[u])) for u in both}
     shift = {u: np.subtract(*(log[side].mean(0) for side in sides[u])) for u in both}
+    profile = {u: log[sides[u][1]].mean(0) for u in both}
     rows = []
     for u in both:
         real, start = sides[u]
@@ -61,17 +64,11 @@ def effect_scores(
         made = generate(fit, source, given=given, seed=seed)
         true, error = changes[u]
         seen = (share[real].mean(0) > MIN_RATE) | (share[start].mean(0) > MIN_RATE)
-        others = [v for v in both if v != u]
-        predicted = {
-            "fit": (
-                table["log2_fold_change"].to_numpy(),
-                np.log1p(made / np.maximum(made.sum(1, keepdims=True), 1) * RATE_UNIT),
-            )
-        }
-        if others:
-            change = np.mean([changes[v][0] for v in others], 0)
-            predicted["additive"] = change, np.maximum(log[start] + np.mean([shift[v] for v in others], 0), 0)
-        predicted["no change"] = np.zeros(len(true)), log[start]
+        made_log = np.log1p(made / np.maximum(made.sum(1, keepdims=True), 1) * RATE_UNIT)
+        predicted = {"fit": (table["log2_fold_change"].to_numpy(), made_log)}
+        moved = baselines(shift, profile, u)
+        for name, change in baselines({v: changes[v][0] for v in both}, profile, u).items():
+            predicted[name] = change, np.maximum(log[start] + moved[name], 0)
         half = (table["high"] - table["low"]).to_numpy() / 2
         widened = np.sqrt(half**2 + (ndtri((1 + level) / 2) * error) ** 2)
         for name, (value, made_log) in predicted.items():

@@ -14,7 +14,7 @@ from pyroscvi.parts.conditions import (
     Perturbation,
 )
 from pyroscvi.parts.coupling import Coupling
-from pyroscvi.parts.decoders import MLP, Additive, Blend, Decoder, Linear
+from pyroscvi.parts.decoders import MLP, Additive, Blend, Decoder, Linear, Profile
 from pyroscvi.parts.dispersions import (
     Dispersion,
     GammaDispersion,
@@ -61,7 +61,7 @@ __all__ = [
     "Laplace", "LaplaceLoadings", "LatentSize", "LayerNorm", "LeakyReLU", "Learned", "LearnedWeights", "Likelihood",
     "Linear", "Link", "Loadings", "Log1p", "Log1pNormal", "LogShare", "LogisticNormal", "Matern12", "Matern32",
     "Mixture", "NoNorm", "Norm", "Normal", "NormalLoadings", "NormalWeights", "Nothing", "ObservedSize", "OneHot",
-    "PerBatch", "PerCell", "PerGene", "PerLabel", "Perturbation", "Poisson", "Prior", "Random", "RandomDispersion",
-    "ReLU", "ReadCell", "ReadEmbedding", "SiLU", "Size", "SizeFactor", "Softmax", "Softplus", "Sparse", "SpikeAndSlab",
-    "StandardNormal", "Start", "StickBreaking", "Tanh", "UnitSize", "VampPrior", "Weights",
+    "PerBatch", "PerCell", "PerGene", "PerLabel", "Perturbation", "Poisson", "Prior", "Profile", "Random",
+    "RandomDispersion", "ReLU", "ReadCell", "ReadEmbedding", "SiLU", "Size", "SizeFactor", "Softmax", "Softplus",
+    "Sparse", "SpikeAndSlab", "StandardNormal", "Start", "StickBreaking", "Tanh", "UnitSize", "VampPrior", "Weights",
 ]  # fmt: skip

@@ -18,7 +18,7 @@ from pyroscvi.parts.norms import LayerNorm, NoNorm, Norm
 from pyroscvi.parts.weights import NormalWeights, Weights
 from pyroscvi.ranges import Dropout, PositiveInt, Widths
 
-__all__ = ["MLP", "Additive", "Blend", "Decoder", "Linear"]
+__all__ = ["MLP", "Additive", "Blend", "Decoder", "Linear", "Profile"]
 
 MIN_SHARE = 1e-10  # share of a gene in a profile: a count of it is improbable, and not impossible
 CLOSED = -3.0  # logit of the gate at the start: a twentieth of the counts are structural zeros
@@ -69,6 +69,21 @@ class Linear(Decoder):
         W = W if self.mask is None else W * self.mask
         # Several samples of W have shape [..., 1, g, latent]: the 1 is the dimension of the plate over cells.
         return z @ (W if W.dim() == 2 else W.squeeze(-3)).mT + of_d
+
+
+class Profile(Decoder):
+    """eta = C d + b: cells under the same conditions have the same expected shares, and their state has no effect.
+
+    A baseline for pages in which it does: ``SCVI(decoder=Profile())`` is the average of the cells, and
+    ``Perturbed(decoder=Profile())`` adds the effects of perturbations to it.
+    """
+
+    def build(self, dims, *, latent, conditions, heads):
+        self.heads = Linear().sized(dims, latent=0, conditions=conditions, heads=heads).heads
+
+    def forward(self, z, d):
+        shape = torch.broadcast_shapes(z.shape[:-1], d.shape[:-1])
+        return {head: layer(d).expand(*shape, -1) for head, layer in self.heads.items()}
 
 
 class Additive(Decoder):
