@@ -5,6 +5,8 @@ import math
 import random
 import re
 from dataclasses import replace
+from importlib.metadata import Distribution, PackageNotFoundError, version
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -37,11 +39,19 @@ def test_history_has_a_row_an_epoch(cells):
     assert {"loss", "elbo_train", "elbo_held_out", "kl_weight", "seconds"} < set(f.history)
     assert f.history.notna().all().all()
     assert (f.history["seconds"].diff().dropna() > 0).all()
-    assert f.record["versions"]["pyroscvi"] == ps.__version__
+    assert f.record["versions"] == {
+        "pyroscvi": ps.__version__, **{name: version(name) for name in ("torch", "pyro-ppl", "numpy")}
+    }  # fmt: skip
     assert f.record["cells"] == {"train": 54, "held_out": 6}
     assert f.record["levels"]["batch"] == {"a": 30, "b": 30}
     assert not f.model.training
     assert not f.guide.training
+
+
+def test_sources_that_were_not_installed_can_be_used(cells, monkeypatch):
+    """Nobody has to wait for a fit, only to hear that the package has no metadata."""
+    monkeypatch.setattr(Distribution, "from_name", Mock(side_effect=PackageNotFoundError("pyroscvi")))
+    assert quick(SCVI(latent=3), MeanField(), cells, epochs=1).record["epochs"] == 1
 
 
 def test_loss_is_a_mean_over_cells(cells):

@@ -11,13 +11,13 @@ import hashlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from pyro.poutine.runtime import am_i_wrapped
 
+from pyroscvi import __version__
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.certificate import Certificate
 from pyroscvi.evidence.reader import pair
@@ -53,7 +53,7 @@ def _content(fit: Fitted | Pair, cells: Cells, settings: Mapping[str, Any]) -> s
     described = [declaration(model), declaration(guide), digest(cells), cells.levels, sorted(settings.items())]
     tensors = [*model.state_dict().values(), *guide.state_dict().values()]
     names = () if cells.names is None else tuple(cells.names)
-    content = digested(version("pyroscvi"), *described, *tensors, cells.index, *names)
+    content = digested(__version__, *described, *tensors, cells.index, *names)
     return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
 

@@ -4,15 +4,16 @@ import copy
 import math
 import warnings
 from collections.abc import Sequence
-from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
+import pyro
 import torch
 
-from pyroscvi import advice
+from pyroscvi import __version__, advice
 from pyroscvi.data.cells import Cells
 from pyroscvi.fitting.observers import Observer
 from pyroscvi.fitting.result import Fit
@@ -28,6 +29,7 @@ from pyroscvi.part import Part
 from pyroscvi.program import Guide, Model
 from pyroscvi.pyro_internals import alone
 
+PACKAGES = {"torch": torch, "pyro-ppl": pyro, "numpy": np}
 MAX_JUDGED = 1_000  # cells of ``validation`` whose ELBO is computed after an epoch
 
 
@@ -302,7 +304,7 @@ def _result(run: Run, cells: Cells, interrupted: bool) -> Fit:
         "levels": level_counts(cells),
         "panels": [row.nonzero().flatten().tolist() for row in run.guide.panels if not row.all()],
         "genes": None if cells.genes is None else [str(gene) for gene in cells.genes],
-        "versions": {name: version(name) for name in ("pyroscvi", "torch", "pyro-ppl", "numpy")},
+        "versions": {"pyroscvi": __version__, **{name: str(package.__version__) for name, package in PACKAGES.items()}},
     }
     return Fit(run.model, run.guide, cells.fields, cells.dims, pd.DataFrame(run.history), record)
 
