@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import anndata as ad
 import numpy as np
@@ -119,12 +120,20 @@ def test_every_minibatch_has_two_cells_for_every_rank(cells, size, world):
     assert Ranks().size(cells, size) == size
 
 
-def test_shards_make_up_the_minibatch_and_weights_are_their_shares(cells):
-    minibatch = cells.take(torch.arange(7))
-    shards = [Ranks(rank, 3).shard(minibatch, hops=0) for rank in range(3)]
-    assert sorted(int(n) for shard, _ in shards for n in shard.index) == list(range(7))
-    assert [weight for _, weight in shards] == [9 / 7, 6 / 7, 6 / 7]
-    assert all(shard.total == 60 for shard, _ in shards)
+@pytest.mark.parametrize("graph", [True, False])
+def test_shards_make_up_the_minibatches_and_weights_are_their_shares(graph):
+    cells = sixty() if graph else replace(sixty(), graph=None)
+
+    def of(rank, world=3):
+        return list(cells.minibatches(7, torch.Generator().manual_seed(1), 1, 2, rank, world))
+
+    for minibatch, *shards in zip(of(0, 1), of(0), of(1), of(2), strict=True):
+        for rank, shard in enumerate(shards):
+            assert torch.equal(shard.index, minibatch.index[rank::3])
+            assert torch.equal(shard.x, minibatch.x[rank::3])
+            assert shard.total == 60
+            assert graph == (shard.graph is not None)
+    assert [Ranks(rank, 3).weight(n, 7) for rank, n in enumerate((3, 2, 2))] == [9 / 7, 6 / 7, 6 / 7]
     parts = [Ranks(rank, 3).part(cells.subset(torch.arange(2))) for rank in range(3)]
     assert [None if part is None else len(part) for part in parts] == [1, 1, None]
 

@@ -31,9 +31,7 @@ def fits_and_comparison():
         "zinb": (replace(page, likelihood=ZINB()), MeanField()),
         "nb, covariance": (replace(page, likelihood=NB()), FullCovariance()),
     }
-    fits = ps.sweep(
-        declared, train, seeds=SEEDS, epochs=40, batch_size=64, compile="trace", progress=False
-    )
+    fits = ps.sweep(declared, train, seeds=SEEDS, epochs=40, batch_size=64, compile="trace", progress=False)
     # The mean over 70 cells is then known to 0.03 nats.
     return fits, ps.compare(fits, held_out, estimator=Ladder(tolerance=0.2), progress=False)
 

@@ -285,19 +285,43 @@ def test_shuffling_forgets_where_cells_lay():
     """Blocks of 4 through buffers of 64, as blocks of 128 through buffers of 16,384, but for the numbers."""
     n, size = 4000, 16
     generator = torch.Generator().manual_seed(0)
-    apart = []
+    apart, together = [], []
     for _ in range(50):
-        order = loader.shuffled(n, 4, 64, generator)
+        order = loader.shuffled(n, 4, 64, size, generator)
         assert sorted(order.tolist()) == list(range(n))
         for minibatch in order.split(size):
             assert len(set((minibatch // 4).tolist())) > 4  # of 16 cells, where one block would be 4
         position = torch.empty(n)
         position[order] = torch.arange(n).float()
         assert abs(np.corrcoef(position, np.arange(n))[0, 1]) < 0.15
-        apart.append((order[1:] - order[:-1]).abs().float().mean().item())
-    # Neighbours in the order are as far apart in the file as two cells at random, n / 3, but for pairs from one block:
-    # 3 of the 63 others in a buffer.
-    assert np.mean(apart) == pytest.approx(n / 3 * (1 - 3 / 63), rel=0.02)
+        minibatches = order.view(-1, size)
+        one, other = minibatches[:, :, None], minibatches[:, None, :]
+        apart.append((one - other).abs().float().mean().item() * size / (size - 1))
+        together.append(((one // 4 == other // 4).float().mean().item() * size - 1) / (size - 1))
+    # Two cells of a minibatch lie as far apart in the file as two cells at random, n / 3, unless they are of one block.
+    # In a shuffled buffer these would be 3 of the 63 others. Streams take turns, so they are fewer.
+    assert np.mean(together) < 3 / 63
+    assert np.mean(apart) == pytest.approx(n / 3 * (1 - np.mean(together)), rel=0.02)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_processes_read_blocks_of_their_own_and_share_every_minibatch(world, tmp_path, monkeypatch):
+    """256 cells are four buffers of 64, and a stream is two blocks of a buffer."""
+    cells = on_disk(simulated(cells=256, genes=17, seed=1), tmp_path, Fields())
+    whole = list(cells.minibatches(8, torch.Generator().manual_seed(3)))
+    rows, read = [], Source.read
+    monkeypatch.setattr(Source, "read", lambda self, own: rows[-1].update(own.tolist()) or read(self, own))
+    shards = []
+    for rank in range(world):
+        rows.append(set())
+        shards.append(list(cells.minibatches(8, torch.Generator().manual_seed(3), rank=rank, world=world)))
+    for minibatch, *parts in zip(whole, *shards, strict=True):
+        for rank, part in enumerate(parts):
+            assert torch.equal(part.index, minibatch.index[rank::world])
+            assert torch.equal(part.x, minibatch.x[rank::world])
+    blocks = [{row // 4 for row in own} for own in rows]
+    assert [len(own) for own in blocks] == [64 // world] * world
+    assert set.union(*blocks) == set(range(64))
 
 
 def test_a_sorted_file_gives_mixed_minibatches(adata, tmp_path, monkeypatch):

@@ -19,7 +19,9 @@ adata = test_stream.adata
 
 
 def test_a_fit_from_disk_is_the_fit_from_memory_when_the_order_is(adata, tmp_path, monkeypatch):
-    monkeypatch.setattr(loader, "shuffled", lambda n, block, buffer, generator: torch.randperm(n, generator=generator))
+    monkeypatch.setattr(
+        loader, "shuffled", lambda n, *sizes_and_generator: torch.randperm(n, generator=sizes_and_generator[-1])
+    )
     options = {"epochs": 2, "batch_size": 32, "progress": False, "device": "cpu"}
     model, guide = SCVI(latent=2), MeanField()
     disk, memory = (ps.fit(model, guide, c, **options) for c in (on_disk(adata, tmp_path), FIELDS.read(adata)))

@@ -92,9 +92,10 @@ def gradients(problem: str, minibatch: str, ranks: Ranks) -> tuple[torch.Tensor,
         guide = guide.sized(model, cells).double()
     trained = nn.ModuleDict({"model": model, "guide": guide, "objectives": nn.ModuleList()}).train()
     loss = ranks.wrap(Loss(trained, objectives, len(cells)), cells.take(torch.arange(2)))
-    shard, weight = ranks.shard(cells.take(MINIBATCHES[minibatch], hops=1), hops=1)
-    with noise_of(shard.index):
-        value = loss(shard, BETA, weight)
+    whole = MINIBATCHES[minibatch]
+    own = cells.take(whole[ranks.rank :: ranks.world])
+    with noise_of(own.index):
+        value = loss(own, BETA, ranks.weight(len(own), len(whole)))
     value.backward()
     slopes = {name: p.grad for name, p in trained.named_parameters()}
     return ranks.mean(value.detach()), slopes, dict(trained.named_buffers())

@@ -296,15 +296,17 @@ class Cells:
         return torch.arange(len(self))[rows.cpu() if isinstance(rows, Tensor) else rows]
 
     def minibatches(
-        self, size: int, generator: torch.Generator | None = None, hops: int | None = 1, start: int = 0
-    ) -> Iterator[Self]:
+        self, size: int, generator: torch.Generator | None = None, hops: int | None = 1, start: int = 0,
+        rank: int = 0, world: int = 1,
+    ) -> Iterator[Self]:  # fmt: skip
         """One pass over the cells, each exactly once, in random order; without a generator, in their own order.
 
-        The pass begins at minibatch ``start``: those before it are skipped without being read.
+        The pass begins at minibatch ``start``: those before it are skipped without being read. Of ``world`` processes
+        with the same generator, each gets every ``world``-th cell of every minibatch, from cell ``rank`` on.
         """
         if size < 1:
             raise ValueError(f"a minibatch has at least one cell, not {size}")
-        return minibatches(self, size, generator, hops, start)
+        return minibatches(self, size, generator, hops, start, rank, world)
 
     def split(
         self, fraction: float, by: str | None = None, seed: int = 0, *, groups: str | Sequence[Any] | None = None

@@ -1,7 +1,7 @@
 """One fit in several processes: ``torchrun`` starts them, torch's ``DistributedDataParallel`` averages their gradients.
 
 Every process (a rank) holds the same parameters and all the cells, and of each minibatch it reads a shard, every W-th
-cell. With b_r of the B cells of a minibatch on rank r, what is differentiated there is
+cell (``data.loader``). With b_r of the B cells of a minibatch on rank r, what is differentiated there is
 
     loss_r = - (W b_r / B) sum_n (N / b_r) f_n - shared          n: cells of the shard, f_n: their terms of the ELBO
 
@@ -88,12 +88,9 @@ class Ranks:
         raise ValueError(f"minibatches of {size} of {cells} cells leave {self.world} ranks with less than two cells "
                          "each: raise batch_size, or start fewer processes")  # fmt: skip
 
-    def shard(self, minibatch: Cells, hops: int | None) -> tuple[Cells, float]:
-        """This rank's cells of a minibatch, and their weight W b_r / B in its loss."""
-        if self.alone:
-            return minibatch, 1.0
-        mine = minibatch.take(torch.arange(self.rank, len(minibatch), self.world), hops)
-        return mine, self.world * len(mine) / len(minibatch)
+    def weight(self, own: int, whole: int) -> float:
+        """The weight W b_r / B of this rank's cells in its loss."""
+        return self.world * own / whole
 
     def part(self, cells: Cells | None) -> Cells | None:
         """This rank's cells of a data set, as a data set of its own; None where there are none for it."""

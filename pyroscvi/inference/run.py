@@ -132,9 +132,10 @@ class Run:
         began = time.monotonic()
         if self._minibatches is None:
             self._begin()
-        minibatch = next(self._minibatches)  # type: ignore[arg-type]
+        cells = next(self._minibatches)  # type: ignore[arg-type]
+        whole = min(self.size, len(self.train) - self.step * self.size)  # the cells of all ranks
         self.beta = self.warmup(self.progress)
-        self.summed += self._descend(minibatch) * len(minibatch)
+        self.summed += self._descend(cells, self.ranks.weight(len(cells), whole)) * whole
         self.step += 1
         if self.step == self.steps:
             self._end(self.seconds + time.monotonic() - began)
@@ -157,7 +158,8 @@ class Run:
         self.trained.train()
         self.shuffled_from = self.shuffle.get_state()
         hops = self.guide.encoder.hops
-        self._minibatches = self.train.minibatches(self.size, self.shuffle, hops, start=self.step)
+        which = (self.step, self.ranks.rank, self.ranks.world)
+        self._minibatches = self.train.minibatches(self.size, self.shuffle, hops, *which)
 
     def _settle(self) -> bool:
         """Set components of mixtures to clusters of cells, once the latent space separates cells; whether it was done.
@@ -176,11 +178,10 @@ class Run:
             part.settle(z[0])
         return True
 
-    def _descend(self, cells: Cells) -> Tensor:
-        """One step of the optimiser on one minibatch; returns its loss per cell []."""
+    def _descend(self, cells: Cells, weight: float) -> Tensor:
+        """One step of the optimiser with this rank's cells of a minibatch; returns the loss per cell of all ranks []."""
         self.ranks.draw_apart(self.train.device, self.seed, self.epoch, self.step)
         before = generator_state(self.train.device)
-        cells, weight = self.ranks.shard(cells, self.guide.encoder.hops)
         loss = self.ranks.mean(self._accumulated(cells, weight))
         for part in self.parts:
             for parameter in part.held(self.progress):
