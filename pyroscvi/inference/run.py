@@ -179,7 +179,7 @@ class Run:
         return True
 
     def _descend(self, cells: Cells, weight: float) -> Tensor:
-        """One step of the optimiser with this rank's cells of a minibatch; returns the loss per cell of all ranks []."""
+        """One step of the optimiser with this rank's part of a minibatch; returns the loss per cell of all ranks []."""
         self.ranks.draw_apart(self.train.device, self.seed, self.epoch, self.step)
         before = generator_state(self.train.device)
         loss = self.ranks.mean(self._accumulated(cells, weight))
