@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import anndata
 import numpy as np
@@ -17,7 +18,7 @@ from pyroscvi.guides import MeanField
 from pyroscvi.models import SCVI
 from pyroscvi.parts import NB, LatentSize, Linear, Mixture
 from pyroscvi.workflow import choosing
-from pyroscvi.workflow.choosing import Clock, choose
+from pyroscvi.workflow.choosing import Candidates, Clock, choose
 from pyroscvi.workflow.inspection import inspect
 
 
@@ -91,15 +92,52 @@ def cells():
 def test_a_model_is_chosen_by_the_evidence(cells, monkeypatch):
     monkeypatch.setattr(choosing, "PARTICLES", 20)
     monkeypatch.setattr(choosing, "SEEDS", 1)
-    choice = choose(cells, MeanField(), Clock(600), epochs=2, progress=False)
+    choice = choose(cells, MeanField(), Clock(600), epochs=2, progress=False, compile=False)
     assert list(choice.comparisons) == ["likelihood", "dimensions and prior"]
     assert all((one.table["certificate"] != "uncertified").all() for one in choice.comparisons.values())
     first = choice.comparisons["likelihood"].table.index[0]
-    assert choice.notes[0] == f"Likelihood: {first}, of nb, zinb, poisson."
+    assert choice.notes[0] == f"Likelihood: {first}, of nb; zinb; poisson, with one seed."
     last = choice.comparisons["dimensions and prior"].table.index[0]
     assert choice.fits[0].record["seed"] == 0
-    assert f"Dimensions and prior: {last}, of latent 10, latent 5, latent 20, latent 10, mixture prior." in choice.notes
+    names = "latent 10; latent 5; latent 20; latent 10, mixture prior"
+    assert f"Dimensions and prior: {last}, of {names}, with one seed." in choice.notes
     assert choice.pace > 0
+
+
+class Fitting:
+    """Fits that take the given seconds of a clock that does not run by itself."""
+
+    def __init__(self, seconds: dict[str, float], minutes: float):
+        self.seconds, self.clock, self.names = seconds, Clock(60 * minutes), []
+        self.now = self.clock.began
+
+    def __call__(self, name: str, model: str, number: int) -> list[SimpleNamespace]:
+        self.names.append(f"{name}{number}")
+        self.now += self.seconds[name]
+        return [SimpleNamespace(record={"seconds": self.seconds[name]})]
+
+
+def within(monkeypatch, seconds, predicted, minutes=1.0):
+    """The number of seeds of every candidate that is compared, and all fits in their order."""
+    fitting = Fitting(seconds, minutes)
+    monkeypatch.setattr(choosing.time, "monotonic", lambda: fitting.now)
+    fits = Candidates(fitting, predicted, scoring=1.0).within({name: name for name in seconds}, fitting.clock, 1.0)
+    return {name: len(several) for name, several in fits.items()}, fitting.names
+
+
+def test_all_candidates_have_three_seeds_or_the_last_ones_are_left_out(monkeypatch):
+    assert within(monkeypatch, {"a": 5, "b": 5, "c": 5}, 5) == (
+        {"a": 3, "b": 3, "c": 3}, [f"{name}{n}" for n in range(3) for name in "abc"]
+    )  # fmt: skip
+    assert within(monkeypatch, {"a": 6, "b": 6, "c": 6}, 6)[0] == {"a": 3, "b": 3}
+    assert within(monkeypatch, {"a": 12, "b": 12, "c": 12}, 12) == ({}, [])
+
+
+def test_what_fits_take_replaces_what_was_predicted(monkeypatch):
+    fits, names = within(monkeypatch, {"a": 5, "b": 5, "c": 8}, 4)
+    assert fits == {"a": 3, "b": 3}
+    assert names == ["a0", "b0", "c0", "a1", "b1", "a2", "b2"]
+    assert within(monkeypatch, {"a": 15, "b": 15}, 4)[0] == {"a": 1}  # one candidate is not compared
 
 
 def test_without_time_the_default_model_is_taken_and_noted(cells):
@@ -137,6 +175,7 @@ def test_a_command_leaves_a_report_and_an_h5ad_that_scanpy_knows(analysed):
         "They agree with cell_type",
         "no time to compare",
         "Files",
+        "<th>rate elsewhere</th>",
     ):
         assert words in report
     assert "http" not in report.replace("http-equiv", "")

@@ -158,6 +158,10 @@ def test_a_clear_verdict_needs_few_cells_and_they_have_the_same_evidence(three, 
     assert list(result.table["verdict"]) == ["best", "told apart"]
     assert len(result.by_cell) == 25
     assert "25 of 200 held-out cells were scored: they were enough for clear verdicts." in " ".join(str(result).split())
+    one_seed = compare({name: fits[0] for name, fits in two.items()}, held_out, **how, budget=1e-9)
+    assert one_seed.table["verdict"].iloc[1] == "undecided"
+    assert "clear verdicts" not in str(one_seed)
+    assert one_seed._repr_html_().count("one seed cannot tell models apart") == 1
     np.testing.assert_allclose(result.by_cell, every.by_cell.loc[result.by_cell.index], rtol=1e-9)
     wider = result.table["interval"].iloc[1] / result.table["standard_error"].iloc[1]
     assert result.looks == 4

@@ -16,9 +16,10 @@ def flat(monkeypatch):
     monkeypatch.setattr("pyroscvi.report.embedding.projection", lambda z, *_, **__: z[:, :2])
 
 
-def test_embed(nb, data, tmp_path, flat):
+def test_embed(nb, data, tmp_path, flat, capsys):
     out, picture = tmp_path / "new" / "z.h5ad", tmp_path / "umap.png"
-    run("embed", nb, data, "--out", out, "--picture", picture, "--color", "cell_type")
+    run("embed", nb, data, "--out", out, "--picture", picture, "--color", "cell_type", "--quiet")
+    assert not capsys.readouterr().out
     embedded, adata = ad.read_h5ad(out), ad.read_h5ad(data)
     np.testing.assert_array_equal(embedded.obsm["X_pyroscvi"], ps.load(nb).latent(adata))
     np.testing.assert_array_equal(embedded.obsm["X_umap"], embedded.obsm["X_pyroscvi"][:, :2])  # where sc.pl.umap looks

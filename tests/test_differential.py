@@ -84,6 +84,8 @@ def test_each_group_against_the_rest_within_levels(fitted, donors):
 def test_batches_are_averaged_out_unless_they_lie_in_one_group_each(fitted, donors):
     with pytest.warns(UserWarning, match="no batch has cells of two groups"):
         table = table_of(fitted, donors, groupby="batch")
+    with pytest.warns(UserWarning, match="each cell keeps its own batch$"):
+        table_of(fitted, donors, groupby="batch", donor="donor")
     assert set(table["group"]) == {"1"}
     kept = table_of(fitted, donors, average=None)
     averaged = table_of(fitted, donors)

@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
+from pyroscvi.advice import either
 from pyroscvi.analysis.groups import REST, By, Groups, groups_of, wanted
 from pyroscvi.analysis.posterior import fields_read
 from pyroscvi.analysis.shrinkage import INFINITE_DF, effects, expected_false_discoveries, moderated
@@ -77,7 +78,7 @@ def differential(
     group = groups_of(data, cells, groupby, "groupby")
     inside = Groups(np.zeros(len(cells), int), ("",)) if within is None else groups_of(data, cells, within, "within")
     unit_of = Groups(np.zeros(len(cells), int), ("",)) if donor is None else groups_of(data, cells, donor, "donor")
-    under = _averaged(fit, cells, average, group, samples)
+    under = _averaged(fit, cells, average, group, samples, donor is None)
     codes = np.stack([inside.codes, group.codes, unit_of.codes])
     known = (codes >= 0).all(0)
     if not known.any():
@@ -107,7 +108,7 @@ def differential(
 
 
 def _averaged(
-    fit: Fitted, cells: Cells, field: str | None, group: Groups, samples: int
+    fit: Fitted, cells: Cells, field: str | None, group: Groups, samples: int, no_donors: bool
 ) -> list[dict[str, torch.Tensor]]:
     """Every level of the field to average over, as interventions, at most 50 of them; {} keeps that of each cell.
 
@@ -118,9 +119,10 @@ def _averaged(
     pairs = pd.DataFrame({"level": cells.categories[field].cpu().numpy(), "group": group.codes})
     pairs = pairs[(pairs >= 0).all(axis=1)].drop_duplicates()
     if len(pairs) and pairs["group"].nunique() > 1 and not pairs["level"].duplicated().any():
+        name_donors = f". If a {field} is a sample of a donor, name the donors: {either('donor=...', '--donor ...')}"
         warnings.warn(
             f"no {field} has cells of two groups, so a change between groups cannot be separated from one between "
-            f"levels of {field}: each cell keeps its own {field}. If the {field} is a sample of a donor, give donor=",
+            f"levels of {field}: each cell keeps its own {field}{name_donors if no_donors else ''}",
             stacklevel=4,
         )
         return [{}]

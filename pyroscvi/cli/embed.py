@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pyroscvi.cli.app import Annotations, Data, ForceFiles, OwnPages, Run, app, drawn, option
-from pyroscvi.cli.grouped import Query, grouped
-from pyroscvi.cli.output import check_free, draw, say
-from pyroscvi.names import among
+from pyroscvi.cli.app import Annotations, Data, Run, app, drawn, option
+from pyroscvi.cli.grouped import grouped
+from pyroscvi.cli.output import check_free, draw
+from pyroscvi.cli.using import Using, asked
 
 PROJECTIONS = {"umap": "UMAP", "tsne": "t-SNE", "pca": "PCA"}
 
@@ -31,9 +31,7 @@ def embed(
         bool, option("Means of the exact posterior, by importance sampling from the guide: slower.", "--corrected")
     ] = False,
     annotations: Annotations = None,
-    query: Query,
-    page: OwnPages = None,
-    force: ForceFiles = False,
+    how: Using,
 ) -> None:
     """Compute the posterior mean of the latents of cells, and write it as obsm["X_pyroscvi"].
 
@@ -41,38 +39,38 @@ def embed(
     """
     from pyroscvi.analysis import clusters as grouping
     from pyroscvi.analysis.representation import KEY, representation
-    from pyroscvi.cli.runs import read_run
-    from pyroscvi.data.reading import read
     from pyroscvi.fitting.files import write_whole
     from pyroscvi.report import embedding as pictures
 
-    check_free(out, picture, tissue, force=force)
-    fitted = read_run(run, page or ())
-    adata = read(data, annotations)
-    columns = [among(name, {name: name for name in adata.obs}, "column of obs") for name in color or ()]
+    check_free(out, picture, tissue, force=how.force)
+    use = asked(run, data, how, annotations=annotations)
+    fitted, cells, adata = use
+    columns = list(color or ())
+    for column in columns:
+        use.column(column)  # an error says which columns there are
     key = fitted.fields.spatial or "spatial"
     if tissue is not None and key not in adata.obsm:
         raise ValueError(f"--tissue draws cells at their coordinates, and {data} has no obsm {key!r}")
-    cells = fitted.fields.read(adata, **vars(query))
-    adata = adata[cells.names].copy() if len(cells) < len(adata) else adata
     adata.obsm[KEY] = representation(fitted.fit, cells, corrected=corrected)
+    lines = []
     if clusters is not None:
-        grouping.neighbours_of(adata, KEY)
-        grouping.clusters(adata, clusters)
+        grouping.neighbours_of(adata, KEY, how.seed)
+        grouping.clusters(adata, clusters, how.seed)
         columns.append("pyroscvi_cluster")
-        say(f"{adata.obs[columns[-1]].nunique()} clusters, in obs['pyroscvi_cluster']")
+        lines.append(f"{adata.obs[columns[-1]].nunique()} clusters, in obs['pyroscvi_cluster']")
     groups = adata.obs[columns[0]] if columns else None
     if picture is not None:
         place, called = f"X_{project}", PROJECTIONS[project]
-        adata.obsm[place] = pictures.projection(adata.obsm[KEY], project)
+        adata.obsm[place] = pictures.projection(adata.obsm[KEY], project, how.seed)
         several = {column: adata.obs[column] for column in columns}
         one = pictures.embedding(adata.obsm[place], groups, name=called) if len(several) < 2 else None
         draw(picture, one or pictures.coloured(adata.obsm[place], several, name=called))
-        say(f"{picture}: {called} of {len(adata):,} cells, in obsm[{place!r}]")
+        lines.append(f"{picture}: {called} of {len(adata):,} cells, in obsm[{place!r}]")
     if tissue is not None:
         name = fitted.fields.section
         section = None if name is None else adata.obs[name]
         draw(tissue, pictures.tissue(adata.obsm[key], groups, section))
-        say(f"{tissue}: {len(adata):,} cells on the tissue")
+        lines.append(f"{tissue}: {len(adata):,} cells on the tissue")
     write_whole(out, adata.write_h5ad)
-    say(f"{out}: {adata.obsm[KEY].shape[1]} dimensions of {len(adata):,} cells in obsm[{KEY!r}]")
+    lines.append(f"{out}: {adata.obsm[KEY].shape[1]} dimensions of {len(adata):,} cells in obsm[{KEY!r}]")
+    how.say({"cells": len(adata), "dimensions": adata.obsm[KEY].shape[1], "file": str(out)}, lines)

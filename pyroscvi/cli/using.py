@@ -57,13 +57,15 @@ class Asked(NamedTuple):
         return None if name is None else self.adata.obs[among(name, {key: key for key in self.adata.obs}, what)]
 
 
-def asked(folder: Path, data: Path, how: Using, *, labels: bool = True) -> Asked:
+def asked(
+    folder: Path, data: Path, how: Using, *, labels: bool = True, annotations: Path | None = None
+) -> Asked:  # fmt: skip
     """The run in a folder, and the cells of a file as its fit reads them; without ``labels``, not their labels."""
     from pyroscvi.cli.runs import read_run
     from pyroscvi.data.reading import read
 
     run = read_run(folder, how.page or ())
-    adata = read(data)
+    adata = read(data, annotations)
     columns = run.fields if labels else replace(run.fields, label=None, belief=None)
     cells = columns.read(adata, **how.reading)
     return Asked(run, cells, adata[cells.names].copy() if len(cells) < len(adata) else adata)

@@ -22,7 +22,7 @@ table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabu
 th, td { padding: .28rem .6rem; text-align: right; border-bottom: 1px solid #e5e5e5; white-space: nowrap; }
 th { color: #666; font-weight: 500; vertical-align: bottom; } td.word, th.word { text-align: left; }
 tr.best td { font-weight: 600; } .apart { color: #b34700; } .alike { color: #1f6fb2; }
-figure { margin: 1.2rem 0; } img { max-width: 100%; height: auto; }
+figure { margin: 1.2rem 0; overflow-x: auto; } img { max-width: max(100%, 44rem); height: auto; }
 code { font-size: .85rem; } details { margin: .35rem 0; } summary { cursor: pointer; }
 dt { font-weight: 600; margin-top: .5rem; } dd { margin-left: 1.2rem; color: #444; }
 """

@@ -57,6 +57,7 @@ def embedding(
         ax = Figure(figsize=(4.6, 4.6), dpi=200, layout="constrained").subplots()
     drawn = _scatter(ax, xy, groups, size=float(np.clip(40_000 / max(len(xy), 1), 1.5, 30)))
     ax.set_box_aspect(1)
+    ax.set_anchor("W")
     ax.margins(0.06)
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(FAINT)

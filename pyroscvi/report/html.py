@@ -52,8 +52,9 @@ def write(result: "Comparison", file: str | Path, **options: Any) -> Path:
 
 def summary(result: "Comparison") -> str:
     """HTML for a notebook: the answer, the table, and how reliable it is."""
-    answer, doubts = (paragraphs([" ".join(sentences)]) for sentences in (words.answer(result), words.doubts(result)))
-    return f"{answer}{_table(result, RESULTS)}{doubts}"
+    answer = " ".join(words.answer(result))
+    doubts = " ".join(sentence for sentence in words.doubts(result) if sentence not in answer)
+    return f"{paragraphs([answer])}{_table(result, RESULTS)}{paragraphs([doubts])}"
 
 
 def page(

@@ -172,7 +172,8 @@ def _budget(comparison: "Comparison") -> list[str]:
     text = f"{scored:,} of {comparison.available:,} held-out cells were scored"
     if (open_ := table.index[table["verdict"] == "indistinguishable"]).size:
         return [f"{text} before the time was over. Not settled: {_shortened(open_)}."]
-    return [f"{text}: they were enough for clear verdicts."]
+    clear = (table["verdict"] != "undecided").all()
+    return [f"{text}: they were enough for clear verdicts." if clear else f"{text}."]
 
 
 def _selected(comparison: "Comparison") -> str:

@@ -33,6 +33,7 @@ from pyroscvi.workflow.inspection import Inspection, inspect
 
 MAX_TESTED = 10_000  # cells from which marker genes are found
 MIN_EPOCHS = 5
+AFTERWARDS = 0.5  # of the time that is left after the choice, for the fit; clusters, tests and the report follow
 CONTROLS = ("control", "ctrl", "ctl", "untreated", "unstimulated", "wt", "healthy", "normal", "mock", "dmso", "vehicle")
 
 
@@ -144,7 +145,7 @@ def analyse(
         choice = choose(cells, guide, clock, seed=seed, folder=folder, tell=tell, **training)
         for line in choice.notes:
             say(line)
-        fitted = _fitted(choice, cells, clock, seed, folder, say, training)
+        fitted = _fitted(choice, cells, clock, seed, folder, say)
         say("clusters, pictures and marker genes")
         _placed(adata, fitted, cells, resolution, seed, denoised)
         alike = _stability(choice, fitted, cells, resolution, seed)
@@ -184,17 +185,14 @@ def _read(inspection: Inspection, genes: int) -> tuple[AnnData, Cells]:
     return adata.copy(), cells
 
 
-def _fitted(
-    choice: Choice, cells: Cells, clock: Clock, seed: int, folder: Path | None, say: Callable, training: dict
-) -> Fit:
-    """The chosen model, fitted to all cells; with fewer epochs than usual where the time would not do."""
+def _fitted(choice: Choice, cells: Cells, clock: Clock, seed: int, folder: Path | None, say: Callable) -> Fit:
+    """The chosen model, fitted to all cells; with fewer epochs than usual where there is no time for more."""
     from pyroscvi.comparison.sweep import sweep
 
-    settings = dict(training)
+    settings = dict(choice.how)
     epochs = settings.pop("epochs", None) or default_epochs(len(cells))
     if choice.pace is not None:
-        left = 0.6 * (clock.seconds - clock.spent)
-        epochs = max(min(epochs, int(left / (choice.pace * len(cells)))), MIN_EPOCHS)
+        epochs = max(min(epochs, int(AFTERWARDS * clock.left() / (choice.pace * len(cells)))), MIN_EPOCHS)
     say(f"fitting {choice.model!r} to all {len(cells):,} cells, {epochs} epochs")
     if folder is None:
         return fit(choice.model, choice.guide, cells, epochs=epochs, seed=seed, **settings)

@@ -9,6 +9,7 @@ import pandas as pd
 from pyroscvi import __version__
 from pyroscvi.analysis.clusters import CLUSTER
 from pyroscvi.analysis.differential import SHOWN
+from pyroscvi.analysis.unit_rates import RATE_UNIT
 from pyroscvi.report import html, plots
 from pyroscvi.report.differential import changes as draw_changes
 from pyroscvi.report.document import bullets, document, figure, paragraphs, rows, safe
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 60
 STABLE = 0.8  # adjusted Rand index from which clusters are called the same for every seed
-DIGITS = {"share": "{:.1%}", "p_change": "{:.3f}", "expected_fdr": "{:.2g}"}
+DIGITS = {"p_change": "{:.3f}".format, "expected_fdr": lambda rate: "< 0.0001" if rate < 1e-4 else f"{rate:.4f}"}
+HEADERS = {"log2_fold_change": "log2 change", "p_change": "p of a change", "expected_fdr": "expected FDR"}
 
 
 def page(analysis: "Analysis", title: str = "Analysis of these cells") -> str:
@@ -38,7 +40,7 @@ def page(analysis: "Analysis", title: str = "Analysis of these cells") -> str:
         *_model(analysis),
         *_components(analysis),
         "<h2>Warnings</h2>" + bullets(analysis.warnings) if analysis.warnings else "",
-        "<h2>Files</h2>" + FILES,
+        "<h2>Files</h2>" + (FILES if analysis.changes is not None else FILES.replace(", changes.csv", "")),
     ]
     return document(title, parts)
 
@@ -130,18 +132,22 @@ def _markers(analysis: "Analysis") -> Iterator[str]:
         " The clusters were found in the same cells, so that some difference between them is certain: intervals say "
         "how large it is, and not whether the cluster exists."
     )])  # fmt: skip
-    yield _table(best.head(MAX_ROWS), ["group"])
+    yield _table(best.head(MAX_ROWS), {"group": "cluster"}, "rate elsewhere")
 
 
 def _changes(analysis: "Analysis") -> Iterator[str]:
     table, condition = analysis.changes, analysis.inspection.condition
     if table is None or not len(table):
         return
-    yield f"<h2>Changes with {safe(condition)}</h2>" + paragraphs([_tested_how(table)])
+    reference = str(table["reference"].iloc[0])
+    yield f"<h2>Changes with {safe(condition)}</h2>" + paragraphs(
+        [f"Each level is compared with {reference}, within each cluster. {_tested_how(table)}"]
+    )
     table = table.sort_values("within", key=in_order, kind="stable")
     called = table[table["changed"]].groupby(["within", "group"], sort=False).head(3)
-    yield figure(draw_changes(table), "Every gene: its change, and how many standard errors that is from zero.")
-    yield _table(called.head(MAX_ROWS), ["within", "group", "reference"])
+    drawn = draw_changes(table.assign(within="cluster " + table["within"].astype(str)))
+    yield figure(drawn, "Every gene: its change, and how many standard errors that is from zero.")
+    yield _table(called.head(MAX_ROWS), {"within": "cluster", "group": str(condition)}, f"rate in {reference}")
 
 
 def _components(analysis: "Analysis") -> Iterator[str]:
@@ -159,14 +165,16 @@ def _tested_how(table: pd.DataFrame) -> str:
     )  # fmt: skip
     return (
         f"{int(table['changed'].sum()):,} of {len(table):,} tests are called changes, with an expected share of false "
-        f"discoveries of 5%. Intervals contain the change with a probability of 90%. {unit}"
+        f"discoveries of 5%. Intervals, from low to high, contain the log2 change with a probability of 90%. {unit} "
+        f"Rates are counts of the gene in {RATE_UNIT:,} counts of a cell."
     )
 
 
-def _table(table: pd.DataFrame, first: list[str]) -> str:
-    shown = table[[*first, *SHOWN]]
-    formats = {name: DIGITS.get(name, "{:.2f}").format for name in SHOWN[1:]}
-    return rows(shown.rename(columns={"group": "cluster"} if first == ["group"] else {}), formats)
+def _table(table: pd.DataFrame, first: dict[str, str], other: str) -> str:
+    """Rows of tests; ``first`` has headers of the columns before the gene, and ``other`` is that of the last column."""
+    headers = {**first, **HEADERS, "rate_group": "rate", "rate_reference": other}
+    formats = {headers.get(name, name): DIGITS.get(name, "{:.2f}".format) for name in SHOWN[1:]}
+    return rows(table[[*first, *SHOWN]].rename(columns=headers), formats)
 
 
 def _model(analysis: "Analysis") -> Iterator[str]:

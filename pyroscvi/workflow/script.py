@@ -34,7 +34,7 @@ if CHOOSE:
     print(ps.compare(fits, held_out))
 
 # The fit of the chosen one to all cells.
-fit = ps.fit({model}, {guide}, cells, epochs={epochs}, seed={seed})
+fit = ps.fit({model}, {guide}, cells, epochs={epochs}, seed={seed}, compile={compile!r})
 print(fit, "converged:", fit.converged)
 
 # Latents, clusters and UMAP, where scanpy looks for them.
@@ -77,7 +77,8 @@ def script(analysis: "Analysis") -> str:
     return TEXT.format(imports=imports,
         data=str(settings["data"] or "cells.h5ad"), raw=".raw.to_adata()" if inspection.from_raw else "", fields=fields,
         by=None if analysis.cells.batch is None else "batch", seed=settings["seed"], model=repr(choice.model),
-        start="SCVI(size=LatentSize())", guide=repr(choice.guide), epochs=analysis.fit.record["epochs"], donor=donor,
+        start="SCVI(size=LatentSize())", guide=repr(choice.guide), epochs=analysis.fit.record["epochs"],
+        compile=choice.how["compile"], donor=donor,
         neighbours=_neighbours(analysis.adata.uns["neighbors"]["params"]), resolution=settings["resolution"],
         denoised=DENOISED if settings["denoised"] else "", condition=condition,
     )  # fmt: skip
