@@ -55,6 +55,12 @@ def test_changed_genes_come_first_and_their_intervals_hold_the_truth(fitted, don
     assert table["rate_group"].sum() == pytest.approx(10_000, rel=0.02)
 
 
+def test_a_gene_that_is_more_probably_unchanged_is_never_called(fitted, donors):
+    table = table_of(fitted, donors, donor="donor", fdr=0.9)
+    assert (table["expected_fdr"] <= 0.9).all()
+    assert (table["changed"] == (table["p_change"] > 0.5)).all()
+
+
 def test_copies_of_the_same_cells_tell_nothing_new_about_donors(fitted, donors):
     """Three copies of each cell shrink the error of a test of cells by the root of three, and not that of donors."""
     copies = donors.subset(torch.arange(240).repeat(3))
@@ -177,5 +183,7 @@ def test_the_command_writes_the_table_and_a_picture(nb, data, tmp_path, capsys):
     rows = json.loads(capsys.readouterr().out)
     assert len(rows) == 12
     assert rows[0]["group"] == "type1"
+    assert main(["de", str(nb), str(data), "--groups", "cell_type", "--out", str(picture)]) == 1
+    assert "--out writes .csv files: a picture is written by --picture" in capsys.readouterr().err
     assert main(["de", str(nb), str(data), "--groups", "cell_tipe"]) == 1
     assert "did you mean 'cell_type'?" in capsys.readouterr().err

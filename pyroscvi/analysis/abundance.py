@@ -126,7 +126,7 @@ def _compared(
             "high": np.array(high) / np.log(2),
             "p_change": beyond,
             "expected_fdr": expected,
-            "changed": expected <= fdr,
+            "changed": (expected <= fdr) & (beyond > 0.5),
             "share_group": shares[0],
             "share_reference": shares[1],
             "donors": int((rows[0] | rows[1]).sum()),

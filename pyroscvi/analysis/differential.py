@@ -65,7 +65,7 @@ def differential(
     low, high         its posterior interval
     p_change          posterior probability of a change beyond ``delta``
     expected_fdr      expected share of false discoveries if this gene and all genes before it are called
-    changed           whether this share is at most ``fdr``
+    changed           whether this share is at most ``fdr``, and a change is more probable than none
     estimate          the same log ratio without the prior of all genes, and its ``standard_error``
     rate_group        posterior mean rate per 10,000 counts, and ``rate_reference``
     donors            number of donors; of pairs if each is compared with itself; 0 without donors
@@ -197,7 +197,7 @@ def _table(
             "high": posterior.quantile((1 + level) / 2),
             "p_change": p,
             "expected_fdr": expected,
-            "changed": expected <= fdr,
+            "changed": (expected <= fdr) & (p > 0.5),
             "estimate": estimate,
             "standard_error": error,
             "rate_group": RATE_UNIT * np.exp(rate),

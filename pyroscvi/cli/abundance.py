@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pyroscvi.cli.app import Data, Run, app, drawn, option
 from pyroscvi.cli.grouped import grouped
-from pyroscvi.cli.output import check_free, draw
+from pyroscvi.cli.output import check_free, check_kind, draw
 from pyroscvi.cli.using import Using, asked
 
 
@@ -33,7 +33,9 @@ def abundance(
 ) -> None:
     """Find types of cells whose share changes between groups of donors, with the probability that it does."""
     from pyroscvi.fitting.files import write_whole
+    from pyroscvi.report.numbers import as_text
 
+    check_kind(out, ".csv")
     check_free(out, picture, force=how.force)
     use = asked(run, data, how, labels=False)
     table = use.run.fit.abundance(
@@ -46,4 +48,4 @@ def abundance(
         from pyroscvi.report.differential import abundances
 
         draw(picture, abundances(table))
-    how.say(table, [table.to_string(index=False, float_format="{:.3g}".format)], table=out, picture=picture)
+    how.say(table, [as_text(table, index=False)], table=out, picture=picture)

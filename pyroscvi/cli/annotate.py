@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pyroscvi.cli.app import Data, Run, app, drawn, option
 from pyroscvi.cli.grouped import grouped
-from pyroscvi.cli.output import check_free, draw
+from pyroscvi.cli.output import check_free, check_kind, draw
 from pyroscvi.cli.using import Using, asked
 
 
@@ -38,6 +38,7 @@ def annotate(
     from pyroscvi.data.reading import read
     from pyroscvi.fitting.files import write_whole
 
+    check_kind(out, ".h5ad", ".csv")
     check_free(out, picture, force=how.force)
     if picture is not None and truth is None:
         raise ValueError("--picture compares annotations with true types: name their column with --truth")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pyroscvi.cli.app import Corrected, Data, Run, app, drawn, option
 from pyroscvi.cli.grouped import grouped
-from pyroscvi.cli.output import check_free, draw
+from pyroscvi.cli.output import check_free, check_kind, draw
 from pyroscvi.cli.using import Using, asked
 
 
@@ -33,7 +33,9 @@ def de(
     """Find genes whose mean rate changes between groups of cells, with the probability that they do."""
     from pyroscvi.analysis.differential import SHOWN, differential
     from pyroscvi.fitting.files import write_whole
+    from pyroscvi.report.numbers import as_text
 
+    check_kind(out, ".csv")
     check_free(out, picture, force=how.force)
     use = asked(run, data, how)
     table = differential(
@@ -52,5 +54,7 @@ def de(
         *where, one, other = key
         inside = "".join(f", in {name}" for name in where)
         lines.append(f"{one} against {other}{inside}: {rows['changed'].sum():,} genes change")
-        lines.append(rows[SHOWN].head(top).to_string(index=False, float_format="{:.3g}".format) + "\n")
+        lines.append(as_text(rows[SHOWN].head(top), index=False) + "\n")
+    if donor is None:
+        lines.append("Cells are the unit: intervals are too narrow for cells of other donors. Name donors with --donor")
     how.say(table, lines, table=out, picture=picture)

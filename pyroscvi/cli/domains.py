@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pyroscvi.cli.app import Data, Run, app, drawn, option
 from pyroscvi.cli.grouped import grouped
-from pyroscvi.cli.output import check_free, draw
+from pyroscvi.cli.output import check_free, check_kind, draw
 from pyroscvi.cli.using import Using, asked
 
 KEY = "pyroscvi_domain"
@@ -25,6 +25,7 @@ def domains(
     from pyroscvi.fitting.files import write_whole
     from pyroscvi.report import embedding as pictures
 
+    check_kind(out, ".h5ad")
     check_free(out, tissue, force=how.force)
     use = asked(run, data, how)
     found = use.run.fit.domains(use.cells)

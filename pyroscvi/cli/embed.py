@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pyroscvi.cli.app import Annotations, Data, Run, app, drawn, option
 from pyroscvi.cli.grouped import grouped
-from pyroscvi.cli.output import check_free, draw
+from pyroscvi.cli.output import check_free, check_kind, draw
 from pyroscvi.cli.using import Using, asked
 
 PROJECTIONS = {"umap": "UMAP", "tsne": "t-SNE", "pca": "PCA"}
@@ -42,6 +42,7 @@ def embed(
     from pyroscvi.fitting.files import write_whole
     from pyroscvi.report import embedding as pictures
 
+    check_kind(out, ".h5ad")
     check_free(out, picture, tissue, force=how.force)
     use = asked(run, data, how, annotations=annotations)
     fitted, cells, adata = use

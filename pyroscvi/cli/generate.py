@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pyroscvi.cli.app import Corrected, Data, Run, app, option
 from pyroscvi.cli.grouped import grouped
-from pyroscvi.cli.output import check_free
+from pyroscvi.cli.output import check_free, check_kind
 from pyroscvi.cli.using import Using, asked, conditions
 
 Given = Annotated[
@@ -35,7 +35,9 @@ def generate(
     from pyroscvi.calibration.realism import realism
     from pyroscvi.cli.runs import read_run
     from pyroscvi.fitting.files import write_whole
+    from pyroscvi.report.numbers import as_text
 
+    check_kind(out, ".h5ad")
     check_free(out, force=how.force)
     fitted, values = read_run(run, how.page or ()), conditions(given)
     counts = fitted.fit.generate(n=n, given=values, seed=how.seed)
@@ -50,7 +52,7 @@ def generate(
             raise ValueError(f"{real} has no cell under {' '.join(given or ())} to compare with")
         table = realism(cells.subset(alike == 0).x.numpy(), counts, how.seed)
     write_whole(out, made.write_h5ad)
-    lines = [] if table is None else [table.to_string(float_format="{:.3g}".format, na_rep="") + "\n"]
+    lines = [] if table is None else [as_text(table.rename_axis(index=None)) + "\n"]
     how.say({"cells": n, "realism": table}, [*lines, f"{out}: {n:,} cells of {counts.shape[1]:,} genes"])
 
 
@@ -72,6 +74,7 @@ def denoise(
     """Replace counts by their posterior mean rates: a layer of the genes that the run knows."""
     from pyroscvi.fitting.files import write_whole
 
+    check_kind(out, ".h5ad")
     check_free(out, force=how.force)
     use = asked(run, data, how)
     adata = use.adata[:, use.adata.var_names.isin(use.run.fit.genes)].copy()
@@ -101,6 +104,7 @@ def decontaminate(
 
     from pyroscvi.fitting.files import write_whole
 
+    check_kind(out, ".h5ad")
     check_free(out, force=how.force)
     use = asked(run, data, how)
     genes = pd.Index(use.run.fit.genes)

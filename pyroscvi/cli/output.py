@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+PICTURES = (".png", ".pdf", ".svg")
+
 
 def terminal() -> Console:
     """As wide as the terminal, and wide enough to keep a row on one line if output goes to a file or a pipe."""
@@ -30,6 +32,14 @@ def check_free(*files: Path | None, force: bool) -> None:
             raise ValueError(f"{file} is a folder: name a file")
         if file is not None and file.exists() and not force:
             raise ValueError(f"{file} exists already: choose another name, or replace it with --force")
+
+
+def check_kind(file: Path | None, *kinds: str) -> None:
+    """Raise ValueError unless the name of a file to write ends as one of these kinds of files."""
+    if file is not None and file.suffix not in kinds:
+        written = " or ".join(kinds)
+        picture = ": a picture is written by --picture" if file.suffix in PICTURES else ""
+        raise ValueError(f"{file}: --out writes {written} files{picture}. Give it a name that ends in {written}")
 
 
 def draw(file: Path, drawn: "Axes | Figure") -> Path:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pyroscvi.cli.app import Data, Run, app, drawn, option
 from pyroscvi.cli.grouped import grouped
-from pyroscvi.cli.output import check_free, draw
+from pyroscvi.cli.output import check_free, check_kind, draw
 from pyroscvi.cli.using import Using, asked, conditions
 from pyroscvi.names import listed
 
@@ -43,7 +43,9 @@ def perturb(
 ) -> None:
     """Predict how the mean rates of cells change under other conditions; they keep their states."""
     from pyroscvi.fitting.files import write_whole
+    from pyroscvi.report.numbers import as_text
 
+    check_kind(out, ".csv")
     check_free(out, picture, force=how.force)
     use = asked(run, data, how)
     fit, one, other = use.run.fit, conditions(given), conditions(against)
@@ -80,9 +82,14 @@ def perturb(
         inside = f", in {of['group']}" if "group" in of else ""
         sure = (rows["p_change"] > 0.95).sum()
         lines.append(f"{what} against {' '.join(against)}{inside}: {sure:,} genes change (p > 0.95)")
-        lines.append(rows[SHOWN].head(top).to_string(index=False, float_format="{:.3g}".format) + "\n")
+        lines.append(as_text(rows[SHOWN].head(top), index=False) + "\n")
     if scores is not None:
-        lines.append(scores.to_string(index=False, float_format="{:.3g}".format))
+        lines.append(
+            "Beside the change of real cells that were held out: the correlation of mean log2 changes, their root mean "
+            "square error, the energy distance of cells, and the share of genes inside the interval (90% is right). "
+            'Other predictions: "additive", the mean change of the other groups, and "no change"'
+        )
+        lines.append(as_text(scores, index=False))
     result = {"effects": table} if scores is None else {"effects": table, "scores": scores}
     how.say(result, lines, table=out, picture=picture)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from pyroscvi.cli.app import Corrected, Data, Run, app, option
 from pyroscvi.cli.generate import Given
 from pyroscvi.cli.grouped import grouped
-from pyroscvi.cli.output import check_free
+from pyroscvi.cli.output import check_free, check_kind
 from pyroscvi.cli.using import Using, asked, conditions
 
 
@@ -29,7 +29,9 @@ def proteins(
     import pandas as pd
 
     from pyroscvi.fitting.files import write_whole
+    from pyroscvi.report.numbers import as_text
 
+    check_kind(out, ".h5ad")
     check_free(out, force=how.force)
     use = asked(run, data, how)
     tables = use.run.fit.proteins(
@@ -39,5 +41,5 @@ def proteins(
         use.adata.obsm[f"pyroscvi_protein_{name}"] = table.set_axis(use.adata.obs_names)
     write_whole(out, use.adata.write_h5ad)
     means = pd.DataFrame({name: table.mean() for name, table in tables.items()})
-    lines = ["means over cells", means.to_string(float_format="{:.3g}".format)]
+    lines = ["means over cells", as_text(means)]
     how.say({"cells": len(use.cells), "means": means}, [*lines, f"{out}: tables in obsm['pyroscvi_protein_...']"])

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pyroscvi.cli.app import Data, Run, app, option
 from pyroscvi.cli.grouped import grouped
-from pyroscvi.cli.output import check_free
+from pyroscvi.cli.output import check_free, check_kind
 from pyroscvi.cli.using import Using, asked
 
 
@@ -36,6 +36,7 @@ def query_cells(
     from pyroscvi.fitting.extended import extended
     from pyroscvi.fitting.files import write_whole
 
+    check_kind(out, ".h5ad")
     check_free(out, force=how.force)
     how = how if batch is None else replace(how, unknown="allow")
     use = asked(run, data, how, labels=False)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pyroscvi.cli.app import Data, Run, app, option
 from pyroscvi.cli.grouped import grouped
-from pyroscvi.cli.output import check_free
+from pyroscvi.cli.output import check_free, check_kind
 from pyroscvi.cli.using import Using, asked
 
 
@@ -25,6 +25,7 @@ def report(
     from pyroscvi.report.embedding import projection
     from pyroscvi.workflow.levels import levels
 
+    check_kind(out, ".html")
     check_free(out, force=how.force)
     use = asked(run, data, how)
     xy = projection(representation(use.run.fit, use.cells))

@@ -31,8 +31,8 @@ def changes(table: pd.DataFrame) -> Figure:
     for panel, (key, rows) in zip(squares, compared, strict=True):
         x, y = rows["log2_fold_change"].to_numpy(), (rows["estimate"] / rows["standard_error"]).abs().to_numpy()
         called = rows["changed"].to_numpy()
-        panel.scatter(x[~called], y[~called], s=4, color="#c8c8c8", linewidths=0)
-        panel.scatter(x[called], y[called], s=6, color=CHANGED_COLOUR, linewidths=0)
+        panel.scatter(x[~called], y[~called], s=4, color="#c8c8c8", linewidths=0, label="not called")
+        panel.scatter(x[called], y[called], s=6, color=CHANGED_COLOUR, linewidths=0, label="called changed")
         best = np.flatnonzero(called)[:NAMED_GENES]
         panel.hlines(
             y[best], rows["low"].iloc[best], rows["high"].iloc[best], color=CHANGED_COLOUR, linewidth=0.6, alpha=0.5
@@ -45,14 +45,16 @@ def changes(table: pd.DataFrame) -> Figure:
         panel.set_xlabel("log2 fold change (interval)", fontsize=6.5, color=FAINT)
         panel.set_ylabel("standard errors from zero", fontsize=6.5, color=FAINT)
         quiet(panel, 6)
+    squares[0].legend(fontsize=5.5, frameon=False, loc="lower right", handletextpad=0.1)
     return figure
 
 
 def _name(panel: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> None:
-    """Names beside their points, moved down where they would lie on each other."""
+    """Names beside their points; where they would lie on each other, below their points, at the end of a thin line."""
     step, place = np.ptp(panel.get_ylim()) / 22, np.inf
     for g in np.argsort(-y, kind="stable"):
         place = min(float(y[g]), place - step)
+        panel.plot([x[g], x[g]], [y[g], place], color=FAINT, linewidth=0.4, zorder=0)
         side = {"ha": "left", "xytext": (3, 0)} if x[g] >= 0 else {"ha": "right", "xytext": (-3, 0)}
         at: Any = {"xy": (x[g], place), "textcoords": "offset points", "va": "center", **side}
         panel.annotate(label(names[g], 16, 1), fontsize=5.5, color=INK, **at)
@@ -65,14 +67,14 @@ def largest(table: pd.DataFrame, genes: int = 15) -> Figure:
     for name, rows in groups:
         sure = rows[rows["p_change"] > 0.95]
         best[str(name)] = (sure if len(sure) else rows).head(genes)
-    return intervals(best, "gene", "log2_fold_change", "log2 fold change")
+    return intervals(best, "gene", "log2_fold_change", "log2 fold change (interval)")
 
 
 def abundances(table: pd.DataFrame) -> Figure:
     """A panel for each comparison: the change of the odds of every type, with intervals: ``Fit.abundance``."""
     compared = table.groupby(["group", "reference"], sort=False)
     panels_of = {f"{one} against {other}": rows for (one, other), rows in list(compared)[:MAX_PANELS]}
-    return intervals(panels_of, "type", "log2_odds_ratio", "log2 odds ratio")
+    return intervals(panels_of, "type", "log2_odds_ratio", "log2 odds ratio (interval)")
 
 
 def intervals(tables: Mapping[str, pd.DataFrame], name: str, value: str, axis: str) -> Figure:

@@ -1,6 +1,7 @@
 """An analysis as one page of HTML: the results, how sure they are, and how the data were read."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from pyroscvi.report.differential import changes as draw_changes
 from pyroscvi.report.document import bullets, document, figure, paragraphs, rows, safe
 from pyroscvi.report.embedding import coloured, tissue
 from pyroscvi.report.markers import best_markers, heatmap, in_order
+from pyroscvi.report.numbers import number
 from pyroscvi.workflow.levels import of_components
 
 if TYPE_CHECKING:
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 60
 STABLE = 0.8  # adjusted Rand index from which clusters are called the same for every seed
-DIGITS = {"p_change": "{:.3f}".format, "expected_fdr": lambda rate: "< 0.0001" if rate < 1e-4 else f"{rate:.4f}"}
 HEADERS = {"log2_fold_change": "log2 change", "p_change": "p of a change", "expected_fdr": "expected FDR"}
 
 
@@ -173,7 +174,7 @@ def _tested_how(table: pd.DataFrame) -> str:
 def _table(table: pd.DataFrame, first: dict[str, str], other: str) -> str:
     """Rows of tests; ``first`` has headers of the columns before the gene, and ``other`` is that of the last column."""
     headers = {**first, **HEADERS, "rate_group": "rate", "rate_reference": other}
-    formats = {headers.get(name, name): DIGITS.get(name, "{:.2f}".format) for name in SHOWN[1:]}
+    formats = {headers.get(name, name): partial(number, name) for name in SHOWN[1:]}
     return rows(table[[*first, *SHOWN]].rename(columns=headers), formats)
 
 
