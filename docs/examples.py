@@ -194,6 +194,25 @@ plt.scatter(*adata.obsm["spatial"].T, s=12, c=domain, cmap="tab10")
 plt.gca().set(aspect="equal", xticks=[], yticks=[], title="most probable domain")
 """,
     ),
+    "spillover": (
+        "Spillover", "",
+        """\
+adata = ps.data.simulated(cells=300, types=4, sections=1, purity=0, seed=1)  # types lie beside each other
+cells = ps.Fields(spatial="spatial", section="section").read(adata)
+own = cells.x.numpy()
+random = np.random.default_rng(0)
+share = random.uniform(0, 0.4, (len(own), 1))
+added = random.poisson(own.sum(1, keepdims=True) * share / (1 - share) * cells.neighbour_profile.numpy())
+adata.X = own + added
+cells = ps.Fields(spatial="spatial", section="section").read(adata)
+""",
+        "Spillover(background=0)",
+        """
+c = fit.latent(cells, site="c").ravel()
+plt.scatter(added.sum(1) / (own + added).sum(1), 1 / (1 + np.exp(-c)), s=6)
+plt.xlabel("share of counts that was added"), plt.ylabel("posterior mean of the neighbours' share")
+""",
+    ),
     "proteins": (
         "Proteins", "",
         """\

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pyroscvi.models.proteins import Proteins
     from pyroscvi.models.scanvi import SCANVI
     from pyroscvi.models.scvi import SCVI
+    from pyroscvi.models.spillover import Spillover
     from pyroscvi.models.topics import Topics
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "Perturbed",
     "PoissonLognormal",
     "Proteins",
+    "Spillover",
     "Topics",
 ]
 

@@ -68,7 +68,7 @@ class Ambient(Model):
             shares = sum(self.sources(eta.pop("rho"), c))
             pyro.sample("x", self.likelihood(l, log_theta, rho=shares.log(), **eta), obs=cells.x)
 
-    def sources(self, rho, c):
+    def sources(self, rho, c, cells=None):
         """Shares of the counts of a droplet that are of the cell, and that are ambient [..., g] each."""
         return (1 - c) * rho.softmax(-1), c * self.a
 

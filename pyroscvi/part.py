@@ -14,7 +14,7 @@ write declarations, and the library sizes them when it knows the cells.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Self, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, dataclass_transform
 
 from torch import Tensor, nn
 
@@ -34,7 +34,14 @@ class Part(nn.Module):
 
     A subclass annotates its fields, gives them defaults, and creates its parameters in ``build``. The ``repr`` of a
     part is its whole configuration, which is what is saved, printed and compared.
+
+    hops   how many edges away the neighbours are that this part reads of a cell, besides the cell itself: loaders then
+           bring them along as the halo of a minibatch (``hops_of``)
+    given  what the density of a cell is conditioned on because of this part, such as "others"; it enters the estimand
     """
+
+    hops = 0
+    given: ClassVar[str] = ""
 
     if TYPE_CHECKING:  # torch declares Tensor | Module, which a type checker can neither call nor index
 
@@ -116,6 +123,19 @@ def kinds(slot: type[P]) -> set[type[P]]:
     """All imported subclasses of a slot's type, including those in a user's own file."""
     direct = set(slot.__subclasses__())
     return direct.union(*(kinds(part) for part in direct))
+
+
+def parts_of(program: Any) -> list[Part]:
+    """A part and all parts inside it; none of a program that is no module."""
+    return [part for part in program.modules() if isinstance(part, Part)] if isinstance(program, nn.Module) else []
+
+
+def hops_of(*programs: Any) -> int:
+    """How many edges away from its cells a minibatch of these programs has a halo.
+
+    A model may ask the guide about a neighbour, which reads neighbours of its own: the hops of programs add up.
+    """
+    return sum(max((part.hops for part in parts_of(program)), default=0) for program in programs)
 
 
 def _not_of_slot(name: str, slot: type[Part], value: Any, default: Any) -> str:

@@ -22,9 +22,9 @@ from pyroscvi.data.cells import Cells, Dims
 from pyroscvi.data.fields import Fields
 from pyroscvi.data.panels import panels_with, seen
 from pyroscvi.handlers import Measured
-from pyroscvi.part import Part
+from pyroscvi.part import Part, hops_of, parts_of
 from pyroscvi.parts.encoders import Encoder, ReadCell
-from pyroscvi.parts.field import Field
+from pyroscvi.parts.priors import Prior
 from pyroscvi.parts.shared import Shared
 from pyroscvi.parts.sizes import Size
 from pyroscvi.pyro_internals import alone
@@ -69,8 +69,8 @@ class Model(Program):
 
         Under ``Field`` or ``Coupling`` a cell is also given others of its tissue: ``p(x | l, others)``.
         """
-        others = "others" if any(getattr(part, "given", "") == "others" for part in self.children()) else ""
-        given = ", ".join(filter(None, (self._given, others)))
+        others = sorted({part.given for part in parts_of(self) if not isinstance(part, Size)})
+        given = ", ".join(filter(None, (self._given, *others)))
         return f"p({self.observes}{' | ' + given if given else ''})"
 
     @property
@@ -120,11 +120,12 @@ class Model(Program):
 
     def forward(self, cells: Cells) -> None:
         self._check_values(cells.real)
+        cells.check_hops(hops_of(self), self)
         with ExitStack() as drawn:
             for part in self.modules():
                 if isinstance(part, Shared):  # shared by all cells, so drawn outside their plate
                     drawn.enter_context(part.drawn())
-                if isinstance(part, Field):
+                if isinstance(part, Prior):
                     drawn.enter_context(part.among(cells))
             if cells.measured is not None:
                 drawn.enter_context(Measured(cells.measured, cells.library if self._given else None))
@@ -239,6 +240,9 @@ class Fitted(Protocol):
     record: dict[str, Any]
 
     @property
+    def hops(self) -> int: ...
+
+    @property
     def genes(self) -> tuple[str, ...]: ...
 
     @property
@@ -298,8 +302,9 @@ def enumerated_levels(model: Model, cells: Cells) -> dict[str, int]:
 
 def _run_on_two(model: Model, cells: Cells) -> dict[str, Any]:
     """The sample sites of a run of the model on two cells, which leaves torch's generator as it was."""
+    two = cells.take(torch.arange(min(2, len(cells))), hops_of(model))
     with torch.random.fork_rng(), torch.no_grad(), poutine.block():
-        return sampled(poutine.trace(model).get_trace(cells.take(torch.arange(min(2, len(cells))))).nodes)
+        return sampled(poutine.trace(model).get_trace(two).nodes)
 
 
 def _middle(prior: Any) -> Tensor:

@@ -66,7 +66,7 @@ def test_unmeasured_genes_are_left_out_after_shares_were_mixed(cells):
 
 
 def test_other_pages_cannot_be_decontaminated(cells):
-    with pytest.raises(ValueError, match=r"SCVI\(.*has no ambient counts"):
+    with pytest.raises(ValueError, match=r"SCVI\(.*has no foreign counts"):
         decontaminated(SimpleNamespace(model=SCVI(latent=2)), cells)
 
 

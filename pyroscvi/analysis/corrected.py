@@ -94,7 +94,7 @@ def each_drawn(
     for i, piece in enumerate(resampled(reader, samples, seed)):
         values = {name: value.to(cells.dtype) for name, value in piece.target.joint.values(piece.draws).items()}
         given = [Given({name: value[s] for name, value in values.items()}, shared) for s in range(samples)]
-        minibatch = cells.take(piece.rows, hops=0)
+        minibatch = cells.take(piece.rows, fit.hops)
         with torch.no_grad(), seeded(seed + i, cells.device), pyro.validation_enabled(False):
             result = do(minibatch, given)
         yield result

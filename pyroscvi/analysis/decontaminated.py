@@ -1,4 +1,4 @@
-"""The counts of cells without those of the liquid around them."""
+"""The counts of cells without those of the liquid or the cells around them."""
 
 import numpy as np
 import torch
@@ -22,11 +22,11 @@ def decontaminated(
     seed        of the samples
     batch_size  cells at once
 
-    Raises ValueError where the model has no ambient counts.
+    Raises ValueError where the model has no foreign counts.
     """
     model = fit.model
-    if not hasattr(model, "sources"):
-        raise ValueError(f"{model!r} has no ambient counts: fit the page Ambient()")
+    if not hasattr(model, "sources") or "c" not in fit.guide.sites:
+        raise ValueError(f"{model!r} has no foreign counts: fit the page Ambient(), or Spillover() in tissue")
     cells = fit.read(cells)
 
     def own(minibatch: Cells) -> Tensor:
@@ -34,8 +34,8 @@ def decontaminated(
         for _ in range(samples):
             _, q = joint(model, fit.guide, minibatch)
             eta = model.decoder(model.prior.state(q["z"]["value"]), model.condition(minibatch))
-            of_cell, of_liquid = model.sources(eta["rho"], q["c"]["value"])
-            total = total + of_cell / (of_cell + of_liquid)
+            own, foreign = model.sources(eta["rho"], q["c"]["value"], minibatch)
+            total = total + own / (own + foreign)
         return (minibatch.x * total / samples).cpu()
 
     return torch.cat(list(each(fit, cells, own, seed, batch_size))).numpy()

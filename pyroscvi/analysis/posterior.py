@@ -27,7 +27,7 @@ Over = str | Mapping[str, Sequence[str] | Sequence[float]]  # a field with all i
 def each(fit: Fitted, cells: Cells, do: Callable[[Cells], T], seed: int, batch_size: int) -> Iterator[T]:
     """``do(minibatch)`` for every minibatch, in order, without gradients; global random generators stay untouched."""
     with counted("computing", len(cells)) as done:
-        for i, minibatch in enumerate(cells.minibatches(batch_size, hops=fit.guide.encoder.hops)):
+        for i, minibatch in enumerate(cells.minibatches(batch_size, hops=fit.hops)):
             with torch.no_grad(), seeded(seed + i, cells.device), pyro.validation_enabled(False):
                 result = do(minibatch)
             yield result
@@ -116,7 +116,7 @@ class Intervention(intervene):
 
 def fields_read(fit: Fitted, cells: Cells) -> set[str]:
     """The fields of cells that the model reads."""
-    some = cells.take(torch.arange(min(2, len(cells))), hops=0)
+    some = cells.take(torch.arange(min(2, len(cells))), fit.hops)
     with torch.no_grad(), seeded(0, cells.device), poutine.block(), Intervention(some, {}) as recorder:
         poutine.trace(fit.model).get_trace(some)
     return recorder.fields

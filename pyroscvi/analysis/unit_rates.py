@@ -84,7 +84,7 @@ def unit_sums(
     """
     inside = torch.from_numpy(unit >= 0)
     if not inside.all():
-        cells, unit = fit.read(cells.subset(inside, hops=fit.guide.encoder.hops)), unit[unit >= 0]
+        cells, unit = fit.read(cells.subset(inside, hops=fit.hops)), unit[unit >= 0]
         under = [{name: values[inside] for name, values in one.items()} for one in under]
     units, code = int(unit.max()) + 1, torch.from_numpy(unit).to(cells.device)
     draws = -(-samples // len(under)) * len(under)

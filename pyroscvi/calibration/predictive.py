@@ -126,7 +126,7 @@ def predictive_check(
     cells = fit.read(cells)
     if len(cells) > most:
         rows = torch.linspace(0, len(cells) - 1, most).round().long()
-        cells = fit.read(cells.subset(rows, hops=fit.guide.encoder.hops))
+        cells = fit.read(cells.subset(rows, hops=fit.hops))
     data = _replicated(fit, cells, replicates, corrected, seed)
     reader = Reader(fit, cells)
     simulated = [_simulated(reader, cells, seed + i) for i in range(simulations)]

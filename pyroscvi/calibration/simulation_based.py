@@ -36,6 +36,7 @@ from pyroscvi.evidence.proposals import Proposal
 from pyroscvi.evidence.reader import MEMORY, Reader, as_cells, pair
 from pyroscvi.evidence.resampling import CANDIDATES, PROPOSALS, RESAMPLE, pool
 from pyroscvi.evidence.simulated import simulate, spread
+from pyroscvi.part import hops_of
 from pyroscvi.program import Fitted, Pair
 from pyroscvi.pyro_internals import alone
 from pyroscvi.report.terminal import Printed, numbers
@@ -160,7 +161,7 @@ def template(fit: Fitted | Pair, cells: Cells | AnnData | None, n: int, seed: in
     cells = as_cells(fit, cells)
     if not len(cells):
         raise ValueError("calibrate: there are no cells to take conditions and sizes from")
-    if not getattr(getattr(pair(fit)[1], "encoder", None), "hops", 0) and cells.before is None:
+    if not hops_of(*pair(fit)) and cells.before is None:
         cells = replace(cells, graph=None, halo=None)
     return spread(cells, n)
 

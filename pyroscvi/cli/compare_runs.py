@@ -52,7 +52,7 @@ def compare_runs(
         """Unseen cells by name, each with its neighbours in the tissue whether they were seen or not."""
         cells = run.fields.read(adata, **reading)
         present = pd.Index(cells.names).get_indexer(adata.obs_names[rows])  # cells without counts may be left out
-        return cells.subset(torch.as_tensor(present[present >= 0]), hops=run.fit.guide.encoder.hops)
+        return cells.subset(torch.as_tensor(present[present >= 0]), hops=run.fit.hops)
 
     fits = _by_declaration(runs)
     given = {name: unseen_cells(runs[name]) for name in fits}

@@ -216,6 +216,13 @@ class Cells:
         return (places[source] - places[target]).nan_to_num()
 
     @cached_property
+    def neighbour_profile(self) -> Tensor:
+        """The share of every gene in the counts of all neighbours of a cell [n, g]; NaN for a cell without any."""
+        source, target = self.edges
+        pooled = torch.zeros_like(self.with_halo.x).index_add(0, target, self.with_halo.x[source])[: len(self)]
+        return pooled / pooled.sum(-1, keepdim=True)
+
+    @cached_property
     def with_halo(self) -> "Cells":
         """These cells and then their halo, as one data set of n + h cells without a graph."""
         alone = replace(self, graph=None, halo=None, before=None, hops=None)
@@ -291,6 +298,14 @@ class Cells:
             return self
         return replace(self, graph=sparse.csr_matrix(self.graph.multiply(self.before != 0)))
 
+    def check_hops(self, hops: int, reader: Any) -> None:
+        """ValueError if these cells have neighbours fewer hops away than ``reader``, named in the error, reads."""
+        if self.hops is not None and self.hops < hops:
+            raise ValueError(
+                f"these cells have neighbours up to {self.hops} hops away, but {reader} reads {hops} hops: "
+                f"use cells.take(rows, hops={hops})"
+            )
+
     def _numbers(self, rows: Rows) -> Tensor:
         """The numbers of these rows, on the processor, where the rows of every field are looked up."""
         return torch.arange(len(self))[rows.cpu() if isinstance(rows, Tensor) else rows]
@@ -317,9 +332,9 @@ class Cells:
                 ``groups="donor"`` leaves no donor on both sides. The second has then about ``fraction`` of the cells
                 and at least one group
 
-        With a graph, the first keeps the edges among its own cells. The second keeps all its neighbours, because only
-        the guide uses them: they do not enter the probability of its counts. With predecessors this is different: a
-        cell of the second has the nearest cells of the first before it, and no cell of the first reads its counts.
+        With a graph, the first keeps the edges among its own cells. The second keeps all its neighbours: a guide may
+        read them, and under a page such as ``Spillover`` they are given. With predecessors this is different: a cell of
+        the second has the nearest cells of the first before it, and no cell of the first reads its counts.
         """
         if not 0 < fraction < 1:
             raise ValueError(f"{either('fraction', '--held-out')} must lie between 0 and 1, not {fraction}")

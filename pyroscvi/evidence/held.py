@@ -16,6 +16,7 @@ from torch.distributions import biject_to
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.shared_latents import RestrictedGuide, sites_of
 from pyroscvi.inference.seeds import seeded
+from pyroscvi.part import hops_of
 from pyroscvi.program import Guide, Model, Pair, centre
 
 
@@ -43,7 +44,7 @@ def shared_draws(guide: Guide, cells: Cells, samples: int, seed: int = 0) -> dic
 
 def _first(guide: Guide, cells: Cells) -> Cells:
     """One cell, and the neighbours that the guide reads."""
-    return cells.take(torch.arange(1), getattr(getattr(guide, "encoder", None), "hops", 0))
+    return cells.take(torch.arange(1), hops_of(guide))
 
 
 def held(pair: Pair, shared: Mapping[str, Tensor]) -> Any:

@@ -19,7 +19,7 @@ from pyroscvi.evidence.at_components import AtComponents
 from pyroscvi.evidence.estimator import Estimator, Importance
 from pyroscvi.evidence.reader import Reader
 from pyroscvi.evidence.table import evidences
-from pyroscvi.part import Part
+from pyroscvi.part import Part, hops_of
 
 # The same in every look: a kernel that is compiled in the meantime would change the last digits of a resumed run.
 SETTINGS: dict[str, Any] = {"dtype": torch.float32, "compile": False}
@@ -38,6 +38,6 @@ class HeldOutEvidence(Part):
 
     def forward(self, model, guide, cells):
         rows = torch.linspace(0, len(cells) - 1, min(self.cells, len(cells))).round().long()
-        reader = Reader((model, guide), cells.subset(rows, hops=guide.encoder.hops), **SETTINGS)
+        reader = Reader((model, guide), cells.subset(rows, hops=hops_of(model, guide)), **SETTINGS)
         table = evidences(reader, self.particles, seed=0, estimator=self.estimator, progress=False).table
         return float(table["log_evidence"].mean())

@@ -18,6 +18,7 @@ from torch.distributions import Categorical
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence.coordinates import Coordinates, is_real
 from pyroscvi.handlers import GivenOthers
+from pyroscvi.part import hops_of
 from pyroscvi.program import Site
 from pyroscvi.pyro_internals import enumerated_dim
 from pyroscvi.sites import is_local, sampled
@@ -150,7 +151,7 @@ class Joint:
     def take(self, index: Tensor) -> "Joint":
         """The density of some of the cells. Their neighbours, which guides read, stay only if z depends on them."""
         chunk = self.chunk and self.chunk * len(self.cells) // max(len(index), 1)  # fewer cells, more draws of each
-        hops = 0 if self.cells.before is None else None
+        hops = hops_of(self.model) if self.cells.before is None else None
         return Joint(self.model, self.sites, self.cells.take(index, hops), chunk)
 
     def origin(self) -> Tensor:

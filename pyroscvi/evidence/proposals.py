@@ -21,7 +21,7 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.distributions.mixed_gaussians import MixedGaussians
 from pyroscvi.evidence.streams import Streams
 from pyroscvi.inference.seeds import seeded
-from pyroscvi.part import Part
+from pyroscvi.part import Part, hops_of
 
 LogJoint = Callable[[Tensor], Tensor]
 MOMENT_DRAWS = 512  # for the moments of a guide that is not Gaussian
@@ -261,11 +261,11 @@ def flow_moments(q: Any) -> tuple[Tensor, Tensor] | None:
 
 def _sample_moments(guide: Any, name: str, cells: Cells) -> tuple[Tensor, Tensor]:
     """Mean [n, d] and Cholesky factor [n, d, d] of draws; cells are read one by one and do not depend on each other."""
-    hops = getattr(getattr(guide, "encoder", None), "hops", 0)
     draws = []
     for i in range(len(cells)):
         with seeded(0, cells.device):
-            draws.append(guide.posteriors(cells.take(torch.tensor([i]), hops))[name].sample((MOMENT_DRAWS,))[:, 0])
+            one = cells.take(torch.tensor([i]), hops_of(guide))
+            draws.append(guide.posteriors(one)[name].sample((MOMENT_DRAWS,))[:, 0])
     return _moments_of(torch.stack(draws, 1))
 
 

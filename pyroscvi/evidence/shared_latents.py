@@ -30,6 +30,7 @@ from pyroscvi.evidence.joint import Joint
 from pyroscvi.evidence.proposals import Elliptical, Proposal, together
 from pyroscvi.evidence.refined import Refined
 from pyroscvi.evidence.streams import Streams
+from pyroscvi.part import hops_of
 from pyroscvi.program import Guide, Site
 from pyroscvi.sites import is_local, is_sampled
 
@@ -154,7 +155,7 @@ class Shared:
 
     def _outside(self, values: Mapping[str, Tensor]) -> dict[str, Any]:
         """The sites outside the plate over cells, at these values."""
-        one = self.cells.take(torch.arange(1), hops=0)
+        one = self.cells.take(torch.arange(1), hops_of(self.model))
         conditioned = poutine.condition(self.model, data={**self.origin, **values})
         with torch.random.fork_rng(devices=[]):
             nodes: Any = poutine.trace(conditioned).get_trace(one).nodes

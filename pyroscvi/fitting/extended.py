@@ -22,7 +22,7 @@ from pyroscvi.fitting.result import Fit
 from pyroscvi.inference.loss import Loss
 from pyroscvi.inference.progress import counted
 from pyroscvi.inference.seeds import seeded
-from pyroscvi.part import Part
+from pyroscvi.part import Part, hops_of
 from pyroscvi.pyro_internals import alone
 
 
@@ -54,7 +54,7 @@ def extended(
     with seeded(seed):
         model, guide = (declared(declaration(part), _parts(part)) for part in (fitted.model, fitted.guide))
         model = model.sized(dims)
-        sized_on = cells.take(torch.arange(min(2, len(cells))), hops=0)
+        sized_on = cells.take(torch.arange(min(2, len(cells))), hops_of(model, guide))
         vars(sized_on)["dims"] = dims
         guide = guide.sized(model, sized_on)
         fresh = [grown for old, one in ((fitted.model, model), (fitted.guide, guide)) for grown in _grown(old, one)]
@@ -154,7 +154,7 @@ def _train(
     generator = torch.Generator().manual_seed(torch.initial_seed() % 2**31)
     with counted("new levels", epochs * len(cells), progress) as done:
         for _ in range(epochs):
-            for minibatch in cells.minibatches(batch_size, generator, hops=guide.encoder.hops):
+            for minibatch in cells.minibatches(batch_size, generator, hops=hops_of(model, guide)):
                 optimiser.zero_grad()
                 (loss(minibatch, 1.0) * len(cells) / len(minibatch)).backward()
                 optimiser.step()

@@ -25,7 +25,7 @@ from pyroscvi.inference.progress import watched
 from pyroscvi.inference.run import MAX_EVALUATED, Run
 from pyroscvi.inference.schedules import CosineDecay, LinearWarmup, Patience, Schedule
 from pyroscvi.inference.seeds import seeded
-from pyroscvi.part import Part
+from pyroscvi.part import Part, hops_of
 from pyroscvi.program import Guide, Model
 from pyroscvi.pyro_internals import alone
 
@@ -113,7 +113,7 @@ def fit(
         patience = _patience(early_stopping)
         if validation is None:
             validation = 0.1 if patience else 0.0
-        train, held_out = _split(cells.to(place), validation, seed, guide.encoder.hops)
+        train, held_out = _split(cells.to(place), validation, seed, hops_of(model, guide))
         epochs = default_epochs(len(train), batch_size) if epochs is None else int(epochs)
         schedule = warmup if isinstance(warmup, Schedule) else LinearWarmup(warmup)
         lr = scaled(lr, batch_size, len(train)) if scale_lr else lr

@@ -36,10 +36,9 @@ def minified(fit: Fit, cells: Cells | AnnData, batch_size: int = 1024) -> Fit:
     for part in fit.model.modules():
         if isinstance(part, Part) and type(part).follow is not Part.follow:
             raise ValueError(f"{part!r} is made of the guide, which a minified fit no longer has")
-    hops = fit.guide.encoder.hops
     guide = Remembered(n=len(cells)).sized(fit.model, replace(cells, graph=None).take(torch.arange(min(2, len(cells)))))
     start = 0
-    for minibatch in cells.minibatches(batch_size, hops=hops):
+    for minibatch in cells.minibatches(batch_size, hops=fit.hops):
         rows = slice(start, start := start + len(minibatch))
         for name, (mean, factor) in moments(fit.guide, minibatch).items():
             at = rows if fit.guide.sites[name].local else slice(None)

@@ -35,6 +35,7 @@ from pyroscvi.evidence.certificate import certify
 from pyroscvi.evidence.data_evidence import data_evidence
 from pyroscvi.evidence.table import log_evidence
 from pyroscvi.inference.convergence import has_converged
+from pyroscvi.part import hops_of
 from pyroscvi.program import Guide, Model
 from pyroscvi.report.inference_data import to_arviz
 
@@ -59,6 +60,11 @@ class Fit:
     dims: Dims
     history: pd.DataFrame
     record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def hops(self) -> int:
+        """How many edges away from its cells a minibatch has a halo of neighbours, which model and guide read."""
+        return hops_of(self.model, self.guide)
 
     @property
     def genes(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pyroscvi.data.cells import Cells
 from pyroscvi.handlers import temper
 from pyroscvi.inference.elbo import Sites, bound_of, joint
-from pyroscvi.part import Part
+from pyroscvi.part import Part, parts_of
 from pyroscvi.program import Guide, Model
 
 
@@ -46,8 +46,7 @@ class Loss(nn.Module):
     def __init__(self, trained: nn.ModuleDict, objectives: Sequence[Objective], total: int):
         super().__init__()
         self.trained, self.objectives, self.total = trained, objectives, total
-        parts = [part for part in trained["model"].modules() if isinstance(part, Part)]
-        self.parts = [part for part in parts if type(part).log_prior is not Part.log_prior]  # parts with a prior
+        self.parts = [part for part in parts_of(trained["model"]) if type(part).log_prior is not Part.log_prior]
 
     def forward(self, cells: Cells, beta: float, weight: float = 1.0) -> Tensor:
         """The loss [] of one draw for each of these cells.

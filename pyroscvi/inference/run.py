@@ -22,7 +22,7 @@ from pyroscvi.inference.elbo import negative_elbo
 from pyroscvi.inference.loss import Loss, Objective
 from pyroscvi.inference.schedules import CosineDecay, Patience, Schedule
 from pyroscvi.inference.seeds import generator_state, seeded, set_generator_state
-from pyroscvi.part import Part
+from pyroscvi.part import Part, hops_of, parts_of
 from pyroscvi.program import Guide, Model
 
 # Adam takes full steps along gradients of any size, except those far below eps. Genes that are hardly ever counted have
@@ -85,9 +85,10 @@ class Run:
         modules = {"model": self.model, "guide": self.guide, "objectives": nn.ModuleList(extra)}
         self.trained = nn.ModuleDict(modules)
         self.parameters = [p for p in self.trained.parameters() if p.requires_grad]
-        self.parts = [part for part in self.trained.modules() if isinstance(part, Part)]
+        self.parts = parts_of(self.trained)
         self.settling = [part for part in self.parts if type(part).settle is not Part.settle]
-        two = self.train.take(torch.arange(min(2, len(self.train))), self.guide.encoder.hops)
+        self.hops = hops_of(self.model, self.guide)
+        two = self.train.take(torch.arange(min(2, len(self.train))), self.hops)
         self.own_loss = Loss(self.trained, self.objectives, len(self.train))  # of this rank's cells
         self.loss = self.ranks.wrap(self.own_loss, two)
         self.optimiser = torch.optim.Adam(self._groups(), fused=True)
@@ -157,9 +158,8 @@ class Run:
             self.settled = self._settle()
         self.trained.train()
         self.shuffled_from = self.shuffle.get_state()
-        hops = self.guide.encoder.hops
         which = (self.step, self.ranks.rank, self.ranks.world)
-        self._minibatches = self.train.minibatches(self.size, self.shuffle, hops, *which)
+        self._minibatches = self.train.minibatches(self.size, self.shuffle, self.hops, *which)
 
     def _settle(self) -> bool:
         """Set components of mixtures to clusters of cells, once the latent space separates cells; whether it was done.
@@ -215,7 +215,7 @@ class Run:
         fewest = int(len(cells) / weight + 1e-9)  # cells of a rank, so that all ranks have as many pieces
         for rows in torch.arange(len(cells)).tensor_split(max(min(self.accumulate, fewest), 1)):
             share = len(rows) / len(cells)
-            total = total + share * self._differentiate(cells.take(rows, self.guide.encoder.hops), weight)
+            total = total + share * self._differentiate(cells.take(rows, self.hops), weight)
             slopes = [None if p.grad is None else share * p.grad for p in self.parameters]
             pairs = zip(sums, slopes, strict=True)
             sums = [new if old is None else old if new is None else old + new for old, new in pairs]
@@ -268,7 +268,7 @@ class Run:
     def _give_up(self, bound: float) -> None:
         """Go back to the last epoch with a finite bound, and raise NonFiniteLoss."""
         with evaluating(self.model, self.guide, self.seed, self.sample):
-            first = self.sample.take(torch.arange(min(1024, len(self.sample))), self.guide.encoder.hops)
+            first = self.sample.take(torch.arange(min(1024, len(self.sample))), self.hops)
             why = max(self.ranks.gathered(explain(self.model, self.guide, first, self.trained)), key=len)
         self.trained.load_state_dict(self.sound)
         bad, self.epoch = self.epoch, self.sound_epoch
@@ -370,7 +370,7 @@ def two_samples(guide: Guide, cells: Cells, seed: int, batch_size: int = 1024) -
     """Two posterior samples of z of every cell [2, n, d], from the guide as it is now."""
     guide.eval()
     with seeded(seed, cells.device), pyro.validation_enabled(False):
-        minibatches = cells.minibatches(batch_size, hops=guide.encoder.hops)
+        minibatches = cells.minibatches(batch_size, hops=hops_of(guide))
         return torch.cat([guide.posteriors(minibatch)["z"].sample(torch.Size([2])) for minibatch in minibatches], 1)
 
 
@@ -379,7 +379,7 @@ def evaluate(model: Model, guide: Guide, cells: Cells, total: int, seed: int, ba
     """The ELBO per cell at KL weight 1, from the same random draws every time, for a data set of ``total`` cells."""
     summed = 0.0
     with evaluating(model, guide, seed, cells):
-        for minibatch in replace(cells, total=total).minibatches(batch_size, hops=guide.encoder.hops):
+        for minibatch in replace(cells, total=total).minibatches(batch_size, hops=hops_of(model, guide)):
             summed -= negative_elbo(model, guide, minibatch).item() / total * len(minibatch)
     return summed / len(cells)
 

@@ -69,7 +69,6 @@ AS_THEY_ARE = Counts()
 class Encoder(Part):
     """A slot from cells to hidden rows h [n, width]; it reads neighbours up to ``hops`` edges away."""
 
-    hops = 0
     of_counts: ClassVar[bool] = True  # all that it reads of a cell are counts and conditions
 
     def build(self, dims: Dims) -> None:

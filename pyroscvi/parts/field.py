@@ -12,8 +12,6 @@ approximation makes it a product over cells, each given its predecessors (``data
 the guide's z of its own cells and of their predecessors, and on average its ELBO is that of the whole tissue.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import pyro
@@ -103,15 +101,6 @@ class Field(Prior):
 
     def single(self):
         return [self.raw_strengths, self.log_lengthscales] if self.strength else []
-
-    @contextmanager
-    def among(self, cells: Cells) -> Iterator[None]:
-        """Within this block, z belongs to these cells."""
-        object.__setattr__(self, "cells", cells)
-        try:
-            yield
-        finally:
-            object.__delattr__(self, "cells")
 
     def forward(self):
         loc, scale = self._moments(vars(self).get("cells"))

@@ -112,11 +112,7 @@ class ReadNeighbours(Encoder):
         self.rounds = nn.ModuleList([self.convolution.sized(self.width) for _ in range(self.hops)])
 
     def forward(self, cells):
-        if cells.hops is not None and cells.hops < self.hops:
-            raise ValueError(
-                f"these cells have neighbours up to {cells.hops} hops away, but the encoder reads {self.hops} hops: "
-                f"use cells.take(rows, hops={self.hops})"
-            )
+        cells.check_hops(self.hops, "the encoder")
         h = self.cell(cells.with_halo)
         for messages in self.rounds:
             h = h + torch.relu(messages(h, cells))

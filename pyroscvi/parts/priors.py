@@ -1,5 +1,7 @@
 """Priors p(z): programs that sample z, and the latents that z depends on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import pyro
@@ -25,13 +27,22 @@ class Prior(Part):
     """A slot that samples z [..., latent] inside the plate over cells; ``loc`` is a vector of zeros [latent]."""
 
     proportions: ClassVar[bool] = False  # whether the state is a row of proportions
-    given: ClassVar[str] = ""  # what z depends on and the evidence is therefore conditional on, beside the size
 
     def build(self, latent: int) -> None:
         self.register_buffer("loc", torch.zeros(latent))
 
     def forward(self) -> Tensor:
         raise NotImplementedError
+
+    @contextmanager
+    def among(self, cells: Cells) -> Iterator[None]:
+        """Within this block, z belongs to these cells: a prior may depend on where they lie."""
+        outside = vars(self).get("cells")  # a guide may run the model inside the model
+        object.__setattr__(self, "cells", cells)
+        try:
+            yield
+        finally:
+            object.__setattr__(self, "cells", outside)
 
     def state(self, z: Tensor) -> Tensor:
         """What the decoder gets, for values z of the site [..., latent]."""

@@ -18,8 +18,6 @@ __all__ = ["LatentSize", "ObservedSize", "Size", "SizeFactor", "UnitSize"]
 class Size(Part):
     """A slot from cells to sizes l [n, 1]; ``given`` is "l" if the evidence is conditional on l, otherwise empty."""
 
-    given: ClassVar[str] = ""
-
     def build(self, dims: Dims) -> None: ...
 
     def forward(self, cells: Cells) -> Tensor:
