@@ -75,8 +75,8 @@ def fit(
                     ``Patience(watch=HeldOutEvidence(), every=5)``: when the held-out evidence no longer does.
                     The default is to train for all ``epochs``, while the learning rate falls
     validation      cells that the fit is not fitted to, such as those of a later comparison: the history has the ELBO
-                    of up to 1,000 of them, after every epoch; in the first half, where epochs are short, of some.
-                    ``Fit.converged`` is judged by it; this changes no parameter. Or the fraction of ``cells`` to hold
+                    of up to 1,000 of them, after every epoch, or now and then where epochs are short.
+                    ``Fit.converged`` is judged by them; this changes no parameter. Or the fraction of ``cells`` to hold
                     out for this, from every batch, at most 10,000 cells. None is a tenth with early stopping, and
                     otherwise 0
     average         fraction of the run, at its end, over whose epochs parameters are averaged; 0 keeps the last state.
@@ -297,6 +297,7 @@ def _result(run: Run, cells: Cells, interrupted: bool) -> Fit:
         "kl_weight": last.get("kl_weight"),
         "best_epoch": run.best_epoch,
         "stopped_early": run.stopped_early,
+        "mean_bounds": run.means.by_name(),
         "interrupted": interrupted,
         "seconds": run.seconds,
         "cells": {"train": len(run.train), "held_out": 0 if run.held_out is None else len(run.held_out)},

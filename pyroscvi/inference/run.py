@@ -16,6 +16,7 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.distributions import native
 from pyroscvi.inference.average import Average
 from pyroscvi.inference.captured import Captured, capture, decline, pays
+from pyroscvi.inference.convergence import MeanBounds, State
 from pyroscvi.inference.diagnosis import NonFiniteLoss, explain
 from pyroscvi.inference.distributed import Ranks
 from pyroscvi.inference.elbo import negative_elbo
@@ -38,8 +39,7 @@ MIN_CORRELATION = 0.8  # four fifths of the variance of z are between cells; at 
 
 MAX_EVALUATED = 10_000  # cells to evaluate a bound on, the same ones in every epoch, so that its changes show
 
-# A bound of few cells costs as much as a step. In the first half of a run it is computed once in so many steps, but at
-# least so often that a whole run would have 30; in the second half after every epoch: it shows whether a fit converged.
+# A bound of few cells costs as much as a step: it is computed once in so many steps, but at least 30 times in a run.
 STEPS_A_BOUND, BOUNDS = 20, 30
 
 
@@ -102,10 +102,11 @@ class Run:
         )
         self.evaluated = [self.ranks.part(cells) for cells in (self.sample, self.held_out)]  # the bound is, on these
         few = min(math.ceil(STEPS_A_BOUND / self.steps), self.epochs // BOUNDS)
-        self.every = 1 if self.patience else max(few, 1)  # epochs between two early bounds
+        self.every = 1 if self.patience else max(few, 1)  # epochs between two bounds
         self.summed = torch.zeros((), dtype=self.train.dtype, device=self.train.device)  # loss of the current epoch
         self.best: dict[str, Tensor] | None = None
         self.mean = Average()
+        self.means = MeanBounds(self.epochs * self.steps)
         self.sound, self.sound_epoch = self._copied(), 0  # the last state that is known to have a finite bound
         self.captured: Captured | None = None
         self.asked = self.compile is True
@@ -138,6 +139,7 @@ class Run:
         self.beta = self.warmup(self.progress)
         self.summed += self._descend(cells, self.ranks.weight(len(cells), whole)) * whole
         self.step += 1
+        self.means.add(self.epoch * self.steps + self.step, self._copied, self._bounds)
         if self.step == self.steps:
             self._end(self.seconds + time.monotonic() - began)
         self.seconds += time.monotonic() - began
@@ -252,7 +254,7 @@ class Run:
         self.epoch, self.step, self._minibatches = self.epoch + 1, 0, None
         self.summed.zero_()
         bounds, state = [math.nan, math.nan], self._copied()
-        if self.epoch % self.every == 0 or 2 * self.epoch >= self.epochs:
+        if self.epoch % self.every == 0 or self.epoch == self.epochs:
             bounds = [self._bound(cells) for cells in self.evaluated]
             if not math.isfinite(bounds[0]):
                 self._give_up(bounds[0])
@@ -280,6 +282,14 @@ class Run:
 
     def _copied(self) -> dict[str, Tensor]:
         return {name: t.detach().clone() for name, t in self.trained.state_dict().items()}
+
+    def _bounds(self, state: State) -> list[float]:
+        """The bounds of training cells and of held-out cells in a state."""
+        now = self._copied()
+        self.trained.load_state_dict(state)
+        bounds = [self._bound(cells) for cells in self.evaluated]
+        self.trained.load_state_dict(now)
+        return bounds
 
     def _bound(self, part: Cells | None) -> float:
         n, device = 0 if part is None else len(part), self.train.device
@@ -334,6 +344,7 @@ class Run:
         tensors = {f"trained.{name}": t for name, t in self.trained.state_dict().items()}
         tensors |= {f"best.{name}": t for name, t in (self.best or {}).items()}
         tensors |= {f"mean.{name}": t for name, t in self.mean.state.items()}
+        tensors |= {f"part.{name}": t for name, t in self.means.mean.state.items()}
         for i, moments in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{i}.{name}": t for name, t in moments.items()}
         tensors["summed"] = self.summed
@@ -341,7 +352,8 @@ class Run:
         tensors["generator.cpu"] = torch.get_rng_state()
         tensors["generator.device"] = generator_state(self.train.device)
         names = ("epoch", "step", "beta", "seconds", "history", "best_epoch", "stopped_early", "settled")
-        return tensors, {name: getattr(self, name) for name in names} | {"averaged": self.mean.count}
+        averaged = {"averaged": [self.mean.count, self.means.mean.count], "mean_bounds": self.means.bounds}
+        return tensors, {name: getattr(self, name) for name in names} | averaged
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         def under(prefix: str) -> dict[str, Tensor]:
@@ -349,8 +361,12 @@ class Run:
 
         self.trained.load_state_dict(under("trained."))
         self.best = {name: t.to(self.train.device) for name, t in under("best.").items()} or None
-        self.mean.state = {name: t.to(self.train.device) for name, t in under("mean.").items()}
-        self.mean.count = values.pop("averaged")
+        for average, prefix, count in zip(
+            (self.mean, self.means.mean), ("mean.", "part."), values.pop("averaged"), strict=True
+        ):
+            average.state = {name: t.to(self.train.device) for name, t in under(prefix).items()}
+            average.count = count
+        self.means.bounds = values.pop("mean_bounds")
         self.sound, self.sound_epoch = self._copied(), values["epoch"]
         moments: dict[int, dict[str, Tensor]] = {}
         for name, t in under("optimiser.").items():
