@@ -210,7 +210,7 @@ cells = ps.Fields(spatial="spatial", section="section").read(adata)
         """
 c = fit.latent(cells, site="c").ravel()
 plt.scatter(added.sum(1) / (own + added).sum(1), 1 / (1 + np.exp(-c)), s=6)
-plt.xlabel("share of counts that was added"), plt.ylabel("posterior mean of the neighbours' share")
+plt.xlabel("share of counts that was added"), plt.ylabel("share by the posterior of c")
 """,
     ),
     "proteins": (

@@ -265,13 +265,22 @@ def test_strength_and_lengthscale_are_recovered_from_states_and_shuffled_places_
 
 def maximum(prior, cells, z):
     """The prior at the strengths and lengthscales under which states z of all cells are most probable."""
+
+    def log_p():
+        weights, variance = prior.conditional(cells)
+        loc = torch.einsum("jnm,nmj->nj", weights, z[cells.predecessors])
+        return torch.distributions.Normal(loc, variance.sqrt().T).log_prob(z).mean()
+
+    return maximum_of(prior, log_p)
+
+
+def maximum_of(prior, log_p):
+    """The prior at the parameters under which log_p() is largest."""
     optimiser = torch.optim.LBFGS(prior.parameters(), max_iter=20, line_search_fn="strong_wolfe")
 
     def loss():
         optimiser.zero_grad()
-        weights, variance = prior.conditional(cells)
-        loc = torch.einsum("jnm,nmj->nj", weights, z[cells.predecessors])
-        value = -torch.distributions.Normal(loc, variance.sqrt().T).log_prob(z).mean()
+        value = -log_p()
         value.backward()
         return value
 

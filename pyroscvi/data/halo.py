@@ -50,9 +50,12 @@ def reads_later_cells(cells: "Cells", hops: int) -> bool:
     """Whether a guide that reads so many hops reads one of these cells where it is predicted from its predecessors.
 
     It does if a predecessor reads, as a neighbour, a cell that does not come before it. The halo is not predicted.
+    Without predecessors a cell is predicted from its neighbours, and they read it.
     """
-    if cells.graph is None or cells.before is None or not hops:
+    if cells.graph is None or not hops:
         return False
+    if cells.before is None:
+        return bool(cells.graph.nnz)
     first = np.unique(cells.before[: len(cells)].indices)
     readers = np.concatenate([first, neighbourhood(cells.graph, first, hops - 1)[1]])
     edges = cells.graph[readers].tocoo()

@@ -32,7 +32,7 @@ from pyroscvi.evidence.proposals import together
 from pyroscvi.evidence.shared_latents import sites_of
 from pyroscvi.evidence.streams import Streams
 from pyroscvi.inference.progress import counted
-from pyroscvi.part import hops_of, parts_of
+from pyroscvi.part import Part, hops_of, parts_of
 from pyroscvi.program import Fitted, Pair
 
 Compile = bool | Literal["auto"]
@@ -74,8 +74,8 @@ class Reader:
         if not len(cells):
             raise ValueError("there are no cells to take the evidence of")
         model, guide = self.source
-        of_others = any(part.given == "others" for part in parts_of(model))
-        if of_others and guide.sites and reads_later_cells(cells, hops_of(guide)):
+        of_guide = any(part.given and type(part).follow is not Part.follow for part in parts_of(model))
+        if of_guide and reads_later_cells(cells, hops_of(guide)):
             remedy = either("score cells.in_order(), or fit with MeanField()", "fit with --guide mean_field")
             raise ValueError(
                 f"{guide!r} reads neighbours, and so counts of cells that the prior predicts from these neighbours: "

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import LogNormal, Transform, kl_divergence
 from torch.distributions.transforms import AffineTransform, ComposeTransform, ExpTransform, IndependentTransform
 
+from pyroscvi.distributions.offset import Offset
 from pyroscvi.handlers import Tempered
 
 
@@ -28,6 +29,9 @@ def divergence(q: Any, p: Any) -> Tensor | None:
         return None if kl is None else q.beta * kl
     if isinstance(q, Tempered) or isinstance(p, Tempered):
         return None
+    if isinstance(p, Offset):
+        kl = divergence(q, p.base_dist)
+        return None if kl is None else kl - p.offset
     q, p = _logs(q, p)
     correlated = isinstance(q, dist.MultivariateNormal | dist.LowRankMultivariateNormal)
     if correlated and isinstance(p, dist.Independent) and p.reinterpreted_batch_ndims == 1:

@@ -1,6 +1,7 @@
 """The parts that a page is assembled from, and the slots that they fit."""
 
 from pyroscvi.parts.activations import ELU, GELU, Activation, Identity, LeakyReLU, ReLU, SiLU, Tanh
+from pyroscvi.parts.car import CAR
 from pyroscvi.parts.clusters import KMeans, Random, Start
 from pyroscvi.parts.component_weights import DirichletWeights, LearnedWeights, StickBreaking
 from pyroscvi.parts.conditions import (
@@ -54,7 +55,7 @@ from pyroscvi.parts.sparse import Sparse
 from pyroscvi.parts.weights import ARDWeights, FlatWeights, NormalWeights, Weights
 
 __all__ = [
-    "ELU", "GELU", "MLP", "NB", "ZINB", "ZIP", "ARDLoadings", "ARDWeights", "Activation", "Additive", "AllGenes",
+    "CAR", "ELU", "GELU", "MLP", "NB", "ZINB", "ZIP", "ARDLoadings", "ARDWeights", "Activation", "Additive", "AllGenes",
     "BatchNorm", "Blend", "Chain", "Condition", "Continuous", "Counts", "Coupling", "Decoder", "Dirichlet",
     "DirichletWeights", "Dispersion", "Dose", "Embedding", "Encoder", "Exponential", "Features", "Field", "FlatWeights",
     "FlowPrior", "GammaDispersion", "GeneSets", "HorseshoeLoadings", "Identity", "Interaction", "KMeans", "Kernel",

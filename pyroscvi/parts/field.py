@@ -56,51 +56,63 @@ class Matern12(Kernel):
         return (-distance).exp()
 
 
-class Field(Prior):
-    """z_n = u(s_n) + e_n: a Gaussian process over the tissue, and a part of each cell alone.
+class OfTissue(Prior):
+    """A prior under which the state of a cell depends on states around it, which the guide is asked for.
 
-    strength     the start of all a_j. 0 is not trained: cells are independent, and a field is compared with this model
-    lengthscale  the start of all r_j, in typical distances from a cell to its nearest one
-
-    Cells need predecessors: ``Fields(spatial="spatial", predecessors=20)``. A cell without coordinates is independent
-    of all others. Sizing a guide on the model connects this prior to the guide; before that, cells are independent.
+    Sizing a guide on the model connects the prior to the guide; before that, cells are independent.
     """
 
-    given: ClassVar[str] = "others"
-
     strength: Fraction = 0.5
-    lengthscale: PositiveFloat = 5.0
-    kernel: Kernel = Matern32()
 
     def build(self, latent):
         super().build(latent)
         if self.strength:
             share = torch.tensor(min(self.strength / MAX_STRENGTH, 1 - 1e-6))
             self.raw_strengths = nn.Parameter(share.logit().repeat(latent))
-            self.log_lengthscales = nn.Parameter(torch.tensor(self.lengthscale).log().repeat(latent))
         object.__setattr__(self, "guide", None)  # not a submodule: its parameters belong to the guide
 
     @property
     def strengths(self) -> Tensor:
-        """The share of the variance of every dimension that is the field's [latent]."""
+        """How far every dimension depends on the states around a cell, from 0 to 1 [latent]."""
         return MAX_STRENGTH * self.raw_strengths.sigmoid() if self.strength else torch.zeros_like(self.loc)
+
+    def follow(self, guide, cells):
+        object.__setattr__(self, "guide", guide)
+
+    def single(self):
+        return list(self.parameters())
+
+
+class Field(OfTissue):
+    """z_n = u(s_n) + e_n: a Gaussian process over the tissue, and a part of each cell alone.
+
+    strength     the start of all a_j. 0 is not trained: cells are independent, and a field is compared with this model
+    lengthscale  the start of all r_j, in typical distances from a cell to its nearest one
+
+    ``strengths`` are the shares of the variance of every dimension that are the field's. Cells need predecessors:
+    ``Fields(spatial="spatial", predecessors=20)``. A cell without coordinates is independent of all others.
+    """
+
+    given: ClassVar[str] = "others"
+
+    lengthscale: PositiveFloat = 5.0
+    kernel: Kernel = Matern32()
+
+    def build(self, latent):
+        super().build(latent)
+        if self.strength:
+            self.log_lengthscales = nn.Parameter(torch.tensor(self.lengthscale).log().repeat(latent))
 
     @property
     def lengthscales(self) -> Tensor:
         """The lengthscale of every dimension, in typical distances from a cell to its nearest one [latent]."""
         return self.log_lengthscales.exp() if self.strength else torch.full_like(self.loc, self.lengthscale)
 
-    def follow(self, guide, cells):
-        object.__setattr__(self, "guide", guide)
-
     def begin(self, cells):
         if cells.before is None:
             fields = f"Fields(spatial='spatial', predecessors={PREDECESSORS})"
             remedy = either(fields, f"--spatial spatial --predecessors {PREDECESSORS}")
             raise ValueError(f"{self!r} needs cells that know their predecessors in the tissue: read with {remedy}")
-
-    def single(self):
-        return [self.raw_strengths, self.log_lengthscales] if self.strength else []
 
     def forward(self):
         loc, scale = self._moments(vars(self).get("cells"))
@@ -120,7 +132,7 @@ class Field(Prior):
         if last is not cells:
             weights, variance = self.conditional(cells)
             with block(hide_types=["read"]), torch.no_grad():
-                mean, spread = _gaussian(self.guide.posteriors(cells.with_predecessors)["z"])
+                mean, spread = gaussian(self.guide.posteriors(cells.with_predecessors)["z"])
             loc = _sums(weights, mean[cells.predecessors])
             moments = loc, (variance.T + _sums(weights.square(), spread[cells.predecessors])).sqrt()
             object.__setattr__(self, "last", (cells, moments))
@@ -153,7 +165,7 @@ def _sums(weights: Tensor, z: Tensor) -> Tensor:
     return torch.einsum("jnm,nmj->nj", weights, z)
 
 
-def _gaussian(q: dist.TorchDistribution) -> tuple[Tensor, Tensor]:
+def gaussian(q: dist.TorchDistribution) -> tuple[Tensor, Tensor]:
     """Mean and variance of a posterior [n, latent]; of a flow, those of draws."""
     if not isinstance(q, torch.distributions.TransformedDistribution):
         return q.mean, q.variance
