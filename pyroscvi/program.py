@@ -4,6 +4,7 @@ A program announces its parameters to Pyro when it is called, so that plain ``py
 global parameter store alone: two programs in one session never share, freeze or overwrite each other's parameters.
 """
 
+import re
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -304,7 +305,15 @@ def _run_on_two(model: Model, cells: Cells) -> dict[str, Any]:
     """The sample sites of a run of the model on two cells, which leaves torch's generator as it was."""
     two = cells.take(torch.arange(min(2, len(cells))), hops_of(model))
     with torch.random.fork_rng(), torch.no_grad(), poutine.block():
-        return sampled(poutine.trace(model).get_trace(two).nodes)
+        try:
+            return sampled(poutine.trace(model).get_trace(two).nodes)
+        except RuntimeError as error:
+            if twice := re.match(r"Multiple sample sites named '(\w+)'", str(error)):
+                raise ValueError(
+                    f"{type(model).__name__} samples two sites {twice[1]!r}: a part in one of its slots has a site of "
+                    f"this name. Give that of the page another name: {model!r}"
+                ) from error
+            raise
 
 
 def _middle(prior: Any) -> Tensor:

@@ -14,6 +14,7 @@ import pyroscvi as ps
 from pyroscvi.guides import MeanField
 from pyroscvi.models import SCVI
 from pyroscvi.parts import ReadCell, ReadEmbedding
+from pyroscvi.parts.neighbours import MeanAggregation, ReadNeighbours
 
 
 @pytest.fixture
@@ -62,3 +63,20 @@ def test_an_embedding_that_is_not_there_is_named(adata):
     adata.obsm["X_other"][3, 2] = np.nan
     with pytest.raises(ValueError, match="finite"):
         ps.Fields(embedding="X_other").read(adata)
+
+
+def test_a_graph_network_reads_embeddings_of_a_cell_and_of_its_neighbours(cells, tmp_path):
+    cells = replace(cells, embedding=torch.randn(60, 5))
+    reader = ReadNeighbours(cell=ReadEmbedding(widths=8), convolution=MeanAggregation())
+    f = quick(SCVI(latent=2), MeanField(reader), cells)
+    f.save(tmp_path / "fit")
+    z = f.latent(cells)
+    np.testing.assert_array_equal(ps.load(tmp_path / "fit").latent(cells), z)
+    np.testing.assert_array_equal(f.latent(replace(cells, counts=cells.counts.flip(0))), z)
+    moved = cells.embedding.clone()
+    moved[cells.graph.indices[0]] += 1  # a neighbour of the first cell
+    assert np.abs(f.latent(replace(cells, embedding=moved)) - z)[0].max() > 1e-4
+    with pytest.raises(ValueError, match="which simulated cells do not have"):
+        f.calibrate(cells)
+    with pytest.raises(ValueError, match="cell reads each cell alone, not ReadNeighbours"):
+        MeanField(ReadNeighbours(cell=ReadNeighbours())).sized(f.model, cells)

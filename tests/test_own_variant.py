@@ -12,7 +12,7 @@ import pyroscvi as ps
 from pyroscvi.distributions import NegativeBinomial
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import SCVI
-from pyroscvi.parts import NB, Likelihood, Prior
+from pyroscvi.parts import NB, Decoder, Likelihood, Linear, Mixture, Prior, StandardNormal
 from pyroscvi.program import Guide, Model
 
 
@@ -111,3 +111,25 @@ def test_a_users_model_is_loaded_only_if_its_class_is_given(cells, tmp_path):
     assert (again.latent(cells, site="u") == f.latent(cells, site="u")).all()
     with pytest.raises((KeyError, ValueError), match="TwoFactor"):
         ps.load(tmp_path / "fit")
+
+
+class Doublets(Model):
+    """k ~ Bernoulli(0.1), which a mixture prior calls its component, too."""
+
+    latent: int = 2
+    prior: Prior = StandardNormal()
+    decoder: Decoder = Linear()
+    likelihood: Likelihood = NB()
+
+    def model(self, cells):
+        log_theta = self.likelihood.dispersion(cells)
+        with cells.plate():
+            k = pyro.sample("k", dist.Bernoulli(0.1), infer={"enumerate": "parallel"}).unsqueeze(-1)
+            eta = self.decoder(self.prior() * (1 - k / 2), torch.zeros(len(cells), 0))
+            pyro.sample("x", self.likelihood(cells.library, log_theta, **eta), obs=cells.x)
+
+
+def test_two_sites_of_one_name_are_refused_in_words(cells):
+    MeanField().sized(Doublets().sized(cells.dims), cells)
+    with pytest.raises(ValueError, match=r"Doublets samples two sites 'k'.* another name: Doublets\(.*Mixture"):
+        MeanField().sized(Doublets(prior=Mixture(3)).sized(cells.dims), cells)

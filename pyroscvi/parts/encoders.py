@@ -1,7 +1,5 @@
 """Encoders: the networks with which a guide reads cells, before its heads predict the posteriors of their latents."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -69,7 +67,10 @@ AS_THEY_ARE = Counts()
 class Encoder(Part):
     """A slot from cells to hidden rows h [n, width]; it reads neighbours up to ``hops`` edges away."""
 
-    of_counts: ClassVar[bool] = True  # all that it reads of a cell are counts and conditions
+    @property
+    def of_counts(self) -> bool:
+        """Whether counts and conditions are all that it reads of a cell."""
+        return True
 
     def build(self, dims: Dims) -> None:
         self.width = 0
@@ -132,8 +133,6 @@ class ReadEmbedding(Encoder):
     counts   read the counts, too: the output of this encoder of counts is put beside that of the embedding
     """
 
-    of_counts: ClassVar[bool] = False
-
     widths: Widths = 128
     norm: Norm = LayerNorm()
     dropout: Dropout = 0.1
@@ -148,6 +147,10 @@ class ReadEmbedding(Encoder):
         hidden = Layers(self.widths, self.norm, self.dropout, activation=self.activation)
         self.layers = hidden.sized(dims.embedding, self.condition.width)
         self.width = self.layers.width + self.counts.width
+
+    @property
+    def of_counts(self):
+        return False
 
     def forward(self, cells):
         if cells.embedding is None:

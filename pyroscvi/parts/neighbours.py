@@ -96,20 +96,28 @@ class _Directed(MessagePassing):
 
 
 class ReadNeighbours(Encoder):
-    """h_n(0) = f(log(1 + x_n)), then ``hops`` rounds of h_n + relu(messages from neighbours).
+    """h_n(0) = cell(x_n), then ``hops`` rounds of h_n + relu(messages from neighbours).
 
     The halo of a minibatch are the neighbours, up to ``hops`` edges away, that are not in it. They are encoded too, so
     that a cell gets the same h_n in every minibatch as in the whole tissue.
+
+    cell   how each cell is read: its counts, or an embedding by another model, ``ReadEmbedding()``
     """
 
-    cell: ReadCell = ReadCell()
+    cell: Encoder = ReadCell()
     convolution: Convolution = Attention()
     hops: PositiveInt = 1
 
     def build(self, dims):
+        if self.cell.hops:
+            raise ValueError(f"ReadNeighbours: cell reads each cell alone, not {self.cell!r}: for more hops, set hops")
         self.cell = self.cell.sized(dims)
         self.width = self.cell.width
         self.rounds = nn.ModuleList([self.convolution.sized(self.width) for _ in range(self.hops)])
+
+    @property
+    def of_counts(self):
+        return self.cell.of_counts
 
     def forward(self, cells):
         cells.check_hops(self.hops, "the encoder")
