@@ -72,7 +72,7 @@ def of_scvi(adata: AnnData, batch: str | None, epochs: int | None) -> np.ndarray
     scvi.settings.seed = 0
     scvi.model.SCVI.setup_anndata(adata, batch_key=batch)
     model = scvi.model.SCVI(adata, gene_likelihood="nb")
-    model.train(max_epochs=epochs)
+    model.train(max_epochs=epochs, accelerator="cpu", enable_progress_bar=False, logger=False)
     return model.get_normalized_expression(n_samples=10, return_numpy=True)
 
 

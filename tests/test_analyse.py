@@ -174,6 +174,7 @@ def test_a_command_leaves_a_report_and_an_h5ad_that_scanpy_knows(analysed):
         "Clusters on the tissue",
         "They agree with cell_type",
         "no time to compare",
+        "This took",
         "Files",
         "<th>rate elsewhere</th>",
     ):

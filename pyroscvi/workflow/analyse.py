@@ -51,6 +51,7 @@ class Analysis:
     agreements   {name of a column: how alike its levels and the clusters are}
     stability    adjusted Rand indices of the clusters of every two seeds; empty if there was no time for two
     warnings     sentences
+    took         how much of the time was used, and why not all of it
     settings     the arguments of ``analyse`` that a script needs to repeat it
     """
 
@@ -64,6 +65,7 @@ class Analysis:
     agreements: dict[str, Agreement]
     stability: list[float]
     warnings: tuple[str, ...]
+    took: str
     settings: dict[str, Any] = field(default_factory=dict)
 
     def report(self, file: str | Path) -> Path:
@@ -166,10 +168,32 @@ def analyse(
         say(f"warning: {line}")
     adata.uns["pyroscvi"] = {"version": __version__, "model": repr(choice.model), "guide": repr(choice.guide)}
     settings = {"data": data, "seed": seed, "resolution": resolution, "denoised": denoised}
-    result = Analysis(adata, fitted, cells, inspection, choice, markers, changes, agreements, alike, warned, settings)
+    took = used(clock, any("no time" in note for note in choice.notes))
+    say(took)
+    found = (markers, changes, agreements, alike, warned, took, settings)
+    result = Analysis(adata, fitted, cells, inspection, choice, *found)
     if out is not None:
         result.write(out)
     return result
+
+
+def used(clock: Clock, left_out: bool) -> str:
+    """A sentence: how much of the time was used, and why much less or more of it.
+
+    left_out   whether there was no time for some candidates
+
+    >>> used(Clock(60), left_out=True)
+    'This took 0.0 of 1 minutes: another candidate would have taken longer than what was left.'
+    """
+    asked, spent = clock.seconds / 60, clock.spent / 60
+    why = ""
+    if spent > 1.2 * asked:
+        why = ": the last fit and the tests took longer than measurements before them predicted"
+    elif spent < 0.8 * asked:
+        why = ": another candidate would have taken longer than what was left" if left_out else (
+            ": there was nothing more to compare"
+        )  # fmt: skip
+    return f"This took {spent:.1f} of {asked:g} minutes{why}."
 
 
 def _read(inspection: Inspection, genes: int) -> tuple[AnnData, Cells]:

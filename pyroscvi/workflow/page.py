@@ -180,7 +180,7 @@ def _table(table: pd.DataFrame, first: dict[str, str], other: str) -> str:
 
 def _model(analysis: "Analysis") -> Iterator[str]:
     choice, fit = analysis.choice, analysis.fit
-    yield "<h2>How the model was chosen</h2>" + bullets(choice.notes)
+    yield "<h2>How the model was chosen</h2>" + bullets([*choice.notes, analysis.took])
     for stage, result in choice.comparisons.items():
         yield f"<h3>{safe(stage.capitalize())}</h3>" + html.summary(result)
         if len(result.table) > 1:
