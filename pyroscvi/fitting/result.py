@@ -93,7 +93,7 @@ class Fit:
         """Whether the bound no longer rose when training ended; None if that is not known: ``convergence``.
 
         The bound is that of the held-out cells. Without any, that of the training cells shows only fits that are far
-        from their end, because it rises where a fit overfits, too.
+        from their end, because it rises where a fit overfits, too. A fit that was interrupted has not converged.
         """
         if self.record.get("stopped_early") or self.record.get("interrupted"):
             return bool(self.record["stopped_early"])

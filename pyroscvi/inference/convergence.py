@@ -1,20 +1,13 @@
 """Convergence: did a fit still improve when its training ended?
 
 The bound after each epoch cannot answer this. Steps of Adam scatter around an optimum, by less where the learning rate
-falls, and so the bound rises to the end of a run even if the parameters have arrived. States are averaged, therefore,
-over two parts of the run, ``EARLY`` and ``LATE``. A fit has not converged if the bound of the later mean is more than
-``MAX_GAIN`` above that of the earlier one. Between these two parts lies most of the last fifth of a run, if time is
-counted by a learning rate that falls along half a cosine.
+falls, and so the bound rises to the end of a run even if the parameters have arrived. The mean of many states has
+little of this scatter. A fit has not converged if the bound at the mean state of the part ``LATE`` of its run is more
+than ``MAX_GAIN`` above that of the part ``EARLY``.
 
-What twice as many epochs are worth (held-out bound, nats a cell; the rise of the bound itself in the last fifth is what
-this was judged by before):
-
-    | fit                                   | gain | rise of the bound | twice as many epochs |
-    |---------------------------------------|------|-------------------|----------------------|
-    | NB, 630 cells of 765 genes, 25 epochs | 3.48 | 6.06              | 7.7                  |
-    | 50 epochs                             | 1.37 | 3.55              | 1.9                  |
-    | 100 epochs                            | -0.24| 1.04              | -6.8                 |
-    | ZINB, 1,318 cells of Zeisel, 91 epochs| -0.72| 2.24              | -10.5                |
+What this difference and twice as many epochs were worth (held-out bound, nats a cell): NB on 630 cells of 765 genes, 25
+epochs, 3.5 and 7.7; 50 epochs, 1.4 and 1.9; 100 epochs, -0.2 and -6.8; ZINB on 1,318 cells of 1,000 genes, 91 epochs,
+-0.7 and -10.5.
 
 The bound of training cells rises as long as a fit overfits, so it only shows fits that are far from the end.
 ``fit(validation=held_out)`` judges a fit by the cells that it will be compared on.
