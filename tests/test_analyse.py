@@ -20,6 +20,7 @@ from pyroscvi.parts import NB, LatentSize, Linear, Mixture
 from pyroscvi.workflow import choosing
 from pyroscvi.workflow.choosing import Candidates, Clock, choose
 from pyroscvi.workflow.inspection import inspect
+from pyroscvi.workflow.page import _apart
 
 
 def with_logs(adata: AnnData) -> AnnData:
@@ -182,6 +183,13 @@ def test_a_command_leaves_a_report_and_an_h5ad_that_scanpy_knows(analysed):
     assert "http" not in report.replace("http-equiv", "")
     if (analysed / "changes.csv").exists():
         assert set(pd.read_csv(analysed / "changes.csv")["reference"]) == {"ctrl"}
+
+
+def test_a_report_says_that_clusters_have_cells_of_one_condition_only():
+    adata = AnnData(obs=pd.DataFrame({"pyroscvi_cluster": list("0012")}, index=list("abcd")))
+    table = pd.DataFrame({"within": list("0011")})
+    assert "Only 2 of 3 clusters have cells of two levels" in _apart(table, adata)
+    assert not _apart(table, adata[:3])
 
 
 def test_the_script_repeats_the_analysis(analysed):

@@ -57,14 +57,13 @@ def embedding(
         ax = Figure(figsize=(4.6, 4.6), dpi=200, layout="constrained").subplots()
     drawn = _scatter(ax, xy, groups, size=float(np.clip(40_000 / max(len(xy), 1), 1.5, 30)))
     ax.set_box_aspect(1)
-    ax.set_anchor("W")
     ax.margins(0.06)
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(FAINT)
     ax.set_xlabel(f"{name} 1", loc="left", fontsize=8, color=FAINT)
     ax.set_ylabel(f"{name} 2", loc="bottom", fontsize=8, color=FAINT)
     if legend and _is_continuous(groups):
-        ax.figure.colorbar(drawn, ax=ax, shrink=0.6)
+        ax.figure.colorbar(drawn, cax=ax.inset_axes((1.05, 0.2, 0.04, 0.6)))  # in line with panels that have legends
     elif legend and own:
         _shared_legend(ax.figure, groups, len(xy))
     elif legend and groups is not None:

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from pyroscvi import __version__
+from pyroscvi.advice import either
 from pyroscvi.analysis.clusters import CLUSTER
 from pyroscvi.analysis.differential import SHOWN
 from pyroscvi.analysis.unit_rates import RATE_UNIT
@@ -137,18 +139,27 @@ def _markers(analysis: "Analysis") -> Iterator[str]:
 
 
 def _changes(analysis: "Analysis") -> Iterator[str]:
-    table, condition = analysis.changes, analysis.inspection.condition
+    table, condition, adata = analysis.changes, analysis.inspection.condition, analysis.adata
     if table is None or not len(table):
         return
     reference = str(table["reference"].iloc[0])
     yield f"<h2>Changes with {safe(condition)}</h2>" + paragraphs(
-        [f"Each level is compared with {reference}, within each cluster. {_tested_how(table)}"]
+        [f"Each level is compared with {reference}, within each cluster. {_tested_how(table)}{_apart(table, adata)}"]
     )
     table = table.sort_values("within", key=in_order, kind="stable")
     called = table[table["changed"]].groupby(["within", "group"], sort=False).head(3)
     drawn = draw_changes(table.assign(within="cluster " + table["within"].astype(str)))
     yield figure(drawn, "Every gene: its change, and how many standard errors that is from zero.")
     yield _table(called.head(MAX_ROWS), {"within": "cluster", "group": str(condition)}, f"rate in {reference}")
+
+
+def _apart(table: pd.DataFrame, adata: AnnData) -> str:
+    """A sentence about clusters that have cells of one level only."""
+    tested, every = table["within"].nunique(), adata.obs[CLUSTER].nunique()
+    if tested == every:
+        return ""
+    remedy = either("fit.differential(..., within=...)", "pyroscvi de --within")
+    return f" Only {tested} of {every} clusters have cells of two levels. Compare within types instead: {remedy}."
 
 
 def _components(analysis: "Analysis") -> Iterator[str]:
