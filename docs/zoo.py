@@ -44,13 +44,14 @@ def _kind(takes: str) -> str:
     return f"[`{takes}`](../../options/{file}.md)" if file else f"`{takes}`"
 
 
-def index(pages: list[Page]) -> str:
-    """All pages in two tables."""
+def index(pages: list[Page], folder: Path) -> str:
+    """All pages in two tables, with the diagrams in ``folder``."""
     rows = {"models": [], "guides": []}
     for page in pages:
         cells = [f"[`{page.name}`]({page.kind}/{page.name}.md)", page.headline.partition(": ")[2]]
         if page.kind == "models":
-            cells += [page.load()().estimand.replace("|", "\\|"), f"![]({page.kind}/{page.name}.svg){{width=15rem}}"]
+            file = f"{page.kind}/{page.name}.svg"
+            cells += [page.load()().estimand.replace("|", "\\|"), f"![]({file}){{width={_width(folder / file)}}}"]
         rows[page.kind].append("| " + " | ".join(cells) + " |")
     return "\n".join(
         [
@@ -66,6 +67,12 @@ def index(pages: list[Page]) -> str:
             "",
         ]
     )
+
+
+def _width(diagram: Path) -> str:
+    """The width of a diagram in a table, at which the letters of all diagrams have the same size."""
+    points = re.search(r'width="([\d.]+)pt"', diagram.read_text("utf-8"))
+    return f"{float(points[1]) / 20:.1f}rem" if points else "15rem"
 
 
 def write(folder: Path, pages: list[Page]) -> None:
@@ -86,7 +93,7 @@ def write(folder: Path, pages: list[Page]) -> None:
             drawn = f"![what this example draws]({picture.name}){{width=26rem}}"
             extra = ["## An example, and its picture", f"```python\n{code}```", drawn]
         write_if_new(folder / page.kind / f"{page.name}.md", markdown(page, diagram, extra))
-    write_if_new(folder / "index.md", index(pages))
+    write_if_new(folder / "index.md", index(pages, folder))
     write_if_new(
         folder / "references.txt", "\n".join(_cited(page) for page in pages if "\nReferences\n" in page.docstring)
     )

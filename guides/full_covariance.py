@@ -52,7 +52,7 @@ class Factor(nn.Module):
         self.register_buffer("rows", rows)
         self.register_buffer("columns", columns)
         self.out = nn.Linear(width, 2 * size + len(rows))
-        with torch.no_grad():  # start as a mean field: what is below the diagonal is learned, and no noise at the start
+        with torch.no_grad():  # it starts as a mean field, with zeros below the diagonal
             self.out.weight[2 * size :].zero_()
             self.out.bias[2 * size :].zero_()
 

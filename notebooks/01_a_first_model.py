@@ -14,7 +14,7 @@
 # # 1. A first model
 #
 # This chapter declares models, fits them, looks at the results and compares the fits. Its cells are simulated, so that
-# every result can be compared with the truth. The last section explains what changes for your own data.
+# every result can be compared with the truth. Then it stops a fit too early, and shows which result gives that away.
 
 # %%
 import matplotlib.pyplot as plt
@@ -25,8 +25,8 @@ from sklearn.metrics import adjusted_rand_score
 
 import pyroscvi as ps
 from pyroscvi.data.datasets import simulated
-from pyroscvi.guides import FullCovariance, MeanField
-from pyroscvi.models import LDVAE, SCVI
+from pyroscvi.guides import MeanField
+from pyroscvi.models import SCVI
 from pyroscvi.parts import NB, Poisson
 
 adata = simulated(cells=400, genes=60, types=4, batches=2, theta=2.0, size=300, seed=1)
@@ -40,7 +40,7 @@ adata
 
 # %%
 cells = ps.Fields(counts="counts", batch="batch", label="cell_type").read(adata)
-train, held_out = cells.split(0.2, by="batch", seed=0)
+train, held_out = cells.split(0.15, by="batch", seed=0)
 print(cells)
 print(train)
 print(held_out)
@@ -50,20 +50,28 @@ assert len(train) + len(held_out) == adata.n_obs
 # ## Declare
 #
 # A declared model is a value, and its printed form is its whole configuration. To change a part of it, such as the
-# likelihood, give another object.
+# likelihood, give another object. The **guide** approximates the posterior of the latents of each cell; it is declared
+# in the same way.
 
 # %%
 declared = {
     "poisson": (SCVI(likelihood=Poisson()), MeanField()),
     "nb": (SCVI(likelihood=NB()), MeanField()),
-    "nb, full covariance": (SCVI(likelihood=NB()), FullCovariance()),
 }
 for name, (model, guide) in declared.items():
-    print(f"{name:20s} {model!r:32s} {guide!r}")
+    print(f"{name:8s} {model!r:28s} {guide!r}")
 
 # %% [markdown]
 # `SCVI` is a page of the zoo: one file with one generative process. `pyroscvi show scvi` prints it at the command line.
-# The generative process is these lines:
+# A cell has a state $z$, a few numbers with a standard normal prior. A network, the decoder, turns the state and the
+# batch into the share $\rho_g$ of every gene. The count of a gene is negative binomial, with the mean $l \rho_g$ and
+# the inverse dispersion $\theta_g$ (chapter 2), where $l$ is the total count of the cell:
+#
+# $$z \sim N(0, I), \qquad \rho = \text{softmax}(f(z, d)), \qquad
+#   x_g \sim \text{NB}(\text{mean } l \rho_g,\; \theta_g).$$
+#
+# Here $d$ is the batch, as zeros and a single 1. In Pyro these are the following lines. `eta` is what the decoder
+# returns, the logarithm of $\rho$ up to a constant:
 
 # %%
 import inspect
@@ -78,7 +86,7 @@ print(inspect.getsource(SCVI.model))
 # `epochs`, their number follows from the number of cells. The history of a fit is a table.
 
 # %%
-fits = ps.sweep(declared, train, epochs=40, batch_size=160, lr=3e-2, progress=False)
+fits = ps.sweep(declared, train, epochs=40, batch_size=170, lr=3e-2, progress=False)
 fits["nb"].history.tail(3)
 
 # %% [markdown]
@@ -112,23 +120,43 @@ assert abs(mixed) < 0.05
 
 # %%
 share = np.asarray(adata.layers["mean"]) / adata.obs["size"].to_numpy()[:, None]
-denoised = fits["nb"].denoise(cells)
-counts = adata.X.toarray()
-raw = counts / counts.sum(1, keepdims=True)
-error = {
-    "counts": np.abs(raw - share).mean(),
-    "model": np.abs(denoised / denoised.sum(1, keepdims=True) - share).mean(),
-}
+
+
+def error_of(counts):
+    """The mean absolute error of a gene's share of its cell."""
+    return np.abs(counts / counts.sum(1, keepdims=True) - share).mean()
+
+
+error = {"counts": error_of(adata.X.toarray()), "model": error_of(fits["nb"].denoise(cells))}
 print(f"mean absolute error of a gene's share: counts {error['counts']:.4f}, model {error['model']:.4f}")
 assert error["model"] < 0.5 * error["counts"]
+
+# %% [markdown]
+# ## Breaking it: a fit that was stopped too early
+#
+# Two epochs in place of forty. The clusters are nearly as good as before, and a picture of the states would look fine.
+# But the means are not better than the raw counts: the decoder has hardly learned anything yet.
+
+# %%
+short = ps.fit(SCVI(likelihood=NB()), MeanField(), train, epochs=2, batch_size=170, lr=3e-2, seed=0, progress=False)
+clusters = KMeans(4, n_init=10, random_state=0).fit_predict(short.latent(cells))
+print(f"after two epochs: ARI of clusters {adjusted_rand_score(adata.obs['cell_type'], clusters):.2f}")
+try:
+    early = error_of(short.denoise(cells))
+    assert early < 0.5 * error["counts"], (
+        f"the error of a share is {early:.4f}, that of the counts {error['counts']:.4f}"
+    )
+except AssertionError as failure:
+    print("AssertionError:", failure)
+    failed = True
+assert failed
 
 # %% [markdown]
 # ## Compare
 #
 # Which model predicts new cells better? `compare` estimates the log-probability of every held-out cell's counts, its
 # *evidence*, and says which differences are larger than the chance of cells and seeds. The simulated counts are
-# over-dispersed, which a Poisson is not. The posteriors of these cells have small correlations, so that a full
-# covariance improves little.
+# over-dispersed, which a Poisson is not.
 #
 # A fit that still improved when its training ended is marked "not converged", and its verdict is "undecided": with more
 # epochs its number would change. So look at the size of the difference too, beside its 95% interval.
@@ -140,25 +168,6 @@ comparison
 # %%
 assert comparison.table.index[-1] == "poisson"
 assert comparison.table.loc["poisson", "difference"] < -2 * comparison.table.loc["poisson", "interval"]
-
-# %% [markdown]
-# ## Which genes?
-#
-# A linear decoder has a loading for every gene and latent dimension. Which genes distinguish the first type from the
-# others? The truth is known from the simulation. The loadings of the direction that separates this type agree with it.
-
-# %%
-linear = ps.fit(LDVAE(latent=6), MeanField(), train, epochs=90, batch_size=160, lr=2e-2, seed=0, progress=False)
-loadings = linear.loadings()
-z = linear.latent(cells)
-own = (adata.obs["cell_type"] == "type0").to_numpy()
-direction = loadings.to_numpy() @ (z[own].mean(0) - z[~own].mean(0))
-log_share = adata.varm["log_share"]
-truth = log_share[:, 0] - log_share[:, 1:].mean(1)
-agreement = np.corrcoef(direction, truth)[0, 1]
-print(f"log-fold changes of type0, model against truth: correlation {agreement:.2f}")
-print("highest:", ", ".join(loadings.index[np.argsort(-direction)[:5]]))
-assert agreement > 0.85
 
 # %% [markdown]
 # ## Save and load
@@ -178,7 +187,23 @@ print(again)
 # Read them with their own fields, `ps.Fields(counts="counts", batch="donor", label="cell_type").read(adata)`, on a
 # few thousand variable genes (`pyroscvi.data.datasets.highly_variable`). Without `epochs`, `fit` chooses their number.
 # Save the latent states for scanpy, `adata.obsm["X_pyroscvi"] = fit.latent(cells)`, and continue with
-# `sc.pp.neighbors(adata, use_rep="X_pyroscvi")`.
+# `sc.pp.neighbors(adata, use_rep="X_pyroscvi")`. A linear decoder shows which genes distinguish the states: chapter 24.
 #
-# **Try it.** Add `"zinb": (SCVI(likelihood=ZINB()), MeanField())` to the declarations. There is no zero inflation in
-# these counts. Does `compare` show this?
+# ## Exercises
+#
+# 1. For your own cells the truth is not known. Which of the checks of this chapter remain?
+# 2. Let each model make new cells, `fit.generate(n=...)`. Which of the two is closer to the share of zeros in the
+#    counts, and why?
+#
+# ### Solutions
+#
+# 1. The evidence of held-out cells, which is a statement about counts that were seen. The errors of means need the
+#    simulation, and clusters need labels that somebody has given.
+# 2. The negative binomial, as the next cell shows. At the same mean it has more zeros than the Poisson, because its
+#    variance is larger.
+
+# %%
+zeros = {name: np.mean(fits[name].generate(n=2000, seed=0) == 0) for name in ("poisson", "nb")}
+seen = np.mean(adata.X.toarray() == 0)
+print(f"zeros: counts {seen:.3f}, made by the Poisson {zeros['poisson']:.3f}, by the NB {zeros['nb']:.3f}")
+assert abs(zeros["nb"] - seen) < 0.5 * abs(zeros["poisson"] - seen)

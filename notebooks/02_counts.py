@@ -19,6 +19,7 @@
 # %%
 import matplotlib.pyplot as plt
 import torch
+from scipy import stats
 from torch.testing import assert_close
 
 from pyroscvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
@@ -171,6 +172,50 @@ assert_close(zinb.mean, (1 - pi) * nb.mean)
 # Many zeros alone do not require a second mechanism: a smaller $\theta$ gives more zeros too. Whether the extra
 # parameter improves the model is a question of evidence: chapters 3 and 13.
 #
-# **Try it.** Draw counts from a mixture of two Poissons with means 1 and 6, and fit one negative binomial by matching
-# mean and variance. Where does its probability of zero go wrong, and why is that a question about *cells*, not about
-# zeros?
+# ## Breaking it: a Poisson for cells that differ
+#
+# Cells differ, and somebody uses a Poisson all the same, with the right mean of every gene. Its central 95% interval
+# should contain 95% of the counts. For rare genes it does: their noise is that of sequencing. For frequent genes it
+# contains a small part of them.
+
+# %%
+low, high = stats.poisson.interval(0.95, mu_g.numpy())
+inside = {
+    name: ((counts.numpy() >= low) & (counts.numpy() <= high)).mean(0)
+    for name, counts in (("Poisson counts", technical), ("NB counts", draws))
+}
+for name, share in inside.items():
+    print(f"{name:14s}: {share[0]:.0%} are inside at mean {mu_g[0]:.1f}, {share[-1]:.0%} at mean {mu_g[-1]:.0f}")
+assert inside["Poisson counts"].min() > 0.93
+try:
+    assert inside["NB counts"].min() > 0.93, f"intervals of 95% contain {inside['NB counts'].min():.0%} of the counts"
+except AssertionError as error:
+    print("AssertionError:", error)
+    failed = True
+assert failed
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. Half of the cells have a Poisson with mean 1, and the others one with mean 6. Match a negative binomial to the mean
+#    and the variance of all cells. Does it predict the right share of zeros? Is this a question about zeros?
+# 2. Estimate $\theta$ from the mean and the variance of counts. For which genes does this work badly?
+#
+# ### Solutions
+#
+# 1. The variance is the mean of the variances plus the variance of the means: $3.5 + 2.5^2 = 9.75$. So
+#    $\theta = 3.5^2 / (9.75 - 3.5) = 1.96$, which predicts 13% zeros. The truth is 19%. Nothing is wrong with the zeros
+#    of any *cell*: there are two kinds of cells, and the model knows one (chapters 3 and 8).
+# 2. $\theta = \mu^2 / (\text{variance} - \mu)$. If $\mu$ is small, the difference is small beside the noise of the
+#    variance. The next cell shows how far estimates are from the truth, for rare and for frequent genes.
+
+# %%
+both = 0.5 * torch.exp(torch.tensor(-1.0)) + 0.5 * torch.exp(torch.tensor(-6.0))
+matched = 3.5**2 / (9.75 - 3.5)
+print(f"zeros: matched NB {(matched / (matched + 3.5)) ** matched:.3f}, truth {both:.3f}")
+assert (matched / (matched + 3.5)) ** matched < both - 0.04
+
+means, variances = draws[:500].mean(0), draws[:500].var(0)
+wrong = ((means**2 / (variances - means)) / theta).log().abs().nan_to_num(torch.inf)  # nan: the variance is too small
+print(f"500 cells, error of log theta: rare genes {wrong[:10].median():.2f}, frequent genes {wrong[-10:].median():.2f}")
+assert wrong[-10:].median() < 0.5 * wrong[:10].median()

@@ -50,7 +50,7 @@ torch.set_default_dtype(torch.float64)
 
 # %%
 genes = 8
-w, c = torch.randn(genes), 0.5 * torch.randn(genes)
+w, c = torch.linspace(-1, 1, genes), 0.5 * torch.randn(genes)
 
 
 def elbo(x, m, log_s):
@@ -123,17 +123,16 @@ for width in (1, 4, 32):
     for name, x in (("training", seen), ("new", new), ("unusual", unusual)):
         rows[width, name] = [gap.mean().item() for gap in gaps(encoder, x)]
         approximation, amortisation = rows[width, name]
-        print(
-            f"{width:2d} units, {name:8s} cells: approximation gap {approximation:.4f}, amortisation gap {amortisation:.3f}"
-        )
+        print(f"{width:2d} units, {name:8s} cells: gaps of {approximation:.4f} and of {amortisation:.3f} nats")
 assert all(approximation > -1e-6 and amortisation > -1e-6 for approximation, amortisation in rows.values())
 assert rows[32, "training"][1] < 0.5 * rows[1, "training"][1]  # a larger network is closer to every optimum
 assert rows[32, "training"][0] < 0.05  # a Gaussian is nearly right here: the gap is the encoder's
 
 # %% [markdown]
-# Read the table by columns. The approximation gap is small: the posterior of one latent with some counts is nearly
-# Gaussian. The amortisation gap falls with the size of the network for cells like those of training. For *unusual*
-# cells it is much larger: states twice as far from the centre were rare in training.
+# The first gap is that of the approximation, the second that of the amortisation. The approximation gap is small: the
+# posterior of one latent with some counts is nearly Gaussian. The amortisation gap falls with the size of the network
+# for cells like those of training. For *unusual* cells it is much larger: states twice as far from the centre were rare
+# in training.
 #
 # ## Breaking it
 #

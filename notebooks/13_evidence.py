@@ -23,6 +23,8 @@
 # This chapter estimates it for a model where it *has* one, so that we can see the error of every estimate.
 
 # %%
+from itertools import pairwise
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -36,157 +38,248 @@ from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.models import PPCA
 from pyroscvi.parts import ReadCell
 
+rng = torch.Generator().manual_seed(0)
+
 # %% [markdown]
 # ## A model whose evidence is known
 #
-# Probabilistic PCA of log counts: $z \sim N(0, I)$ and $\log(1+x) \sim N(Wz + c, \sigma^2 I)$. A sum of Gaussians is
-# Gaussian, so that $p(x)$ is $N(c,\; WW^\top + \sigma^2 I)$ at $\log(1+x)$, and the posterior $p(z \mid x)$ is
-# Gaussian too. The cells below are samples from such a model. Its four latents have similar loadings, so that the
-# posterior is strongly correlated.
+# Probabilistic PCA of log counts $y = \log(1+x)$: the state is $z \sim N(0, I)$, and $y \sim N(Wz + c, \sigma^2 I)$. A
+# sum of Gaussians is Gaussian, so $y$ has the density $N(c,\; WW^\top + \sigma^2 I)$. This is the evidence, a density
+# of $y$. The posterior $p(z \mid y)$ is Gaussian too. The 100 cells below are samples from such a model, with 40 genes
+# and four latents. The loadings of the four latents are similar, so that the posterior is strongly correlated.
 
 # %%
-rng = torch.Generator().manual_seed(0)
-n, g, d = 400, 40, 4
-shared = torch.randn(g, 1, generator=rng)
-W = 0.4 * (shared + 0.4 * torch.randn(g, d, generator=rng))
-z = torch.randn(n, d, generator=rng)
-y = 4.0 + z @ W.T + 0.5 * torch.randn(n, g, generator=rng)
-cells = Cells(y.expm1().clamp(min=0))
-train, held_out = cells.split(0.25, seed=0)
+n, g, d, sigma = 100, 40, 4, 0.5
+W = 0.4 * (torch.randn(g, 1, generator=rng) + 0.4 * torch.randn(g, d, generator=rng))
+z_true = torch.randn(n, d, generator=rng)
+y = 4.0 + z_true @ W.T + sigma * torch.randn(n, g, generator=rng)
+cells = Cells(y.expm1())
 
 model = PPCA(latent=d).sized(cells.dims)
-model.load_state_dict({**model.state_dict(), "W": W, "c": torch.full((g,), 4.0), "log_sigma": torch.tensor(0.5).log()})
+model.load_state_dict(
+    {**model.state_dict(), "W": W, "c": torch.full((g,), 4.0), "log_sigma": torch.tensor(sigma).log()}
+)
 model.requires_grad_(False)  # the model that generated the cells; this chapter only needs guides
-exact = model.log_evidence(held_out.x).numpy()
+exact = model.log_evidence(cells.x).numpy()
 print(f"exact evidence: {exact.mean():.3f} nats a cell")
 
 # %% [markdown]
-# ## Averaging over the prior does not work
+# ## Averaging over the prior
 #
-# The integral is an average over the prior. So we can sample states from the prior and average. The estimate is
-# unbiased, but useless: for almost every state from the prior, this cell has a tiny probability, and a few rare states
-# dominate the average. Its logarithm is too low on average, because the logarithm is concave.
+# The integral is an average over the prior. So we can sample $S$ states from the prior and average $p(y \mid z)$. The
+# average is right in expectation. But for almost every state from the prior, this cell has a tiny probability, and a
+# few rare states dominate the average. The *logarithm* of the average is too low, because the logarithm is concave.
+# With four latents a thousand samples are not enough, and every further latent takes more.
+
 
 # %%
-prior_samples = torch.randn(20_000, d, generator=rng)
-with torch.no_grad():
-    sigma = model.log_sigma.exp()
-    log_p = Normal(prior_samples @ model.W.T + model.c, sigma).log_prob(held_out.x[:50].log1p().unsqueeze(1)).sum(-1)
-naive = {s: (log_p[:, :s].logsumexp(1) - np.log(s)).numpy() for s in (10, 100, 1000, 20_000)}
-for s, estimate in naive.items():
-    print(f"{s:6d} samples from the prior: {np.mean(estimate - exact[:50]):+8.3f} nats a cell from exact")
-assert np.mean(naive[10] - exact[:50]) < -1 < np.mean(naive[20_000] - exact[:50])
+def log_joint(z):
+    """log p(y, z) of every cell, for states z [..., n, d]."""
+    return Normal(z @ W.T + 4.0, sigma).log_prob(y).sum(-1) + Normal(0.0, 1.0).log_prob(z).sum(-1)
+
+
+def log_mean(log_w):
+    """The logarithm of the average weight of every cell [n], for log weights [S, n]."""
+    return (log_w.logsumexp(0) - np.log(len(log_w))).numpy()
+
+
+z = torch.randn(1000, n, d, generator=rng)
+log_p = log_joint(z) - Normal(0.0, 1.0).log_prob(z).sum(-1)
+naive = {s: np.mean(log_mean(log_p[:s]) - exact) for s in (10, 100, 1000)}
+for s, error in naive.items():
+    print(f"{s:6d} samples from the prior: {error:+8.3f} nats a cell from exact")
+assert naive[10] < -5 < naive[1000] < -0.05
 
 # %% [markdown]
 # ## Importance sampling
 #
-# A guide approximates the posterior of the state of a cell, $q(z \mid x)$. Sample states from it, and divide by the
+# A guide $q(z \mid x)$ approximates the posterior of the state of a cell. Sample states from it, and divide by the
 # density with which it samples them:
 #
 # $$p(x) = \mathbb{E}_{q}\!\left[\frac{p(x \mid z)\,p(z)}{q(z \mid x)}\right]
-#   \approx \frac1S \sum_s w_s .$$
+#   \approx \frac1S \sum_{s=1}^S w_s, \qquad w_s = \frac{p(x, z_s)}{q(z_s \mid x)}.$$
 #
-# This is importance sampling. If $q$ *is* the posterior, every weight equals $p(x)$: one sample is enough and there is
-# no error. With $S=1$ the expectation of $\log w$ is the ELBO on which the guide was trained. More samples make the
-# bound tighter.
-
-# %% [markdown]
-# We compare two guides: one with a full covariance, and one whose latents are independent. Training would come close to
-# the best guide of each family. For this model the best guides are known, and we write them into the weights. With
-# posterior precision $P = I + W^\top W/\sigma^2$ both have the exact mean, $P^{-1} W^\top (y-c)/\sigma^2$. The full
+# This is importance sampling, and the $w_s$ are its **weights**. If $q$ *is* the posterior, every weight equals $p(x)$:
+# one sample is enough and there is no error. With $S=1$ the average of $\log w$ is the ELBO (chapter 4). More samples
+# make the bound tighter.
+#
+# We compare two guides: one with a full covariance, and one whose latents are independent (chapter 9). For this model
+# the best guide of each family is known, and we write it into the weights of the guide's network. The precision of the
+# posterior is $P = I + W^\top W/\sigma^2$. Both guides have the exact mean, $P^{-1} W^\top (y-c)/\sigma^2$. The full
 # covariance is $P^{-1}$. The best independent guide has variances $1/P_{jj}$, which are never larger than those of the
 # posterior.
 
 # %%
-precision = torch.eye(d) + W.T @ W / 0.25
+precision = torch.eye(d) + W.T @ W / sigma**2
 L = torch.linalg.cholesky(precision.inverse())
 spread = {"mean field": precision.diag() ** -0.5, "full covariance": L.diag()}
+to_mean = precision.inverse() @ W.T / sigma**2
 linear = ReadCell(widths=(), dropout=0.0)  # no hidden layer: the posterior mean is linear in log(1 + x)
-guides = {"mean field": MeanField(encoder=linear), "full covariance": FullCovariance(encoder=linear)}
 pairs = {}
-for name, guide in guides.items():
+for name, guide in (("mean field", MeanField(encoder=linear)), ("full covariance", FullCovariance(encoder=linear))):
     guide = guide.sized(model, cells).eval()
     last = guide.heads["z"].out if name == "full covariance" else guide.heads["z"]
     with torch.no_grad():
         last.weight.zero_()
-        last.weight[:d] = precision.inverse() @ W.T / 0.25
-        last.bias[:d] = -last.weight[:d] @ torch.full((g,), 4.0)
+        last.weight[:d] = to_mean
+        last.bias[:d] = -to_mean @ torch.full((g,), 4.0)
         last.bias[d : 2 * d] = (spread[name] - 1e-4).expm1().log()  # the inverse of softplus
         if name == "full covariance":
             unit = L / L.diag().unsqueeze(1)
             last.bias[2 * d :] = unit[guide.heads["z"].rows, guide.heads["z"].columns]
     pairs[name] = (model, guide)
 
-# %%
-rows = []
+error = {}
 for name, pair in pairs.items():
     for s in (1, 10, 100, 1000):
-        estimate = ps.log_evidence(pair, held_out, particles=s, seed=0, estimator=Importance(GuideDraws()))
-        rows.append((name, s, np.mean(estimate - exact)))
-        print(f"{name:16s} S = {s:5d}: {rows[-1][2]:+8.4f} nats a cell from exact")
-
-error = {(name, s): value for name, s, value in rows}
+        estimate = ps.log_evidence(pair, cells, particles=s, seed=0, estimator=Importance(GuideDraws()))
+        error[name, s] = np.mean(estimate - exact)
+        print(f"{name:16s} S = {s:5d}: {error[name, s]:+8.4f} nats a cell from exact")
 assert abs(error["full covariance", 1]) < 1e-3  # one sample is enough
 assert error["mean field", 1] < -1 < error["mean field", 1000] < -0.01
 
 # %% [markdown]
 # Here the full-covariance guide is the posterior, and its estimate is exact with a single sample. The mean-field guide
-# has no correlations. It has the width of the short axis of the posterior, and is too narrow along the long axis. So
-# its weights have a heavy tail, and 1,000 samples are not enough. The next figure compares it with the posterior of one
-# cell.
+# has no correlations. It has the width of the short axis of the posterior, and is too narrow along the long axis. So a
+# few of its weights are very large, and 1,000 samples are not enough.
+#
+# ## Annealing
+#
+# The step from the guide to the posterior is too large. So take many small steps. Between both lie the densities
+#
+# $$f_b(z) = q(z)^{1-b}\; p(y, z)^b, \qquad 0 = b_0 < b_1 < \dots < b_T = 1 .$$
+#
+# Start with a draw $z_0$ of the guide. At every step $t$, multiply its weight by
+# $f_{b_{t+1}}(z_t) / f_{b_t}(z_t)$, and move $z_t$ by some steps of a Markov chain that leaves $f_{b_{t+1}}$ as it is.
+# The average of the final weights is $p(y)$ again, for *any* number of steps [Neal, 2001], and the weights are more
+# even with more steps. The chain here is Metropolis': propose a small random change, and accept it with probability
+# $\min(1, f_b(\text{new})/f_b(\text{old}))$.
 
 # %%
-one = held_out.take(torch.tensor([0]))
-figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-posterior_samples = model.posterior(one.x).sample((2000,))[:, 0]
-with torch.no_grad():
-    q_samples = pairs["mean field"][1].posteriors(one)["z"].sample((2000,))[:, 0]
+mean, width = (y - 4.0) @ to_mean.T, spread["mean field"]
+
+
+def log_ratio(z):
+    """log p(y, z) - log q(z) of every cell, for the mean field q."""
+    return log_joint(z) - Normal(mean, width).log_prob(z).sum(-1)
+
+
+def walk(z, b, steps=3):
+    """Some steps of Metropolis that leave f_b as it is."""
+    for _ in range(steps):
+        new = z + width * torch.randn(z.shape, generator=rng)
+        log_f, log_f_new = (Normal(mean, width).log_prob(u).sum(-1) + b * log_ratio(u) for u in (z, new))
+        accepted = torch.rand(log_f.shape, generator=rng).log() < log_f_new - log_f
+        z = torch.where(accepted.unsqueeze(-1), new, z)
+    return z
+
+
+def anneal(z, bs):
+    """The log weight of every chain, which starts at z and goes along the numbers b."""
+    log_w = 0.0
+    for b, following in pairwise(bs):
+        log_w = log_w + (following - b) * log_ratio(z)
+        z = walk(z, following)
+    return log_w
+
+
+chains = 10
+lower, upper = {}, {}
+for steps in (1, 3, 10, 30, 100):
+    up = np.linspace(0, 1, steps + 1)
+    start = mean + width * torch.randn(chains, n, d, generator=rng)
+    lower[steps] = np.mean(log_mean(anneal(start, up)) - exact)
+    upper[steps] = np.mean(-log_mean(anneal(z_true.expand(chains, n, d), up[::-1])) - exact)
+    print(f"{steps:4d} steps: lower bound {lower[steps]:+.3f}, upper bound {upper[steps]:+.3f} nats a cell from exact")
+assert lower[1] < -0.3 and abs(lower[100]) < 0.1
+assert all(lower[steps] < upper[steps] for steps in lower)
+
+# %% [markdown]
+# ## The sandwich
+#
+# What is the upper bound? These cells were *simulated*, so for each of them we know a draw of its posterior: the state
+# that it was made from (chapter 15). Start there and walk the same path backwards, from $b = 1$ to $b = 0$. The average
+# of the weights is then $1/p(y)$. The logarithm is concave, so minus the logarithm of this average is too *high* on
+# average. The truth is between the two, and no formula for $p(y)$ is needed to see how far they are apart
+# [Grosse et al., 2015]. This is what `compare` calls a **certificate**.
+
+# %%
+figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+posterior_samples = mean[0] + torch.randn(2000, d, generator=rng) @ L.T
+q_samples = mean[0] + width * torch.randn(2000, d, generator=rng)
 axes[0].plot(*posterior_samples[:, :2].T, ".", ms=3, color="0.7", label="posterior, exact")
 axes[0].plot(*q_samples[:, :2].T, ".", ms=3, color="C0", label="mean field")
 axes[0].set(xlabel="$z_1$", ylabel="$z_2$", title="One cell, two of its four latents")
 axes[0].legend(frameon=False, markerscale=4)
 for name in pairs:
-    axes[1].semilogx(*zip(*[(s, e) for other, s, e in rows if other == name], strict=True), "o-", label=name)
-axes[1].axhline(0, color="k", lw=0.8)
-axes[1].set(xlabel="samples S", ylabel="nats a cell from exact", title="Evidence, estimated")
-axes[1].legend(frameon=False)
+    axes[1].semilogx([1, 10, 100, 1000], [error[name, s] for s in (1, 10, 100, 1000)], "o-", label=name)
+axes[1].set(xlabel="samples S", ylabel="nats a cell from exact", title="Importance sampling")
+for name, bound in (("upper bound", upper), ("lower bound", lower)):
+    axes[2].semilogx(list(bound), list(bound.values()), "o-", label=name)
+axes[2].set(xlabel="steps of annealing", title="Mean field, annealed: the sandwich")
+for axis in axes[1:]:
+    axis.axhline(0, color="k", lw=0.8)
+    axis.legend(frameon=False)
 plt.show()
 
-covariance = model.posterior(one.x).covariance_matrix[0]
-print(f"correlation of the exact posterior: {covariance[0, 1] / (covariance[0, 0] * covariance[1, 1]).sqrt():.2f}")
-
 # %% [markdown]
-# ## Evidence of what?
+# ## Breaking it: a mode that was missed
 #
-# Two evidences can be compared only if both are probabilities of the same thing. `compare` prints what each evidence is
-# a probability of, its *estimand*, and raises an error if they differ:
-#
-# - `p(x)`: the size of a cell is part of the model. This is a proper density of the counts.
-# - `p(x | l)`: the observed total is used as the size. The total is then given *and* predicted, so this is not a
-#   density over the counts: a model whose predicted totals vary widely is penalised too little.
-# - `p(x, label | l)`: the probability of labels is included.
-#
-# The evidence in this chapter is a density of $\log(1+x)$, not a probability of counts. It cannot be compared with the
-# evidence of a negative binomial; `compare` raises an error here too:
+# Is an estimate good if its weights are even? One latent, $z \sim N(0, 1)$, and one number, $y \sim N(z^2, 0.5^2)$,
+# with $y = 4$. The posterior has two modes, near 2 and -2. The guide knows only the first. Its weights are nearly
+# equal, and the estimate hardly changes with the seed. But half of the integral is missing: $\log \frac12$ nats.
+
 
 # %%
-from pyroscvi.models import SCVI
-from pyroscvi.parts import NB
+def log_weight(z):
+    """log p(y, z) - log q(z) for y = 4, with a guide at one of the two modes."""
+    log_p = Normal(0.0, 1.0).log_prob(z) + Normal(z**2, 0.5).log_prob(torch.tensor(4.0))
+    return log_p - Normal(1.95, 0.14).log_prob(z)
 
-counts = Cells(torch.poisson(y.expm1().clamp(min=0), generator=rng))
-pair = {
-    "nb": ps.fit(SCVI(latent=d, likelihood=NB()), MeanField(), counts, epochs=2, progress=False),
-    "ppca": ps.fit(PPCA(latent=d), MeanField(), counts, epochs=2, progress=False),
-}
-message = ""
+
+grid = torch.linspace(-4, 4, 4001)
+log_p = Normal(0.0, 1.0).log_prob(grid) + Normal(grid**2, 0.5).log_prob(torch.tensor(4.0))
+truth = (log_p.logsumexp(0) + np.log(8 / 4000)).item()
+w = log_weight(1.95 + 0.14 * torch.randn(1000, generator=rng)).exp()
+estimate, standard_error = w.mean().log().item(), (w.std() / w.mean() / 1000**0.5).item()
 try:
-    ps.compare(pair, counts, particles=10)
-except ValueError as error:
-    message = str(error)
-print(message)
-assert "p(x | l)" in message
+    assert abs(estimate - truth) < 0.1, f"the estimate is {estimate:.2f} ± {standard_error:.2f}, the truth {truth:.2f}"
+except AssertionError as failure:
+    print("AssertionError:", failure)
+    failed = True
+assert failed and standard_error < 0.05
+
+posterior_draws = grid[torch.multinomial(log_p.softmax(0), 1000, replacement=True, generator=rng)]
+gap = (log_weight(posterior_draws).mean() - estimate).item()
+print(f"the sandwich: its upper bound is {gap:.0f} nats above the estimate")
+assert gap > 10
 
 # %% [markdown]
-# **Try it.** Train a `MeanField` guide *and* the model together, `ps.fit(PPCA(latent=4), MeanField(), train)`. The
-# estimate of its evidence is close to exact. Why? (The likelihood of `PPCA` does not change when $W$ is rotated, but
-# the ELBO does.)
+# Only the sandwich shows it: half of the posterior draws are at the other mode, where the guide has no density. So a
+# small standard error is no proof. A certificate tests for just this.
+#
+# ## In the zoo
+#
+# `fit.log_evidence(cells)` takes the cheapest estimator that is good enough for each cell, from importance sampling to
+# annealing. `compare` adds the certificate, and prints what each number is a probability of (chapter 14).
+#
+# ## Exercises
+#
+# 1. Show that $\mathbb{E}_q[\log w] = \log p(x) - \text{KL}(q \,\|\, p)$, and that the average of $\log w$ over draws
+#    of the *posterior* $p$ is $\log p(x) + \text{KL}(p \,\|\, q)$.
+# 2. Why does the naive average over the prior get worse with more latents, and with more genes?
+#
+# ### Solutions
+#
+# 1. $\log w = \log p(x) + \log p(z \mid x) - \log q(z)$. Average over $q$ or over $p$: what remains beside $\log p(x)$
+#    is minus the KL of $q$ from $p$, or the KL of $p$ from $q$. So one step of annealing, with one chain, has a gap of
+#    the sum of both. For Gaussians with the same mean both have formulas (next cell).
+# 2. The posterior becomes a smaller part of the prior: with more genes it is narrower, and with more latents it is
+#    narrow in more directions. The share of draws from the prior that fall into it becomes tiny.
+
+# %%
+forward, backward = (log_ratio(start).mean() - exact.mean()).item(), (log_ratio(z_true).mean() - exact.mean()).item()
+q, p = (torch.distributions.MultivariateNormal(torch.zeros(d), C) for C in (width.diag() ** 2, precision.inverse()))
+kl = torch.distributions.kl_divergence
+print(f"guide: {forward:.3f}, by formula {-kl(q, p):.3f}; posterior: {backward:.3f}, by formula {kl(p, q):.3f}")
+assert abs(forward + kl(q, p)) < 0.1 and abs(backward / kl(p, q) - 1) < 0.5

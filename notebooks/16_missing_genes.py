@@ -21,6 +21,7 @@
 import warnings
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from torch.distributions import Dirichlet, Poisson
 
@@ -107,7 +108,7 @@ assert right < reports["left out"][0] - 0.05
 share = {name: torch.bincount(probability.argmax(1), minlength=types) / n for name, probability in answers.items()}
 measured_part = profiles[:, measured].sum(1)
 print("share of each type's molecules in the panel:", measured_part.numpy().round(2))
-print("types called with zeros:", share["counted as zero"].numpy(), "; truth:", (torch.bincount(truth) / n).numpy())
+print("types called with zeros:", share["counted as zero"].numpy().round(2), "; prior:", weights.numpy().round(2))
 assert share["counted as zero"].argmax() == measured_part.argmax()
 
 # %% [markdown]
@@ -115,30 +116,21 @@ assert share["counted as zero"].argmax() == measured_part.argmax()
 # of its molecules *inside* the panel, and the model is very sure of it.
 
 # %%
-sizes = (60, 45, 30, 20, 15, 10, 5)
-curves = {"left out": [], "counted as zero": []}
-order = torch.cat([measured.nonzero().flatten(), (~measured).nonzero().flatten()])
-for size in sizes:
-    panel = torch.zeros(genes, dtype=torch.bool)
-    panel[order[:size]] = True
-    curves["left out"].append(report(posterior(x, panel)))
-    curves["counted as zero"].append(report(posterior(torch.where(panel, x, 0.0))))
-figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained", sharey=True)
-for axis, (name, values) in zip(axes, curves.items(), strict=True):
-    axis.plot(sizes, [right for right, _ in values], "o-", label="right types")
-    axis.plot(sizes, [expected for _, expected in values], "k:", label="what the model expects")
-    axis.set(xlabel="measured genes of 60", title=name, ylim=(0, 1.02))
-axes[0].legend(frameon=False, loc="lower right")
-axes[0].set_ylabel("share of cells")
+positions = torch.arange(3)
+plt.figure(figsize=(6.5, 3.2), layout="constrained")
+for shift, column, label in ((-0.2, 0, "types that are right"), (0.2, 1, "what the model expects")):
+    plt.bar(positions + shift, [both[column] for both in reports.values()], width=0.38, label=label)
+plt.xticks(positions, list(reports)), plt.ylabel("share of cells"), plt.ylim(0, 1.25)
+plt.legend(frameon=False, loc="upper left", ncol=2)
 plt.show()
 
 # %% [markdown]
 # ## Real cells, in the zoo
 #
 # `Fields.read` knows which genes are absent from an AnnData. With `missing="marginalise"` they are left out; with
-# `missing="zero"` they are counted as zero. `Mixture` (chapter 8) learns five kinds from half of the blood cells
-# with 80
-# genes. The other half lacks 60 of these genes. Which kind is each cell of? The answer with all genes is the reference.
+# `missing="zero"` they are counted as zero. `Mixture` (chapter 8) learns five kinds from half of the blood cells with
+# 80 genes. For the other half there is only a panel of 20 genes, which somebody chose because B cells express them more
+# than other cells do. Which kind is each cell of? The answer with all genes is the reference.
 
 # %%
 import pyroscvi as ps
@@ -148,19 +140,22 @@ from pyroscvi.models import Mixture
 
 adata = pbmc68k_reduced()
 adata = adata[:, list(highly_variable(adata, 80))].copy()
-fit = ps.fit(Mixture(kinds=5), MeanField(), ps.Fields().read(adata[::2].copy()), epochs=30, seed=0, progress=False)
-query = adata[1::2].copy()
-small = query[:, ::4].copy()
-reference = fit.probabilities(query, "k").to_numpy()
+half, query = adata[::2].copy(), adata[1::2].copy()
+settings = {"epochs": 15, "batch_size": 175, "lr": 3e-2, "seed": 0, "progress": False}
+fit = ps.fit(Mixture(kinds=5), MeanField(), ps.Fields().read(half), **settings)
+reference = fit.probabilities(query, "k").to_numpy().argmax(1)
+
+log_counts, b_cell = np.log1p(half.to_df()), half.obs["bulk_labels"] == "CD19+ B"
+panel = (log_counts[b_cell].mean() - log_counts[~b_cell].mean()).nlargest(20).index
 agreement = {}
 for missing in ("marginalise", "zero"):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the warning lists the missing genes
-        cells = fit.fields.read(small, missing=missing)
-    found = fit.probabilities(cells, "k").to_numpy()
-    agreement[missing] = (found.argmax(1) == reference.argmax(1)).mean()
+        cells = fit.fields.read(query[:, panel].copy(), missing=missing)
+    agreement[missing] = (fit.probabilities(cells, "k").to_numpy().argmax(1) == reference).mean()
     print(f"missing={missing!r:13s}: the same kind as with all genes in {agreement[missing]:.0%} of the cells")
-assert agreement["marginalise"] > agreement["zero"]
+assert agreement["marginalise"] > 0.7
+assert agreement["zero"] < 0.5
 
 # %% [markdown]
 # An **encoder** is another matter: a network that was trained on all genes reads a zero where nothing was measured. The

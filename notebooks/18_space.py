@@ -15,8 +15,8 @@
 #
 # Cells of a tissue have places, and cells that are close are often alike. A model can say this with a **field**: a
 # smooth random function of the place. This chapter derives the field, estimates how strong and how wide it is, and
-# computes with neighbours only what would otherwise need all cells. Then it shows what an encoder may read of places:
-# nothing that changes when the tissue is turned.
+# replaces all cells by a few neighbours, so that the computation stays cheap. Then it shows what an encoder may read of
+# places: nothing that changes when the tissue is turned.
 
 # %%
 import matplotlib.pyplot as plt
@@ -39,8 +39,8 @@ torch.set_default_dtype(torch.float64)
 #
 # The field $u$ is a **Gaussian process**: its values at any places are jointly Gaussian. The correlation
 # $c(d) = (1 + \sqrt3 d)\, e^{-\sqrt3 d}$ (Matern, smoothness 3/2) is 1 at distance 0 and falls to 0. The **strength**
-# $a$ is the share of the variance that belongs to the field. The **lengthscale** $r$ says how far the field stays
-# alike. What a cell has of its own is $e_n$. Both parts are Gaussian, so the field can be summed out:
+# $a$ is the share of the variance that belongs to the field. The **lengthscale** $r$ is the distance over which the
+# field changes. The cell's own part is $e_n$. Both parts are Gaussian, so the field can be integrated out:
 #
 # $$z \sim N(0, K), \qquad K = a\, C + (1 - a)\, I, \qquad C_{nm} = c(\|s_n - s_m\| / r).$$
 #
@@ -109,7 +109,7 @@ assert abs(r - r_true) < 5 * error[1] < 0.1
 #
 # $$\mathbb{E}[u \mid z] = a C K^{-1} z, \qquad \text{Cov}[u \mid z] = a C - a C K^{-1} a C.$$
 #
-# The mean is a weighted average over all cells, with weights that follow from $a$ and $r$. Nobody chose a number of
+# The mean is a weighted sum over all cells, with weights that follow from $a$ and $r$. Nobody chose a number of
 # neighbours. The covariance predicts the error: the square root of the mean of its diagonal.
 
 # %%
@@ -151,7 +151,8 @@ plt.show()
 # The density of $z$ needs a matrix with a row for every cell: 100,000 cells would take 80 gigabytes. But
 # $p(z) = \prod_n p(z_n \mid z_1, \dots, z_{n-1})$, in any order, and a cell depends mostly on cells nearby. **Vecchia's
 # approximation** conditions on the $m$ nearest of the cells before $n$ only [Vecchia, 1988]. This is still a proper
-# density, a **directed graph** in which each cell has at most $m$ parents. Its cost is in proportion to $n$.
+# density. Its cells are a **directed graph**, in which each has at most $m$ parents. The cost is proportional to the
+# number of cells.
 
 
 # %%
@@ -265,7 +266,7 @@ print("variance that lies between domains:", {name: round(float(value), 2) for n
 assert share["smooth field"] > share["z"] + 0.1
 
 # %% [markdown]
-# The smooth field leaves out what a cell has of its own, and so it shows domains where the states show types.
+# The smooth field leaves out the part $e_n$ of each cell. So it shows domains, where the states show types.
 #
 # `SpatialGNN()` is another use of space: the *guide* reads neighbours, and the model stays as it was. Turned tissue,
 # same posterior:

@@ -23,6 +23,17 @@ def test_chapters_are_numbered_without_gaps_and_are_in_the_table():
 
 
 @pytest.mark.parametrize("source", CHAPTERS, ids=lambda path: path.stem)
+def test_every_chapter_has_a_picture_an_assertion_that_fails_and_exercises_with_solutions(source):
+    parts = ("plt.show()", "except AssertionError as", "assert failed", "# ## Exercises", "# ### Solutions")
+    assert [part for part in parts if part not in source.read_text("utf-8")] == []
+
+
+def test_a_third_of_the_chapters_use_real_cells():
+    real = [source for source in CHAPTERS if "= pbmc68k_reduced()" in source.read_text("utf-8")]
+    assert len(real) >= len(CHAPTERS) / 3
+
+
+@pytest.mark.parametrize("source", CHAPTERS, ids=lambda path: path.stem)
 def test_the_committed_notebook_has_the_cells_of_its_source_and_was_run(source):
     """``python notebooks/run.py`` writes the notebook from the source."""
     written = nbformat.read(source.with_suffix(".ipynb"), as_version=4)

@@ -27,8 +27,8 @@ def effect_curve(
     given     the other conditions, the same along the curve
     options   of ``effect``: by, average, delta, level, samples, corrected, seed
 
-    The rows of ``effect`` for each value, and the value in the column of the field's name. The states of the cells are
-    the same draws for all values, so a curve is as smooth as the model is.
+    Returns the rows of ``effect`` for each value, with the value in a column named like the field. All values use
+    the same draws of the states of cells, so a curve is as smooth as the model is.
     """
     if not len(values):
         raise ValueError(f"{field}: give at least one value")

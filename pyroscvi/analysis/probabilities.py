@@ -2,8 +2,8 @@
 
     p(c | x_n) = p(c) p(x_n | c) / sum_c' p(c') p(x_n | c')
 
-The state of the cell is integrated out of p(x_n | c), by importance sampling from the guide. The reconstruction of the
-cell under each c would be another question, because it is at one state only, the one that the guide gives.
+The state of the cell is integrated out of p(x_n | c), by importance sampling from the guide. A comparison of the
+reconstructions of the cell under each c would be no substitute: it uses one state only, the one that the guide gives.
 """
 
 from math import log
@@ -47,7 +47,7 @@ def probabilities(
 def log_joint(
     reader: Reader, site: str, particles: int, seed: int, prior: ArrayLike | None, proposal: Proposal
 ) -> Tensor:
-    """log p(x_n, c) of every level c [n, levels], up to the constant weights of a prior that does not add up to one."""
+    """log p(x_n, c) of every level c [n, levels], up to a constant if the weights of the prior do not add up to one."""
     sites, fields = sites_and_fields(reader)
     if site in sites:
         if prior is not None:

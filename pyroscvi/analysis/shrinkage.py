@@ -58,7 +58,7 @@ class Effects:
         return np.clip(1 - self.below(delta) + self.below(np.nextafter(-delta, -np.inf)), 0, 1)
 
     def quantile(self, p: float) -> np.ndarray:
-        """By bisection [g]."""
+        """The quantile ``p`` of every effect [g], by bisection."""
         reach = np.abs(self.mean_of).max(1) + 40 * self.sd_of.max(1) + 1
         low, high = -reach, reach
         for _ in range(60):
@@ -71,7 +71,7 @@ class Effects:
 def effects(estimate: np.ndarray, error: np.ndarray, df: float, least: float = 0.0) -> Effects:
     """Posteriors of the effects of genes from estimates [g] with standard errors [g] of ``df`` degrees of freedom.
 
-    least   s_0: the standard deviation of effects that count as none, which every gene may have
+    least   s_0, the smallest standard deviation on the grid: effects of this size count as no effect
 
     The centre m is the median of the estimates: shares sum to one, so a few genes that rise push all others down.
     """

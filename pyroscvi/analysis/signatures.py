@@ -19,8 +19,8 @@ def signatures(cells: Cells, fit: Fitted | None = None, *, given: Mapping[str, L
     fit    a fit to them: the mean of denoised shares, in place of counts
     given  conditions of the denoised shares, such as one batch for all: ``given={"batch": "a"}``
 
-    Of counts, each type has one count more, with the average profile, so that no share is 0. A type without cells has
-    no row. Raises ValueError where no cell has a label.
+    Without a fit, one count with the average profile is added to each type, so that no share is 0. A type without cells
+    has no row. Raises ValueError where no cell has a label.
     """
     if cells.label is None or not bool((cells.label >= 0).any()):
         raise ValueError(f"signatures need cells with labels: read them, {field('label')}")

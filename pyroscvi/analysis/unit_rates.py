@@ -29,9 +29,9 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.inference.progress import counted
 from pyroscvi.program import Fitted
 
-MIN_SHARE = 1e-12  # of a share: its logarithm is taken
+MIN_SHARE = 1e-12  # the smallest share, because its logarithm is taken
 SHAPE = 0.5  # of the prior of departures
-RATE_UNIT = 10_000  # tables have rates of a cell with so many counts
+RATE_UNIT = 10_000  # a rate in a table is the expected count of a gene in a cell with so many counts
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def unit_sums(
 
     under     interventions {field: values [n]} under which shares are computed, each in as many posterior samples. {}
               keeps the conditions of the cells
-    samples   posterior samples, rounded up to a multiple of the interventions
+    samples   posterior samples, rounded up to a multiple of the number of interventions
     """
     inside = torch.from_numpy(unit >= 0)
     if not inside.all():

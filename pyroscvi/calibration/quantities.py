@@ -1,8 +1,9 @@
 """The quantities that are ranked: functions of the latents of a cell, and of its counts.
 
-Ranked are each coordinate, products of two (a posterior may be right in every coordinate and wrong in correlations),
-the square of the norm, the logarithm of a size, discrete latents; and always log p(x | z). A guide that ignores the
-data and returns the prior passes all the other ranks: averaged over simulated data, the posterior *is* the prior.
+These are each coordinate, products of two coordinates (a posterior may be right in every coordinate and wrong in their
+correlations), the square of the norm, the logarithm of a size, discrete latents, and always log p(x | z). A guide that
+ignores the data and returns the prior fails in log p(x | z) alone: averaged over simulated data, the posterior *is* the
+prior.
 
 References
     Modrak, M. et al. (2023) Simulation-based calibration checking for Bayesian computation: the choice of test

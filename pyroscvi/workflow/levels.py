@@ -28,7 +28,7 @@ MAX_DIMENSIONS = 20
 
 
 def levels(fit: Fit, cells: Cells, xy: np.ndarray, colours: Mapping[str, Any]) -> str:
-    """The page.
+    """Returns the report as HTML.
 
     xy       the latents of the cells in two dimensions [n, 2]
     colours  {name: a group or a number for each cell}
