@@ -132,4 +132,4 @@ def _sizes(fit: Fitted, batch: Tensor, generator: torch.Generator) -> Tensor:
 
 def unknown(what: str, give: str, call: str = "generate") -> str:
     """The message for something that a fit does not know, and that its user can give."""
-    return f"{call}: this fit does not know {what}, for it came without the cells it was fitted to: give {give}"
+    return f"{call}: this fit does not know {what}, because it was made without the cells it was fitted to: give {give}"
