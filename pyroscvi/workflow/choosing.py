@@ -35,7 +35,7 @@ PARTICLES, CERTIFIED = 2_000, 12  # draws of an evidence; simulated cells that c
 NEW = 3  # candidates of a stage that no stage before has fitted
 SHARES = {"likelihood": 0.35, "dimensions and prior": 0.65}  # of the time, by whose end a stage should be over
 FEWEST = 0.25  # of the held-out cells, where there is no time to compare on more
-SCORING = 0.5  # seconds of the evidence of a fit for each second of its training, before any was measured
+SCORING = 0.7  # seconds of the evidence of a fit for each second of its training, before any was measured
 
 
 @dataclass
@@ -211,7 +211,7 @@ def affordable(cells: int, pace: float, seconds: float) -> tuple[int, int]:
     With less than half of the usual epochs for each there is time for fewer candidates only.
 
     >>> affordable(10_000, 1e-5, 600), affordable(10_000, 1e-4, 600), affordable(10_000, 1e-3, 600)
-    ((4000, 60), (2000, 63), (2000, 32))
+    ((4000, 60), (2000, 58), (2000, 32))
     """
     first, both = SHARES.values()
     for_one = min(first, both - first) * seconds / (NEW * SEEDS) / (1 + SCORING)
