@@ -13,15 +13,19 @@ from textbook import negative_binomial_log_pmf, poisson_log_pmf, zero_inflated
 from torch import nn
 
 import pyroscvi as ps
+from pyroscvi.data import Delaunay
 from pyroscvi.data.cells import Cells
+from pyroscvi.data.halo import padded
 from pyroscvi.distributions import kernel
 from pyroscvi.guides import Flow, FullCovariance, LowRank, MeanField, SpatialGNN
 from pyroscvi.inference import captured
 from pyroscvi.inference.captured import Captured, capture
 from pyroscvi.inference.loss import Loss
 from pyroscvi.inference.objectives import Classifier, FreeBits
-from pyroscvi.models import CVAE, GMVAE, LDVAE, PPCA, SCVI, Annotated, PoissonLognormal
+from pyroscvi.models import CVAE, GMVAE, LDVAE, PPCA, SCVI, Annotated, PoissonLognormal, Spillover
+from pyroscvi.part import hops_of
 from pyroscvi.parts import (
+    CAR,
     MLP,
     NB,
     BatchNorm,
@@ -37,6 +41,7 @@ from pyroscvi.parts import (
     ReadCell,
     VampPrior,
 )
+from pyroscvi.parts.neighbours import Equivariant, MeanAggregation, ReadNeighbours
 
 compiled = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
 
@@ -325,3 +330,70 @@ def test_ctrl_c_waits_until_a_step_is_recorded():
     assert done
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+TISSUE = [
+    (SCVI(latent=3), SpatialGNN(encoder=ReadNeighbours(cell=NORMED, convolution=MeanAggregation(), hops=2))),
+    (Spillover(latent=3), MeanField(encoder=ReadNeighbours(convolution=Equivariant()))),
+    (SCVI(latent=3, prior=CAR()), SpatialGNN()),
+]
+
+
+def in_tissue(n=60):
+    data = ps.data.simulated(cells=n, genes=12, sections=2)
+    return ps.Fields(spatial="spatial", section="section", graph=Delaunay()).read(data).to(dtype=torch.float64)
+
+
+@compiled
+@pytest.mark.parametrize(("model", "guide"), TISSUE, ids=lambda p: repr(p)[:60])
+def test_a_captured_step_reads_the_neighbours_of_its_own_minibatch(model, guide, monkeypatch):
+    monkeypatch.setattr("torch._inductor.compile", graph_itself)
+    cells = in_tissue()
+    loss, parameters = loss_of(model, guide, cells)
+    hops = hops_of(*loss.trained.values())
+    generator = torch.Generator().manual_seed(0)
+    first, second = same_sizes(padded(m) for _ in range(3) for m in cells.minibatches(15, generator, hops))
+    graph = Captured(loss, parameters, first)
+    eager = step(loss, parameters, second, 0.5, seed=1)
+    other = step(loss, parameters, replace(second, graph=first.graph), 0.5, seed=1)
+    torch.manual_seed(1)
+    agree(eager, graph(second, 0.5), 1e-6, 1e-5)
+    assert abs(other[0] - eager[0]) > 1e-4
+
+
+def same_sizes(minibatches):
+    """The first two minibatches with one size of the halo and one number of edges."""
+    met = {}
+    for minibatch in minibatches:
+        size = minibatch.graph.shape, minibatch.graph.nnz
+        if size in met:
+            return met[size], minibatch
+        met[size] = minibatch
+    raise AssertionError("no two minibatches have one size")
+
+
+@compiled
+def test_a_fit_in_tissue_is_the_same_recorded_and_eager(monkeypatch):
+    calls, step = [], Captured.__call__
+    monkeypatch.setattr(Captured, "__call__", lambda self, *given: calls.append(self) or step(self, *given))
+    cells = in_tissue(60)
+    fits = [
+        ps.fit(SCVI(latent=2), SpatialGNN(), cells, epochs=2, batch_size=30, compile=how, progress=False)
+        for how in (False, "trace")
+    ]
+    np.testing.assert_allclose(*(f.history["loss"] for f in fits), rtol=1e-6)
+    assert len(calls) > len(set(calls)) >= 1
+
+
+@pytest.mark.parametrize("size", [7, 60])
+@torch.no_grad()
+def test_padding_changes_no_posterior_and_gives_few_sizes(size):
+    cells = in_tissue()
+    guide = SpatialGNN().sized(SCVI(latent=2).sized(cells.dims).double(), cells).double().eval()
+    sizes = set()
+    for m in cells.minibatches(size, torch.Generator().manual_seed(0)):
+        more = padded(m)
+        sizes.add((more.graph.shape, more.graph.nnz))
+        assert more.graph.nnz >= m.graph.nnz
+        torch.testing.assert_close(guide.posteriors(more)["z"].mean, guide.posteriors(m)["z"].mean)
+    assert len(sizes) <= 6

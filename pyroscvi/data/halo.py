@@ -1,6 +1,7 @@
 """The halo of some cells of a tissue: the other cells that a guide reads, or that a prior makes them depend on."""
 
 from dataclasses import replace
+from math import ceil, log2
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound="Cells")
 
+PER_OCTAVE = 8  # sizes of a padded halo between a number and its double: at most a tenth is added
+
 
 def halo_of(cells: "Cells", index: np.ndarray, hops: int | None) -> dict[str, Any]:
     """The graphs of the chosen rows, renumbered: the chosen cells first, their predecessors, and the other halo."""
@@ -29,6 +32,35 @@ def halo_of(cells: "Cells", index: np.ndarray, hops: int | None) -> dict[str, An
     halo = replace(everyone, **{**picked(everyone, torch.as_tensor(outside)), "index": None}, total=None)
     reach = [rounds for rounds in (hops, cells.hops) if rounds is not None]
     return {"graph": graph, "before": before, "halo": halo, "hops": min(reach, default=None)}
+
+
+def padded(cells: C) -> C:
+    """These cells with more halo and more edges, so that their numbers are among few: ``PER_OCTAVE``.
+
+    A recorded step is of one number of each. The halo is filled with copies of its cells (of all cells where it is
+    empty); further edges lead from the last copy to itself. Nothing leads from there to a cell of the minibatch.
+    """
+    if cells.graph is None or cells.before is not None:
+        return cells
+    n, h, e = len(cells), 0 if cells.halo is None else len(cells.halo), cells.graph.nnz
+    nodes, edges = _rounded(h + 1), _rounded(e)
+    copied = cells.halo if cells.halo is not None and h else replace(cells, graph=None, halo=None, hops=None)
+    rows = np.concatenate([np.arange(h), np.arange(nodes - h) % len(copied)])
+    filled = replace(copied, **{**picked(copied, torch.from_numpy(rows)), "index": None}, total=None)
+    indptr = np.concatenate([cells.graph.indptr, np.full(nodes - h, e)])
+    indptr[-1] = edges
+    last = np.full(edges - e, n + nodes - 1, dtype=cells.graph.indices.dtype)
+    data = np.concatenate([cells.graph.data, np.ones(edges - e, dtype=cells.graph.data.dtype)])
+    graph = sparse.csr_matrix((data, np.concatenate([cells.graph.indices, last]), indptr), shape=(n + nodes, n + nodes))
+    taken = replace(cells, graph=graph, halo=filled)
+    if "library" in vars(cells):
+        vars(taken)["library"] = cells.library
+    return taken
+
+
+def _rounded(number: int) -> int:
+    """The next larger number of a ladder with ``PER_OCTAVE`` steps between a number and its double."""
+    return ceil(2 ** (ceil(PER_OCTAVE * log2(max(number, 1))) / PER_OCTAVE))
 
 
 def given_others(cells: C, held: np.ndarray) -> C:

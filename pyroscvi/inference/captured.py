@@ -6,9 +6,10 @@ operator in it on a processor (``distributions.native``). Inductor compiles the 
 they are launched together (``replayed``). Or the graph runs as it was recorded (``compile="trace"``), which takes half
 of the time of an eager step and costs no compilation. A page need not be written differently.
 
-A graph cannot contain a shape that changes (another minibatch size, the edges between cells of a tissue), or a decision
-that depends on a value. Random numbers are drawn in the order of the eager step, so that a fit with ``compile=True`` is
-the same fit up to rounding.
+A graph cannot contain a shape that changes (another minibatch size), or a decision that depends on a value. The halo of
+cells in tissue is therefore padded, in eager steps too, and a step is recorded for each of the few sizes that it has.
+Random numbers are drawn in the order of the eager step, so that a fit with ``compile=True`` is the same fit up to
+rounding.
 """
 
 import os
@@ -24,6 +25,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -55,8 +57,6 @@ class Captured:
     def __init__(self, loss: nn.Module, parameters: Sequence[nn.Parameter], first: Cells, inductor: bool = True):
         if first.before is not None:
             raise ValueError("cells with predecessors have others in every minibatch")
-        if first.graph is not None:
-            raise ValueError("cells with a graph of neighbours have another number of edges in every minibatch")
         self.loss, self.like = loss, _without_tensors(first)
         self.names = list(_tensors(first))
         held = dict(loss.named_parameters()) | dict(loss.named_buffers())
@@ -87,7 +87,7 @@ class Captured:
 
     def _shared(self, first: Cells, inductor: bool) -> Any:
         """The step of an earlier fit, if it is the same; else a new one, which is kept."""
-        read = [getattr(first, name) for name in ("total", "levels", "genes", "protein_names", "real")]
+        read = [getattr(first, name) for name in ("total", "levels", "genes", "protein_names", "real", "hops")]
         arguments = [(t.dtype, t.device, t.shape, t.stride()) for t in (*self.held, *_tensors(first).values())]
         content = _content((self.loss, read, self.where, self.names, arguments, self.trained, inductor), {})
         if content not in GRAPHS:
@@ -221,17 +221,27 @@ def _tensors(cells: Cells) -> dict[str, Tensor]:
     rows = by_cell(lambda values: values, cells)
     codes = {f"categories.{name}": codes for name, codes in rows.pop("categories").items()}
     tensors = {**rows, **codes, "counts": cells.x, "library": cells.library, "panels": cells.panels}
+    if cells.graph is not None:
+        tensors |= {"edges": cells.edges, "distances": cells.distances}
+    if cells.halo is not None:
+        tensors |= {f"halo.{name}": t for name, t in _tensors(cells.halo).items()}
     return {name: t for name, t in tensors.items() if isinstance(t, Tensor)}
 
 
 def _without_tensors(cells: Cells) -> Cells:
-    return replace(cells, counts=torch.empty(0, 0), names=None, index=None)
+    """The rest. Its graph has no edges: a step that does not read them from the tensors is not the eager one."""
+    halo = None if cells.halo is None else _without_tensors(cells.halo)
+    graph = None if cells.graph is None else sparse.csr_matrix(cells.graph.shape)
+    return replace(cells, counts=torch.empty(0, 0), names=None, index=None, graph=graph, halo=halo)
 
 
 def _with_tensors(like: Cells, tensors: Mapping[str, Tensor]) -> Cells:
     rest: dict[str, Any] = dict(tensors)
-    library = rest.pop("library")
+    if like.halo is not None:
+        of_halo = {name.removeprefix("halo."): rest.pop(name) for name in tensors if name.startswith("halo.")}
+        rest["halo"] = _with_tensors(like.halo, of_halo)
+    computed: dict[str, Any] = {name: rest.pop(name) for name in ("library", "edges", "distances") if name in rest}
     categories = {name: rest.pop(f"categories.{name}") for name in like.categories}
     cells = replace(like, categories=categories, **rest)
-    cells.__dict__["library"] = library  # rather than the sum of x once more
+    vars(cells).update(computed)  # rather than once more
     return cells

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pyroscvi.advice import troubleshooting
 from pyroscvi.data.cells import Cells
+from pyroscvi.data.halo import padded
 from pyroscvi.distributions import native
 from pyroscvi.inference.average import Average
 from pyroscvi.inference.captured import Captured, capture, decline, pays
@@ -108,9 +109,11 @@ class Run:
         self.mean = Average()
         self.means = MeanBounds(self.epochs * self.steps)
         self.sound, self.sound_epoch = self._copied(), 0  # the last state that is known to have a finite bound
-        self.captured: Captured | None = None
+        self.captured: dict[Any, Captured] = {}  # steps, by the sizes of the halo
         self.asked = self.compile is True
         reason = self.ranks.uncaptured(self.own_loss, self.size, self.accumulate)
+        if not self.ranks.alone and self.train.graph is not None:
+            reason = reason or "every process has another number of neighbours"
         if self.compile == "auto":
             self.compile = not reason and pays(self.train, self.epochs, self.steps)
         elif self.compile and reason:
@@ -233,16 +236,18 @@ class Run:
     def _differentiate(self, cells: Cells, weight: float) -> Tensor:
         """The loss [] of this rank's cells; gradients are stored in the parameters."""
         equal = weight == 1.0 and len(cells) == self._piece  # on one rank and so on all
-        if self.compile and self.captured is None and equal:
+        cells = padded(cells)
+        size = None if cells.graph is None else (cells.graph.shape, cells.graph.nnz)
+        if self.compile and size not in self.captured and equal:
             captured = capture(self.own_loss, self.parameters, cells, self.beta, self.asked, self.inductor)
             self.compile = all(self.ranks.gathered(captured is not None))
-            self.captured = captured if self.compile else None
-        if self.captured is not None and equal:
-            loss, gradients = self.captured(cells, self.beta)
+            self.captured |= {size: captured} if self.compile and captured is not None else {}
+        if size in self.captured and equal:
+            loss, gradients = self.captured[size](cells, self.beta)
             for parameter, gradient in zip(self.parameters, self.ranks.averaged(gradients), strict=True):
                 parameter.grad = gradient
             return loss
-        with native.used(self.captured is not None):
+        with native.used(bool(self.captured)):
             loss = self.loss(cells, self.beta, weight)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -293,7 +298,7 @@ class Run:
 
     def _bound(self, part: Cells | None) -> float:
         n, device = 0 if part is None else len(part), self.train.device
-        with native.used(self.captured is not None):
+        with native.used(bool(self.captured)):
             elbo = math.nan if part is None else evaluate(self.model, self.guide, part, len(self.train), self.seed)
         return self.ranks.average(elbo, n, device)
 
@@ -316,7 +321,7 @@ class Run:
     def _watched(self, watch: Callable[[Model, Guide, Cells], float]) -> float:
         part, value = self.evaluated[1], math.nan
         if part is not None:
-            with evaluating(self.model, self.guide, self.seed, part), native.used(self.captured is not None):
+            with evaluating(self.model, self.guide, self.seed, part), native.used(bool(self.captured)):
                 value = watch(self.model, self.guide, part)
         return self.ranks.average(value, 0 if part is None else len(part), self.train.device)
 
