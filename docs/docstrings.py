@@ -220,16 +220,18 @@ def arguments(thing: Any) -> tuple[dict[str, tuple[str, str]], str]:
     spec = tree.args
     plain = spec.posonlyargs + spec.args
     defaults = [None] * (len(plain) - len(spec.defaults)) + spec.defaults
-    takes = {a.arg: (_text(a.annotation), _text(d)) for a, d in zip(plain, defaults, strict=True)}
+    takes = {a.arg: (_annotation(a.annotation), _text(d)) for a, d in zip(plain, defaults, strict=True)}
     if spec.vararg:
-        takes["*" + spec.vararg.arg] = (_text(spec.vararg.annotation), "")
+        takes["*" + spec.vararg.arg] = (_annotation(spec.vararg.annotation), "")
     elif spec.kwonlyargs:
         takes["*"] = ("", "")
-    takes |= {a.arg: (_text(a.annotation), _text(d)) for a, d in zip(spec.kwonlyargs, spec.kw_defaults, strict=True)}
+    takes |= {
+        a.arg: (_annotation(a.annotation), _text(d)) for a, d in zip(spec.kwonlyargs, spec.kw_defaults, strict=True)
+    }
     if spec.kwarg:
-        takes["**" + spec.kwarg.arg] = (_text(spec.kwarg.annotation), "")
+        takes["**" + spec.kwarg.arg] = (_annotation(spec.kwarg.annotation), "")
     takes.pop("self", None), takes.pop("cls", None)
-    return takes, _text(tree.returns).strip("'\"")
+    return takes, _annotation(tree.returns)
 
 
 def fields(cls: type) -> dict[str, tuple[str, str]]:
@@ -240,7 +242,7 @@ def fields(cls: type) -> dict[str, tuple[str, str]]:
         tree = _tree(base) if base.__module__.startswith("pyroscvi") else None
         for node in tree.body if isinstance(tree, ast.ClassDef) else ():
             if isinstance(node, ast.AnnAssign) and "ClassVar" not in _text(node.annotation):
-                by_name[_text(node.target)] = (_text(node.annotation), _text(node.value))
+                by_name[_text(node.target)] = (_annotation(node.annotation), _text(node.value))
     return {name: by_name[name] for name in wanted if name in by_name}
 
 
@@ -258,6 +260,11 @@ def _text(node: ast.AST | None) -> str:
         given = {each.arg: ast.unparse(each.value) for each in node.keywords}
         return given.get("default", f"{given['default_factory']}()" if "default_factory" in given else "")
     return "" if node is None else ast.unparse(node)
+
+
+def _annotation(node: ast.AST | None) -> str:
+    """A type as it is read: a name that stands in quotes in the source, without them."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else _text(node)
 
 
 @cache

@@ -40,7 +40,7 @@ from pyroscvi.parts import Nothing
 # the other value, and keep the latents. Predict. In Pearl's words: abduction, action, prediction.
 #
 # The simulation knows the mean of every cell under both drugs. In the first data set, drugs are given at random. In the
-# second, 95% of the cells of type 0 got drug 0, and 95% of type 1 got drug 1: the drug is **confounded** with the type.
+# second, all cells of type 0 got drug 0, and all cells of type 1 got drug 1: the drug is **confounded** with the type.
 
 # %%
 SETTINGS = {"epochs": 25, "batch_size": 200, "lr": 4e-2, "seed": 0, "progress": False}
@@ -101,8 +101,7 @@ assert error < 0.3 * naive
 # %% [markdown]
 # ## What the condition is good for: types, and not batches
 #
-# A model that is not told the condition must explain the drug by something. Here it
-# would spend its kinds on the drug.
+# A model that is not told the condition must explain the drug by something. Here it would spend its kinds on the drug.
 
 # %%
 blind = ps.fit(

@@ -56,7 +56,7 @@ def test_a_guide_by_task_runs(task, files, capsys):
 
 
 def test_every_argument_has_its_type_and_default_beside_what_it_means():
-    def scaled(x: float, by: float | None = 2.0, *, seed: int = 0) -> float:
+    def scaled(x: "float", by: float | None = 2.0, *, seed: int = 0) -> float:
         """x times a factor.
 
         by    the factor; None is 1
