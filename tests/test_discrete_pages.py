@@ -126,10 +126,14 @@ def test_loadings_of_a_mixture_have_a_column_for_every_kind(cells):
 
 
 def test_a_mixture_recovers_the_kinds_of_cells_that_it_simulated():
-    """Nine in ten of the pairs of cells are rightly together or apart, and the fit is as probable as the truth."""
+    """Nine in ten of the pairs of cells are rightly together or apart, and kinds are as frequent as they were.
+
+    The fit is as probable as the truth.
+    """
     blank = Cells(torch.full((300, 20), 3.0))
     truth = Mixture(kinds=3).sized(blank.dims)
     with torch.no_grad():
+        truth.w.copy_(torch.tensor([0.55, 0.3, 0.15]).log())
         truth.decoder.heads["rho"].weight.normal_()
         truth.likelihood.dispersion.log_theta.fill_(2.0)
         drawn = poutine.trace(poutine.uncondition(truth)).get_trace(blank)
@@ -139,6 +143,7 @@ def test_a_mixture_recovers_the_kinds_of_cells_that_it_simulated():
     best = torch.as_tensor(fit.probabilities(new, "k").to_numpy().argmax(1))
     together = lambda k: k[:, None] == k[None, :]  # noqa: E731
     assert (together(best) == together(k[200:])).float().mean() > 0.9
+    assert_close(fit.model.w.softmax(-1).sort().values, torch.tensor([0.15, 0.3, 0.55]), rtol=0, atol=0.1)
     gap = ps.log_evidence((truth, MeanField().sized(truth, new)), new) - ps.log_evidence(fit, new)
     assert abs(gap.mean()) < 2
 
