@@ -17,8 +17,8 @@ import pyroscvi as ps
 from pyroscvi.guides import {guide}
 from pyroscvi.models import {model}
 {imports}
-adata = ps.data.simulated(cells=300, types=4, seed=1)
 """
+CELLS = "adata = ps.data.simulated(cells=300, types=4, seed=1)\n"
 READ = 'cells = ps.Fields(batch="batch").read(adata)\n'
 LABEL = 'cells = ps.Fields(batch="batch", label="cell_type").read(adata)\n'
 FIT = "fit = ps.fit({declared}, {guide}(), cells, epochs=60, batch_size=64)\n"
@@ -247,7 +247,8 @@ def example(name: str) -> str | None:
         declared = f"SCVI(latent=2, decoder=Linear(), likelihood=NB(){prior})"
     else:
         return None
-    start = START.format(guide=guide, model=model, imports=imports).replace("\n\n\nadata", "\n\nadata")
+    start = START.format(guide=guide, model=model, imports=imports).replace("\n\n\n", "\n\n")
+    read = read if "adata = ps." in read else CELLS + read
     code = start + read + FIT.format(declared=declared, guide=guide) + picture
     code = code if "np." in code else code.replace("import numpy as np\n", "")
     return code.replace(", Mixture\n", "\n") if "Mixture(4)" not in code else code

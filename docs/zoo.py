@@ -72,7 +72,7 @@ def index(pages: list[Page], folder: Path) -> str:
 def _width(diagram: Path) -> str:
     """The width of a diagram in a table, at which the letters of all diagrams have the same size."""
     points = re.search(r'width="([\d.]+)pt"', diagram.read_text("utf-8"))
-    return f"{float(points[1]) / 20:.1f}rem" if points else "15rem"
+    return f"{float(points[1]) * 0.8:.0f}px" if points else "240px"
 
 
 def write(folder: Path, pages: list[Page]) -> None:

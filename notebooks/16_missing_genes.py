@@ -43,8 +43,8 @@ torch.manual_seed(16)
 #
 # ## The truth is known
 #
-# Three types, 60 genes, 300 molecules a cell. A panel measures 15 of the genes, chosen without looking. All rates are
-# known, so that Bayes' rule is exact.
+# Three types, 60 genes, 25 molecules a cell. A panel measures 15 of the genes, chosen at random. All rates are known, so
+# that Bayes' rule is exact.
 
 # %%
 types, genes, n = 3, 60, 1500
@@ -83,8 +83,7 @@ for name, (right, expected) in reports.items():
 
 # %% [markdown]
 # A posterior is **calibrated** if it is right as often as it expects to be. With 1,500 cells, chance explains a
-# difference
-# of about 0.03.
+# difference of about 0.03.
 
 # %%
 for name in ("all genes", "left out"):
