@@ -15,11 +15,14 @@ from scipy import sparse
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
+from pyroscvi.data.process import process_kept
+
 __all__ = ["Peak", "agreement", "clusterings", "drawn", "markdown", "publish", "read", "versions", "write"]
 
 PACKAGES = ("pyroscvi", "torch", "pyro-ppl", "scvi-tools", "scanpy", "scikit-learn", "numpy")
 
 
+@process_kept()  # scanpy gives torch all cores, through numba
 def read(path: Path, batch: str | None = None, genes: int = 2000) -> AnnData:
     """All cells of an h5ad, at its most variable genes by Pearson residuals (within batches if ``batch`` is given)."""
     import scanpy as sc  # here, because gpu.py runs where scanpy is not installed
