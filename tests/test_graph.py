@@ -8,8 +8,9 @@ import torch
 from scipy import sparse
 
 import pyroscvi as ps
-from pyroscvi.data import Cells
+from pyroscvi.data import Cells, loader, stored
 from pyroscvi.data.graph import nearest, neighbourhood
+from pyroscvi.data.stored import Stored
 from pyroscvi.guides import SpatialGNN
 from pyroscvi.models import SCVI
 from pyroscvi.parts.neighbours import ReadNeighbours
@@ -228,3 +229,39 @@ def test_a_guide_that_reads_neighbours_refuses_cells_without_a_graph(with_covari
             ValueError, match=r"SpatialGNN reads a cell with its neighbours, .*Fields\(spatial=\.\.\.\)"
         ):
             ps.fit(SCVI(latent=2), SpatialGNN(), cells, epochs=1, progress=False)
+
+
+@pytest.fixture
+def on_disk(tmp_path, monkeypatch):
+    """Two sections of 300 cells in memory and on disk, of which a buffer has 100."""
+    monkeypatch.setattr(stored, "BUFFER", 100)
+    data = ps.data.simulated(cells=600, genes=8, sections=2)
+    order = np.lexsort([*(data.obsm["spatial"] * 4).astype(int).T, data.obs["section"].cat.codes])
+    data = data[order].copy()  # as instruments write them: cells of one field of view together
+    data.write_h5ad(tmp_path / "tissue.h5ad")
+    fields = ps.Fields(spatial="spatial", section="section")
+    return fields.read(data), fields.open(tmp_path / "tissue.h5ad")
+
+
+@torch.no_grad()
+def test_minibatches_from_disk_are_read_as_the_whole_tissue_is(on_disk, monkeypatch):
+    cells, opened = on_disk
+    guide = SpatialGNN().sized(SCVI(latent=2).sized(cells.dims), cells).eval()
+    whole, seen, read = guide.posteriors(cells)["z"].mean, [], []
+    before = Stored.read
+    monkeypatch.setattr(Stored, "read", lambda self, *index: read.append(len(self.rows)) or before(self, *index))
+    monkeypatch.setattr(loader, "TILE", 8.0)
+    for m in opened.minibatches(25, torch.Generator().manual_seed(0), hops=1):
+        torch.testing.assert_close(guide.posteriors(m)["z"].mean, whole[m.index], rtol=1e-5, atol=1e-5)
+        seen.append(m.index)
+    assert torch.cat(seen).sort().values.tolist() == list(range(600))
+    assert sum(read) < 2 * 600  # neighbours are mostly in the buffer
+    later = opened.minibatches(25, torch.Generator().manual_seed(0), hops=1, start=5)
+    assert [m.index.tolist() for m in later] == [index.tolist() for index in seen[5:]]
+
+
+def test_a_fit_reads_tissue_from_disk(on_disk):
+    _, opened = on_disk
+    fit = ps.fit(SCVI(latent=2), SpatialGNN(), opened, epochs=1, validation=0.1, progress=False)
+    assert np.isfinite(fit.history["elbo_held_out"]).all()
+    assert fit.latent(opened).shape == (600, 2)

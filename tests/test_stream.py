@@ -14,7 +14,7 @@ from anndata import AnnData
 from files_on_disk import FORMS, dense, folder, h5ad
 from scipy import sparse
 
-from pyroscvi.data import Cells, Fields, loader, simulated, stored
+from pyroscvi.data import Cells, Fields, Given, loader, simulated, stored
 from pyroscvi.data.stored import Source, Stored
 from pyroscvi.fitting.resume import digest
 
@@ -217,8 +217,8 @@ def test_what_cannot_be_opened_says_why(adata, tmp_path):
         Fields().open(3)
     with pytest.raises(ValueError, match="no file was given"):
         Fields().open([])
-    with pytest.raises(ValueError, match="cells in space are read into memory"):
-        Fields(spatial="spatial").open(tmp_path)
+    with pytest.raises(ValueError, match="cells with a graph in obsp are read into memory"):
+        Fields(graph=Given()).open(tmp_path)
     for name in ("a.h5ad", "a.txt", "a.h5"):
         (tmp_path / name).write_text("nothing")
         with pytest.raises(ValueError, match=rf"{name} cannot be opened"):

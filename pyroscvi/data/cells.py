@@ -289,7 +289,8 @@ class Cells:
         """
         index = self._numbers(index)
         if isinstance(self.counts, Stored) and len(index) > self.counts.buffer:
-            return replace(self, **{**picked(self, index), "index": None}, total=None)
+            graph = {} if self.graph is None else halo_of(self, index.numpy(), hops)
+            return replace(self, **{**picked(self, index), "index": None}, **graph, total=None)
         return replace(self.take(index, hops), index=None, total=None)
 
     def in_order(self) -> Self:
@@ -324,13 +325,16 @@ class Cells:
         return minibatches(self, size, generator, hops, start, rank, world)
 
     def split(
-        self, fraction: float, by: str | None = None, seed: int = 0, *, groups: str | Sequence[Any] | None = None
-    ) -> tuple[Self, Self]:
+        self, fraction: float, by: str | None = None, seed: int = 0, *, groups: str | Sequence[Any] | None = None,
+        hops: int | None = None,
+    ) -> tuple[Self, Self]:  # fmt: skip
         """Two data sets, the second with ``fraction`` of the cells; of each level of the field ``by``, if it is named.
 
         groups  a categorical field, or a value for each cell [n]: the cells of a group stay together, so that
                 ``groups="donor"`` leaves no donor on both sides. The second has then about ``fraction`` of the cells
                 and at least one group
+
+        hops    of neighbours that the second has as a halo; None: every cell that can be reached
 
         With a graph, the first keeps the edges among its own cells. The second keeps all its neighbours: a guide may
         read them, and under a page such as ``Spillover`` they are given. With predecessors this is different: a cell of
@@ -349,9 +353,9 @@ class Cells:
         if self.graph is not None:
             first = replace(first, graph=sparse.csr_matrix(self.graph[own][:, own]), hops=None)
         if self.before is None:
-            return first, self.subset(held)
+            return first, self.subset(held, hops)
         first = replace(first, before=sparse.csr_matrix(self.before[own][:, own]))
-        return first, given_others(self, held.numpy()).subset(held)
+        return first, given_others(self, held.numpy()).subset(held, hops)
 
     def _grouped(self, by: str | Sequence[Any] | None) -> Tensor:
         """The group of each cell [n]: its level of a field, or its value; one group without either."""

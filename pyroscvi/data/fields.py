@@ -176,8 +176,8 @@ class Fields:
         _check_options(genes, missing, unknown, empty)
         if self.values is not None:
             raise ValueError("values that are not counts are read into memory: Fields.read")
-        if self.spatial is not None or isinstance(self.graph, Given):
-            raise ValueError("cells in space are read into memory, for the graph of their neighbours: Fields.read")
+        if isinstance(self.graph, Given):
+            raise ValueError("cells with a graph in obsp are read into memory: Fields.read, or make it of coordinates")
         files = opened(data)
         if isinstance(files, Opened):
             adata, files, genes = files.in_memory, {"": files}, "union"

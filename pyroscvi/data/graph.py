@@ -44,25 +44,20 @@ def neighbourhood(
     In the graph that is returned, nodes are numbered anew: those of ``index`` first, and then the others. With
     ``hops=None`` there are as many rounds as it takes to use every edge that leads to ``index``.
     """
-    seen = np.zeros(graph.shape[0], dtype=bool)
-    seen[index] = True
-    into = np.zeros_like(seen)  # the nodes whose incoming edges some round needs
-    frontier, rounds = index, 0
+    seen, into, frontier, rounds = np.unique(index), [index[:0]], index, 0
     while len(frontier) and rounds != hops:
-        into[frontier] = True
-        sources = np.unique(graph[frontier].indices)
-        frontier = sources[~seen[sources]]
-        seen[frontier] = True
+        into.append(frontier)  # the nodes whose incoming edges some round needs
+        frontier = np.setdiff1d(graph[frontier].indices, seen)
+        seen = np.union1d(seen, frontier)
         rounds += 1
-    seen[index] = False
-    outside = np.flatnonzero(seen)
+    outside = np.setdiff1d(seen, index)
     nodes = np.concatenate([index, outside])
-    place = np.full(len(seen), -1)
-    place[nodes] = np.arange(len(nodes))
-    targets = np.flatnonzero(into[nodes])  # by position: a cell that was chosen twice is a target twice
+    order = np.argsort(nodes, kind="stable")
+    targets = np.flatnonzero(np.isin(nodes, np.concatenate(into)))  # by position: a cell chosen twice is a target twice
     picked = graph[nodes[targets]].tocoo()
-    rows, columns = targets[picked.coords[0]], place[picked.coords[1]]
-    return sparse.csr_matrix((picked.data, (rows, columns)), shape=(len(nodes), len(nodes))), outside
+    columns = order[np.searchsorted(nodes[order], picked.coords[1], side="right") - 1]
+    edges = (picked.data, (targets[picked.coords[0]], columns))
+    return sparse.csr_matrix(edges, shape=(len(nodes), len(nodes))), outside
 
 
 def visited(graph: sparse.csr_matrix, n: int) -> sparse.csr_matrix:

@@ -11,6 +11,7 @@ from scipy import sparse
 from pyroscvi.data.graph import neighbourhood
 from pyroscvi.data.predecessors import nearest_given, sections
 from pyroscvi.data.rows import picked
+from pyroscvi.data.stored import Stored
 
 if TYPE_CHECKING:
     from pyroscvi.data.cells import Cells
@@ -29,7 +30,10 @@ def halo_of(cells: "Cells", index: np.ndarray, hops: int | None) -> dict[str, An
     if before is not None:
         before.resize(graph.shape)
     everyone = cells.with_halo
-    halo = replace(everyone, **{**picked(everyone, torch.as_tensor(outside)), "index": None}, total=None)
+    rows = {**picked(everyone, torch.as_tensor(outside)), "index": None}
+    if isinstance(rows["counts"], Stored):
+        rows["counts"] = rows["counts"].read()
+    halo = replace(everyone, **rows, total=None)
     reach = [rounds for rounds in (hops, cells.hops) if rounds is not None]
     return {"graph": graph, "before": before, "halo": halo, "hops": min(reach, default=None)}
 

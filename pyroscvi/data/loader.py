@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pyroscvi.data import stored
-from pyroscvi.data.predecessors import patches, sections
+from pyroscvi.data.predecessors import PATCH, patches, sections
 from pyroscvi.data.rows import between, by_cell
 from pyroscvi.data.stored import Stored
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pyroscvi.data.cells import Cells
 
 ROWS = 8192  # rows of a sparse matrix in memory that are permuted at once, which limits the size of the copy
+TILE = 32.0  # side of a piece of tissue that is read from disk at once, in typical distances to the nearest cell
 STREAMS = 8  # parts of a buffer on disk whose cells take turns in a minibatch
 
 C = TypeVar("C", bound="Cells")
@@ -44,7 +45,17 @@ def minibatches(
     else:
         order = torch.randperm(n, generator=generator)
     if cells.before is not None and generator is not None:
-        order = _patches(cells, generator)
+        order = _patches(cells, PATCH, generator)
+    if cells.graph is not None and isinstance(counts, Stored):
+        if cells.before is None and cells.places is not None and generator is not None:
+            tiles = _patches(cells, TILE, generator).split(buffer)
+            order = torch.cat([tile[torch.randperm(len(tile), generator=generator)] for tile in tiles])
+        parts, steps = order.split(buffer)[start * size // buffer :], start % (buffer // size)
+        for taken in _ahead(lambda part: cells.take(part, hops), parts):
+            for index in torch.arange(len(taken)).split(size)[steps:]:
+                yield taken.take(index[rank::world], hops)
+            steps = 0
+        return
     if cells.graph is not None:
         for index in order.split(size)[start:]:
             yield cells.take(index[rank::world], hops)
@@ -65,14 +76,15 @@ def minibatches(
         skipped = 0
 
 
-def _patches(cells: "Cells", generator: torch.Generator) -> Tensor:
+def _patches(cells: "Cells", side: float, generator: torch.Generator) -> Tensor:
     """All cells in random order [n], patch by patch: ``patches``."""
     assert cells.places is not None
-    assert cells.before is not None
+    joined = cells.graph if cells.before is None else cells.before
+    assert joined is not None
     rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
     n = len(cells)
-    places, section = cells.places.double().cpu().numpy(), sections(cells.before)[:n]
-    return torch.from_numpy(patches(places, section, rng))
+    places, section = cells.places.double().cpu().numpy(), sections(joined)[:n]
+    return torch.from_numpy(patches(places, section, rng, side))
 
 
 def shuffled(n: int, block: int, buffer: int, size: int, generator: torch.Generator) -> Tensor:

@@ -73,16 +73,16 @@ def sections(predecessors: sparse.csr_matrix) -> np.ndarray:
     return connected_components(predecessors, directed=False)[1]
 
 
-def patches(places: np.ndarray, section: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def patches(places: np.ndarray, section: np.ndarray, rng: np.random.Generator, side: float = PATCH) -> np.ndarray:
     """All cells in random order [n], those of a small patch of tissue one after the other.
 
     A minibatch of patches contains most of the predecessors of its cells. The grid of patches is at a random place and
-    angle, so that every cell has every neighbour beside it in some epoch.
+    angle, so that every cell has every neighbour beside it in some epoch. ``side`` is in the unit of ``places``.
     """
     known = np.isfinite(places).all(1)
     turned = np.where(known[:, None], places, 0.0)
     turn = np.linalg.qr(rng.normal(size=(places.shape[1],) * 2))[0]
-    tile = np.floor(turned @ turn / PATCH + rng.uniform(size=places.shape[1])).astype(int)
+    tile = np.floor(turned @ turn / side + rng.uniform(size=places.shape[1])).astype(int)
     own = np.where(known, 0, np.arange(1, len(places) + 1))  # a cell without coordinates is a patch by itself
     patch = np.unique(np.column_stack([section, own, tile]), axis=0, return_inverse=True)[1].ravel()
     return np.lexsort([rng.uniform(size=len(places)), rng.permutation(patch.max() + 1)[patch]])

@@ -12,6 +12,8 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from pyroscvi.data.stored import Stored
+
 if TYPE_CHECKING:
     from pyroscvi.data.cells import Cells
 
@@ -42,6 +44,7 @@ def picked(cells: "Cells", index: Tensor) -> dict[str, Any]:
 
 def stacked(first: Any, second: Any) -> Any:
     """The rows of one field, and then those of another."""
+    first, second = (rows.read() if isinstance(rows, Stored) else rows for rows in (first, second))
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         return torch.cat([first, second])
     return np.concatenate([first, second]) if isinstance(first, np.ndarray) else sparse.vstack([first, second], "csr")

@@ -263,7 +263,7 @@ def _split(cells: Cells, validation: float | Cells, seed: int, hops: int = 0) ->
     if round(validation * len(cells)) < 1:
         return cells, None
     by = None if cells.batch is None else "batch"
-    return cells.split(min(validation, MAX_EVALUATED / len(cells)), by, seed)
+    return cells.split(min(validation, MAX_EVALUATED / len(cells)), by, seed, hops=hops)
 
 
 def _patience(early_stopping: bool | Patience) -> Patience | None:

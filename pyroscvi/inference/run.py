@@ -99,7 +99,7 @@ class Run:
         self.steps = math.ceil(n / self.size)
         self.shuffle = torch.Generator().manual_seed(self.seed)
         self.sample = self.train.subset(
-            torch.randperm(n, generator=self.shuffle)[: min(max(n // 10, 1), MAX_EVALUATED)]
+            torch.randperm(n, generator=self.shuffle)[: min(max(n // 10, 1), MAX_EVALUATED)], self.hops
         )
         self.evaluated = [self.ranks.part(cells) for cells in (self.sample, self.held_out)]  # the bound is, on these
         few = min(math.ceil(STEPS_A_BOUND / self.steps), self.epochs // BOUNDS)
@@ -173,7 +173,9 @@ class Run:
         """
         if not max(self.warmup.settled / 2, 0.05) <= self.progress < 0.5:
             return False
-        subset = self.train.subset(torch.linspace(0, len(self.train) - 1, min(len(self.train), MAX_EVALUATED)).long())
+        subset = self.train.subset(
+            torch.linspace(0, len(self.train) - 1, min(len(self.train), MAX_EVALUATED)).long(), self.hops
+        )
         z = self.ranks.from_first(lambda: two_samples(self.guide, subset, self.seed).cpu()).to(self.train.device)
         centred = z - z.mean(1, keepdim=True)
         correlation = (centred[0] * centred[1]).sum(0) / centred.square().sum((0, 1)) * 2  # of the two samples [d]

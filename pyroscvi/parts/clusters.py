@@ -101,7 +101,7 @@ def _clustered(cells: Cells, k: int) -> tuple[Tensor, Tensor]:
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
-    some = cells.subset(torch.linspace(0, len(cells) - 1, min(len(cells), MAX_CLUSTERED)).long())
+    some = cells.subset(torch.linspace(0, len(cells) - 1, min(len(cells), MAX_CLUSTERED)).long(), hops=0)
     x = some.filled(cells.dims.average()).cpu().double()
     size = x.sum(-1, keepdim=True)
     scaled = x if cells.real else (x * (size.mean() / size.clamp(min=1))).log1p()
