@@ -69,9 +69,10 @@ def scib(latents: dict[str, np.ndarray], labels: np.ndarray, batches: np.ndarray
     one = np.zeros(len(labels), int) if batches is None else batches
     obs = pd.DataFrame({"label": labels, "batch": one}, index=map(str, range(len(labels)))).astype("category")
     points = AnnData(np.zeros((len(labels), 1), np.float32), obs, obsm=latents)
-    correction = None if batches is None else BatchCorrection(pcr_comparison=False)  # it needs the counts, too
+    correction = None if batches is None else BatchCorrection()
     how = {"bio_conservation_metrics": BioConservation(), "batch_correction_metrics": correction, "n_jobs": 1}
-    scored = Benchmarker(points, "batch", "label", list(latents), **how, progress_bar=False)
+    how |= {"pre_integrated_embedding_obsm_key": next(iter(latents)), "progress_bar": False}
+    scored = Benchmarker(points, "batch", "label", list(latents), **how)
     scored.benchmark()
     table = scored.get_results(min_max_scale=False)
     wanted = [name for name in ("Bio conservation", "Batch correction") if name in table]
