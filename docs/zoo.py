@@ -19,10 +19,10 @@ def markdown(page: Page, diagram: str | None, extra: list[str]) -> str:
     blocks = [f"# `{page.name}`", page.headline]
     for block in re.split(r"\n{2,}", page.docstring.partition("\n")[2].strip("\n")):
         lines = block.split("\n")
-        if block.startswith("Plate diagram"):
-            continue
-        if re.match(r" +\+-", block):
+        if re.search(r"^ +\+-", block, flags=re.MULTILINE):
             blocks.append(f"![the plate diagram of {page.name}]({diagram})")
+        elif block.startswith("Plate diagram"):
+            continue
         elif lines[0] == "References":
             blocks += ["## References", *("- " + linked(entry) for entry in references(lines[1:]))]
         elif ">>>" in block or (all(line.startswith("    ") for line in lines) and is_python(lines)):

@@ -23,6 +23,7 @@ import docstrings  # noqa: E402
 import equations  # noqa: E402
 import examples  # noqa: E402
 import options  # noqa: E402
+import zoo  # noqa: E402
 
 TASKS = sorted((DOCS / "how").glob("*.md"))
 
@@ -131,6 +132,11 @@ def test_an_example_of_the_zoo_runs(name):
     exec(compile(few, name, "exec"), {})
     assert plt.gcf().axes
     plt.close("all")
+
+
+def test_every_model_of_the_zoo_has_its_plate_diagram_on_its_page():
+    models = [page for page in pages().values() if page.kind == "models"]
+    assert [page.name for page in models if "(drawn.svg)" not in zoo.markdown(page, "drawn.svg", [])] == []
 
 
 def test_every_page_of_the_zoo_has_an_example_and_its_picture():
