@@ -93,15 +93,18 @@ assert naive[10] < -5 < naive[1000] < -0.05
 # %% [markdown]
 # ## Importance sampling
 #
-# A guide $q(z \mid x)$ approximates the posterior of the state of a cell. Sample states from it, and divide by the
-# density with which it samples them:
+# A guide $q(z \mid x)$ approximates the posterior of the state of a cell. Sample states $z_s$ from it, and divide by
+# the density with which it samples them. This gives the **weights**
 #
-# $$p(x) = \mathbb{E}_{q}\!\left[\frac{p(x \mid z)\,p(z)}{q(z \mid x)}\right]
-#   \approx \frac1S \sum_{s=1}^S w_s, \qquad w_s = \frac{p(x, z_s)}{q(z_s \mid x)}.$$
+# $$w_s = \frac{p(x \mid z_s)\,p(z_s)}{q(z_s \mid x)} .$$
 #
-# This is importance sampling, and the $w_s$ are its **weights**. If $q$ *is* the posterior, every weight equals $p(x)$:
-# one sample is enough and there is no error. With $S=1$ the average of $\log w$ is the ELBO (chapter 4). More samples
-# make the bound tighter.
+# Their average is right in expectation, for every guide:
+#
+# $$\mathbb{E}_{q}[w] = \int p(x \mid z)\, p(z)\, dz = p(x) .$$
+#
+# This is importance sampling. If $q$ *is* the posterior, every weight equals $p(x)$: one sample is enough and there is
+# no error. With one sample, the average of $\log w$ is the ELBO (chapter 4). The logarithm of the average of $S$
+# weights is a tighter bound.
 #
 # We compare two guides: one with a full covariance, and one whose latents are independent (chapter 9). For this model
 # the best guide of each family is known, and we write it into the weights of the guide's network. The precision of the
