@@ -12,13 +12,13 @@ from torch.testing import assert_close
 
 import pyroscvi as ps
 from pyroscvi.analysis.smooth_field import precisions
-from pyroscvi.data import Cells, Fields, Radius, simulated
+from pyroscvi.data import Cells, Delaunay, Fields, Radius, simulated
 from pyroscvi.data.predecessors import before, patches, sections
 from pyroscvi.evidence.joint import Joint
 from pyroscvi.guides import MeanField, SpatialGNN
 from pyroscvi.inference.elbo import bound
 from pyroscvi.models import SCVI
-from pyroscvi.parts import NB, Field, Matern12, Matern32, StandardNormal
+from pyroscvi.parts import CAR, NB, Field, Matern12, Matern32, StandardNormal
 from pyroscvi.program import free_sites
 
 KERNELS = {Matern32: kernels.Matern32, Matern12: kernels.Exponential}
@@ -298,3 +298,14 @@ def test_the_command_line_fits_a_field_over_a_graph_of_its_choice(tmp_path):
     assert fitted.fields.graph == Radius(0.9)
     assert fitted.fields.predecessors == 4
     assert fitted.fields.unit > 0
+
+
+@pytest.mark.filterwarnings("ignore:genes. 1 of 8:UserWarning")
+@pytest.mark.parametrize("prior", [Field(), CAR()])
+def test_a_tissue_with_missing_genes_can_be_denoised(prior):
+    data = simulated(cells=40, genes=8, sections=1)
+    cells = Fields(spatial="spatial", graph=Delaunay(), predecessors=4).read(data)
+    fitted = ps.fit(SCVI(latent=2, prior=prior), MeanField(), cells, epochs=1, progress=False)
+    query = fitted.fields.read(data[:, data.var_names[1:]], missing="marginalise")
+    assert np.isfinite(fitted.denoise(query)).all()
+    assert fitted.denoise(query).shape == (40, 8)

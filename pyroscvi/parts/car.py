@@ -84,7 +84,7 @@ class CAR(OfTissue):
         with block(hide_types=["read"]):  # an intervention on cells does not change their neighbours
             everyone = replace(cells.with_halo, graph=cells.graph, hops=cells.hops)
             vars(everyone).update(edges=cells.edges, distances=cells.distances)
-            posterior = self.guide.posteriors(everyone)["z"]
+            posterior = self.guide.from_counts(everyone)["z"]
         if not others_are_given():
             return pyro.sample("z", self.jointly(cells, posterior.rsample()))
         mean, variance = gaussian(posterior)

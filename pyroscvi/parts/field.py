@@ -59,7 +59,8 @@ class Matern12(Kernel):
 class OfTissue(Prior):
     """A prior under which the state of a cell depends on states around it, which the guide is asked for.
 
-    Sizing a guide on the model connects the prior to the guide; before that, cells are independent.
+    Sizing a guide on the model connects the prior to the guide; before that, cells are independent. Genes of the other
+    cells that were not measured are read as zeros: to fill them in, the model would run within itself.
     """
 
     strength: Fraction = 0.5
@@ -125,14 +126,14 @@ class Field(OfTissue):
         if not others_are_given():
             weights, variance = self.conditional(cells)
             with block(hide_types=["read"]):  # an intervention on cells does not change their predecessors
-                z = self.guide.posteriors(cells.with_predecessors)["z"].rsample()
+                z = self.guide.from_counts(cells.with_predecessors)["z"].rsample()
             return _sums(weights, z[cells.predecessors]), variance.sqrt().T
         moments: Any
         last, moments = vars(self).get("last", (None, None))  # evidence needs the moments of the same cells many times
         if last is not cells:
             weights, variance = self.conditional(cells)
             with block(hide_types=["read"]), torch.no_grad():
-                mean, spread = gaussian(self.guide.posteriors(cells.with_predecessors)["z"])
+                mean, spread = gaussian(self.guide.from_counts(cells.with_predecessors)["z"])
             loc = _sums(weights, mean[cells.predecessors])
             moments = loc, (variance.T + _sums(weights.square(), spread[cells.predecessors])).sqrt()
             object.__setattr__(self, "last", (cells, moments))
