@@ -56,7 +56,7 @@ SplitBy = Annotated[
 @app.command("demo", rich_help_panel="Run")
 def demo(
     out: Annotated[Path, option("The folder to write.", metavar="FOLDER")] = Path("pyroscvi-demo"),
-    epochs: Annotated[int, option("Number of passes over the cells, for each fit.", min=1)] = 80,
+    epochs: Annotated[int, option("Number of passes over the cells, for each fit.", min=1)] = 120,
     particles: Annotated[int, option("Draws for the evidence of a cell, at most.", min=1)] = 10_000,
     seed: Seed = 0,
     seeds: Annotated[int, option("Number of fits of each variant, with different seeds.", min=1)] = 3,
