@@ -1,7 +1,6 @@
 """A captured step is the eager step: the same loss, the same gradients, the same fit."""
 
 import shutil
-import signal
 import warnings
 from dataclasses import replace
 
@@ -314,22 +313,6 @@ def test_without_a_request_a_step_that_cannot_be_compiled_gives_no_warning(alone
     monkeypatch.setattr(captured, "COUNTS_TO_COMPILE", 1)
     monkeypatch.setattr(captured, "Captured", lambda *_: 1 / 0)
     assert len(ps.fit(SCVI(latent=2), MeanField(), alone, epochs=2, progress=False).history) == 2
-
-
-def test_ctrl_c_waits_until_a_step_is_recorded():
-    """Raised while C++ calls Python, it ended the process."""
-    done = []
-
-    def work():
-        with captured.interrupts_wait():
-            signal.raise_signal(signal.SIGINT)
-            done.append(True)
-
-    with pytest.raises(KeyboardInterrupt):
-        work()
-    assert done
-    with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
 
 
 TISSUE = [

@@ -151,13 +151,15 @@ def _train(
                     now = _result(run, cells, interrupted=not run.done)
                     for observer in observers:
                         observer(now)
+            if run.ranks.alone and run.ranks.interrupted:  # after the last step
+                raise KeyboardInterrupt
         except NonFiniteLoss as error:
             return error
         except KeyboardInterrupt as error:
             if run.ranks.first:
+                epoch = min(run.epoch + 1, run.epochs)
                 warnings.warn(
-                    f"interrupted in epoch {run.epoch + 1} of {run.epochs}: the fit is the state of that moment",
-                    stacklevel=3,
+                    f"interrupted in epoch {epoch} of {run.epochs}: the fit is the state of that moment", stacklevel=3
                 )
             return error
     return None

@@ -14,11 +14,8 @@ rounding.
 
 import os
 import shutil
-import signal
-import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any, Literal
@@ -103,29 +100,13 @@ class Captured:
             given[i].requires_grad_()
         if first.device.type == "cpu":
             native.build(first.dtype)
-        with native.used(), interrupts_wait():
+        with native.used():
             graph = recorded(self._step, noise.TABLE, given)
         if not inductor:
             return graph
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of compilers, about their own code
             return compiled(graph, [t.detach() for t in given])
-
-
-@contextmanager
-def interrupts_wait() -> Iterator[None]:
-    """Raise Ctrl-C at the end of this block: raised in Python that C++ has called, it can end the process."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pressed: list[Any] = []
-    before = signal.signal(signal.SIGINT, lambda *given: pressed.append(given))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if pressed and callable(before):
-            before(*pressed[0])
 
 
 def pays(cells: Cells, epochs: int, steps: int) -> bool | Literal["trace"]:

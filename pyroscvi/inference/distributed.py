@@ -146,6 +146,8 @@ class Ranks:
     def mean(self, loss: Tensor) -> Tensor:
         """The mean over ranks []; KeyboardInterrupt on all of them where any was interrupted."""
         if self.alone:
+            if self.interrupted:
+                raise KeyboardInterrupt
             return loss
         sums = torch.stack([loss, loss.new_full((), float(self.interrupted))])
         dist.all_reduce(sums)
@@ -208,15 +210,25 @@ class Ranks:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Note Ctrl-C, which reaches every process at another moment, so that all stop at the same step."""
-        if self.alone or threading.current_thread() is not threading.main_thread():
+        """Note Ctrl-C, which ``mean`` raises in the next step: on all ranks at the same one, and never half-way.
+
+        Raised anywhere else, it could be lost (in code that Python runs when an object is deleted), end the process (in
+        Python that C++ has called) or leave a state that is half of a step. Pressed twice, it is raised at once. A
+        process that ignores it, as one that a shell started in the background, goes on ignoring it.
+        """
+        before = signal.getsignal(signal.SIGINT)
+        is_heard = not self.alone or callable(before)
+        if threading.current_thread() is not threading.main_thread() or not is_heard:
             yield
             return
 
-        def note(*_: Any) -> None:
+        def note(*given: Any) -> None:
+            if self.alone and self.interrupted and callable(before):
+                before(*given)
             self.interrupted = True
 
-        self.interrupted, before = False, signal.signal(signal.SIGINT, note)
+        self.interrupted = False
+        signal.signal(signal.SIGINT, note)
         try:
             yield
         finally:

@@ -69,8 +69,14 @@ def kills(seed: int) -> Outcome:
 
 
 def _press(*_: Any) -> None:
-    """Ctrl-C, when the alarm rings."""
+    """Ctrl-C, when the alarm rings; the next alarm ends an attack in which it was lost."""
+    _limit()
     signal.raise_signal(signal.SIGINT)
+
+
+def _limit() -> None:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(60)
 
 
 def interrupts(seed: int) -> Outcome:
@@ -86,11 +92,12 @@ def interrupts(seed: int) -> Outcome:
 
     def attack() -> Outcome:
         generator = torch.get_rng_state()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
         signal.signal(signal.SIGALRM, _press)
         with contextlib.suppress(KeyboardInterrupt):
             signal.setitimer(signal.ITIMER_REAL, after)
             calls[what]()
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _limit()
         wrong = _traces(generator)
         return Outcome("accepted wrongly" if wrong else "right", what, "; ".join(wrong))
 
@@ -131,10 +138,11 @@ def interrupted_commands(seed: int) -> Outcome:
     def attack() -> Outcome:
         errors = io.StringIO()
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(errors):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGALRM, _press)
             signal.setitimer(signal.ITIMER_REAL, after)
             status = main([*command, f"{folder}/run"])
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            _limit()
             last = errors.getvalue().strip().rpartition("\n")[2]
             again = main([*command, f"{folder}/run"]) if status else 0
             alike = not again and same(whole, read_run(Path(folder) / "run").fit)
