@@ -24,7 +24,7 @@ from sklearn.neighbors import NearestNeighbors
 
 import pyroscvi as ps
 from pyroscvi.guides import MeanField
-from pyroscvi.inference.run import evaluate
+from pyroscvi.inference.evaluation import evaluate
 from pyroscvi.models import SCVI
 from pyroscvi.parts import NB, OneHot, ReadCell
 from pyroscvi.report.embedding import embedding, projection

@@ -14,8 +14,8 @@ import pyroscvi as ps
 from pyroscvi.comparison.usage import MAX_CELLS, information, usage
 from pyroscvi.fitting.resume import Folder
 from pyroscvi.guides import MeanField
+from pyroscvi.inference.evaluation import two_samples
 from pyroscvi.inference.objectives import Balance
-from pyroscvi.inference.run import two_samples
 from pyroscvi.models import GMVAE, SCVI, Annotated
 from pyroscvi.parts import MLP, NB, Mixture, Random, ReadCell
 from pyroscvi.parts.clusters import set_to_clusters

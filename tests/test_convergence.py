@@ -18,7 +18,7 @@ from pyroscvi.fitting.resume import Folder
 from pyroscvi.guides import MeanField
 from pyroscvi.inference import run
 from pyroscvi.inference.convergence import MeanBounds, has_converged
-from pyroscvi.inference.run import evaluate
+from pyroscvi.inference.evaluation import evaluate
 from pyroscvi.inference.schedules import Patience
 from pyroscvi.models import SCVI
 from pyroscvi.parts import MLP, NB, ReadCell

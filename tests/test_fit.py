@@ -25,8 +25,8 @@ from pyroscvi.data.cells import Cells
 from pyroscvi.fitting.fit import default_epochs
 from pyroscvi.guides import FullCovariance, MeanField
 from pyroscvi.inference.diagnosis import NonFiniteLoss
+from pyroscvi.inference.evaluation import evaluate
 from pyroscvi.inference.progress import counted
-from pyroscvi.inference.run import evaluate
 from pyroscvi.models import GMVAE, SCVI
 from pyroscvi.parts import MLP, NB, BatchNorm, Poisson, ReadCell, VampPrior
 

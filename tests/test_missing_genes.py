@@ -56,12 +56,12 @@ def test_the_evidence_is_that_of_a_model_of_the_measured_genes_with_the_same_wei
 
 
 # Effects of genes that all cells share are latents, not weights: cells have no joint density of their own there.
-OTHERS = ("latent_tree", "ambient", "donors", "perturbed")
+OTHERS = ("latent_tree", "ambient", "spillover", "donors", "perturbed")
 
 
 @pytest.mark.parametrize("name", [name for name in ps.list_models() if name not in OTHERS])
 def test_every_page_leaves_genes_out(name):
-    """Other tests are those of a tree and of ambient counts, whose shares are mixed before genes are left out.
+    """Other tests are those of a tree, and of foreign counts, whose shares are mixed before genes are left out.
 
     The joint density is that of a model of the measured genes only, with the same weights and latents.
 

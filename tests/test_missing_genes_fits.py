@@ -15,7 +15,7 @@ from pyroscvi.data import Fields, simulated
 from pyroscvi.data.cells import Cells
 from pyroscvi.evidence import Importance
 from pyroscvi.guides import Flow, MeanField, SpatialGNN
-from pyroscvi.inference.run import evaluate
+from pyroscvi.inference.evaluation import evaluate
 from pyroscvi.models import Annotated, LatentTree
 from pyroscvi.parts import (
     LatentSize,

@@ -8,7 +8,7 @@ import torch
 from fits import quick
 
 from pyroscvi.guides import MeanField
-from pyroscvi.inference.run import evaluate
+from pyroscvi.inference.evaluation import evaluate
 from pyroscvi.inference.schedules import Constant, Cosine, Cyclical, LinearWarmup, Patience
 from pyroscvi.models import SCVI
 from pyroscvi.parts import MLP, ReadCell

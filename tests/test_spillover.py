@@ -131,3 +131,14 @@ def test_shares_are_recovered_from_cells_that_the_page_simulated(neighbours):
     if neighbours > 0.1:
         expected = (drawn["x"] * own / (own + foreign)).numpy()
         assert np.abs(fit.decontaminated(made) - expected).sum() < 0.5 * np.abs(made.x.numpy() - expected).sum()
+
+
+def test_unmeasured_genes_are_left_out_after_shares_were_mixed():
+    cells = tissue(60)
+    genes = cells.counts.shape[1]
+    measured = torch.arange(genes) % 3 > 0
+    few = replace(cells, panels=measured[None], panel=torch.zeros(len(cells), dtype=torch.long))
+    few = replace(few, counts=few.counts * measured)
+    model, _ = untrained(Spillover(latent=3), MeanField(), cells)
+    x = poutine.trace(model).get_trace(few).nodes["x"]["fn"]
+    assert_close((x.mu * measured).sum(-1, keepdim=True), few.library)

@@ -1,6 +1,7 @@
 """Stochastic variational inference: how a guide is trained on a model.
 
 run               one run of training, step by step
+evaluation        bounds and samples of a fit in training, which leave it as it is
 elbo, divergence  the ELBO, and the KL divergences in it that have a closed form
 loss, objectives  the loss of a minibatch; terms that a user adds to it
 schedules         the KL weight and the learning rate over a run, and early stopping
