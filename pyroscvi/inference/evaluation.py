@@ -1,4 +1,4 @@
-"""Bounds and samples of a fit in training: without dropout, from random numbers of their own, and it goes on as before."""
+"""Bounds and samples of a fit in training: without dropout, from random numbers of their own; it goes on as before."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
