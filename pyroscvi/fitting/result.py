@@ -95,9 +95,9 @@ class Fit:
         The bound is that of the held-out cells. Without any, that of the training cells shows only fits that are far
         from their end, because it rises where a fit overfits, too. A fit that was interrupted has not converged.
         """
-        if self.record.get("stopped_early") or self.record.get("interrupted"):
-            return bool(self.record["stopped_early"])
-        return has_converged(self.record.get("mean_bounds", {}))
+        if self.record.get("stopped_early"):
+            return True
+        return False if self.record.get("interrupted") else has_converged(self.record.get("mean_bounds", {}))
 
     def read(self, data: Cells | AnnData) -> Cells:
         """Cells as one data set on the device of the model, from cells or an AnnData."""

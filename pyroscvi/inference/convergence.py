@@ -6,7 +6,7 @@ little of this scatter. A fit has not converged if the bound at the mean state o
 than ``MAX_GAIN`` above that of the part ``EARLY``.
 
 What this difference and twice as many epochs were worth (held-out bound, nats a cell): NB on 630 cells of 765 genes, 25
-epochs, 3.5 and 7.7; 50 epochs, 1.4 and 1.9; 100 epochs, -0.2 and -6.8; ZINB on 1,318 cells of 1,000 genes, 91 epochs,
+epochs, 3.5 and 7.4; 50 epochs, 1.4 and 1.9; 100 epochs, -0.2 and -6.8; ZINB on 1,318 cells of 1,000 genes, 91 epochs,
 -0.7 and -10.5.
 
 The bound of training cells rises as long as a fit overfits, so it only shows fits that are far from the end.
